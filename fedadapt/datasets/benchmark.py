@@ -1,0 +1,102 @@
+"""A benchmark: who owns which images, and how they become a network's input."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examples:
+    """Images with labels, as they are kept: decoded once, not yet scaled."""
+
+    inputs: Tensor  # uint8 [N, C, H, W], 0..255
+    labels: Tensor  # int64 [N], 0..num_classes-1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Split(NamedTuple):
+    """One device's images; the three never overlap.
+
+    ``train`` takes part in federated training. ``adapt`` (the papers' user-validation set) is for
+    local adaptation and model choice. ``test`` is for reporting and never for a choice.
+    """
+
+    train: Examples
+    adapt: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """(x / 255 - mean) / std, channel by channel: from stored bytes to a network's input."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Scale [..., C, H, W] uint8 to float32; a float tensor keeps its type."""
+        x = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
+        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1) * 255
+        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1) * 255
+        return (x - mean) / std
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What fixes the assignment of images to devices: a function of (benchmark, seed) only."""
+
+    hash: str  # sha256 over everything below and every device's image indices, hexadecimal
+    facts: dict[str, object] = field(default_factory=dict)  # JSON: name, seed, sizes, parameters
+
+
+class Benchmark(ABC):
+    """Device data, made lazily: ``split(d)`` does the work for device ``d`` only.
+
+    Attributes:
+        name: As given on the command line.
+        num_devices: Devices are numbered 0..num_devices-1.
+        classes: Class names in label order.
+        image_shape: (C, H, W) of every image.
+        scaling: From bytes to network input.
+        kinds: One word per device: its domain, class pair, ... ("all" where there is one kind).
+        unseen: Devices that never take part in training; they are only evaluated.
+        manifest: Describes the assignment; its hash goes with every result.
+
+    """
+
+    name: str
+    num_devices: int
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    scaling: Scaling
+    kinds: tuple[str, ...]
+    unseen: frozenset[int]
+    manifest: Manifest
+
+    @abstractmethod
+    def split(self, device: int) -> Split:
+        """The images of one device; equal calls give equal tensors."""
+
+    @abstractmethod
+    def num_train_examples(self, device: int) -> int:
+        """Size of the device's training set, without making it."""
+
+    @property
+    @abstractmethod
+    def global_test(self) -> Examples | None:
+        """A balanced test set for everybody, or None where the data have none."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def seen(self) -> Sequence[int]:
+        """Devices that take part in training, ascending."""
+        return [d for d in range(self.num_devices) if d not in self.unseen]

@@ -1,0 +1,44 @@
+"""Why a run ends early, each with the exit code of the command line."""
+
+
+class FedadaptError(Exception):
+    """A message for the user: one line, no traceback."""
+
+    exit_code = 1
+
+
+class InputError(FedadaptError):
+    """Bad input, found before any work: what was found, and what is allowed."""
+
+    exit_code = 2
+
+
+class QuorumLostError(FedadaptError):
+    """Too few devices gave a usable answer, too often."""
+
+    exit_code = 3
+
+
+class DivergedError(FedadaptError):
+    """The model became non-finite."""
+
+    exit_code = 4
+
+
+class InterruptedRunError(FedadaptError):
+    """The user stopped the run; a checkpoint is there."""
+
+    exit_code = 5
+
+
+def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
+    """A hint naming the closest known word, or an empty string."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {found[0]!r}?" if found else ""
+
+
+def unknown(where: str, word: str, known: "list[str] | tuple[str, ...]") -> InputError:
+    """The error for a name that is in no registry: lists what is."""
+    return InputError(f"{where}: unknown {word!r}{nearest(word, known)}; known: {', '.join(known)}")

@@ -1,0 +1,46 @@
+"""The two tables of a run: how good each model was on each device, and what travelled."""
+
+from typing import Literal, NamedTuple
+
+Outcome = Literal["accepted", "rejected", "error", "late", "lost"]
+
+
+class Evaluation(NamedTuple):
+    """One device x model x adaptation x test set, after one round."""
+
+    round: int  # 0 is before training
+    device: int
+    kind: str  # the device's domain, class pair, ...
+    seen: bool  # took part in training
+    model: str  # "base" or "personal"
+    adaptation: str  # "none", "adabn", ...
+    split: str  # "test": the device's own; "global": the balanced test for everybody
+    num_examples: int
+    accuracy: float  # share of right answers, in [0, 1]
+    loss: float  # mean cross-entropy, nats
+
+    @property
+    def label(self) -> str:
+        """``base``, ``base+adabn``, ``personal+fine-tune``: the key in ``summary.json``."""
+        return self.model if self.adaptation == "none" else f"{self.model}+{self.adaptation}"
+
+
+class LedgerEntry(NamedTuple):
+    """One message to one device and what became of it."""
+
+    round: int
+    device: int
+    action: str  # "train", "evaluate", "query.sparsity", ...
+    outcome: Outcome
+    reason: str  # empty when accepted
+    bytes_down: int  # payload of arrays sent to the device
+    bytes_up: int  # payload of arrays and metrics sent by the device
+    seconds: float  # on the device, where it is known; else 0
+
+
+class RoundLoss(NamedTuple):
+    """What training reported: the mean of the devices' losses, weighted by examples."""
+
+    round: int
+    loss: float
+    num_devices: int

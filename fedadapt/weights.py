@@ -1,0 +1,39 @@
+"""Arithmetic on named tensors: what a ``state_dict`` would do if it were a vector."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Weights = dict[str, Tensor]
+"""Parameters and buffers by dotted name; for a cohort, each with a leading device axis [D, ...]."""
+
+
+def stack(models: Sequence[Mapping[str, Tensor]]) -> Weights:
+    """One model per device -> one stacked model: each tensor becomes [D, ...]."""
+    return {name: torch.stack([m[name] for m in models]) for name in models[0]}
+
+
+def repeat(weights: Mapping[str, Tensor], num_devices: int) -> Weights:
+    """Give every device ``weights``: each tensor becomes [D, ...], a view that costs no memory."""
+    return {n: t.unsqueeze(0).expand(num_devices, *t.shape) for n, t in weights.items()}
+
+
+def row(weights: Mapping[str, Tensor], index: int) -> Weights:
+    """The model of one device of a stack: [D, ...] -> [...]."""
+    return {n: t[index] for n, t in weights.items()}
+
+
+def rows(weights: Mapping[str, Tensor], first: int, last: int) -> Weights:
+    """Devices ``first`` to ``last`` (excluded) of a stack, as views."""
+    return {n: t[first:last] for n, t in weights.items()}
+
+
+def squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
+    """||a - b||^2 over the names of ``a``; gradients flow to both."""
+    return torch.stack([((a[n] - b[n]) ** 2).sum() for n in a]).sum()
+
+
+def num_bytes(weights: Mapping[str, Tensor]) -> int:
+    """Payload size of the tensors in bytes, as they would travel."""
+    return sum(t.numel() * t.element_size() for t in weights.values())
