@@ -4,6 +4,8 @@ The command line (``--local-epochs 5``), Flower's run configuration (``local-epo
 folder's ``config.toml`` use the same kebab-case keys. Importing this module costs nothing: no torch.
 """
 
+import hashlib
+import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import InputError, nearest, unknown
+
+RUNNING = ("out", "rounds", "workers", "device", "node-wait", "round-deadline", "client-deadline")
+"""Settings of where and how patiently a run runs, not of what it computes; and its length."""
 
 Scalar = bool | int | float | str
 
@@ -44,7 +49,7 @@ class RunConfig:
     shift: str = _key("", "feature shift, e.g. corruptions:3, rotation (default: the benchmark's)")
     quantity: str = _key("", "how uneven the devices' sizes are, e.g. lognormal:1 (default: even)")
     imbalance: str = _key("", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)")
-    devices: int = _key(100, "number of devices", at_least=1)
+    devices: int = _key(100, "number of devices; 0 with `flwr run`: one a node", at_least=0)
     unseen: float = _key(0.0, "share of devices held out of training", at_least=0, below=1)
     adapt_share: float = _key(0.2, "share of a device's images for adaptation", above=0, below=1)
     test_share: float = _key(0.2, "share of a device's images for its test", above=0, below=1)
@@ -133,6 +138,12 @@ class RunConfig:
             return RunConfig.from_mapping(tomllib.loads(path.read_text("utf-8")), str(path))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: {error}") from None
+
+    @property
+    def experiment(self) -> str:
+        """A word for what is computed: equal for a run and its resumption on another machine."""
+        values = {k: v for k, v in self.to_mapping().items() if k not in RUNNING}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_mapping(self) -> dict[str, Scalar]:
         """Every value under its kebab-case key; ``from_mapping`` is the inverse."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedadapt.records import Outcome
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, num_bytes
 
 Config = Mapping[str, bool | int | float | str | list[int] | list[float] | list[str]]
 
@@ -47,3 +47,9 @@ class Answers:
     failures: dict[int, Failure] = field(default_factory=dict)
     bytes_up: dict[int, int] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+
+
+def bytes_up(update: Update, devices: tuple[int, ...]) -> dict[int, int]:
+    """Payload of each device's answer: its row of every array that travels, 8 bytes a number."""
+    arrays = sum(num_bytes(w) for w in (update.weights, update.report)) // max(len(devices), 1)
+    return dict.fromkeys(devices, arrays + 8 * (1 + len(update.metrics)))

@@ -1,0 +1,5 @@
+"""``python -m fedadapt``."""
+
+from fedadapt.cli import main
+
+main()

@@ -1,0 +1,196 @@
+"""The command line. Light on purpose: torch is loaded only when something is about to run."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Never
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from fedadapt import __version__
+from fedadapt.config import RunConfig
+from fedadapt.errors import FedadaptError, InputError
+
+KINDS = {int: click.INT, float: click.FLOAT, str: click.STRING}
+
+
+class _Commands(click.Group):
+    """Turns our errors into one line and an exit code; the traceback stays out of the way."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Never:
+        try:
+            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+        except FedadaptError as error:
+            _say(f"fedadapt: {error}", error.exit_code)
+        except click.exceptions.Abort:
+            _say("fedadapt: interrupted", 5)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+
+
+def _say(line: str, code: int) -> Never:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    sys.exit(code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="fedadapt")
+def main() -> None:
+    """Personalised federated learning: a model for every device, and what it was worth."""
+
+
+def _run_options(*left_out: str) -> Callable[[Any], Any]:
+    """One option for each key of ``RunConfig``; None where not given."""
+
+    def add(command: Any) -> Any:
+        for f in reversed(fields(RunConfig)):
+            if f.name in left_out:
+                continue
+            kind: Any = KINDS[f.type]  # type: ignore[index]
+            if f.metadata["choices"]:
+                kind = click.Choice(f.metadata["choices"])
+            default = f.default if f.default != "" else None
+            shown = f"{f.metadata['help']}" + ("" if default is None else f"  [{default}]")
+            option = click.option(f"--{f.name.replace('_', '-')}", f.name, type=kind, help=shown)
+            command = option(command)
+        return command
+
+    return add
+
+
+def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
+    """The settings given, on top of a saved run's or the defaults."""
+    if given.get("devices") == 0:
+        raise InputError("devices: 0 is for `flwr run`, where nodes can be counted; give a number")
+    base = saved.to_mapping() if saved else {}
+    chosen = {k.replace("_", "-"): v for k, v in given.items() if v is not None}
+    try:
+        return RunConfig.from_mapping(base | chosen)
+    except InputError as error:
+        raise InputError(str(error).removeprefix("run config: ")) from None
+
+
+@main.command()
+@_run_options()
+@click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
+@click.option("--verbose", is_flag=True, help="log what is done and why")
+def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
+    """Train, personalise and evaluate on simulated devices; write a run folder.
+
+    Without options: a hundred devices with handwritten digits, each seeing two of the ten classes.
+    """
+    from fedadapt.simulations.checking import check
+    from fedadapt.simulations.folders import new_folder
+
+    _log(verbose)
+    if resume is not None:
+        path = resume / "config.toml"
+        if not path.is_file():
+            raise InputError(f"resume: {path} is not there; name the folder of a run")
+        config = _config({**given, "out": None}, RunConfig.from_toml(path))
+        check(config)
+        folder = resume
+    else:
+        config = _config(given)
+        check(config)
+        folder = new_folder(config)
+    console = Console(stderr=True)
+    console.print(_headline(config, folder), highlight=False)
+    from fedadapt.simulations.run import simulate as run
+
+    summary = run(config, folder, resume=resume is not None, console=console)
+    _show(summary, folder)
+
+
+def _headline(config: RunConfig, folder: Path) -> str:
+    return (
+        f"[bold]{config.strategy}[/] on [bold]{config.benchmark}[/]: {config.devices} devices, "
+        f"{config.model}, {config.rounds} rounds of {config.local_epochs} local epochs -> {folder}"
+    )
+
+
+def _show(summary: dict[str, Any], folder: Path) -> None:
+    from fedadapt.simulations.rendering import to_rich
+    from fedadapt.simulations.tables import comparison
+
+    console = Console()
+    console.print(to_rich(comparison([summary])))
+    console.print(f"picture  {folder / 'gain.png'}", highlight=False, soft_wrap=True)
+    console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _log(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Write report.html and gain.png of a run folder again, finished or not."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the folder of a run")
+    from fedadapt.simulations.report import write_report
+
+    click.echo(write_report(folder))
+
+
+@main.command()
+@click.option("--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)")
+def benchmarks(data_root: str) -> None:
+    """List the data sets: sizes, whether they are here, where their files must be."""
+    from fedadapt.datasets.catalog import rows
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    found = rows(data_root)
+    for column in found[0]._fields:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in found:
+        table.add_row(*(_word(value) for value in row))
+    Console().print(table)
+
+
+def _word(value: object) -> str:
+    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+@main.command()
+def models() -> None:
+    """List the networks: sizes, least image size, batch normalisation, weights."""
+    from dataclasses import asdict
+
+    from fedadapt.models.catalog import ENTRIES
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    entries = list(ENTRIES)
+    for column in asdict(entries[0]):
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for entry in entries:
+        table.add_row(*(_word(value) for value in asdict(entry).values()))
+    Console().print(table)
+
+
+@main.command()
+def strategies() -> None:
+    """List the strategies: fedadapt's own, and Flower's."""
+    from fedadapt.strategies.catalog import FLOWER, OWN
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "what it does", "paper", "--strategy-args", "from"):
+        table.add_column(column, overflow="fold")
+    for entries, origin in ((OWN, "fedadapt"), (FLOWER, "Flower")):
+        for e in entries:
+            table.add_row(e.name, e.description, e.paper, " ".join(e.arguments), origin)
+    table.add_row("module:Class", "anybody's Flower strategy", "", "its constructor's", "you")
+    Console().print(table)

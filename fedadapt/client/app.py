@@ -1,0 +1,115 @@
+"""The ClientApp: what a device does when the server asks. The engines in one process skip it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedadapt import __version__
+from fedadapt.client import records
+from fedadapt.client.guard import guard
+from fedadapt.client.store import DeviceStore
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.simulations.assembly import Assembly, assemble
+from fedadapt.weights import Weights
+
+app = ClientApp(mods=[guard])
+
+
+@app.query("count")
+def count(message: Message, context: Context) -> Message:
+    """How many devices there are, for a run that did not say."""
+    found = {"devices": _config(context).devices}
+    return Message(RecordDict({records.CONFIG: ConfigRecord(found)}), reply_to=message)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Who this device is; the server refuses a device that does not fit the run."""
+    assembly, device = _self(context)
+    told = {
+        "partition-id": device,
+        "version": __version__,
+        "manifest": assembly.benchmark.manifest.hash,
+        "num-examples": assembly.benchmark.num_train_examples(device),
+    }
+    return Message(RecordDict({records.CONFIG: ConfigRecord(told)}), reply_to=message)
+
+
+def answer(message: Message, context: Context) -> Message:
+    """Compute the answer to any action of the run's strategy."""
+    assembly, device = _self(context)
+    sent = records.received(message.content, device)
+    store = _store(assembly.config, context, device)
+    round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
+    kept = store.load(before=round)
+    update = assembly.worker.answer(message.metadata.message_type, round, sent, [kept])
+    if update.kept:
+        mine: dict[str, Weights] = {
+            part: {n: t[0] for n, t in weights.items()} for part, weights in update.kept.items()
+        }
+        store.save({**kept, **mine}, round)
+    return Message(records.answer(update), reply_to=message)
+
+
+app.train()(answer)
+app.query("moments")(answer)
+app.query("importance")(answer)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Results of the models received, adapted as asked; a stock strategy gets plain metrics."""
+    assembly, device = _self(context)
+    content = message.content
+    config = dict(next(iter(content.config_records.values()), ConfigRecord()))
+    if "adaptations" not in config:
+        return answer(message, context)
+    models = {
+        ("base" if name == records.ARRAYS else name): {
+            n: t.unsqueeze(0) for n, t in records.tensors(record).items()
+        }
+        for name, record in content.array_records.items()
+        if name != "fisher"
+    }
+    fisher = content.array_records.get("fisher")
+    wanted = config["adaptations"]
+    rows = assembly.worker.evaluate(
+        int(config["server-round"]),  # type: ignore[arg-type]
+        [device],
+        models,
+        [_store(assembly.config, context, device).load()],
+        adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
+        fisher_of_all=records.tensors(fisher) if fisher is not None else None,
+        on_global=bool(config["on-global"]),
+    )
+    return Message(records.rows_record(rows), reply_to=message)
+
+
+def _config(context: Context) -> RunConfig:
+    """The run's settings; ``devices = 0`` stands for as many as Flower has nodes."""
+    config = RunConfig.from_mapping(context.run_config)
+    if config.devices:
+        return config
+    if "num-partitions" not in context.node_config:
+        raise InputError("devices: 0 works where Flower numbers the partitions; give their number")
+    return replace(config, devices=int(context.node_config["num-partitions"]))
+
+
+def _self(context: Context) -> tuple[Assembly, int]:
+    """This device's part of the run; built once in a process."""
+    config = _config(context)
+    if "partition-id" not in context.node_config:
+        raise InputError('node config: no partition-id; give --node-config "partition-id=0"')
+    device = int(context.node_config["partition-id"])
+    if not 0 <= device < config.devices:
+        raise InputError(f"node config: partition-id={device} must be below devices={config.devices}")
+    return assemble(config), device
+
+
+def _store(config: RunConfig, context: Context, device: int) -> DeviceStore:
+    """Where this device keeps what stays with it; node config ``state-dir`` says where."""
+    folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "devices"
+    return DeviceStore(Path(str(folder)), config.experiment, str(device))

@@ -1,0 +1,127 @@
+"""The devices of a round, computed together. A single device is a cohort of one."""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedadapt.datasets.benchmark import Examples, Split
+from fedadapt.objectives import Batch
+from fedadapt.weights import Weights, stack
+
+Part = Literal["train", "adapt"]
+
+
+class Schedule(NamedTuple):
+    """Which images a device goes through, in which portions, how often."""
+
+    batch_size: int
+    epochs: int = 1
+    part: Part = "train"
+    purpose: str = "train"  # names the random stream: equal purposes draw equal orders
+    every: bool = False  # also a last batch of one image, which batch norm cannot learn from
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Some devices' data, the architecture they share and how to compute them.
+
+    A device's result depends on (seed, round, device) alone, never on who else is in its cohort.
+    """
+
+    model: nn.Module  # the architecture, on meta; its own weights are never read
+    devices: tuple[int, ...]
+    splits: tuple[Split, ...]  # one a device
+    scaling: Callable[[Tensor], Tensor]  # stored images -> network input
+    seed: int = 0
+    round: int = 0
+    kept: tuple[Mapping[str, Weights], ...] = ()  # what each device kept from before; () for none
+    stacked: bool = False  # compute all devices at once (vmap), or one after another
+    autocast: torch.dtype | None = None  # arithmetic of the forward pass; None: as the weights
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def only(self, index: int) -> "Cohort":
+        """The cohort of one device, by position."""
+        return replace(
+            self,
+            devices=self.devices[index : index + 1],
+            splits=self.splits[index : index + 1],
+            kept=self.kept[index : index + 1],
+        )
+
+    @property
+    def num_examples(self) -> Tensor:
+        """Training examples of each device: [D], float64."""
+        return torch.tensor([len(s.train) for s in self.splits], dtype=torch.float64)
+
+    def part(self, name: Part) -> list[Examples]:
+        return [getattr(split, name) for split in self.splits]
+
+    def recall(self, name: str, otherwise: Weights) -> Weights:
+        """The part each device kept, stacked; the row of ``otherwise`` where it kept none."""
+        if not any(name in kept for kept in self.kept):
+            return otherwise
+        rows = [{n: t[d] for n, t in otherwise.items()} for d in range(len(self))]
+        return stack([kept.get(name, own) for kept, own in zip(self.kept, rows, strict=True)])
+
+    def casting(self) -> AbstractContextManager[object]:
+        """The forward pass in the cohort's arithmetic."""
+        if self.autocast is None:
+            return nullcontext()
+        where = self.splits[0].train.inputs.device.type
+        return torch.autocast(where, self.autocast)
+
+    def generator(self, index: int, purpose: str) -> np.random.Generator:
+        """The random stream of one device for one purpose in this round."""
+        key = (self.seed, zlib.crc32(purpose.encode()), self.round, self.devices[index])
+        return np.random.default_rng(key)
+
+    def steps(self, schedule: Schedule) -> Iterator[list[tuple[list[int], Batch]]]:
+        """The steps of all devices, in lockstep.
+
+        Devices have different numbers of images, so a step is a list of groups: positions of the
+        devices whose batch has one size, and that batch with a leading device axis. A device that
+        is done appears in no further step.
+        """
+        examples = self.part(schedule.part)
+        orders = [self._order(d, len(examples[d]), schedule) for d in range(len(self))]
+        for step in range(max(map(len, orders))):
+            groups: dict[int, list[int]] = {}
+            for d, order in enumerate(orders):
+                if step < len(order):
+                    groups.setdefault(len(order[step]), []).append(d)
+            yield [
+                (members, self._batch([(examples[d], orders[d][step]) for d in members]))
+                for members in groups.values()
+            ]
+
+    def _order(self, index: int, count: int, schedule: Schedule) -> list[np.ndarray]:
+        """Shuffled index batches of one device, epoch after epoch.
+
+        A last batch of one image is left out (batch norm cannot take statistics of it), unless it
+        is all the device has or the schedule wants ``every`` image.
+        """
+        if not count:
+            raise ValueError(f"no {schedule.part} images")
+        generator = self.generator(index, schedule.purpose)
+        ends = range(schedule.batch_size, count, schedule.batch_size)
+        batches: list[np.ndarray] = []
+        for _ in range(schedule.epochs):
+            epoch = np.split(generator.permutation(count), ends)
+            lonely = len(epoch) > 1 and len(epoch[-1]) == 1 < schedule.batch_size
+            drop = lonely and not schedule.every
+            batches += epoch[:-1] if drop else epoch
+        return batches
+
+    def _batch(self, members: list[tuple[Examples, np.ndarray]]) -> Batch:
+        rows = [torch.from_numpy(rows).to(e.labels.device) for e, rows in members]
+        inputs = torch.stack([e.inputs[r] for (e, _), r in zip(members, rows, strict=True)])
+        labels = torch.stack([e.labels[r] for (e, _), r in zip(members, rows, strict=True)])
+        return Batch(self.scaling(inputs), labels)

@@ -1,0 +1,81 @@
+"""How good a model is on a device: accuracy and loss, in eval mode, nothing moved."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from fedadapt.client.cohort import Cohort
+from fedadapt.datasets.benchmark import Examples
+from fedadapt.models.mode import evaluating
+from fedadapt.weights import Weights
+
+IMAGES_AT_ONCE = 512  # bounds memory; results do not depend on it
+
+
+class Score(NamedTuple):
+    accuracy: float  # share of right answers, in [0, 1]
+    loss: float  # mean cross-entropy, nats
+    num_examples: int
+
+
+def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Score]:
+    """Score row d of ``weights`` on ``tests[d]``, for every device of the cohort."""
+    with torch.no_grad(), evaluating(cohort.model):
+        if _one_model(weights):
+            logits = _logits_of_one(cohort, {n: t[0] for n, t in weights.items()}, tests)
+        elif cohort.stacked:
+            logits = _logits_stacked(cohort, weights, tests)
+        else:
+            logits = [
+                _logits(cohort, {n: t[d] for n, t in weights.items()}, test.inputs)
+                for d, test in enumerate(tests)
+            ]
+    return [_score(z, test.labels) for z, test in zip(logits, tests, strict=True)]
+
+
+def _score(logits: Tensor, labels: Tensor) -> Score:
+    right = (logits.argmax(1) == labels).double().mean().item()
+    # A diverged model has no argmax worth counting: its loss says so.
+    return Score(right, F.cross_entropy(logits.double(), labels).item(), len(labels))
+
+
+def _one_model(weights: Weights) -> bool:
+    """Every row is the same memory (``weights.repeat``): all devices can be scored together."""
+    return all(t.shape[0] == 1 or t.stride(0) == 0 for t in weights.values())
+
+
+def _logits(cohort: Cohort, model: Weights, inputs: Tensor) -> Tensor:
+    with cohort.casting():
+        return torch.cat(
+            [
+                functional_call(cohort.model, model, (cohort.scaling(part),))
+                for part in inputs.split(IMAGES_AT_ONCE)
+            ]
+        )
+
+
+def _logits_of_one(cohort: Cohort, model: Weights, tests: Sequence[Examples]) -> list[Tensor]:
+    if all(test is tests[0] for test in tests):  # the global test: once for all
+        return [_logits(cohort, model, tests[0].inputs)] * len(tests)
+    together = torch.cat([test.inputs for test in tests])
+    return list(_logits(cohort, model, together).split([len(test) for test in tests]))
+
+
+def _logits_stacked(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Tensor]:
+    """All devices at once; shorter tests are filled up with blanks, which eval mode ignores."""
+    longest = max(len(test) for test in tests)
+    blank = tests[0].inputs.new_zeros((len(tests), longest, *tests[0].inputs.shape[1:]))
+    for d, test in enumerate(tests):
+        blank[d, : len(test)] = test.inputs
+
+    def forward(model: Weights, inputs: Tensor) -> Tensor:
+        with cohort.casting():
+            return functional_call(cohort.model, model, (cohort.scaling(inputs),))
+
+    portion = max(1, IMAGES_AT_ONCE // len(tests))
+    parts = [vmap(forward)(weights, part) for part in blank.split(portion, dim=1)]
+    return [z[: len(test)] for z, test in zip(torch.cat(parts, dim=1), tests, strict=True)]

@@ -1,0 +1,149 @@
+"""Whatever happens while a device computes, it answers, and nothing of its data leaves with it.
+
+Flower sends an exception's text to the server, and waits for ever for a client that returned
+nothing or was stopped. Here a failure is a fixed word or the exception's type, and a random
+incident id; the traceback is in the device's own log under that id.
+"""
+
+import faulthandler
+import logging
+import re
+import signal
+import threading
+import uuid
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fedadapt.messages import Failure
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+GRACE = 10.0
+"""Seconds between the deadline and the end of a process that does not come back from it."""
+
+CODES = {"crash": 900, "timeout": 901, "no-reply": 902, "memory": 903, "exit": 904}
+"""The codes of Flower's error replies."""
+
+
+class _DeadlineError(BaseException):
+    """Out of time; not an ``Exception``, so that what computes does not take it for its own."""
+
+
+class _StoppedError(BaseException):
+    """Told to end (SIGTERM)."""
+
+
+def guarded(call: Callable[[], Result]) -> Result | Failure:
+    """The result of ``call``, or why there is none; Ctrl-C passes through.
+
+    Returns:
+        For a failure "error" and a reason such as ``crash:ValueError incident=0123456789ab``;
+        None counts as no reply.
+    """
+    try:
+        result = call()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return Failure("error", _reason(error))
+    return Failure("error", _reason(None)) if result is None else result
+
+
+def guard(
+    message: "Message", context: "Context", call_next: "Callable[[Message, Context], Message]"
+) -> "Message":
+    """The first mod of a Flower ``ClientApp``: whatever it wraps, there is a reply.
+
+    The run's ``client-deadline`` (seconds; 0: none) interrupts Python code. Native code that does
+    not come back is ended with its process ``GRACE`` seconds later, tracebacks on stderr. Both, and
+    the answer to SIGTERM, need the main thread, which is where Flower calls a ``ClientApp``.
+    """
+    from flwr.app import Error, Message  # not above: the in-process engine runs without Flower
+
+    limit = context.run_config.get("client-deadline", 0.0)
+    interrupts = _Interrupts(float(limit) if isinstance(limit, int | float) else 0.0)
+    try:
+        with interrupts:
+            reply = interrupts.during(lambda: call_next(message, context))
+        if isinstance(reply, Message):
+            return reply
+        reason = _reason(None)
+    except BaseException as error:  # Ctrl-C as well: a node that heard nothing would wait for ever
+        reason = _reason(error)
+    return Message(Error(code=CODES[re.split("[: ]", reason)[0]], reason=reason), reply_to=message)
+
+
+def _reason(error: BaseException | None) -> str:
+    """A kind and an incident id for the server; the traceback for the log."""
+    reason = f"{_kind(error)} incident={uuid.uuid4().hex[:12]}"
+    log.error("%s", reason, exc_info=error)
+    return reason
+
+
+def _kind(error: BaseException | None) -> str:
+    if error is None:
+        return "no-reply"
+    if isinstance(error, _DeadlineError):
+        return "timeout"
+    if isinstance(error, SystemExit | KeyboardInterrupt | _StoppedError):
+        return "exit"
+    name = type(error).__name__
+    # torch says it on a GPU with a type of its own, on a CPU with words only.
+    words = " ".join(a for a in error.args if isinstance(a, str))
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "can't allocate" in words:
+        return "memory"
+    return f"crash:{name}" if re.fullmatch(r"[A-Za-z_]\w{0,59}", name) else "crash:Exception"
+
+
+class _Interrupts:
+    """Turns SIGTERM and a deadline into exceptions inside one call, and nowhere else."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit  # seconds; 0: none
+        self._inside = False
+        self._old_handlers: dict[int, Any] = {}
+        self._old_timer = (0.0, 0.0)
+
+    def during(self, call: Callable[[], Result]) -> Result:
+        """Call; an interrupt that comes just after the end is one of the call or none."""
+        try:
+            self._inside = True
+            return call()
+        finally:
+            self._inside = False
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python delivers signals to the main thread only
+        self._handle(signal.SIGTERM, _StoppedError)
+        if self.limit > 0:
+            # A C thread: it ends the process even when native code holds the interpreter's lock.
+            faulthandler.dump_traceback_later(self.limit + GRACE, exit=True, file=2)
+            if hasattr(signal, "setitimer"):  # not on Windows
+                self._handle(signal.SIGALRM, _DeadlineError)
+                self._old_timer = signal.setitimer(signal.ITIMER_REAL, self.limit)
+
+    def __exit__(self, *_: object) -> None:
+        if not self._old_handlers:
+            return
+        if self.limit > 0:
+            pass
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._old_timer[0]:
+            signal.setitimer(signal.ITIMER_REAL, *self._old_timer)
+
+    def _handle(self, number: signal.Signals, error: type[BaseException]) -> None:
+        def interrupt(_: int, __: FrameType | None) -> None:
+            if self._inside:
+                raise error
+
+        self._old_handlers[number] = signal.signal(number, interrupt)

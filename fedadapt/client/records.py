@@ -1,0 +1,123 @@
+"""Plain values <-> Flower records: the only place that knows how messages are laid out.
+
+| record | holds |
+| --- | --- |
+| ``arrays`` | the model, or the answer's arrays; ``personal`` and ``fisher`` beside it in ``evaluate`` |
+| ``config`` | settings of the message, ``server-round`` among them |
+| ``metrics`` | ``num-examples``, ``loss``, ... |
+| ``report`` | further arrays of an answer, where the strategy has any |
+| ``rows`` | results of ``evaluate``, one list a column |
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedadapt.messages import Config, Sent, Update
+from fedadapt.records import Evaluation
+from fedadapt.weights import Weights, repeat
+
+ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS = (
+    "arrays",
+    "config",
+    "metrics",
+    "report",
+    "rows",
+    "labels",
+)
+NUM_EXAMPLES = "num-examples"
+
+
+def array_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
+    """One model, [...]."""
+    return ArrayRecord({n: t.detach().contiguous() for n, t in weights.items()})
+
+
+def tensors(record: ArrayRecord) -> Weights:
+    """The inverse of ``array_record``."""
+    return {n: torch.from_numpy(array.numpy().copy()) for n, array in record.items()}
+
+
+def request(weights: Mapping[str, ArrayRecord], config: Config) -> RecordDict:
+    """A message to a device: named models and settings."""
+    return RecordDict({**weights, CONFIG: ConfigRecord(dict(config))})
+
+
+def received(content: RecordDict, device: int) -> Sent:
+    """What one device got, as a cohort of one. Takes the one model there is, whatever its key."""
+    models = content.array_records
+    record = models[ARRAYS] if ARRAYS in models else next(iter(models.values()))
+    config = next(iter(content.config_records.values()), ConfigRecord())
+    return Sent((device,), repeat(tensors(record), 1), dict(config))
+
+
+def answer(update: Update) -> RecordDict:
+    """The part of a cohort of one's update that travels."""
+    content = RecordDict(
+        {
+            ARRAYS: array_record({n: t[0] for n, t in update.weights.items()}),
+            METRICS: MetricRecord(
+                {n: float(t[0]) for n, t in update.metrics.items()}
+                | {NUM_EXAMPLES: float(update.num_examples[0])}
+            ),
+        }
+    )
+    if update.report:
+        content[REPORT] = array_record({n: t[0] for n, t in update.report.items()})
+    if not update.weights:
+        del content[ARRAYS]
+    return content
+
+
+def rows_record(rows: Sequence[Evaluation]) -> RecordDict:
+    """Results of one device, without its number: the server knows whom it asked."""
+    return RecordDict(
+        {
+            ROWS: MetricRecord(
+                {
+                    NUM_EXAMPLES: [row.num_examples for row in rows],
+                    "accuracy": [row.accuracy for row in rows],
+                    "loss": [row.loss for row in rows],
+                }
+            ),
+            LABELS: ConfigRecord(
+                {
+                    "model": [row.model for row in rows],
+                    "adaptation": [row.adaptation for row in rows],
+                    "split": [row.split for row in rows],
+                    "kind": [row.kind for row in rows],
+                    "seen": [row.seen for row in rows],
+                }
+            ),
+        }
+    )
+
+
+def rows(content: RecordDict, round: int, device: int) -> list[Evaluation]:
+    """The inverse of ``rows_record``.
+
+    Raises:
+        ValueError: the columns are missing, of different length or not of their types.
+
+    """
+    try:
+        numbers, words = content.metric_records[ROWS], content.config_records[LABELS]
+        columns = (
+            words["kind"],
+            words["seen"],
+            words["model"],
+            words["adaptation"],
+            words["split"],
+            numbers[NUM_EXAMPLES],
+            numbers["accuracy"],
+            numbers["loss"],
+        )
+        found = [Evaluation(round, device, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"evaluation results are malformed: {type(error).__name__}") from None
+    for row in found:
+        if not 0 <= row.accuracy <= 1 or row.num_examples < 1:
+            raise ValueError(f"accuracy {row.accuracy} over {row.num_examples} images")
+    return found

@@ -1,0 +1,147 @@
+"""What a device keeps between rounds, on its own disk: its personal model, its statistics.
+
+Flower forgets a node's state when the node restarts. A store is found again by experiment and
+device, and remembers a few rounds, so that a server which fell back to an earlier round gets the
+same answer as the first time.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedadapt.errors import InputError
+from fedadapt.files import write_atomically
+from fedadapt.weights import Weights
+
+FORMAT = 1
+KEEP = 3  # a server keeps two checkpoints, and a third round may be under way
+
+
+class DeviceStore:
+    """The parts one device keeps in one experiment; one process at a time writes to it.
+
+    Files are ``<folder>/<experiment>/<device>/round-<number>.safetensors``, readable by their owner
+    only, written atomically.
+    """
+
+    def __init__(self, folder: Path, experiment: str, device: str) -> None:
+        """Find the device's place; nothing is written yet.
+
+        Args:
+            folder: the device's state folder.
+            experiment: the same for all runs of an experiment, resumed ones too: never a run id.
+            device: what stays the same when the device restarts: its key's fingerprint, its number.
+        """
+        self.folder = folder / _file_name("experiment", experiment) / _file_name("device", device)
+
+    def load(self, before: int | None = None) -> dict[str, Weights]:
+        """Part name -> weights of this device as last saved; {} if nothing was.
+
+        Args:
+            before: as it was before this round, for a round that is computed again.
+
+        Raises:
+            InputError: the file is damaged, of a newer format, or older than what is remembered.
+        """
+        rounds = self._rounds()
+        usable = [r for r in rounds if before is None or r < before]
+        if usable:
+            return _read(self._path(usable[-1]))[0]
+        if rounds and _read(self._path(rounds[0]))[1] is not None:
+            raise InputError(
+                f"{self.folder}: nothing kept before round {before}, what is remembered begins at "
+                f"round {rounds[0]}; remove the folder to start this device afresh"
+            )
+        return {}
+
+    def save(self, kept: dict[str, Weights], round: int) -> None:
+        """Keep ``kept`` as the state after ``round``; saving it again changes nothing.
+
+        Rounds after ``round`` are forgotten: the server has gone back to before them.
+        """
+        _make_private(self.folder.parent)
+        _make_private(self.folder)
+        earlier = [r for r in self._rounds() if r < round]
+        content = _encode(kept, round, earlier[-1] if earlier else None)
+        write_atomically(self._path(round), content, mode=0o600)
+        remembered = {*earlier[-(KEEP - 1) :], round}
+        for r in self._rounds():
+            if r not in remembered:
+                self._path(r).unlink()
+        for unfinished in self.folder.glob(".*.tmp"):  # of a crash: there is no other writer
+            unfinished.unlink()
+
+    def _path(self, round: int) -> Path:
+        return self.folder / f"round-{round:08d}.safetensors"
+
+    def _rounds(self) -> list[int]:
+        names = (re.fullmatch(r"round-(\d{8,})", p.stem) for p in self.folder.glob("*.safetensors"))
+        return sorted(int(found[1]) for found in names if found)
+
+
+def _file_name(what: str, text: str) -> str:
+    """``text`` as one path component that is neither ``..`` nor hidden, one for each text."""
+    name = f"{what}-{quote(text, safe='')}"
+    if not text or len(name) > 200:
+        raise InputError(f"{what}: {text[:40]!r} is empty or too long; 1 to about 190 characters")
+    return name
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+
+
+def _encode(kept: dict[str, Weights], round: int, previous: int | None) -> bytes:
+    """One safetensors file; names are ``part/array``, where the part has no slash of its own."""
+    tensors = {
+        f"{quote(part, safe='')}/{name}": tensor.detach().cpu().contiguous().clone()
+        for part, weights in kept.items()
+        for name, tensor in weights.items()
+    }
+    # The order of the names is kept as well: sums over them depend on it in the last bit.
+    facts = {"parts": list(kept), "names": list(tensors), "round": round, "previous": previous}
+    text = json.dumps({"format": FORMAT, "facts": facts, "sha256": _digest(tensors, facts)})
+    return save(tensors, {"fedadapt": text})
+
+
+def _read(path: Path) -> tuple[dict[str, Weights], int | None]:
+    """The parts in a file, and the round of the state that they replaced (None: the first)."""
+    try:
+        data = path.read_bytes()
+        header_size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + header_size])
+        about = json.loads(header["__metadata__"]["fedadapt"])
+        if about["format"] != FORMAT:
+            raise InputError(f"{path}: format {about['format']}; this fedadapt reads {FORMAT}")
+        tensors = load(data)
+        if _digest(tensors, about["facts"]) != about["sha256"]:
+            raise ValueError("its content is not what was written")
+        facts = about["facts"]
+        kept: dict[str, Weights] = {part: {} for part in facts["parts"]}
+        for key in facts["names"]:
+            part, _, name = key.partition("/")
+            kept[unquote(part)][name] = tensors[key]
+        return kept, facts["previous"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path}: damaged, {what}; remove the file to fall back to an earlier round"
+        ) from None
+
+
+def _digest(tensors: dict[str, Tensor], facts: dict[str, object]) -> str:
+    """A hash of all that matters: the facts, and every tensor with its name, type and shape."""
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

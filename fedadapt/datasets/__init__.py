@@ -1,0 +1,1 @@
+"""Who holds which images: catalog (what there is), load (one benchmark), everything between."""

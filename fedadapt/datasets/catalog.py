@@ -1,0 +1,278 @@
+"""Every benchmark there is, and everything about one that can be refused before torch is loaded."""
+
+import os
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from fedadapt.config import RunConfig
+from fedadapt.datasets.folders import list_images
+from fedadapt.datasets.grammar import (
+    Partition,
+    Rule,
+    parse_imbalance,
+    parse_partition,
+    parse_quantity,
+    parse_shift,
+)
+from fedadapt.errors import InputError, unknown
+
+FOLDER = "folder:"
+LEAST_IMAGES = 3
+"""What a device needs: one image to train on, one to adapt to, one to be tested on."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a benchmark without opening it; 0 and () where only the data can tell."""
+
+    name: str
+    description: str
+    image_size: int  # pixels a side
+    channels: int
+    classes: int
+    num_train: int  # images divided among the devices
+    num_test: int  # images of the official test part
+    files: tuple[str, ...]  # below the data root, as torchvision lays them out; () = built in
+    partition: str  # what an empty ``partition`` means
+    shift: str  # what an empty ``shift`` means
+    domains: int = 0
+
+    @property
+    def built_in(self) -> bool:
+        return not self.files
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.startswith(FOLDER)
+
+
+class Row(NamedTuple):
+    """A line of ``fedadapt benchmarks``."""
+
+    name: str
+    description: str
+    images: str  # "60,000 + 10,000 of 28x28x1"
+    classes: str
+    default: str  # partition, and shift where there is one
+    found: bool
+    where: str  # what was found, or what must be put where
+
+
+def _digits(name: str, description: str, partition: str, shift: str) -> Entry:
+    return Entry(f"digits-{name}", description, 8, 1, 10, 1797, 0, (), partition, shift)
+
+
+def _mnist_files(folder: str) -> tuple[str, ...]:
+    return tuple(
+        f"{folder}/raw/{part}-{kind}-ubyte"
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    )
+
+
+_EMNIST = tuple(
+    f"EMNIST/raw/emnist-balanced-{part}-{kind}-ubyte"
+    for part in ("train", "test")
+    for kind in ("images-idx3", "labels-idx1")
+)
+_CIFAR10 = tuple(
+    f"cifar-10-batches-py/{name}"
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
+)
+_CIFAR100 = tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))
+_SVHN = ("train_32x32.mat", "test_32x32.mat")
+_USPS = ("usps.bz2", "usps.t.bz2")
+_SKEWED, _TYPES = "dirichlet:0.3", "class-types:2"
+
+CATALOG: tuple[Entry, ...] = (
+    _digits("classes", "scikit-learn's digits, types of devices with two classes", _TYPES, "none"),
+    _digits("domains", "... plain, inverted, rotated, blurred or noisy", "iid", "domains"),
+    _digits("dirichlet", "... with Dirichlet class proportions", _SKEWED, "none"),
+    Entry("mnist", "handwritten digits", 28, 1, 10, 60_000, 10_000, _mnist_files("MNIST"),
+          _SKEWED, "none"),
+    Entry("fashion-mnist", "pieces of clothing", 28, 1, 10, 60_000, 10_000,
+          _mnist_files("FashionMNIST"), _SKEWED, "none"),
+    Entry("emnist", "letters and digits, balanced", 28, 1, 47, 112_800, 18_800, _EMNIST,
+          _SKEWED, "none"),
+    Entry("cifar10", "animals and vehicles", 32, 3, 10, 50_000, 10_000, _CIFAR10, _TYPES, "none"),
+    Entry("cifar100", "a hundred kinds of things", 32, 3, 100, 50_000, 10_000, _CIFAR100,
+          _SKEWED, "none"),
+    Entry("svhn", "house numbers", 32, 3, 10, 73_257, 26_032, _SVHN, _SKEWED, "none"),
+    Entry("usps", "digits of post codes", 16, 1, 10, 7_291, 2_007, _USPS, _SKEWED, "none"),
+)  # fmt: skip
+_ANY_FOLDER = Entry(
+    FOLDER, "your images, <domain>/<class>/*.jpg", 0, 3, 0, 0, 0, ("",), "by-domain", "none"
+)
+
+
+def data_root(given: str = "") -> Path | None:
+    """Where real data sets lie: what was given, else ``$FEDADAPT_DATA``, else nowhere."""
+    text = given or os.environ.get("FEDADAPT_DATA", "")
+    return Path(text).expanduser() if text else None
+
+
+def find(benchmark: str) -> Entry:
+    """The entry of a benchmark; a ``folder:`` is listed (not decoded) to count what it holds.
+
+    Raises:
+        InputError: No such benchmark, or a folder that is missing, empty or has an empty class.
+
+    """
+    if benchmark.startswith(FOLDER):
+        listing = list_images(folder_path(benchmark))
+        return replace(
+            _ANY_FOLDER,
+            name=benchmark,
+            classes=len(listing.classes),
+            domains=len(listing.domains),
+            num_train=len(listing.files),
+        )
+    by_name = {entry.name: entry for entry in CATALOG}
+    if benchmark not in by_name:
+        raise unknown("benchmark", benchmark, (*by_name, "folder:/path"))
+    return by_name[benchmark]
+
+
+def folder_path(benchmark: str) -> Path:
+    """The folder in ``folder:/path``."""
+    text = benchmark.removeprefix(FOLDER)
+    if not text:
+        raise InputError("benchmark: 'folder:' names no folder; write folder:/path")
+    return Path(text).expanduser()
+
+
+def npz_path(entry: Entry, root: Path) -> Path:
+    """The plain file that stands in for torchvision's: ``<name>.npz``."""
+    return root / f"{entry.name}.npz"
+
+
+def missing_files(entry: Entry, root: Path) -> tuple[str, ...]:
+    """Which of torchvision's files are not below ``root``."""
+    return tuple(name for name in entry.files if not (root / name).is_file())
+
+
+def check(config: RunConfig) -> None:
+    """Refuse everything about the data that can be refused without opening them.
+
+    Files that are not there but could be downloaded are left to ``load_benchmark``.
+
+    Raises:
+        InputError: One line naming the key or the file, and what to do.
+
+    """
+    entry = find(config.benchmark)
+    partition = parse_partition(config.partition or entry.partition)
+    shift = parse_shift(config.shift or entry.shift)
+    quantity = parse_quantity(config.quantity)
+    parse_imbalance(config.imbalance)
+    check_partition(entry, partition, config.devices)
+    if 0 < config.examples < LEAST_IMAGES:
+        raise InputError(
+            f"examples: {config.examples} is too few; a device needs {LEAST_IMAGES}: one image to "
+            "train on, one to adapt to, one for its test (0: all there are)"
+        )
+    if config.image_size and not 4 <= config.image_size <= 1024:
+        raise InputError(
+            f"image-size: {config.image_size} is out of range; it must be 4 to 1024, or 0"
+        )
+    if not entry.built_in and not entry.is_folder:
+        check_root(entry, config.data_root)
+    whole = entry.built_in or npz_stands_in(entry, config.data_root)
+    if not whole and config.devices * LEAST_IMAGES > entry.num_train:
+        raise too_many_devices(config.devices, entry.num_train // LEAST_IMAGES, config.benchmark)
+    if not entry.built_in and divided_by_flower(partition, quantity):
+        need("flwr_datasets", f"partition {config.partition or entry.partition}")
+    if shift.name == "corruptions" or shift.corruption == "spatter":
+        need("cv2", "the spatter corruption")
+
+
+def check_partition(entry: Entry, partition: Partition, devices: int) -> None:
+    """Refuse a partition that the classes and domains of the data do not allow."""
+    if partition.by_domain and entry.domains == 0:
+        raise InputError(
+            f"partition: by-domain needs images in domains, which {entry.name} does not have; "
+            "use folder:/path, or shift=domains"
+        )
+    if partition.by_domain and devices < entry.domains:
+        raise InputError(
+            f"devices: {devices} is fewer than the {entry.domains} domains; by-domain needs at "
+            "least one device a domain"
+        )
+    name, value = partition.rule
+    if name in ("pathological", "class-types") and value > entry.classes:
+        raise InputError(
+            f"partition: {name}:{value:g} asks for more than the {entry.classes} classes there are"
+        )
+
+
+def check_root(entry: Entry, given: str) -> Path:
+    """The data root, which must exist."""
+    root = data_root(given)
+    if root is None:
+        raise InputError(
+            f"data-root: {entry.name} is read from a folder and none is given; set --data-root or "
+            "FEDADAPT_DATA"
+        )
+    if not root.is_dir():
+        raise InputError(f"data-root: {root} is no folder; make it or name another")
+    return root
+
+
+def npz_stands_in(entry: Entry, given: str) -> bool:
+    """Is there a ``<name>.npz`` under the data root? It may hold any number of images."""
+    root = data_root(given)
+    return root is not None and not entry.is_folder and npz_path(entry, root).is_file()
+
+
+def too_many_devices(devices: int, most: int, name: str) -> InputError:
+    """The error for data that cannot feed all the devices."""
+    return InputError(f"devices: {devices} is more than {name} can serve; at most {most}")
+
+
+def divided_by_flower(partition: Partition, quantity: Rule) -> bool:
+    """Is it flwr-datasets that divides the images of a real data set?"""
+    if partition.rule.name == "iid":
+        return not partition.by_domain and quantity.name == "even"
+    return partition.rule.name != "class-types"
+
+
+def need(module: str, what: str) -> None:
+    """Refuse ``what`` where the module it takes is not installed."""
+    if find_spec(module) is None:
+        raise InputError(f'{what} needs {module}; run pip install "fedadapt[simulation]"')
+
+
+def rows(given_root: str = "") -> list[Row]:
+    """What ``fedadapt benchmarks`` shows: each benchmark, and whether its files are there."""
+    root = data_root(given_root)
+    return [_row(entry, root) for entry in (*CATALOG, _ANY_FOLDER)]
+
+
+def _row(entry: Entry, root: Path | None) -> Row:
+    default = entry.partition + (f", {entry.shift}" if entry.shift != "none" else "")
+    if entry.is_folder:
+        where = "any folder: --benchmark folder:/path"
+        return Row("folder:/path", entry.description, "", "", default, True, where)
+    size = f"{entry.image_size}x{entry.image_size}x{entry.channels}"
+    counts = f"{entry.num_train:,}" + (f" + {entry.num_test:,}" if entry.num_test else "")
+    found, where = _found(entry, root)
+    return Row(
+        entry.name, entry.description, f"{counts} of {size}", str(entry.classes), default,
+        found, where,
+    )  # fmt: skip
+
+
+def _found(entry: Entry, root: Path | None) -> tuple[bool, str]:
+    if entry.built_in:
+        return True, "built in"
+    place = entry.files[0].rpartition("/")[0]
+    wanted = f"{place}/" if place else " and ".join(entry.files)
+    if root is None:
+        return False, f"set --data-root; there {wanted} or {entry.name}.npz"
+    if npz_path(entry, root).is_file():
+        return True, str(npz_path(entry, root))
+    if not missing_files(entry, root):
+        return True, str(root / place)
+    return False, f"{root}: {wanted} or {entry.name}.npz; downloaded when first used"

@@ -1,0 +1,79 @@
+"""The files of an image folder, ``<domain>/<class>/*.jpg``, in an order that never changes.
+
+No torch, no numpy. Links are followed, but only two folders deep, so a loop of links ends.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from fedadapt.errors import InputError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class ImageFile(NamedTuple):
+    """One image: where it is, and the numbers of its domain and class."""
+
+    path: str  # relative to the folder, with forward slashes
+    domain: int
+    label: int
+
+
+class Listing(NamedTuple):
+    """A folder's images, sorted by path; names sorted as well."""
+
+    root: Path
+    domains: tuple[str, ...]
+    classes: tuple[str, ...]
+    files: tuple[ImageFile, ...]
+
+
+def list_images(root: Path) -> Listing:
+    """List the images below ``root``.
+
+    Raises:
+        InputError: No such folder, no images, or a class folder without images.
+
+    """
+    where = f"folder:{root}"
+    if not root.is_dir():
+        raise InputError(f"{where}: no such folder; give one with <domain>/<class>/*.jpg")
+    found = {
+        (domain, name): images
+        for domain in _names(root, folders=True)
+        for name in _names(root / domain, folders=True)
+        if (images := _images(root / domain / name))
+    }
+    if not found:
+        raise InputError(f"{where}: holds no images; they must lie in <domain>/<class>/*.jpg")
+    domains = sorted({domain for domain, _ in found})
+    classes = sorted({name for _, name in found})
+    if len(classes) < 2:
+        raise InputError(f"{where}: has one class, {classes[0]!r}; at least two are needed")
+    files = [
+        ImageFile(f"{domain}/{name}/{image}", domains.index(domain), classes.index(name))
+        for (domain, name), images in sorted(found.items())
+        for image in images
+    ]
+    return Listing(root, tuple(domains), tuple(classes), tuple(files))
+
+
+def _images(folder: Path) -> list[str]:
+    images = [n for n in _names(folder, folders=False) if n.lower().endswith(SUFFIXES)]
+    if not images:
+        raise InputError(
+            f"{folder}: class {folder.name!r} has no images; add some or remove the folder"
+        )
+    return images
+
+
+def _names(folder: Path, *, folders: bool) -> list[str]:
+    """Entries of a folder, sorted; hidden ones are left out. A broken link counts as a file."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders
+            )
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read: {error.strerror}") from None

@@ -1,0 +1,139 @@
+"""``load_benchmark``: from the settings of a run to its devices' images."""
+
+import json
+from hashlib import sha256
+
+import numpy as np
+import torch
+
+from fedadapt.config import RunConfig
+from fedadapt.datasets.assign import Assignment, Skew, assign
+from fedadapt.datasets.benchmark import Benchmark, Manifest, Scaling
+from fedadapt.datasets.catalog import Entry, check, find, folder_path
+from fedadapt.datasets.decode import Progress, decode
+from fedadapt.datasets.folders import list_images
+from fedadapt.datasets.sources import read_digits, read_official
+from fedadapt.datasets.store import Store
+from fedadapt.datasets.stored import StoredBenchmark
+from fedadapt.datasets.strata import Rows
+
+_IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Benchmark:
+    """Read the images and divide them among the devices, as the configuration says.
+
+    The assignment is a function of the data, ``benchmark, partition, shift, quantity, imbalance,
+    devices, unseen, adapt_share, test_share, examples, image_size`` and ``seed``.
+
+    Args:
+        progress: Called with (images done, images in all) while a folder is decoded.
+
+    Raises:
+        InputError: Bad words, missing or damaged files, too many devices: one line.
+
+    """
+    check(config)
+    entry = find(config.benchmark)
+    skew = Skew.of(config, entry)
+    store = _read(config, entry, progress)
+    assignment = assign(config, entry, skew, store)
+    trained_on = np.unique(
+        np.concatenate(
+            [d.train for i, d in enumerate(assignment.devices) if i not in assignment.unseen]
+        )
+    )
+    return StoredBenchmark(
+        config.benchmark,
+        store,
+        assignment,
+        skew.shift,
+        config.image_size,
+        config.seed,
+        choose_scaling(config, store, trained_on),
+        describe(config, entry, store, assignment),
+    )
+
+
+def _read(config: RunConfig, entry: Entry, progress: Progress | None) -> Store:
+    if entry.built_in:
+        return read_digits()
+    if entry.is_folder:
+        return decode(list_images(folder_path(config.benchmark)), config.image_size, progress)
+    return read_official(entry, config.data_root)
+
+
+def choose_scaling(config: RunConfig, store: Store, trained_on: Rows) -> Scaling:
+    """The input scaling a network expects; ``auto``: ImageNet's with its weights, else the data's.
+
+    Args:
+        trained_on: The images federated training sees, [n]; ``data`` measures these, unspoilt.
+
+    """
+    channels = store.pixels.shape[1]
+    choice = config.normalization
+    if choice == "auto":
+        choice = "imagenet" if config.weights else "data"
+    if choice == "symmetric":
+        return Scaling((0.5,) * channels, (0.5,) * channels)
+    if choice == "unit":
+        return Scaling((0.0,) * channels, (1.0,) * channels)
+    if choice == "imagenet":
+        if channels == 3:
+            return _IMAGENET
+        return Scaling((sum(_IMAGENET.mean) / 3,), (sum(_IMAGENET.std) / 3,))
+    return measure(store, trained_on)
+
+
+def measure(store: Store, rows: Rows) -> Scaling:
+    """Exact mean and standard deviation of each channel over the given images, of 0 to 1."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, stds = [], []
+    for channel in range(store.pixels.shape[1]):
+        counts = torch.zeros(256, dtype=torch.int64)
+        for start in range(0, len(rows), 1024):
+            some = torch.from_numpy(rows[start : start + 1024])
+            counts += torch.bincount(store.pixels[some, channel].flatten(), minlength=256)
+        share = counts.double() / counts.sum()
+        mean = (share * levels).sum()
+        variance = (share * (levels - mean) ** 2).sum()
+        means.append(float(mean))
+        stds.append(float(variance.sqrt()) or 1.0)  # a channel of one value stays as it is
+    return Scaling(tuple(means), tuple(stds))
+
+
+def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignment) -> Manifest:
+    """The facts of an assignment and their hash; where the files lie is not among them."""
+    sizes = [[len(part) for part in device] for device in assignment.devices]
+    everybody = assignment.global_test
+    facts: dict[str, object] = {
+        "benchmark": "folder" if entry.is_folder else config.benchmark,
+        "seed": config.seed,
+        "devices": config.devices,
+        "partition": config.partition or entry.partition,
+        "shift": config.shift or entry.shift,
+        "quantity": config.quantity or "even",
+        "imbalance": config.imbalance or "none",
+        "unseen": sorted(assignment.unseen),
+        "adapt-share": config.adapt_share,
+        "test-share": config.test_share,
+        "examples": config.examples,
+        "image-size": config.image_size or store.pixels.shape[2],
+        "classes": list(store.classes),
+        "domains": list(store.domains),
+        "images": len(store.labels),
+        "unreadable-images": store.unreadable,
+        "content": store.digest(),
+        "train-images": sum(s[0] for s in sizes),
+        "adapt-images": sum(s[1] for s in sizes),
+        "test-images": sum(s[2] for s in sizes),
+        "global-test-images": 0 if everybody is None else len(everybody),
+    }
+    seen = sha256(json.dumps(facts, sort_keys=True).encode())
+    for device in assignment.devices:
+        for part in device:
+            seen.update(len(part).to_bytes(8, "little"))
+            seen.update(np.ascontiguousarray(part, dtype="<i8").data)
+    if everybody is not None:
+        seen.update(np.ascontiguousarray(everybody, dtype="<i8").data)
+    return Manifest(seen.hexdigest(), facts)

@@ -1,0 +1,159 @@
+"""Initial weights from a file or from torchvision, tensor by tensor accounted for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fedadapt.errors import InputError
+from fedadapt.selectors import head
+from fedadapt.weights import Weights
+
+# What torchvision calls the layers after the features; those our network has not are left out.
+FOREIGN_HEADS = ("classifier.", "fc.")
+
+
+class Loaded(NamedTuple):
+    """What became of a file's tensors and of the model's."""
+
+    source: str
+    loaded: tuple[str, ...]  # names in the model that now have the file's values
+    initial: tuple[str, ...]  # names in the model that keep their initial values
+    left_out: tuple[str, ...]  # names in the file that have no place in the model
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.initial)
+        parts = [f"{self.source}: {len(self.loaded)} of {total} tensors loaded"]
+        if self.initial:
+            parts.append(f"initial values kept in {', '.join(self.initial)}")
+        if self.left_out:
+            parts.append(f"left out {', '.join(self.left_out)}")
+        return "; ".join(parts)
+
+
+def read_weights(path: Path) -> Weights:
+    """Tensors by name from a ``.safetensors`` or ``.pth`` file; no code in the file is run.
+
+    Raises:
+        InputError: The file cannot be read or holds something else than tensors.
+
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file can raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"weights: cannot read {str(path)!r} ({type(error).__name__}: {reason}); "
+            "save a state_dict with torch.save or safetensors"
+        ) from None
+    if not isinstance(state, Mapping):
+        raise InputError(
+            f"weights: {str(path)!r} holds a {type(state).__name__}; it must hold a state_dict"
+        )
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise InputError(
+                f"weights: {str(path)!r} holds {name!r}, a {type(value).__name__}; it must hold "
+                "tensors by name, a state_dict"
+            )
+    return dict(state)
+
+
+def imagenet_weights(weights_name: str) -> Weights:
+    """Torchvision's ImageNet weights, downloaded once into torch's own cache.
+
+    Raises:
+        InputError: No internet, or a damaged download: says which file to put where.
+
+    """
+    from torchvision.models import get_weight
+
+    weights = get_weight(weights_name)
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"weights: cannot download {weights.url} ({reason}); put the file at {file}, or give "
+            "its path as weights"
+        ) from None
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Loaded:
+    """Copy ``state`` into ``model``, whose names may carry a leading ``body.`` in addition.
+
+    The body may be loaded in part, the head wholly or not at all. Filters of RGB images are summed
+    over the colours where the model takes grey images: the answer is that for a grey image
+    repeated in three channels. Nothing is changed when anything is wrong.
+
+    Raises:
+        InputError: No tensor fits, or one is unknown, of another shape or type, or not finite.
+
+    """
+    own = model.state_dict()
+    filters = _first_filters(model)
+    new: Weights = {}
+    left_out: list[str] = []
+    for given, tensor in state.items():
+        name = given if given in own else f"body.{given}"
+        if name not in own:
+            if given.startswith(FOREIGN_HEADS):
+                left_out.append(given)
+                continue
+            raise InputError(
+                f"weights: {source} has {given!r}, the model has not; it has {_examples(own)}"
+            )
+        if name in new:
+            raise InputError(f"weights: {source} has {name!r} twice, with 'body.' and without")
+        if name in filters and tensor.dim() == 4 and tensor.shape[1] == 3 != own[name].shape[1]:
+            tensor = tensor.sum(1, keepdim=True)
+        _check_fit(given, tensor, own[name], source)
+        new[name] = tensor
+    if not new:
+        raise InputError(
+            f"weights: {source} has no tensor for the model, which has {_examples(own)}"
+        )
+    classifier = head(model)
+    absent = sorted(classifier - new.keys())
+    if absent and classifier & new.keys():
+        raise InputError(f"weights: {source} has a part of the head only; {absent[0]!r} is missing")
+    with torch.no_grad():
+        for name, tensor in new.items():
+            own[name].copy_(tensor)
+    initial = tuple(name for name in own if name not in new)
+    return Loaded(source, tuple(n for n in own if n in new), initial, tuple(left_out))
+
+
+def _check_fit(name: str, given: Tensor, needed: Tensor, source: str) -> None:
+    if given.shape != needed.shape:
+        raise InputError(
+            f"weights: {source}: {name!r} has shape {list(given.shape)}, the model needs "
+            f"{list(needed.shape)}"
+        )
+    if given.is_floating_point() != needed.is_floating_point():
+        raise InputError(
+            f"weights: {source}: {name!r} is {given.dtype}, the model needs {needed.dtype}"
+        )
+    if not given.isfinite().all():
+        raise InputError(f"weights: {source}: {name!r} holds values that are not finite numbers")
+
+
+def _first_filters(model: nn.Module) -> frozenset[str]:
+    """The name of the filters that see the image, where it is a grey one."""
+    for path, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            return frozenset({f"{path}.weight"} if layer.in_channels == 1 else ())
+    return frozenset()
+
+
+def _examples(names: Mapping[str, Tensor]) -> str:
+    first = [repr(name.removeprefix("body.")) for name in list(names)[:2]]
+    return ", ".join(first) + ", ..."

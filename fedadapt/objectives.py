@@ -1,0 +1,114 @@
+"""What a device minimises: pure functions from a View to a scalar."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedadapt.weights import Weights
+
+
+class Batch(NamedTuple):
+    """One step of data for one device."""
+
+    inputs: Tensor  # [B, ...], scaled
+    labels: Tensor  # [B], int64
+
+
+class View(NamedTuple):
+    """All an objective may look at."""
+
+    logits: Tensor  # [B, num_classes], of the weights being trained
+    params: Weights  # the weights being trained: the trainable ones only
+    batch: Batch
+    memory: Mapping[str, Weights]  # fixed references: "anchor", "importance", "teacher"
+    forward: Callable[[Weights, Tensor], Tensor]  # other weights' logits, in eval mode
+
+
+Objective = Callable[[View], Tensor]
+
+
+def cross_entropy(view: View) -> Tensor:
+    """Mean over the batch, nats."""
+    return F.cross_entropy(view.logits, view.batch.labels)
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """Task loss + (mu/2) ||w - w_anchor||^2. FedProx (Li et al. 2020, eq. 2)."""
+
+    mu: float
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        return self.task(view) + 0.5 * self.mu * _pull(view)
+
+
+@dataclass(frozen=True)
+class L2Transfer:
+    """Task loss + lam ||w - w_anchor||^2 (no 1/2). L2-transfer of IMM (Lee et al. 2017, sec. 3.2).
+
+    Only names in ``memory["anchor"]`` are held: leave the head out of it and the head is free.
+    """
+
+    lam: float
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        return self.task(view) + self.lam * _pull(view)
+
+
+@dataclass(frozen=True)
+class Ewc:
+    """Task loss + (lam/2) sum_i F_i (w_i - w_anchor_i)^2. Kirkpatrick et al. 2017, eq. 3."""
+
+    lam: float
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        return self.task(view) + 0.5 * self.lam * _pull(view, view.memory["importance"])
+
+
+@dataclass(frozen=True)
+class Mas:
+    """Task loss + lam sum_i Omega_i (w_i - w_anchor_i)^2 (no 1/2). Aljundi et al. 2018, eq. 4."""
+
+    lam: float
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        return self.task(view) + self.lam * _pull(view, view.memory["importance"])
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """(1-a) task loss + a T^2 KL(teacher || student), both at temperature T. Hinton et al. 2015.
+
+    The divergence is the mean over batch *and* classes, as in Yu et al. 2020 and in PFA's released
+    code; the mean over the batch alone would be as many times stronger as there are classes.
+    """
+
+    share: float
+    temperature: float
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        teacher = view.forward(view.memory["teacher"], view.batch.inputs)
+        log_p = F.log_softmax(view.logits / self.temperature, dim=-1)
+        log_q = F.log_softmax(teacher / self.temperature, dim=-1)
+        gap = (log_q.exp() * (log_q - log_p)).mean() * self.temperature**2
+        return (1 - self.share) * self.task(view) + self.share * gap
+
+
+def _pull(view: View, importance: Weights | None = None) -> Tensor:
+    """sum_i (importance_i) (w_i - w_anchor_i)^2 over the trained names that have an anchor."""
+    anchor = view.memory["anchor"]
+    terms = [
+        ((w - anchor[n]) ** 2 * (1 if importance is None else importance[n])).sum()
+        for n, w in view.params.items()
+        if n in anchor and (importance is None or n in importance)
+    ]
+    return torch.stack(terms).sum() if terms else view.logits.new_zeros(())

@@ -1,0 +1,76 @@
+"""Which weights: functions from an architecture to a set of names, as in its ``state_dict``.
+
+Layers are found by type and identity, never by their names.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+Selector = Callable[[nn.Module], frozenset[str]]
+
+
+def everything(model: nn.Module) -> frozenset[str]:
+    """Every parameter and buffer."""
+    return frozenset(model.state_dict())
+
+
+def head(model: nn.Module) -> frozenset[str]:
+    """The classifier: ``head_of(model)`` under every name it has in the model."""
+    chosen = head_of(model)
+    paths = [p for p, m in model.named_modules(remove_duplicate=False) if m is chosen]
+    return everything(model) & {_join(path, name) for path in paths for name in chosen.state_dict()}
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """``model.head`` where it is a layer, else the last ``nn.Linear`` by definition order.
+
+    Raises:
+        ValueError: The model has neither.
+
+    """
+    named = getattr(model, "head", None)
+    if isinstance(named, nn.Module):
+        return named
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            f"A head is a layer called 'head' or the last nn.Linear, but {type(model).__name__} "
+            "has neither; name its classifier 'head'."
+        )
+    return linear[-1]
+
+
+def norms(model: nn.Module) -> frozenset[str]:
+    """Batch-norm scale and shift, and the running statistics."""
+    return norm_affine(model) | norm_statistics(model)
+
+
+def norm_affine(model: nn.Module) -> frozenset[str]:
+    """Batch-norm scale and shift: parameters."""
+    return _in_norms(model, lambda layer: [name for name, _ in layer.named_parameters()])
+
+
+def norm_statistics(model: nn.Module) -> frozenset[str]:
+    """Batch-norm running means, variances and batch counters: buffers."""
+    return _in_norms(model, lambda layer: [name for name, _ in layer.named_buffers()])
+
+
+def all_but(selector: Selector) -> Selector:
+    """The complement, e.g. ``all_but(head)`` is the body."""
+    return lambda model: everything(model) - selector(model)
+
+
+def _in_norms(model: nn.Module, tensors: Callable[[nn.Module], list[str]]) -> frozenset[str]:
+    return everything(model) & {
+        _join(path, name)
+        # A layer that is used twice has two names in the state_dict.
+        for path, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, _BatchNorm)
+        for name in tensors(layer)
+    }
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

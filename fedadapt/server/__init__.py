@@ -1,0 +1,1 @@
+"""What the server computes: means, checks of what devices answer, checkpoints."""

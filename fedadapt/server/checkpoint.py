@@ -1,0 +1,264 @@
+"""Everything a run needs to go on after ``kill -9``, on disk after every round.
+
+::
+
+    <run folder>/checkpoint/
+      LATEST                    the name of the newest complete round
+      round-00000007/           a folder gets this name only when all in it is on the disk
+        state.safetensors       the strategy's tensors
+        kept.safetensors        what the devices keep, stacked over devices alike
+        manifest.json           facts, configuration, the files' hashes, its own hash
+
+A round is written beside the older ones under a name ending in ``.tmp``, which no reader looks at.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedadapt.errors import FedadaptError, InputError
+from fedadapt.files import crash_point, sha256, sync, write_atomically
+from fedadapt.weights import Weights
+
+FORMAT = 1
+
+MAY_CHANGE = (
+    "out",
+    "data-root",
+    "device",
+    "workers",
+    "node-wait",
+    "round-deadline",
+    "client-deadline",
+    "min-replies",
+    "max-failed-rounds",
+)
+"""Settings a resumed run may have otherwise: where and how patiently it runs, not what it computes.
+
+``device`` is among them because a GPU may be gone; the numbers then agree to float tolerance only.
+"""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A run between two rounds."""
+
+    round: int  # the last one that is finished
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # the strategy's state
+    facts: dict[str, Any] = field(default_factory=dict)  # JSON: the rest of it, journal offsets
+    kept: dict[int, dict[str, Weights]] = field(default_factory=dict)  # device -> part -> weights
+    config: dict[str, Any] = field(default_factory=dict)  # JSON: the run's settings
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write a checkpoint into the run folder and remove all but the ``keep`` newest.
+
+    Rounds after this one are removed too: the run has gone back to before them.
+
+    Returns:
+        The checkpoint's own folder.
+
+    Raises:
+        FedadaptError: it cannot be written (disk full, no permission); the older ones are intact.
+    """
+    if keep < 1:
+        raise ValueError(f"keep={keep}: at least one checkpoint must stay")
+    base = folder / "checkpoint"
+    final = base / f"round-{checkpoint.round:08d}"
+    unfinished = final.with_suffix(".tmp")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _write(unfinished, checkpoint)
+        _rename(unfinished, final)
+        write_atomically(base / "LATEST", f"{final.name}\n".encode())
+    except (OSError, SafetensorError) as error:
+        raise FedadaptError(
+            f"{final}: the checkpoint cannot be written ({_one_line(error)}); "
+            "the one before it is intact"
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    crash_point("latest-updated")
+    wanted = [p for p in _rounds(base) if not p.suffix and p.name <= final.name][:keep]
+    for entry in base.glob("round-*"):
+        if entry not in wanted:
+            shutil.rmtree(entry, ignore_errors=True)
+    return final
+
+
+def load_latest(folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run folder whose hashes are right; a warning where one was not.
+
+    Raises:
+        InputError: there is none, or it was written by a newer fedadapt.
+    """
+    base = folder / "checkpoint"
+    candidates = _rounds(base)
+    try:
+        latest = base / (base / "LATEST").read_text("utf-8").strip()
+        # The newest name may be of a round whose save was cut off: the pointer goes first.
+        candidates.sort(key=lambda p: p == latest, reverse=True)
+        if latest not in candidates:
+            log.warning("%s: named by LATEST but not there; trying another checkpoint", latest)
+    except (OSError, UnicodeDecodeError):
+        pass
+    for candidate in candidates:
+        try:
+            return _read(candidate)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            log.warning("%s: damaged (%s); trying another one", candidate, _one_line(error))
+    found = f"none of {len(candidates)} checkpoints is intact" if candidates else "no checkpoint"
+    raise InputError(f"{base}: {found}; start the run anew, without --resume")
+
+
+def check_same_config(
+    saved: Mapping[str, Any], now: Mapping[str, Any], ignore: Collection[str] = MAY_CHANGE
+) -> None:
+    """Refuse to go on with other settings than the run began with; ``rounds`` may grow.
+
+    Raises:
+        InputError: naming every key that differs, with both values.
+    """
+    differing = []
+    for key in sorted({*saved, *now} - {*ignore}):
+        before, after = saved.get(key), now.get(key)
+        if key == "rounds" and before is not None and after is not None and after >= before:
+            continue
+        if before != after:
+            differing.append(f"{key} was {_shown(saved, key)}, is {_shown(now, key)}")
+    if differing:
+        raise InputError(
+            f"resume: other settings than the run began with: {'; '.join(differing)}; "
+            "give the former values or start a new run"
+        )
+
+
+def _shown(config: Mapping[str, Any], key: str) -> str:
+    return repr(config[key]) if key in config else "not set"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _rounds(base: Path) -> list[Path]:
+    """The complete checkpoints, newest first; one being replaced (``.old``) after its like."""
+    found = [p for p in base.glob("round-*") if re.fullmatch(r"round-\d+(\.old)?", p.name)]
+    return sorted(found, key=lambda p: (p.stem, not p.suffix), reverse=True)
+
+
+def _rename(unfinished: Path, final: Path) -> None:
+    """Give a complete checkpoint its name; one of the same round is there until that moment."""
+    if final.exists():
+        old = final.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    unfinished.rename(final)
+    sync(final.parent)
+    crash_point("renamed")
+
+
+def _write(folder: Path, checkpoint: Checkpoint) -> None:
+    groups, stacks = _stacked(checkpoint.kept)
+    save_file(_storable(checkpoint.tensors), folder / "state.safetensors")
+    save_file(stacks, folder / "kept.safetensors")
+    manifest = {
+        "format": FORMAT,
+        "round": checkpoint.round,
+        "facts": checkpoint.facts,
+        "config": checkpoint.config,
+        "names": list(checkpoint.tensors),  # their order: sums over names depend on it
+        "devices": sorted(checkpoint.kept),
+        "groups": groups,
+        "sha256": {p.name: sha256(p) for p in sorted(folder.iterdir())},
+    }
+    text = json.dumps(manifest)
+    signed = {"manifest": json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(signed), "utf-8")
+    crash_point("tmp-written")
+    for path in (*folder.iterdir(), folder):
+        sync(path)
+    crash_point("fsynced")
+
+
+def _read(folder: Path) -> Checkpoint:
+    signed = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest = signed["manifest"]
+    if manifest["format"] > FORMAT:
+        raise InputError(
+            f"{folder}: format {manifest['format']}; this fedadapt reads up to {FORMAT}, update it"
+        )
+    if hashlib.sha256(json.dumps(manifest).encode()).hexdigest() != signed["sha256"]:
+        raise ValueError("manifest.json is not what was written")
+    for name, written in manifest["sha256"].items():
+        if sha256(folder / name) != written:
+            raise ValueError(f"{name} is not what was written")
+    state = load_file(folder / "state.safetensors")
+    stacks = load_file(folder / "kept.safetensors")
+    return Checkpoint(
+        round=manifest["round"],
+        tensors={name: state[name] for name in manifest["names"]},
+        facts=manifest["facts"],
+        kept=_unstacked(manifest["devices"], manifest["groups"], stacks),
+        config=manifest["config"],
+    )
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, contiguous, and none sharing memory with another: what safetensors can hold."""
+    owners: set[int] = set()
+    storable = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        owner = plain.untyped_storage().data_ptr()
+        storable[name] = plain.clone() if owner in owners else plain
+        owners.add(owner)
+    return storable
+
+
+def _stacked(
+    kept: Mapping[int, Mapping[str, Weights]],
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """What many devices keep as few tensors: parts of equal names, shapes and types are stacked.
+
+    Returns:
+        Groups of devices, each with its part and the names in it; tensors ``group/name``, [D, ...].
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for device in sorted(kept):
+        for part, weights in kept[device].items():
+            kind = tuple((n, tuple(t.shape), t.dtype) for n, t in weights.items())
+            alike.setdefault((part, kind), []).append(device)
+    groups, stacks = [], {}
+    for index, ((part, kind), devices) in enumerate(alike.items()):
+        names = [name for name, _, _ in kind]
+        groups.append({"part": part, "devices": devices, "names": names})
+        for name in names:
+            rows = torch.stack([kept[d][part][name].detach() for d in devices])
+            stacks[f"{index}/{name}"] = rows.cpu()
+    return groups, stacks
+
+
+def _unstacked(
+    devices: list[int], groups: list[dict[str, Any]], stacks: Mapping[str, Tensor]
+) -> dict[int, dict[str, Weights]]:
+    """The inverse of ``_stacked``; each tensor is a row of its stack."""
+    kept: dict[int, dict[str, Weights]] = {device: {} for device in devices}
+    for index, group in enumerate(groups):
+        for row, device in enumerate(group["devices"]):
+            kept[device][group["part"]] = {n: stacks[f"{index}/{n}"][row] for n in group["names"]}
+    return kept

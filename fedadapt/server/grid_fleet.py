@@ -1,0 +1,203 @@
+"""Devices behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
+
+from fedadapt import __version__
+from fedadapt.client import records
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError, QuorumLostError
+from fedadapt.messages import Answers, Failure, Sent, Update, bytes_up
+from fedadapt.server.checks import Expected
+from fedadapt.server.fleet import EvaluationAnswers, EvaluationRequest
+from fedadapt.server.replies import ReplyError, checked_reply
+from fedadapt.weights import Weights
+
+HELLO, COUNT = "query.hello", "query.count"
+POLL = 0.5  # seconds between looks for devices that have not appeared yet
+
+
+def count_devices(grid: Grid, config: RunConfig) -> int:
+    """How many devices there are: any node of a Flower simulation knows.
+
+    Raises:
+        QuorumLostError: no node appeared within ``node-wait``.
+        InputError: the nodes do not know; ``devices`` must be given.
+
+    """
+    nodes = _wait(grid, 1, config.node_wait)
+    message = Message(records.request({}, {}), min(nodes), COUNT)
+    [reply] = grid.send_and_receive([message], timeout=config.round_deadline)
+    if reply.has_error():
+        raise InputError(f"devices: 0, and the nodes do not know how many ({reply.error.reason})")
+    return int(str(reply.content.config_records[records.CONFIG]["devices"]))
+
+
+class GridFleet:
+    """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
+
+    def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
+        self._grid = grid
+        self._config = config
+        self._manifest = manifest
+        self._nodes: dict[int, int] = {}  # partition -> node id
+
+    def ready(self) -> Sequence[int]:
+        """Wait for every device, then ask each who it is.
+
+        Raises:
+            QuorumLostError: fewer than ``devices`` appeared within ``node-wait``.
+            InputError: a device runs other code, holds other data, or shares its partition.
+
+        """
+        nodes = _wait(self._grid, self._config.devices, self._config.node_wait)
+        messages = [Message(records.request({}, {}), node, HELLO) for node in sorted(nodes)]
+        for reply in self._grid.send_and_receive(messages, timeout=self._config.round_deadline):
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                raise InputError(f"device at node {node}: {reply.error.reason}")
+            self._introduce(node, reply)
+        missing = sorted(set(range(self._config.devices)) - set(self._nodes))
+        if missing:
+            raise QuorumLostError(f"no device holds partition {missing[0]} ({len(missing)} missing)")
+        return sorted(self._nodes)
+
+    def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
+        shape = Expected.of(expected)
+        contents = _models({records.ARRAYS: sent.weights}, len(sent.devices))
+        messages = [
+            Message(
+                records.request(models, sent.config),
+                self._nodes[device],
+                action,
+                group_id=str(round),
+                ttl=self._config.round_deadline,
+            )
+            for device, models in zip(sent.devices, contents, strict=True)
+        ]
+        replies = self._replies(messages)
+        for device in sent.devices:
+            reply = replies.get(self._nodes[device])
+            if reply is None:
+                yield Answers((), None, {device: Failure("late", "no answer by the deadline")})
+            elif reply.has_error():
+                yield Answers((), None, {device: Failure("error", reply.error.reason)})
+            else:
+                yield self._answers(device, reply, shape)
+
+    def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
+        models = {
+            (records.ARRAYS if name == "base" else name): weights
+            for name, weights in request.models.items()
+        }
+        fisher = request.fisher_of_all
+        shared = {"fisher": records.array_record(fisher)} if fisher is not None else {}
+        config = {
+            "server-round": request.round,
+            "adaptations": list(request.adaptations),
+            "on-global": request.on_global,
+        }
+        contents = _models(models, len(request.devices))
+        messages = [
+            Message(
+                records.request({**mine, **shared}, config),
+                self._nodes[device],
+                "evaluate",
+                group_id=str(request.round),
+                ttl=self._config.round_deadline,
+            )
+            for device, mine in zip(request.devices, contents, strict=True)
+        ]
+        replies = self._replies(messages)
+        for device in request.devices:
+            reply = replies.get(self._nodes[device])
+            if reply is None:
+                failure = Failure("late", "no answer by the deadline")
+            elif reply.has_error():
+                failure = Failure("error", reply.error.reason)
+            else:
+                try:
+                    rows = records.rows(reply.content, request.round, device)
+                    yield EvaluationAnswers((device,), rows, {}, 8 * 3 * len(rows))
+                    continue
+                except ValueError as error:
+                    failure = Failure("rejected", str(error))
+            yield EvaluationAnswers((), [], {device: failure})
+
+    def kept(self) -> dict[int, dict[str, Weights]]:
+        return {}  # on the devices' own disks
+
+    def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
+        pass
+
+    def _introduce(self, node: int, reply: Message) -> None:
+        told = dict(reply.content.config_records[records.CONFIG])
+        device = int(str(told["partition-id"]))
+        if told["version"] != __version__:
+            raise InputError(
+                f"device {device}: runs fedadapt {told['version']}, the server {__version__}; "
+                "install the same"
+            )
+        if told["manifest"] != self._manifest:
+            raise InputError(
+                f"device {device}: its data assignment is {told['manifest']!r}, the server's "
+                f"{self._manifest!r}; use the same benchmark, seed and files"
+            )
+        if device in self._nodes:
+            raise InputError(
+                f"partition {device}: nodes {self._nodes[device]} and {node} both hold it; give "
+                "each device its own partition-id"
+            )
+        if device < self._config.devices:
+            self._nodes[device] = node
+
+    def _replies(self, messages: list[Message]) -> dict[int, Message]:
+        timeout = self._config.round_deadline
+        found = self._grid.send_and_receive(messages, timeout=timeout)
+        return {reply.metadata.src_node_id: reply for reply in found}
+
+    def _answers(self, device: int, reply: Message, shape: Expected) -> Answers:
+        try:
+            one = checked_reply(reply, shape)
+        except ReplyError as error:
+            return Answers((), None, {device: Failure("rejected", str(error))})
+        update = Update(
+            weights={n: t.unsqueeze(0) for n, t in one.weights.items()},
+            num_examples=torch.tensor([one.num_examples], dtype=torch.float64),
+            metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in one.metrics.items()},
+            report={n: t.unsqueeze(0) for n, t in one.report.items()},
+        )
+        return Answers((device,), update, {}, bytes_up(update, (device,)))
+
+
+def _models(stacked: Mapping[str, Weights], count: int) -> Iterator[dict[str, ArrayRecord]]:
+    """For each device, its records. A model that is the same for all is serialised once."""
+    shared = {
+        name: records.array_record({n: t[0] for n, t in weights.items()})
+        for name, weights in stacked.items()
+        if all(t.stride(0) == 0 or len(t) == 1 for t in weights.values())
+    }
+    for d in range(count):
+        own = {
+            name: records.array_record({n: t[d] for n, t in weights.items()})
+            for name, weights in stacked.items()
+            if name not in shared
+        }
+        yield {**shared, **own}
+
+
+def _wait(grid: Grid, wanted: int, seconds: float) -> list[int]:
+    """Flower registers nodes one by one while the server already runs."""
+    deadline = time.monotonic() + seconds
+    while len(nodes := list(grid.get_node_ids())) < wanted:
+        if time.monotonic() > deadline:
+            raise QuorumLostError(
+                f"{len(nodes)} of {wanted} devices after {seconds:g} s; start the others, or set "
+                f'their number (with `flwr run`: --federation-config "num-supernodes={wanted}")'
+            )
+        time.sleep(POLL)
+    return nodes

@@ -1,0 +1,66 @@
+"""The weighted mean of models, without ever holding more than one of them."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedadapt.weights import Weights
+
+
+class StreamingMean:
+    """sum_k n_k w_k / sum_k n_k, fed cohort by cohort. FedAvg (McMahan et al. 2017, alg. 1).
+
+    Sums are kept in float64 and devices are added one after the other in the order given, so the
+    result does not depend on how they were grouped into cohorts. Memory is that of one model.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Weights = {}
+        self._kinds: dict[str, torch.dtype] = {}
+        self._total = 0.0
+
+    def add(self, weights: Mapping[str, Tensor], by: Tensor) -> None:
+        """Add the rows of ``weights`` [D, ...] with the weights ``by`` [D], each > 0.
+
+        Integer tensors are passed over: a count of batches has no mean.
+        """
+        for n, t in weights.items():
+            if t.is_floating_point() and n not in self._sums:
+                self._sums[n] = torch.zeros(t.shape[1:], dtype=torch.float64, device=t.device)
+                self._kinds[n] = t.dtype
+        for d, share in enumerate(by.tolist()):
+            if not 0 < share < float("inf"):
+                raise ValueError(f"row {d}: weight {share}; a weight is finite and > 0")
+            self._total += share
+            for n, total in self._sums.items():
+                total.add_(weights[n][d], alpha=share)
+
+    @property
+    def empty(self) -> bool:
+        return not self._total
+
+    def result(self) -> Weights:
+        """The mean, [...], in the type the tensors came in."""
+        if self.empty:
+            raise ValueError("the mean of no models; add at least one")
+        return {n: (t / self._total).to(self._kinds[n]) for n, t in self._sums.items()}
+
+
+def weighted_mean(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Weights:
+    """Mean of ``states`` weighted by ``weights``; integer tensors are taken from the first state.
+
+    Args:
+        states: Models of equal names and shapes (``module.state_dict()``); not modified.
+        weights: One finite number > 0 for each, e.g. its number of examples.
+
+    """
+    if len(states) != len(weights) or not states:
+        raise ValueError(f"{len(states)} states and {len(weights)} weights; one weight a state")
+    mean = StreamingMean()
+    for state, weight in zip(states, weights, strict=True):
+        if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in states[0].items()}:
+            raise ValueError("the states differ in names or shapes; they must be of one network")
+        one = {n: t.detach().unsqueeze(0) for n, t in state.items()}
+        mean.add(one, torch.tensor([float(weight)], dtype=torch.float64))
+    return {n: t.detach().clone() for n, t in states[0].items()} | mean.result()

@@ -1,0 +1,117 @@
+"""From a checked configuration to the things that run: benchmark, model, strategy, worker."""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from fedadapt import adaptations
+from fedadapt.client.fit import Sgd
+from fedadapt.config import RunConfig, parse_arguments
+from fedadapt.datasets.benchmark import Benchmark
+from fedadapt.datasets.load import load_benchmark
+from fedadapt.errors import InputError
+from fedadapt.models.build import build_model
+from fedadapt.simulations.methods import Method, OwnMethod
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.base import LocalTraining, Strategy
+from fedadapt.strategies.catalog import is_own
+from fedadapt.strategies.fedavg import FedAvg
+
+STACKED_AT_ONCE = 25  # devices; more do not fit the cache and gain nothing
+
+
+@dataclass(frozen=True, eq=False)
+class Assembly:
+    """Everything a run needs, on whichever side."""
+
+    config: RunConfig
+    benchmark: Benchmark
+    model: nn.Module  # with its initial weights
+    worker: Worker
+
+    @property
+    def stacked(self) -> bool:
+        return stacks_well(self.model)
+
+
+@lru_cache(maxsize=2)
+def assemble(config: RunConfig) -> Assembly:
+    """Build it all; a process that answers many messages builds once."""
+    benchmark = load_benchmark(config)
+    model = build_model(config, benchmark.image_shape, benchmark.num_classes)
+    compute = compute_device(config.device)
+    worker = Worker(
+        benchmark,
+        model,
+        local_strategy(config, model),
+        adaptations.parse(config),
+        seed=config.seed,
+        compute=compute,
+        autocast=torch.bfloat16 if config.precision == "bf16" else None,
+        stacked=stacks_well(model),
+    )
+    return Assembly(config, benchmark, model, worker)
+
+
+def local_strategy(config: RunConfig, model: nn.Module) -> Strategy[object]:
+    """The strategy as devices know it; under a Flower strategy they train as for FedAvg."""
+    training = LocalTraining(
+        optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
+        batch_size=config.batch_size,
+        epochs=config.local_epochs,
+    )
+    own = parse_arguments(config.strategy_args, "strategy-args") if is_own(config.strategy) else {}
+    return FedAvg(  # type: ignore[return-value]
+        training=training,
+        model=model,
+        mu=float(own.get("mu", 0.0)),
+        batch_norm=config.batch_norm,
+    )
+
+
+def method(assembly: Assembly) -> Method:
+    """The server's side."""
+    if is_own(assembly.config.strategy):
+        return OwnMethod(assembly.worker.strategy)
+    from fedadapt.simulations.foreign import FlowerMethod, load_strategy
+
+    return FlowerMethod(load_strategy(assembly.config), seed=assembly.config.seed)
+
+
+def stacks_well(model: nn.Module) -> bool:
+    """Stacking pays where calling operators costs more than their arithmetic: no convolutions.
+
+    Dropout is left out as well: its draws would depend on who else is in the stack.
+    """
+    heavy = (nn.modules.conv._ConvNd, nn.modules.dropout._DropoutNd)
+    return not any(isinstance(module, heavy) for module in model.modules())
+
+
+def compute_device(word: str) -> torch.device:
+    """``auto`` is CUDA where there is a card."""
+    if word == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "device: cuda was asked for, but torch finds no CUDA device; use cpu or auto"
+        )
+    if word == "auto":
+        word = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(word)
+
+
+def num_workers(config: RunConfig, model: nn.Module, compute: torch.device) -> int:
+    """Threads that compute devices side by side.
+
+    One where dropout draws from torch's global generator, which threads would share, and on a GPU.
+    """
+    if compute.type != "cpu" or any(
+        isinstance(m, nn.modules.dropout._DropoutNd) for m in model.modules()
+    ):
+        return 1
+    return (
+        config.workers or len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else config.workers or os.cpu_count() or 1
+    )

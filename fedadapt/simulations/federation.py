@@ -1,0 +1,240 @@
+"""The federated loop: rounds, evaluations, checkpoints. The same for every method and engine."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fedadapt.adaptations import Adaptation
+from fedadapt.config import RunConfig
+from fedadapt.errors import DivergedError, QuorumLostError
+from fedadapt.messages import Sent
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.server.checkpoint import Checkpoint, save
+from fedadapt.server.exchange import Exchange, RoundFailedError
+from fedadapt.server.fleet import EvaluationRequest, Fleet
+from fedadapt.server.mean import StreamingMean
+from fedadapt.server.sampling import sample
+from fedadapt.simulations.methods import Method
+from fedadapt.simulations.progress import Progress
+from fedadapt.simulations.results import Journal
+from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
+from fedadapt.weights import Weights, num_bytes, repeat
+
+log = logging.getLogger(__name__)
+
+CentralTest = Callable[[int, Weights], list[Evaluation]]
+
+
+class Population(NamedTuple):
+    """The devices of a run."""
+
+    seen: tuple[int, ...]  # take part in training
+    unseen: tuple[int, ...]  # are evaluated only
+
+    @property
+    def everyone(self) -> tuple[int, ...]:
+        return tuple(sorted(self.seen + self.unseen))
+
+
+class Federation:
+    """One run: drives ``method`` over ``fleet`` and leaves its records in ``folder``.
+
+    Everything it decides derives from (seed, round), and everything it knows is in the checkpoint
+    it writes after every round, so a run that was killed goes on as if nothing had happened.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        fleet: Fleet,
+        population: Population,
+        adaptations: Sequence[Adaptation],
+        folder: Path,
+        *,
+        parameter_names: frozenset[str],
+        central_test: CentralTest,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._method = method
+        self._fleet = fleet
+        self._population = population
+        self._adaptations = adaptations
+        self._folder = folder
+        self._parameter_names = parameter_names
+        self._central_test = central_test
+        self._progress = progress
+        self._journal = Journal(folder)
+        self._round = 0  # the last one finished
+        self._failed_in_a_row = 0
+        self._seconds = 0.0
+        self._measured_until = time.perf_counter()
+
+    def begin(self, start: Weights) -> None:
+        """Start from the initial model: round 0 is evaluated and saved."""
+        self._method.begin(start, self._population.seen)
+        self._journal.truncate({})
+        self._evaluate(("none",))
+        self._save()
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint of the same run; what was written after it is forgotten."""
+        self._method.unpack(checkpoint.tensors, dict(checkpoint.facts["method"]))
+        self._fleet.restore(checkpoint.kept)
+        self._journal.truncate(dict(checkpoint.facts["journal"]))
+        self._failed_in_a_row = int(checkpoint.facts["failed-in-a-row"])
+        self._seconds = float(checkpoint.facts["seconds"])
+        self._round = checkpoint.round
+
+    def run(self) -> float:
+        """All rounds that are left, then the full evaluation; seconds of work, resumes included.
+
+        Raises:
+            QuorumLostError: ``max-failed-rounds`` rounds in a row had too few usable answers.
+            DivergedError: ... because the devices' models are no longer finite.
+
+        """
+        self._progress.start(self._round, self._config.rounds)
+        while self._round < self._config.rounds:
+            self._train(self._round + 1)
+            if self._due(self._round):
+                self._evaluate(("none",))
+            self._save()
+        self._progress.phase("adapting and evaluating", len(self._population.everyone))
+        self._evaluate(tuple(a.name for a in self._adaptations), final=True)
+        self._journal.close()
+        return self._clock()
+
+    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
+        return self._method.models(devices)
+
+    def _train(self, number: int) -> None:
+        exchange = self._exchange(number)
+        config = self._config
+        sampled = sample(self._population.seen, config.fraction, config.seed, number)
+        self._progress.round(number, len(sampled))
+        try:
+            self._method.round(exchange, sampled)
+            self._failed_in_a_row = 0
+        except RoundFailedError as failure:
+            self._failed_in_a_row += 1
+            log.warning("round %d failed: %s; the model stays as it was", number, failure)
+            if self._failed_in_a_row >= config.max_failed_rounds:
+                self._give_up(number, failure)
+        self._round = number
+        if not math.isnan(exchange.loss):
+            self._journal.append(RoundLoss(number, exchange.loss, exchange.num_trained))
+        self._progress.done(number, exchange.loss)
+
+    def _give_up(self, number: int, failure: RoundFailedError) -> None:
+        self._save()  # the state before this round, with its ledger
+        ending = (
+            f"round {number}: {failure}; resume with: fedadapt simulate --resume {self._folder}"
+        )
+        if failure.reasons and all("finite" in reason for reason in failure.reasons):
+            raise DivergedError(f"{ending} (the models diverged: a lower lr may help)")
+        raise QuorumLostError(ending)
+
+    def _due(self, number: int) -> bool:
+        every = self._config.evaluate_every or max(1, self._config.rounds // 10)
+        return number % every == 0 and number < self._config.rounds
+
+    def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
+        devices = self._population.everyone
+        models = self._method.models(devices)
+        everywhere = self._config.global_test
+        pooled = None
+        if final and needs_fisher_of_all(self._adaptations):
+            pooled = self._fisher_of_all({n: t[0] for n, t in models["base"].items()})
+        request = EvaluationRequest(
+            round=self._round,
+            devices=devices,
+            models=models,
+            adaptations=adaptations,
+            fisher_of_all=pooled,
+            on_global=final and everywhere == "all",
+        )
+        down = sum(num_bytes({n: t[0] for n, t in w.items()}) for w in models.values())
+        waiting = set(devices)
+        for answers in self._fleet.evaluate(request):
+            for row in answers.rows:
+                self._journal.append(row)
+            for device in answers.devices:
+                waiting.discard(device)
+                self._enter(device, "accepted", "", down, answers.bytes_up, answers.seconds)
+            for device, (outcome, reason) in answers.failures.items():
+                waiting.discard(device)
+                log.warning("evaluation of device %d: %s", device, reason)
+                self._enter(device, outcome, reason, down, 0, 0.0)
+            self._progress.advance(len(answers.devices) + len(answers.failures))
+        for device in sorted(waiting):
+            self._enter(device, "lost", "no answer", down, 0, 0.0)
+        if everywhere != "none" and not request.on_global:
+            base = {n: t[:1] for n, t in models["base"].items()}
+            for row in self._central_test(self._round, base):
+                self._journal.append(row)
+
+    def _enter(
+        self, device: int, outcome: str, reason: str, down: int, up: int, seconds: float
+    ) -> None:
+        entry = (self._round, device, "evaluate", outcome, reason, down, up, seconds)
+        self._journal.append(LedgerEntry(*entry))  # type: ignore[arg-type]
+
+    def _fisher_of_all(self, base: Weights) -> Weights | None:
+        """The devices' Fisher at the base model, averaged by examples; None below quorum."""
+        seen = self._population.seen
+        sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
+        expected = {n: t for n, t in base.items() if n in self._parameter_names}
+        mean = StreamingMean()
+        try:
+            for some in self._exchange(self._round).ask(FISHER, sent, expected):
+                if some.update is not None:
+                    mean.add(some.update.weights, some.update.num_examples)
+        except RoundFailedError as failure:
+            log.warning("%s; EWC takes each device's own Fisher", failure)
+            return None
+        return mean.result()
+
+    def _exchange(self, number: int) -> Exchange:
+        return Exchange(
+            self._fleet,
+            number,
+            min_replies=self._config.min_replies,
+            max_update_norm=self._config.max_update_norm,
+            record=self._journal.append,
+            progress=self._progress.advance,
+        )
+
+    def _save(self) -> None:
+        tensors, facts = self._method.pack()
+        save(
+            self._folder,
+            Checkpoint(
+                round=self._round,
+                tensors={n: t.detach() for n, t in tensors.items()},
+                facts={
+                    "method": facts,
+                    "journal": self._journal.offsets(),
+                    "failed-in-a-row": self._failed_in_a_row,
+                    "seconds": self._clock(),
+                },
+                kept=self._fleet.kept(),
+                config=dict(self._config.to_mapping()),
+            ),
+        )
+
+    def _clock(self) -> float:
+        now = time.perf_counter()
+        self._seconds += now - self._measured_until
+        self._measured_until = now
+        return self._seconds
+
+
+def parameter_names(model: torch.nn.Module) -> frozenset[str]:
+    return frozenset(n for n, _ in model.named_parameters())

@@ -1,0 +1,64 @@
+"""The ledger, added up: what each message cost, and why answers were not used."""
+
+from collections.abc import Iterable
+from typing import NamedTuple, get_args
+
+from fedadapt.records import LedgerEntry, Outcome
+
+
+class ActionTotal(NamedTuple):
+    """All messages of one action."""
+
+    action: str
+    messages: int
+    outcomes: dict[str, int]  # every outcome, zeros included
+    bytes_down: int
+    bytes_up: int
+    seconds: float  # of computing on devices, summed over them
+
+
+class ReasonTotal(NamedTuple):
+    """Answers that were not used, for one reason."""
+
+    outcome: str
+    action: str
+    reason: str
+    times: int
+    devices: tuple[int, ...]  # ascending, each once
+    rounds: tuple[int, ...]
+
+
+def by_action(ledger: Iterable[LedgerEntry]) -> list[ActionTotal]:
+    """Totals for each action, by name."""
+    totals: dict[str, ActionTotal] = {}
+    for entry in ledger:
+        total = totals.get(entry.action) or ActionTotal(
+            entry.action, 0, dict.fromkeys(get_args(Outcome), 0), 0, 0, 0.0
+        )
+        total.outcomes[entry.outcome] = total.outcomes.get(entry.outcome, 0) + 1
+        totals[entry.action] = total._replace(
+            messages=total.messages + 1,
+            bytes_down=total.bytes_down + entry.bytes_down,
+            bytes_up=total.bytes_up + entry.bytes_up,
+            seconds=total.seconds + entry.seconds,
+        )
+    return [totals[action] for action in sorted(totals)]
+
+
+def by_reason(ledger: Iterable[LedgerEntry]) -> list[ReasonTotal]:
+    """Why answers were not used, the most frequent reason first."""
+    found: dict[tuple[str, str, str], list[LedgerEntry]] = {}
+    for entry in ledger:
+        if entry.outcome != "accepted":
+            key = (entry.outcome, entry.action, entry.reason)
+            found.setdefault(key, []).append(entry)
+    totals = [
+        ReasonTotal(
+            *key,
+            len(entries),
+            tuple(sorted({entry.device for entry in entries})),
+            tuple(sorted({entry.round for entry in entries})),
+        )
+        for key, entries in found.items()
+    ]
+    return sorted(totals, key=lambda total: (-total.times, total))

@@ -1,0 +1,54 @@
+"""A method as the federated loop sees it: something with a round, models and a state to save."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from fedadapt.server.exchange import Exchange
+from fedadapt.strategies.base import Facts, Strategy
+from fedadapt.weights import Weights
+
+
+class Method(Protocol):
+    def begin(self, start: Weights, devices: Sequence[int]) -> None: ...
+
+    def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
+        """One federated round; leaves everything as it was when it raises."""
+        ...
+
+    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
+        """``base`` and, where the method makes them, ``personal`` models: each [D, ...]."""
+        ...
+
+    def pack(self) -> tuple[dict[str, Tensor], Facts]: ...
+
+    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None: ...
+
+
+class OwnMethod:
+    """A strategy of ours, and its state."""
+
+    def __init__(self, strategy: Strategy[object]) -> None:
+        self._strategy = strategy
+        self._state: object = None
+
+    def begin(self, start: Weights, devices: Sequence[int]) -> None:
+        self._state = self._strategy.begin(start, devices)
+
+    def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
+        strategy, state, number = self._strategy, self._state, exchange.round
+        for action in strategy.actions(state, number):
+            sent = strategy.send(state, action, number, sampled)
+            expected = strategy.expected(action, {n: t[0] for n, t in sent.weights.items()})
+            state = strategy.merge(state, action, number, exchange.ask(action, sent, expected))
+        self._state = state
+
+    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
+        return self._strategy.serve(self._state, devices)
+
+    def pack(self) -> tuple[dict[str, Tensor], Facts]:
+        return self._strategy.pack(self._state)
+
+    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+        self._state = self._strategy.unpack(tensors, facts)

@@ -1,0 +1,248 @@
+"""``report.html``: a run on one page that needs nothing beside itself."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from fedadapt.errors import InputError
+from fedadapt.records import Outcome
+from fedadapt.simulations import plots
+from fedadapt.simulations.accuracies import Accuracies, last_accuracies
+from fedadapt.simulations.ledger import ReasonTotal, by_action, by_reason
+from fedadapt.simulations.results import put
+from fedadapt.simulations.run_folder import RunFolder
+from fedadapt.simulations.style import to_svg
+from fedadapt.simulations.summary import by_label, per_kind
+
+REPORT = "report.html"
+DEVICES_LISTED = 10
+MISSING = "\N{EN DASH}"
+REASONS_LISTED = 20
+WORDS_LISTED = 400  # characters of a manifest's fact; lists of all devices are longer
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    Of a run that is not finished the page shows what is there, journals included, and one notice
+    says what is not.
+
+    Raises:
+        InputError: The folder holds nothing of a run, or a library for reports is missing.
+
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise InputError(
+            'jinja2: not installed; reports need it: pip install "fedadapt[simulation]"'
+        ) from None
+    # Names of kinds, reasons and settings come from files: all text is escaped, figures are not.
+    jinja = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=False
+    )
+    jinja.filters |= {"percent": percent, "points": points, "megabytes": megabytes}
+    page = jinja.from_string(Path(__file__).with_name("report.jinja").read_text("utf-8"))
+    run = RunFolder.read(folder)
+    own = last_accuracies(run.evaluations, run.adaptations)
+    html = page.render(_words(run) | _numbers(run, own) | _pictures(run, own) | _ledger(run))
+    return put(folder / REPORT, html.encode())
+
+
+def percent(share: float | None) -> str:
+    """0.8431 -> ``84.3 %``."""
+    return (
+        MISSING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    )
+
+
+def points(share: float | None) -> str:
+    """0.0431 -> ``+4.3``; a true minus sign before losses."""
+    return (
+        MISSING
+        if share is None or math.isnan(share)
+        else f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+    )
+
+
+def megabytes(count: int) -> str:
+    """Bytes in units of 10^6, with as many digits as mean something."""
+    return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
+
+
+def _words(run: RunFolder) -> dict[str, Any]:
+    """Title, notice, configuration and manifest."""
+    names = [
+        str(run.config[key]) for key in ("benchmark", "strategy", "model") if key in run.config
+    ]
+    line = [
+        f"{run.config[key]} {word}"
+        for key, word in (("devices", "devices"), ("rounds", "rounds"))
+        if key in run.config
+    ]
+    line += [
+        f"{key.replace('-', ' ')} {run.config[key]}"
+        for key in ("seed", "batch-norm")
+        if key in run.config
+    ]
+    if isinstance(seconds := run.summary.get("seconds"), int | float):
+        line.append(f"{seconds:,.0f} s")
+    notice = ""
+    if run.missing:
+        notice = f"This run is not complete: {'; '.join(run.missing)}. Shown is what is there."
+    facts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in run.manifest.items()
+    }
+    return {
+        "folder": run.folder.resolve().name,
+        "title": " · ".join(names) or run.folder.resolve().name,
+        "line": " · ".join(line),
+        "notice": notice,
+        "config": {k: json.dumps(v, ensure_ascii=False) for k, v in run.config.items()},
+        "manifest": {k: _cut(v) for k, v in facts.items()},
+    }
+
+
+def _numbers(run: RunFolder, own: Accuracies) -> dict[str, Any]:
+    """Tables of accuracies: by label, by kind, and device by device where it went worst."""
+    seen, final = own.where(own.seen), own.final
+    everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
+    accuracy = by_label(seen)
+    return {
+        "round": own.round,
+        "evaluated": bool(run.evaluations),
+        "labels": own.labels,
+        "final": final,
+        "accuracy": accuracy,
+        "unseen": by_label(own.where(~own.seen)),
+        "global_test": {
+            label: facts["mean"]
+            for label, facts in by_label(everybody.where(everybody.seen)).items()
+        },
+        "cards": _cards(run, accuracy, final),
+        "kinds": per_kind(own),
+        "worst_off": _devices(own, own.by_label.get(final or "base"), final),
+        "most_harmed": [
+            row
+            for row in _devices(own, own.gain(final) if final else None, final)
+            if row["gain"] is not None and row["gain"] < 0
+        ],
+    }
+
+
+def _cards(
+    run: RunFolder, accuracy: dict[str, dict[str, Any]], final: str | None
+) -> list[dict[str, Any]]:
+    """The headline numbers: those of the final label beside the base's."""
+    cards = []
+    base = accuracy.get("base")
+    after = accuracy.get(final or "") or base
+    if after:
+        name = final if final and after is not base else "base"
+        compared = base is not None and after is not base
+        for key, title in (("mean", "Mean accuracy"), ("worst10", "Worst 10 % of devices")):
+            note = (
+                f"with {name}; {percent(base[key])} with base"
+                if compared and base
+                else f"with {name}"
+            )
+            cards.append({"name": title, "value": percent(after[key]), "note": note})
+        if compared:
+            harmed = round(after["share_worse"] * after["num_devices"])
+            cards.append(
+                {"name": "Mean gain", "value": points(after["gain"]), "note": "points over base"}
+            )
+            cards.append(
+                {
+                    "name": "Made worse",
+                    "value": f"{harmed} of {after['num_devices']}",
+                    "note": "devices of the training, below what base gave them",
+                    "worse": harmed > 0,
+                }
+            )
+    if run.ledger:
+        up, down = (sum(e.bytes_up for e in run.ledger), sum(e.bytes_down for e in run.ledger))
+        note = f"{megabytes(down)} MB down, all devices together"
+        cards.append({"name": "Sent by the devices", "value": f"{megabytes(up)} MB", "note": note})
+    return [{"worse": False} | card for card in cards]
+
+
+def _devices(
+    own: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
+) -> list[dict[str, Any]]:
+    """The devices with the lowest values of ``by`` [D], lowest first."""
+    if by is None:
+        return []
+    order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:DEVICES_LISTED]
+    missing = np.full(len(own), np.nan)
+    base, after = own.by_label.get("base", missing), own.by_label.get(final or "base", missing)
+    gain = after - base
+    return [
+        {
+            "device": int(own.device[d]),
+            "kind": own.kind[d],
+            "seen": bool(own.seen[d]),
+            "num_examples": int(own.num_examples[d]),
+            "base": float(base[d]),
+            "after": float(after[d]),
+            "gain": None if np.isnan(gain[d]) else float(gain[d]),
+        }
+        for d in order
+    ]
+
+
+def _pictures(run: RunFolder, own: Accuracies) -> dict[str, Any]:
+    """Figures as inline SVG."""
+    from markupsafe import Markup
+
+    sections: list[dict[str, Any]] = []
+
+    def add(title: str, note: str, *figures: Any) -> None:
+        name = f"f{len(sections)}"
+        svgs = [Markup(to_svg(figure, f"{name}-{i}")) for i, figure in enumerate(figures)]
+        sections.append({"title": title, "note": note, "svgs": svgs})
+
+    if run.evaluations or run.losses:
+        add("Convergence", "", plots.convergence(run.evaluations, run.losses, own))
+    kinds_figure = ""
+    if len(own):
+        add("Distribution over devices", "", plots.distribution(own))
+        gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
+        figures = [plots.gains(own, label) for label in gained if label != "base"]
+        if figures:
+            note = "Accuracy minus the base's on the same device; seen devices in blocks by kind."
+            add("Gain, device by device", note, *figures)
+        kinds_figure = Markup(to_svg(plots.kinds(own), "kinds"))
+    return {"figures": sections, "kinds_figure": kinds_figure}
+
+
+def _ledger(run: RunFolder) -> dict[str, Any]:
+    """What travelled, and what was not used."""
+    reasons = by_reason(run.ledger)
+    return {
+        "ledger": by_action(run.ledger),
+        "outcomes": get_args(Outcome),
+        "reasons": [_reason(total) for total in reasons[:REASONS_LISTED]],
+        "more_reasons": max(0, len(reasons) - REASONS_LISTED),
+    }
+
+
+def _reason(total: ReasonTotal) -> dict[str, Any]:
+    listed = {"devices": _listed(total.devices), "rounds": _listed(total.rounds)}
+    return total._asdict() | listed
+
+
+def _listed(numbers: Iterable[int], most: int = 8) -> str:
+    """``1, 2, 3``; long lists end in a count."""
+    words = [str(number) for number in numbers]
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + rest
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WORDS_LISTED else f"{text[:WORDS_LISTED]} …"

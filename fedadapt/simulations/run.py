@@ -1,0 +1,135 @@
+"""One run from a checked configuration to a complete run folder, on any engine."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import tomli_w
+from rich.console import Console
+from safetensors.torch import save_file
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import InterruptedRunError
+from fedadapt.files import write_atomically
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.server.checkpoint import check_same_config, load_latest
+from fedadapt.server.fleet import Fleet
+from fedadapt.simulations.assembly import (
+    STACKED_AT_ONCE,
+    Assembly,
+    assemble,
+    method,
+    num_workers,
+)
+from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.in_process import InProcessFleet
+from fedadapt.simulations.plots import picture
+from fedadapt.simulations.progress import Progress
+from fedadapt.simulations.report import write_report
+from fedadapt.simulations.results import (
+    journal_rows,
+    write_evaluations,
+    write_ledger,
+    write_losses,
+)
+from fedadapt.simulations.summary import requested, summarise, write_summary
+
+log = logging.getLogger(__name__)
+
+
+def simulate(
+    config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
+) -> dict[str, object]:
+    """Run in this process; the summary that is in ``summary.json`` too."""
+    assembly = assemble(config)
+    worker = assembly.worker
+    threads = num_workers(config, assembly.model, worker.compute)
+    size = STACKED_AT_ONCE if assembly.stacked else 1
+    log.info(
+        "computing %s on %s with %d threads",
+        f"{size} devices at a time" if size > 1 else "one device at a time",
+        worker.compute,
+        threads,
+    )
+    with InProcessFleet(worker, num_threads=threads, cohort_size=size) as fleet:
+        return run(assembly, fleet, folder, resume=resume, console=console)
+
+
+def run(
+    assembly: Assembly,
+    fleet: Fleet,
+    folder: Path,
+    *,
+    engine: str = "in-process",
+    resume: bool = False,
+    console: Console | None = None,
+) -> dict[str, object]:
+    """Drive the federation over ``fleet`` and write everything a run leaves behind.
+
+    Raises:
+        InputError, QuorumLostError, DivergedError: see ``Federation``.
+        InterruptedRunError: Ctrl-C; the folder can be resumed.
+
+    """
+    config, benchmark = assembly.config, assembly.benchmark
+    manifest = {"hash": benchmark.manifest.hash, "engine": engine, **benchmark.manifest.facts}
+    unseen = tuple(sorted(benchmark.unseen))
+    population = Population(tuple(benchmark.seen), unseen)
+    with Progress(console, show=console is not None and console.is_terminal) as progress:
+        fleet.ready()
+        federation = Federation(
+            config,
+            method(assembly),
+            fleet,
+            population,
+            assembly.worker.adaptations,
+            folder,
+            parameter_names=parameter_names(assembly.model),
+            central_test=assembly.worker.evaluate_everywhere,
+            progress=progress,
+        )
+        try:
+            if resume:
+                checkpoint = load_latest(folder)
+                check_same_config(checkpoint.config, config.to_mapping())
+                federation.resume(checkpoint)
+            else:
+                settings = tomli_w.dumps(config.to_mapping())
+                write_atomically(folder / "config.toml", settings.encode())
+                facts = json.dumps(manifest, indent=1, sort_keys=True, default=str)
+                write_atomically(folder / "manifest.json", facts.encode())
+                federation.begin({n: t.detach().clone() for n, t in assembly.model.state_dict().items()})
+            seconds = federation.run()
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"interrupted; go on with: fedadapt simulate --resume {folder}"
+            ) from None
+        progress.phase("writing tables and pictures", 1)
+        return _write(assembly, federation, folder, seconds)
+
+
+def _write(
+    assembly: Assembly, federation: Federation, folder: Path, seconds: float
+) -> dict[str, object]:
+    config = assembly.config
+    evaluations = list(journal_rows(folder, Evaluation))
+    ledger = list(journal_rows(folder, LedgerEntry))
+    losses = list(journal_rows(folder, RoundLoss))
+    write_evaluations(folder, evaluations)
+    write_ledger(folder, ledger)
+    write_losses(folder, losses)
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    base = federation.models([0])["base"]
+    draft = models / "base.safetensors.tmp"
+    save_file({n: t[0].contiguous() for n, t in base.items()}, draft)
+    draft.replace(models / "base.safetensors")
+    hash = assembly.benchmark.manifest.hash
+    summary = summarise(config, hash, evaluations, ledger, losses, seconds)
+    write_summary(folder, summary)
+    began = time.perf_counter()
+    picture(folder, requested(config), evaluations)
+    write_report(folder)
+    log.info("pictures and report took %.1f s", time.perf_counter() - began)
+    return summary

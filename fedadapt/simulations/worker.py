@@ -1,0 +1,222 @@
+"""Computes for devices of one federation: what every engine calls, for one device or for many."""
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from fedadapt.adaptations import Adaptation, Ewc
+from fedadapt.client.adaptation import adapt
+from fedadapt.client.cohort import Cohort
+from fedadapt.client.evaluation import Score, evaluate
+from fedadapt.client.importance import fisher
+from fedadapt.datasets.benchmark import Benchmark, Examples, Split
+from fedadapt.messages import Sent, Update
+from fedadapt.records import Evaluation
+from fedadapt.strategies.base import Strategy
+from fedadapt.weights import Weights
+
+FISHER = "query.importance"
+EVALUATE = "evaluate"
+SPLITS_IN_MEMORY = 2000  # devices whose images stay decoded between rounds
+
+
+class Worker:
+    """Answers for any device of a benchmark. Safe to call from several threads at once."""
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        model: nn.Module,
+        strategy: Strategy[object],
+        adaptations: Sequence[Adaptation],
+        *,
+        seed: int,
+        compute: torch.device | str = "cpu",
+        autocast: torch.dtype | None = None,
+        stacked: bool = False,
+    ) -> None:
+        self.benchmark = benchmark
+        self.strategy = strategy
+        self.adaptations = tuple(adaptations)
+        self._architecture = copy.deepcopy(model).to("meta")
+        self._seed = seed
+        self.compute = torch.device(compute)
+        self._autocast = autocast
+        self._stacked = stacked
+        self._own = threading.local()
+        self._splits: OrderedDict[int, Split] = OrderedDict()
+        self._lock = threading.Lock()
+        self._global: Examples | None = None
+
+    def cohort(
+        self, devices: Sequence[int], round: int, kept: Sequence[Mapping[str, Weights]] = ()
+    ) -> Cohort:
+        """The devices' data and this thread's own copy of the architecture."""
+        if not hasattr(self._own, "model"):  # hooks and modes are set on it while computing
+            self._own.model = copy.deepcopy(self._architecture)
+        return Cohort(
+            model=self._own.model,
+            devices=tuple(devices),
+            splits=tuple(self._split(d) for d in devices),
+            scaling=self.benchmark.scaling,
+            seed=self._seed,
+            round=round,
+            kept=tuple(self._placed_all(k) for k in kept) or ({},) * len(devices),
+            stacked=self._stacked and len(devices) > 1,
+            autocast=self._autocast,
+        )
+
+    def answer(
+        self, action: str, round: int, sent: Sent, kept: Sequence[Mapping[str, Weights]] = ()
+    ) -> Update:
+        """Compute ``action`` for the devices ``sent`` is addressed to; the answer is on the CPU."""
+        cohort = self.cohort(sent.devices, round, kept)
+        received = sent._replace(weights=self._placed(sent.weights))
+        if action == FISHER:
+            weights = self.strategy.receive(cohort, received.weights)
+            found = fisher(cohort, weights, granularity="batch")
+            update = Update(found, cohort.num_examples)
+        elif action == EVALUATE:
+            update = self._validate(cohort, received)
+        else:
+            update = self.strategy.answer(action, cohort, received)
+        return Update(
+            weights=_home(update.weights),
+            num_examples=update.num_examples.cpu(),
+            metrics=_home(update.metrics),
+            report=_home(update.report),
+            kept={part: _home(weights) for part, weights in update.kept.items()},
+        )
+
+    def evaluate(
+        self,
+        round: int,
+        devices: Sequence[int],
+        models: Mapping[str, Weights],
+        kept: Sequence[Mapping[str, Weights]] = (),
+        *,
+        adaptations: Sequence[Adaptation],
+        fisher_of_all: Weights | None = None,
+        on_global: bool = False,
+    ) -> list[Evaluation]:
+        """Every model x adaptation on the devices' own tests, and on the global one if asked.
+
+        Args:
+            models: ``base``, ``personal``: stacked weights as the devices receive them.
+            fisher_of_all: The federation's Fisher, [...] without a device axis, for EWC.
+
+        """
+        cohort = self.cohort(devices, round, kept)
+        tests = {"test": [split.test for split in cohort.splits]}
+        if on_global and self.global_test is not None:
+            tests["global"] = [self.global_test] * len(devices)
+        reference = None
+        if fisher_of_all is not None:
+            wide = {n: t.expand(len(devices), *t.shape) for n, t in fisher_of_all.items()}
+            reference = self._placed(wide)
+        rows = []
+        for name, weights in models.items():
+            start = self.strategy.receive(cohort, self._placed(weights))
+            for method in adaptations:
+                adapted = adapt(method, cohort, start, reference)
+                for split, examples in tests.items():
+                    for d, score in enumerate(evaluate(cohort, adapted, examples)):
+                        rows.append(self._row(round, devices[d], name, method, split, score))
+        return rows
+
+    def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
+        """The base model on the balanced test for everybody: one row, of no device (-1)."""
+        if self.global_test is None:
+            return []
+        cohort = self.cohort(list(self.benchmark.seen)[:1], round)
+        [score] = evaluate(cohort, self._placed(base), [self.global_test])
+        return [
+            Evaluation(
+                round,
+                -1,
+                "all",
+                True,
+                "base",
+                "none",
+                "global",
+                score.num_examples,
+                score.accuracy,
+                score.loss,
+            )
+        ]
+
+    @property
+    def global_test(self) -> Examples | None:
+        if self._global is None and self.benchmark.global_test is not None:
+            self._global = self._resident(self.benchmark.global_test)
+        return self._global
+
+    def _validate(self, cohort: Cohort, received: Sent) -> Update:
+        """What a strategy may learn while it runs: scores on the adapt images, never on the test."""
+        weights = self.strategy.receive(cohort, received.weights)
+        scores = evaluate(cohort, weights, cohort.part("adapt"))
+        metrics = {"loss": [s.loss for s in scores], "accuracy": [s.accuracy for s in scores]}
+        return Update(
+            {},
+            torch.tensor([s.num_examples for s in scores], dtype=torch.float64),
+            {n: torch.tensor(v, dtype=torch.float64) for n, v in metrics.items()},
+        )
+
+    def _row(
+        self, round: int, device: int, model: str, method: Adaptation, split: str, score: Score
+    ) -> Evaluation:
+        return Evaluation(
+            round=round,
+            device=device,
+            kind=self.benchmark.kinds[device],
+            seen=device not in self.benchmark.unseen,
+            model=model,
+            adaptation=method.name,
+            split=split,
+            num_examples=score.num_examples,
+            accuracy=score.accuracy,
+            loss=score.loss,
+        )
+
+    def _split(self, device: int) -> Split:
+        with self._lock:
+            if device in self._splits:
+                self._splits.move_to_end(device)
+                return self._splits[device]
+        split = Split(*(self._resident(part) for part in self.benchmark.split(device)))
+        with self._lock:
+            self._splits[device] = split
+            while len(self._splits) > SPLITS_IN_MEMORY:
+                self._splits.popitem(last=False)
+        return split
+
+    def _resident(self, examples: Examples) -> Examples:
+        if self.compute.type == "cpu":
+            return examples
+        return Examples(examples.inputs.to(self.compute), examples.labels.to(self.compute))
+
+    def _placed(self, weights: Weights) -> Weights:
+        """On the computing device; an expanded view stays one."""
+        if self.compute.type == "cpu":
+            return weights
+        return {
+            n: t[:1].to(self.compute).expand(t.shape) if t.stride(0) == 0 else t.to(self.compute)
+            for n, t in weights.items()
+        }
+
+    def _placed_all(self, kept: Mapping[str, Weights]) -> dict[str, Weights]:
+        if self.compute.type == "cpu":
+            return dict(kept)
+        return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in kept.items()}
+
+
+def needs_fisher_of_all(adaptations: Sequence[Adaptation]) -> bool:
+    return any(isinstance(a, Ewc) and a.fisher == "federation" for a in adaptations)
+
+
+def _home(weights: Weights) -> Weights:
+    return {n: t.detach().cpu() for n, t in weights.items()}

@@ -1,0 +1,21 @@
+"""Fixtures only. One thread: on small tensors more threads are slower, and tests run side by side."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """A folder with real data sets; tests that need one are skipped where there is none."""
+    root = os.environ.get("FEDADAPT_DATA", "")
+    if not root or not Path(root).is_dir():
+        pytest.skip("FEDADAPT_DATA names no folder with real data")
+    return Path(root)

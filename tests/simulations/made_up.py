@@ -1,0 +1,82 @@
+"""Rows as a run leaves them, made up: quick, of any size, and the same every time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+
+GAINS = {"none": 0.0, "adabn-s": 0.04, "fine-tune": 0.12}
+FAILURES = {
+    "rejected": "conv1.weight: not finite",
+    "error": "ValueError, incident 3fa2",
+    "late": "no answer after 60 s",
+    "lost": "the node is gone",
+}
+
+
+def evaluation(device: int, accuracy: float, label: str = "base", **fields: object) -> Evaluation:
+    """One row, of round 5 and 100 test images unless told otherwise."""
+    model, _, adaptation = label.partition("+")
+    row = Evaluation(
+        5, device, "all", True, model, adaptation or "none", "test", 100, accuracy, 0.5
+    )
+    return row._replace(**fields)  # type: ignore[arg-type]
+
+
+def evaluations(
+    num_devices: int,
+    *,
+    kinds: Sequence[str] = ("plain", "inverted", "rotated"),
+    adaptations: Sequence[str] = tuple(GAINS),
+    unseen_share: float = 0.2,
+    last_round: int = 10,
+) -> list[Evaluation]:
+    """The base every second round; every adaptation after the last; a global test of the base."""
+    random = np.random.default_rng(1)
+    rows = []
+    offsets = random.normal(0, 0.08, num_devices)
+    for round in range(0, last_round + 1, 2):
+        for device in range(num_devices):
+            kind = device % len(kinds)
+            base = 0.12 + (0.7 - 0.05 * kind) * (1 - np.exp(-round / 3)) + offsets[device]
+            for adaptation in adaptations if round == last_round else ("none",):
+                gain = GAINS[adaptation] * random.normal(1, 0.8)
+                right = round_half(40 * np.clip(base + gain, 0, 1))
+                rows.append(
+                    Evaluation(
+                        round,
+                        device,
+                        kinds[kind],
+                        device >= unseen_share * num_devices,
+                        "base",
+                        adaptation,
+                        "test",
+                        40,
+                        right / 40,
+                        2 * (1 - right / 40),
+                    )
+                )
+    return [*rows, Evaluation(last_round, -1, "all", True, "base", "none", "global", 90, 0.7, 0.9)]
+
+
+def round_half(value: float) -> int:
+    """To the nearest whole number."""
+    return int(value + 0.5)
+
+
+def ledger(num_devices: int, rounds: int = 4) -> list[LedgerEntry]:
+    """Training messages; every seventh device fails in one of four ways."""
+    rows = []
+    for round in range(1, rounds + 1):
+        for device in range(num_devices):
+            outcome = list(FAILURES)[round % 4] if device % 7 == 3 else "accepted"
+            up = 1000 if outcome == "accepted" else 0
+            reason = FAILURES.get(outcome, "")
+            rows.append(LedgerEntry(round, device, "train", outcome, reason, 4000, up, 0.25))  # type: ignore[arg-type]
+    return rows
+
+
+def losses(rounds: int = 10) -> list[RoundLoss]:
+    """A loss that falls."""
+    return [RoundLoss(r, float(2.3 * np.exp(-r / 4)), 80) for r in range(1, rounds + 1)]
