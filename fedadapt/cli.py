@@ -105,7 +105,12 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
     console.print(_headline(config, folder), highlight=False)
     from fedadapt.simulations.run import simulate as run
 
-    summary = run(config, folder, resume=resume is not None, console=console)
+    try:
+        summary = run(config, folder, resume=resume is not None, console=console)
+    except InputError:
+        if resume is None and not any(folder.iterdir()):
+            folder.rmdir()  # refused before anything was done: leave nothing behind
+        raise
     _show(summary, folder)
 
 
@@ -133,6 +138,39 @@ def _log(verbose: bool) -> None:
         handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
     )
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+
+@main.command()
+@_run_options("strategy", "strategy_args", "seed", "out")
+@click.option(
+    "--strategies",
+    "listed",
+    default="fedavg",
+    help='strategies separated by ";", each with its arguments, e.g. "fedavg; fedavg mu=0.1"  [fedavg]',
+)
+@click.option("--seeds", default="1,2,3", help="seeds separated by commas  [1,2,3]")
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
+@click.option("--verbose", is_flag=True, help="log what is done and why")
+def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: Any) -> None:
+    """Run several strategies x adaptations x seeds on the same devices; one table of all.
+
+    Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
+    """
+    from fedadapt.simulations import comparing
+    from fedadapt.simulations.checking import check
+    from fedadapt.simulations.rendering import to_rich
+
+    _log(verbose)
+    base = _config(given)
+    folder = comparing.folder_of(base, out)
+    runs = comparing.plan(base, listed, seeds, folder)
+    for run in runs:
+        check(run)
+    console = Console(stderr=True)
+    table, files = comparing.carry_out(runs, folder, console)
+    Console().print(to_rich(table))
+    for file in files:
+        click.echo(file)
 
 
 @main.command()

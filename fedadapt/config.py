@@ -15,7 +15,18 @@ from typing import Any
 
 from fedadapt.errors import InputError, nearest, unknown
 
-RUNNING = ("out", "rounds", "workers", "device", "node-wait", "round-deadline", "client-deadline")
+RUNNING = (
+    "out",
+    "data-root",
+    "rounds",
+    "workers",
+    "device",
+    "node-wait",
+    "round-deadline",
+    "client-deadline",
+    "min-replies",
+    "max-failed-rounds",
+)
 """Settings of where and how patiently a run runs, not of what it computes; and its length."""
 
 Scalar = bool | int | float | str

@@ -3,24 +3,24 @@
 import contextlib
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 
 def write_atomically(
-    path: Path, content: bytes | Callable[[BinaryIO], object], *, mode: int = 0o644
+    path: Path, content: bytes | Callable[[BinaryIO], object], *, mode: int = 0o666
 ) -> None:
     """Replace ``path`` by ``content``: bytes, or what a function writes to an open file.
 
     The folder must be there. The new content reaches the disk before it gets its name, and the
     name before this returns. Whatever goes wrong, the old file stays and no temporary file does;
-    only a crash leaves one behind, ending in ``.tmp``.
+    only a crash leaves one behind, ``.<name>.<random>.tmp``. ``mode`` is subject to the umask.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(unfinished, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -28,12 +28,11 @@ def write_atomically(
             file.flush()
             crash_point("file-written")
             os.fsync(file.fileno())
-        os.chmod(name, mode)
         crash_point("file-fsynced")
-        os.replace(name, path)
+        unfinished.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(name)
+            unfinished.unlink()
         raise
     sync(path.parent)
     crash_point("file-renamed")

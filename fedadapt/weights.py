@@ -34,6 +34,11 @@ def squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor
     return torch.stack([((a[n] - b[n]) ** 2).sum() for n in a]).sum()
 
 
+def is_finite(weights: Mapping[str, Tensor]) -> bool:
+    """No NaN and no infinity anywhere."""
+    return all(bool(t.isfinite().all()) for t in weights.values())
+
+
 def num_bytes(weights: Mapping[str, Tensor]) -> int:
     """Payload size of the tensors in bytes, as they would travel."""
     return sum(t.numel() * t.element_size() for t in weights.values())

@@ -90,13 +90,7 @@ def _(
 ) -> Weights:
     importance = fisher_of_all
     if importance is None or method.fisher == "own":
-        importance = fisher(
-            cohort,
-            weights,
-            part=method.part,
-            granularity="batch",
-            batch_size=method.batch_size,
-        )
+        importance = fisher_for(method, cohort, weights)
     if method.lam:
         # At 1 / (lr lam) one step pulls a parameter all the way back; SGD diverges from three times
         # that on (momentum 0.5), as the papers' constants do on unlike devices.
@@ -104,6 +98,13 @@ def _(
         importance = {n: t.clamp(max=most) for n, t in importance.items()}
     memory = {"anchor": weights, "importance": importance}
     return _tune(method, cohort, weights, Elastic(method.lam), memory)
+
+
+def fisher_for(method: Ewc, cohort: Cohort, weights: Weights) -> Weights:
+    """The Fisher that EWC takes, of each device alone: batch by batch, as its ``lam`` supposes."""
+    return fisher(
+        cohort, weights, part=method.part, granularity="batch", batch_size=method.batch_size
+    )
 
 
 def _tune(

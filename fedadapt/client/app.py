@@ -13,7 +13,7 @@ from fedadapt.client.store import DeviceStore
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.simulations.assembly import Assembly, assemble
-from fedadapt.weights import Weights
+from fedadapt.weights import is_finite, row
 
 app = ClientApp(mods=[guard])
 
@@ -46,10 +46,8 @@ def answer(message: Message, context: Context) -> Message:
     round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
     kept = store.load(before=round)
     update = assembly.worker.answer(message.metadata.message_type, round, sent, [kept])
-    if update.kept:
-        mine: dict[str, Weights] = {
-            part: {n: t[0] for n, t in weights.items()} for part, weights in update.kept.items()
-        }
+    mine = {part: row(weights, 0) for part, weights in update.kept.items()}
+    if mine and all(is_finite(weights) for weights in mine.values()):
         store.save({**kept, **mine}, round)
     return Message(records.answer(update), reply_to=message)
 

@@ -2,13 +2,13 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.objectives import Batch
@@ -24,7 +24,6 @@ class Schedule(NamedTuple):
     epochs: int = 1
     part: Part = "train"
     purpose: str = "train"  # names the random stream: equal purposes draw equal orders
-    every: bool = False  # also a last batch of one image, which batch norm cannot learn from
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +70,15 @@ class Cohort:
         rows = [{n: t[d] for n, t in otherwise.items()} for d in range(len(self))]
         return stack([kept.get(name, own) for kept, own in zip(self.kept, rows, strict=True)])
 
-    def casting(self) -> AbstractContextManager[object]:
-        """The forward pass in the cohort's arithmetic."""
+    def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """Logits [B, num_classes] of one device's ``weights``, in the cohort's arithmetic.
+
+        In training mode batch norm updates its statistics in ``weights`` in place.
+        """
         if self.autocast is None:
-            return nullcontext()
-        where = self.splits[0].train.inputs.device.type
-        return torch.autocast(where, self.autocast)
+            return functional_call(self.model, weights, (inputs,))
+        with torch.autocast(inputs.device.type, self.autocast):
+            return functional_call(self.model, weights, (inputs,)).float()
 
     def generator(self, index: int, purpose: str) -> np.random.Generator:
         """The random stream of one device for one purpose in this round."""
@@ -103,22 +105,18 @@ class Cohort:
             ]
 
     def _order(self, index: int, count: int, schedule: Schedule) -> list[np.ndarray]:
-        """Shuffled index batches of one device, epoch after epoch.
+        """Shuffled index batches of one device, epoch after epoch; every image once an epoch.
 
-        A last batch of one image is left out (batch norm cannot take statistics of it), unless it
-        is all the device has or the schedule wants ``every`` image.
+        A last batch of one image, which batch norm cannot take statistics of, joins the one before.
         """
         if not count:
             raise ValueError(f"no {schedule.part} images")
         generator = self.generator(index, schedule.purpose)
-        ends = range(schedule.batch_size, count, schedule.batch_size)
-        batches: list[np.ndarray] = []
-        for _ in range(schedule.epochs):
-            epoch = np.split(generator.permutation(count), ends)
-            lonely = len(epoch) > 1 and len(epoch[-1]) == 1 < schedule.batch_size
-            drop = lonely and not schedule.every
-            batches += epoch[:-1] if drop else epoch
-        return batches
+        ends = list(range(schedule.batch_size, count, schedule.batch_size))
+        if ends and ends[-1] == count - 1 and schedule.batch_size > 1:
+            ends.pop()
+        epochs = [generator.permutation(count) for _ in range(schedule.epochs)]
+        return [batch for epoch in epochs for batch in np.split(epoch, ends)]
 
     def _batch(self, members: list[tuple[Examples, np.ndarray]]) -> Batch:
         rows = [torch.from_numpy(rows).to(e.labels.device) for e, rows in members]

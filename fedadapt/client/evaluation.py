@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from fedadapt.client.cohort import Cohort
 from fedadapt.datasets.benchmark import Examples
@@ -49,13 +49,8 @@ def _one_model(weights: Weights) -> bool:
 
 
 def _logits(cohort: Cohort, model: Weights, inputs: Tensor) -> Tensor:
-    with cohort.casting():
-        return torch.cat(
-            [
-                functional_call(cohort.model, model, (cohort.scaling(part),))
-                for part in inputs.split(IMAGES_AT_ONCE)
-            ]
-        )
+    parts = inputs.split(IMAGES_AT_ONCE)
+    return torch.cat([cohort.forward(model, cohort.scaling(part)) for part in parts])
 
 
 def _logits_of_one(cohort: Cohort, model: Weights, tests: Sequence[Examples]) -> list[Tensor]:
@@ -73,8 +68,7 @@ def _logits_stacked(cohort: Cohort, weights: Weights, tests: Sequence[Examples])
         blank[d, : len(test)] = test.inputs
 
     def forward(model: Weights, inputs: Tensor) -> Tensor:
-        with cohort.casting():
-            return functional_call(cohort.model, model, (cohort.scaling(inputs),))
+        return cohort.forward(model, cohort.scaling(inputs))
 
     portion = max(1, IMAGES_AT_ONCE // len(tests))
     parts = [vmap(forward)(weights, part) for part in blank.split(portion, dim=1)]

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map
 
 from fedadapt.client.cohort import Cohort, Schedule
@@ -123,19 +124,15 @@ def _step(
     batch: Batch,
 ) -> tuple[Weights, Weights, Weights, Tensor]:
     """One step of one device: nothing here knows whether it runs alone or stacked."""
-    model = cohort.model
 
     def forward(weights: Weights, inputs: Tensor) -> Tensor:
-        with evaluating(model), cohort.casting():
-            return functional_call(model, held | weights, (inputs,))
+        with evaluating(cohort.model):
+            return cohort.forward(held | weights, inputs)
 
     def loss(moving: Weights) -> tuple[Tensor, Weights]:
         # Batch norm updates its statistics in place: on copies, which are handed back.
         held_after = {n: t.clone() for n, t in held.items()}
-        with cohort.casting():
-            logits = functional_call(model, held_after | moving, (batch.inputs,))
-        if cohort.autocast is not None:
-            logits = logits.float()
+        logits = cohort.forward(held_after | moving, batch.inputs)
         return objective(View(logits, moving, batch, memory, forward)), held_after
 
     grads, (value, held_after) = grad_and_value(loss, has_aux=True)(moving)
@@ -155,7 +152,7 @@ def _squeezed(step: Step) -> Step:
 
 def _own_randomness(cohort: Cohort, schedule: Schedule) -> AbstractContextManager[None]:
     """Dropout draws from the global generator: seed it for a device alone, then put it back."""
-    if len(cohort) != 1 or not any(isinstance(m, nn.Dropout) for m in cohort.model.modules()):
+    if len(cohort) != 1 or not any(isinstance(m, _DropoutNd) for m in cohort.model.modules()):
         return nullcontext()
     return _seeded(int(cohort.generator(0, f"{schedule.purpose}/dropout").integers(2**62)))
 

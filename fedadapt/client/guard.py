@@ -133,7 +133,7 @@ class _Interrupts:
         if not self._old_handlers:
             return
         if self.limit > 0:
-            pass
+            faulthandler.cancel_dump_traceback_later()
             if hasattr(signal, "setitimer"):
                 signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._old_handlers.items():

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.models.mode import evaluating
@@ -35,13 +35,10 @@ def fisher(
         Parameter names only, each [D, ...], non-negative.
 
     """
-    model = cohort.model
-    names = {n for n, _ in model.named_parameters()}
+    names = {n for n, _ in cohort.model.named_parameters()}
 
     def nll(params: Weights, held: Weights, x: Tensor, y: Tensor) -> Tensor:
-        with cohort.casting():
-            logits = functional_call(model, held | params, (x,))
-        return F.cross_entropy(logits.float() if cohort.autocast else logits, y)
+        return F.cross_entropy(cohort.forward(held | params, x), y)
 
     def squared(params: Weights, held: Weights, x: Tensor, y: Tensor) -> Weights:
         return {n: g**2 for n, g in grad(nll)(params, held, x, y).items()}
@@ -49,13 +46,13 @@ def fisher(
     each = vmap(squared, in_dims=(None, None, 0, 0))
     size = batch_size if granularity == "batch" else GRADIENTS_AT_ONCE
     rows: list[Weights] = []
-    with evaluating(model):
+    with evaluating(cohort.model):
         for d in range(len(cohort)):
             params = {n: t[d] for n, t in weights.items() if n in names}
             held = {n: t[d] for n, t in weights.items() if n not in names}
             total = {n: torch.zeros_like(t) for n, t in params.items()}
             count = 0
-            for [(_, batch)] in cohort.only(d).steps(Schedule(size, 1, part, "fisher", every=True)):
+            for [(_, batch)] in cohort.only(d).steps(Schedule(size, 1, part, "fisher")):
                 x, y = batch.inputs[0], batch.labels[0]
                 if granularity == "batch":
                     found = {n: g * len(y) for n, g in squared(params, held, x, y).items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.client.cohort import Cohort, Schedule
@@ -56,8 +56,8 @@ def norm_moments(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weight
 
 def _batch_moments(cohort: Cohort, weights: Weights, inputs: Tensor) -> Weights:
     """E[x] and E[x^2] at the entrance of each layer, for one batch of one device, float64."""
-    with torch.no_grad(), cohort.casting(), _listening(cohort.model) as seen:
-        functional_call(cohort.model, {n: t.clone() for n, t in weights.items()}, (inputs,))
+    with torch.no_grad(), _listening(cohort.model) as seen:
+        cohort.forward({n: t.clone() for n, t in weights.items()}, inputs)
     return dict(seen)
 
 
@@ -74,7 +74,7 @@ def _listening(model: nn.Module) -> Iterator[Weights]:
     hooks = [
         layer.register_forward_pre_hook(partial(listen, path))
         for path, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm)
+        if isinstance(layer, _BatchNorm) and layer.track_running_stats
     ]
     try:
         yield seen

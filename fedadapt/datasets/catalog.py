@@ -232,7 +232,7 @@ def too_many_devices(devices: int, most: int, name: str) -> InputError:
 
 
 def divided_by_flower(partition: Partition, quantity: Rule) -> bool:
-    """Is it flwr-datasets that divides the images of a real data set?"""
+    """Whether it is flwr-datasets that divides the images of a real data set."""
     if partition.rule.name == "iid":
         return not partition.by_domain and quantity.name == "even"
     return partition.rule.name != "class-types"

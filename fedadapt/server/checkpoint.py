@@ -167,6 +167,7 @@ def _rename(unfinished: Path, final: Path) -> None:
         old = final.with_suffix(".old")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
+        crash_point("set-aside")
     unfinished.rename(final)
     sync(final.parent)
     crash_point("renamed")

@@ -77,7 +77,8 @@ class Exchange:
                 yield usable
         for device in sorted(waiting):
             self._enter(action, device, Failure("lost", "no answer"), down, None)
-        needed = max(1, math.ceil(self._min_replies * len(sent.devices)))
+        # 0.55 * 100 is 55.00000000000001: rounded, or 55 answers of 100 were too few.
+        needed = max(1, math.ceil(round(self._min_replies * len(sent.devices), 6)))
         if accepted < needed:
             raise RoundFailedError(action, accepted, len(sent.devices), needed, why)
 

@@ -24,13 +24,15 @@ class FleetGrid(Grid):
 
     Messages are answered by the exchange of the round, so third-party strategies get the same
     checks, quorum and ledger as ours. Integer tensors are not the strategy's business: they go
-    down from ``held`` and are left out on the way up.
+    down from ``model`` and are left out on the way up. Arrays travel in the model's own types, in
+    whatever type a strategy computes.
     """
 
-    def __init__(self, exchange: Exchange, devices: Sequence[int], held: Weights) -> None:
+    def __init__(self, exchange: Exchange, devices: Sequence[int], model: Weights) -> None:
         self._exchange = exchange
         self._devices = tuple(devices)
-        self._held = held
+        self._types = {n: t.dtype for n, t in model.items()}
+        self._held = {n: t for n, t in model.items() if not t.is_floating_point()}
         self._looks = 0
 
     def get_node_ids(self) -> Iterable[int]:
@@ -71,11 +73,15 @@ class FleetGrid(Grid):
     def _sent(self, messages: list[Message]) -> Sent:
         found = [_arrays(message) for message in messages]
         if all(record is found[0] for record in found):
-            weights = repeat(records.tensors(found[0]) | self._held, len(messages))
+            weights = repeat(self._model(found[0]), len(messages))
         else:
-            weights = stack([records.tensors(record) | self._held for record in found])
+            weights = stack([self._model(record) for record in found])
         devices = tuple(m.metadata.dst_node_id - 1 for m in messages)
         return Sent(devices, weights, _config(messages[0]))
+
+    def _model(self, record: ArrayRecord) -> Weights:
+        given = records.tensors(record)
+        return {n: t.to(self._types.get(n, t.dtype)) for n, t in given.items()} | self._held
 
     def _replies(self, answers: Answers, waiting: dict[int, Message]) -> Iterator[Message]:
         update = answers.update
@@ -84,6 +90,8 @@ class FleetGrid(Grid):
         for row, device in enumerate(answers.devices):
             message = waiting.pop(device)
             numbers = {n: float(t[row]) for n, t in update.metrics.items()}
+            if update.weights and "loss" in numbers:
+                numbers["train_loss"] = numbers["loss"]  # what Flower's QFedAvg looks for
             examples = update.num_examples[row].item()
             content = RecordDict(
                 {records.METRICS: MetricRecord(numbers | {records.NUM_EXAMPLES: int(examples)})}

@@ -14,7 +14,7 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.messages import Answers, Failure, Sent, Update, bytes_up
 from fedadapt.server.checks import Expected
 from fedadapt.server.fleet import EvaluationAnswers, EvaluationRequest
-from fedadapt.server.replies import ReplyError, checked_reply
+from fedadapt.server.replies import Reply, ReplyError, checked_reply
 from fedadapt.weights import Weights
 
 HELLO, COUNT = "query.hello", "query.count"
@@ -29,7 +29,7 @@ def count_devices(grid: Grid, config: RunConfig) -> int:
         InputError: the nodes do not know; ``devices`` must be given.
 
     """
-    nodes = _wait(grid, 1, config.node_wait)
+    nodes = wait_for_nodes(grid, 1, config.node_wait)
     message = Message(records.request({}, {}), min(nodes), COUNT)
     [reply] = grid.send_and_receive([message], timeout=config.round_deadline)
     if reply.has_error():
@@ -54,7 +54,7 @@ class GridFleet:
             InputError: a device runs other code, holds other data, or shares its partition.
 
         """
-        nodes = _wait(self._grid, self._config.devices, self._config.node_wait)
+        nodes = wait_for_nodes(self._grid, self._config.devices, self._config.node_wait)
         messages = [Message(records.request({}, {}), node, HELLO) for node in sorted(nodes)]
         for reply in self._grid.send_and_receive(messages, timeout=self._config.round_deadline):
             node = reply.metadata.src_node_id
@@ -68,7 +68,7 @@ class GridFleet:
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
-        contents = _models({records.ARRAYS: sent.weights}, len(sent.devices))
+        contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
         messages = [
             Message(
                 records.request(models, sent.config),
@@ -101,7 +101,7 @@ class GridFleet:
             "adaptations": list(request.adaptations),
             "on-global": request.on_global,
         }
-        contents = _models(models, len(request.devices))
+        contents = models_by_device(models, len(request.devices))
         messages = [
             Message(
                 records.request({**mine, **shared}, config),
@@ -165,16 +165,11 @@ class GridFleet:
             one = checked_reply(reply, shape)
         except ReplyError as error:
             return Answers((), None, {device: Failure("rejected", str(error))})
-        update = Update(
-            weights={n: t.unsqueeze(0) for n, t in one.weights.items()},
-            num_examples=torch.tensor([one.num_examples], dtype=torch.float64),
-            metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in one.metrics.items()},
-            report={n: t.unsqueeze(0) for n, t in one.report.items()},
-        )
+        update = stacked(one)
         return Answers((device,), update, {}, bytes_up(update, (device,)))
 
 
-def _models(stacked: Mapping[str, Weights], count: int) -> Iterator[dict[str, ArrayRecord]]:
+def models_by_device(stacked: Mapping[str, Weights], count: int) -> Iterator[dict[str, ArrayRecord]]:
     """For each device, its records. A model that is the same for all is serialised once."""
     shared = {
         name: records.array_record({n: t[0] for n, t in weights.items()})
@@ -190,7 +185,7 @@ def _models(stacked: Mapping[str, Weights], count: int) -> Iterator[dict[str, Ar
         yield {**shared, **own}
 
 
-def _wait(grid: Grid, wanted: int, seconds: float) -> list[int]:
+def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
     """Flower registers nodes one by one while the server already runs."""
     deadline = time.monotonic() + seconds
     while len(nodes := list(grid.get_node_ids())) < wanted:
@@ -201,3 +196,13 @@ def _wait(grid: Grid, wanted: int, seconds: float) -> list[int]:
             )
         time.sleep(POLL)
     return nodes
+
+
+def stacked(reply: Reply) -> Update:
+    """One device's answer as a cohort of one's."""
+    return Update(
+        weights={n: t.unsqueeze(0) for n, t in reply.weights.items()},
+        num_examples=torch.tensor([reply.num_examples], dtype=torch.float64),
+        metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in reply.metrics.items()},
+        report={n: t.unsqueeze(0) for n, t in reply.report.items()},
+    )

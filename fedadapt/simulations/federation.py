@@ -23,7 +23,7 @@ from fedadapt.simulations.methods import Method
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results import Journal
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
-from fedadapt.weights import Weights, num_bytes, repeat
+from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Federation:
         everywhere = self._config.global_test
         pooled = None
         if final and needs_fisher_of_all(self._adaptations):
-            pooled = self._fisher_of_all({n: t[0] for n, t in models["base"].items()})
+            pooled = self._fisher_of_all(row(models["base"], 0))
         request = EvaluationRequest(
             round=self._round,
             devices=devices,
@@ -160,11 +160,11 @@ class Federation:
             fisher_of_all=pooled,
             on_global=final and everywhere == "all",
         )
-        down = sum(num_bytes({n: t[0] for n, t in w.items()}) for w in models.values())
+        down = sum(num_bytes(row(w, 0)) for w in models.values()) + num_bytes(pooled or {})
         waiting = set(devices)
         for answers in self._fleet.evaluate(request):
-            for row in answers.rows:
-                self._journal.append(row)
+            for evaluation in answers.rows:
+                self._journal.append(evaluation)
             for device in answers.devices:
                 waiting.discard(device)
                 self._enter(device, "accepted", "", down, answers.bytes_up, answers.seconds)
@@ -177,8 +177,8 @@ class Federation:
             self._enter(device, "lost", "no answer", down, 0, 0.0)
         if everywhere != "none" and not request.on_global:
             base = {n: t[:1] for n, t in models["base"].items()}
-            for row in self._central_test(self._round, base):
-                self._journal.append(row)
+            for evaluation in self._central_test(self._round, base):
+                self._journal.append(evaluation)
 
     def _enter(
         self, device: int, outcome: str, reason: str, down: int, up: int, seconds: float

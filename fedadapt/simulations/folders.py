@@ -20,7 +20,7 @@ def new_folder(config: RunConfig) -> Path:
     else:
         taken = [Path("runs") / f"{name}-{n}" for n in range(1, 10_000)]
         folder = next(f for f in taken if not f.exists())
-    if (folder / "config.toml").exists():
+    if (folder / "checkpoint").exists():
         raise InputError(
             f"out: {folder} holds a run already; name another folder, or go on with it: "
             f"fedadapt simulate --resume {folder}"

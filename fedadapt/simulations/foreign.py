@@ -44,17 +44,16 @@ class FlowerMethod:
         self._weights = dict(start)
 
     def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
-        visible = floats(self._weights)
-        held = {n: t for n, t in self._weights.items() if n not in visible}
-        grid = FleetGrid(exchange, sampled, held)
+        grid = FleetGrid(exchange, sampled, self._weights)
         number = exchange.round
         with flower_identity(), _quiet(), _sampling_seed(self._seed, number):
-            arrays = records.array_record(visible)
+            arrays = records.array_record(floats(self._weights))
             messages = self._strategy.configure_train(number, arrays, ConfigRecord(), grid)
             replies = grid.send_and_receive(messages)
             found, _ = self._strategy.aggregate_train(number, replies)
             if found is not None:
-                arrays, self._weights = found, self._taken(found)
+                self._weights = self._taken(found)
+                arrays = records.array_record(floats(self._weights))
             messages = self._strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
             try:
                 scores = grid.send_and_receive(messages)

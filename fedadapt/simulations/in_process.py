@@ -14,7 +14,7 @@ from fedadapt.client.guard import guarded
 from fedadapt.messages import Answers, Failure, Sent, bytes_up
 from fedadapt.server.fleet import EvaluationAnswers, EvaluationRequest
 from fedadapt.simulations.worker import Worker
-from fedadapt.weights import Weights, rows
+from fedadapt.weights import Weights, is_finite, row, rows
 
 Result = TypeVar("Result")
 
@@ -100,10 +100,12 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
     def _remember(self, answers: Answers) -> None:
         if answers.update is None:
             return
-        for part, weights in answers.update.kept.items():
-            for row, device in enumerate(answers.devices):
-                mine = {n: t[row].clone() for n, t in weights.items()}
-                self._kept.setdefault(device, {})[part] = mine
+        for index, device in enumerate(answers.devices):
+            mine = {part: row(weights, index) for part, weights in answers.update.kept.items()}
+            # A device whose training diverged keeps what it had, or it would never recover.
+            if mine and all(is_finite(weights) for weights in mine.values()):
+                copies = {p: {n: t.clone() for n, t in w.items()} for p, w in mine.items()}
+                self._kept.setdefault(device, {}).update(copies)
 
     def _each(
         self,

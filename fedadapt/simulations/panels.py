@@ -149,7 +149,7 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     _legend_before_after(axes, accuracies, label, bool(worse.any()), many)
     axes.set_xlabel("devices, sorted by accuracy with the base model")
     axes.set_ylabel("accuracy, %")
-    margin = 0.5 + 0.01 * len(x)
+    margin = 0.6 + 0.01 * len(x)
     axes.set_xlim(1 - margin, len(x) + margin)
     axes.set_xticks([])
     axes.grid(axis="y")
@@ -243,7 +243,7 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
         ha="right",
         fontsize=9,
         weight="bold",
-        color=WORSE,
+        color=WORSE if count else INK,
     )
 
 

@@ -37,7 +37,7 @@ def to_markdown(table: Table) -> str:
     """A table of GitHub's Markdown; the best of a column in bold; notes below."""
 
     def cell(cell: Cell, column: Column) -> str:
-        text = _plus_minus(cell, column, "±")
+        text = _plus_minus(cell, column, "± ")
         return f"**{text}**" if cell.best else text
 
     heads = ["strategy", "device model", *(c.title for c in table.columns)]
@@ -105,30 +105,48 @@ def to_csv(table: Table) -> str:
 
 
 def to_rich(table: Table) -> "rich.table.Table":
-    """A table for ``rich.console.Console.print``; the best of a column in bold."""
+    """A table for ``rich.console.Console.print``; the best of a column in bold.
+
+    A single strategy moves into the title, and heads wrap: a run fits 80 columns.
+    """
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    strategies = list(dict.fromkeys(line.strategy for line in table.lines))
+    single = len(strategies) == 1
     printed = RichTable(
-        title=Text(table.title),
+        title=Text(f"{strategies[0]}, {table.title}" if single else table.title),
         box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
         caption=Text("\n".join(table.notes), style="yellow") if table.notes else None,
     )
-    printed.add_column("strategy", no_wrap=True)
+    if not single:
+        longest = max(map(len, ["strategy", *strategies]))
+        printed.add_column("strategy", overflow="fold", min_width=min(longest, 12))
     printed.add_column("device model", no_wrap=True)
-    for column in table.columns:
-        printed.add_column(column.title, justify="right")
+    texts = [
+        [
+            _plus_minus(cell, column, "±")
+            for cell, column in zip(line.cells, table.columns, strict=True)
+        ]
+        for line in table.lines
+    ]
+    for i, column in enumerate(table.columns):
+        # Numbers are never cut: a column is as wide as its longest word.
+        words = [word for row in texts for word in row[i].split()] + column.title.split()
+        printed.add_column(column.title, justify="right", min_width=max(map(len, words)))
     previous = None
-    for line in table.lines:
+    for line, row in zip(table.lines, texts, strict=True):
         if previous not in (None, line.strategy):
             printed.add_section()
         name, previous = ("" if line.strategy == previous else line.strategy), line.strategy
         cells = [
-            Text(_plus_minus(cell, column, "±"), style="bold" if cell.best else "")
-            for cell, column in zip(line.cells, table.columns, strict=True)
+            Text(text, style="bold" if cell.best else "")
+            for text, cell in zip(row, line.cells, strict=True)
         ]
-        printed.add_row(Text(name), Text(line.label), *cells)
+        printed.add_row(*([] if single else [Text(name)]), Text(line.label), *cells)
     return printed
 
 
@@ -140,4 +158,4 @@ def write_comparison(folder: Path, table: Table, name: str = "comparison") -> tu
 
 def _plus_minus(cell: Cell, column: Column, sign: str) -> str:
     spread = shown_spread(cell, column)
-    return f"{shown(cell, column)} {sign} {spread}" if spread else shown(cell, column) or "-"
+    return f"{shown(cell, column)} {sign}{spread}" if spread else shown(cell, column) or "-"

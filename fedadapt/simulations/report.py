@@ -74,6 +74,12 @@ def megabytes(count: int) -> str:
     return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
 
 
+def data_size(count: int) -> str:
+    """Bytes in the unit that leaves few digits: ``11.8 GB``."""
+    power = 9 if count >= 1e9 else 6
+    return f"{count / 10**power:.1f}\N{NO-BREAK SPACE}{'GB' if power == 9 else 'MB'}"
+
+
 def _words(run: RunFolder) -> dict[str, Any]:
     """Title, notice, configuration and manifest."""
     names = [
@@ -167,8 +173,8 @@ def _cards(
             )
     if run.ledger:
         up, down = (sum(e.bytes_up for e in run.ledger), sum(e.bytes_down for e in run.ledger))
-        note = f"{megabytes(down)} MB down, all devices together"
-        cards.append({"name": "Sent by the devices", "value": f"{megabytes(up)} MB", "note": note})
+        note = f"{data_size(down)} down, all devices together"
+        cards.append({"name": "Sent by the devices", "value": data_size(up), "note": note})
     return [{"worse": False} | card for card in cards]
 
 

@@ -100,7 +100,7 @@ def describe(
     """
     accuracy = np.sort(accuracy[~np.isnan(accuracy)])
     gain = np.sort(gain[~np.isnan(gain)])
-    worst = -(-len(accuracy) // 10)  # ceil in whole numbers: 0.1 * 30 is above 3 in floats
+    worst = -(-len(accuracy) // 10)  # ceil, in whole numbers
     return {
         "mean": float(accuracy.mean()) if len(accuracy) else None,
         "std": float(accuracy.std()) if len(accuracy) else None,

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from fedadapt.adaptations import Adaptation, Ewc
-from fedadapt.client.adaptation import adapt
+from fedadapt.client.adaptation import adapt, fisher_for
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.evaluation import Score, evaluate
-from fedadapt.client.importance import fisher
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.messages import Sent, Update
 from fedadapt.records import Evaluation
@@ -78,8 +77,8 @@ class Worker:
         received = sent._replace(weights=self._placed(sent.weights))
         if action == FISHER:
             weights = self.strategy.receive(cohort, received.weights)
-            found = fisher(cohort, weights, granularity="batch")
-            update = Update(found, cohort.num_examples)
+            [method] = [a for a in self.adaptations if isinstance(a, Ewc)]
+            update = Update(fisher_for(method, cohort, weights), cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:
@@ -132,7 +131,7 @@ class Worker:
         """The base model on the balanced test for everybody: one row, of no device (-1)."""
         if self.global_test is None:
             return []
-        cohort = self.cohort(list(self.benchmark.seen)[:1], round)
+        cohort = self.cohort((), round)  # nobody's: no device's images are touched for it
         [score] = evaluate(cohort, self._placed(base), [self.global_test])
         return [
             Evaluation(

@@ -7,15 +7,18 @@ more exchanges, named by ``actions``; afterwards ``serve`` says which models eac
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
 
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd
 from fedadapt.messages import Answers, Sent
-from fedadapt.messages import Update as Update
+from fedadapt.messages import Update
 from fedadapt.weights import Weights
+
+if TYPE_CHECKING:
+    from fedadapt.strategies.flower import FlowerStrategy
 
 State = TypeVar("State")
 Facts = dict[str, object]  # JSON
@@ -25,9 +28,9 @@ Facts = dict[str, object]  # JSON
 class LocalTraining:
     """How a device trains in a round."""
 
-    optimizer: Sgd
-    batch_size: int
-    epochs: int
+    optimizer: Sgd = Sgd(0.05, 0.5)
+    batch_size: int = 32
+    epochs: int = 5
 
     @property
     def schedule(self) -> Schedule:
@@ -84,6 +87,14 @@ class Strategy(ABC, Generic[State]):
     def receive(self, cohort: Cohort, weights: Weights) -> Weights:
         """What a device makes of a model from the server before it uses it. Runs on the device."""
         return weights
+
+    def as_flower(
+        self, *, fraction: float = 1.0, seed: int = 1, min_nodes: int = 1
+    ) -> "FlowerStrategy":
+        """This strategy as a ``flwr.serverapp.strategy.Strategy``, for anybody's ServerApp."""
+        from fedadapt.strategies.flower import FlowerStrategy
+
+        return FlowerStrategy(self, fraction=fraction, seed=seed, min_nodes=min_nodes)  # type: ignore[arg-type]
 
     @abstractmethod
     def pack(self, state: State) -> tuple[dict[str, Tensor], Facts]:

@@ -7,6 +7,7 @@ Li et al. 2021, "FedBN".
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +40,8 @@ class FedAvg(Strategy[Weights]):
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
-    training: LocalTraining
     model: nn.Module  # the architecture, for its batch-norm layers; its weights are never read
+    training: LocalTraining = LocalTraining()
     mu: float = 0.0
     batch_norm: str = "shared"
 
@@ -129,7 +130,7 @@ class FedAvg(Strategy[Weights]):
     def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> Weights:
         return dict(tensors)
 
-    @property
+    @cached_property
     def _local(self) -> frozenset[str]:
         """Names that never leave a device."""
         return norms(self.model) if self.batch_norm == "local" else frozenset()

@@ -190,10 +190,20 @@ def test_a_deadline_that_comes_after_the_end_interrupts_nothing():
 
 def test_outside_the_main_thread_it_guards_without_signals():
     replies = []
-    thread = threading.Thread(target=lambda: replies.append(ask(crash, deadline=0.5)))
+    thread = threading.Thread(target=lambda: replies.append(ask(nothing, deadline=0.5)))
     thread.start()
     thread.join()
-    assert_reason(replies[0].error.reason, "crash:ValueError")
+    assert_reason(replies[0].error.reason, "no-reply")
+
+
+def test_a_signal_just_after_the_end_is_not_raised():
+    interrupts = guard_module._Interrupts(0.0)
+    with interrupts:
+        assert interrupts.during(lambda: "answer") == "answer"
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(guard_module._StoppedError):
+            interrupts.during(terminated)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("library", [ctypes.CDLL, ctypes.PyDLL], ids=["gil-free", "gil-held"])

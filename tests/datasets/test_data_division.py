@@ -109,7 +109,7 @@ def test_by_domain_gives_each_device_one_domain_and_spreads_devices_evenly():
     uneven = cut("by-domain", devices=6)
     assert [len(set(DOMAINS[rows].tolist())) for rows in uneven] == [1] * 6
     for rows in cut("by-domain"):  # classes as in the domain, up to rounding
-        domain = LABELS[DOMAINS == DOMAINS[rows[0]]]
+        domain = LABELS[DOMAINS[rows[0]] == DOMAINS]
         expected = np.bincount(domain, minlength=CLASSES) / 5
         assert np.abs(np.bincount(LABELS[rows], minlength=CLASSES) - expected).max() <= 1
 
@@ -156,7 +156,9 @@ def test_more_devices_than_images_are_refused_with_the_number_that_would_do():
         cut("iid", devices=21, rows=np.arange(62))
     assert min(map(len, cut("iid", devices=20, rows=np.arange(62)))) == 3
     with pytest.raises(InputError, match=r"toy with class-types:2 can serve; at most \d+"):
-        cut("class-types:2", devices=100, rows=np.flatnonzero((LABELS > 1) | (np.arange(2000) < 90)))
+        cut(
+            "class-types:2", devices=100, rows=np.flatnonzero((LABELS > 1) | (np.arange(2000) < 90))
+        )
     with pytest.raises(InputError, match="pathological:10 cannot divide"):
         cut("pathological:10", devices=30, rows=np.arange(100))
 

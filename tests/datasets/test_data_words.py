@@ -118,7 +118,9 @@ def test_too_many_devices_are_refused_with_the_number_that_would_do(tmp_path):
 
 def test_missing_extras_are_named_with_the_command_that_installs_them(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "find_spec", lambda module: None)
-    with pytest.raises(InputError, match=r'flwr_datasets; run pip install "fedadapt\[simulation\]"'):
+    with pytest.raises(
+        InputError, match=r'flwr_datasets; run pip install "fedadapt\[simulation\]"'
+    ):
         catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path)))
     with pytest.raises(InputError, match="spatter corruption needs cv2"):
         catalog.check(RunConfig(shift="corruptions:3"))
@@ -135,7 +137,7 @@ def test_a_folder_is_checked_for_domains_classes_and_images(tmp_path):
     assert catalog.find(name).domains == 2
     with pytest.raises(InputError, match="1 is fewer than the 2 domains"):
         catalog.check(RunConfig(benchmark=name, devices=1))
-    with pytest.raises(InputError, match="7 is more than .* can serve; at most 6"):
+    with pytest.raises(InputError, match=r"7 is more than .* can serve; at most 6"):
         catalog.check(RunConfig(benchmark=name, devices=7))
     with pytest.raises(InputError, match="pathological:3 asks for more than the 2 classes"):
         catalog.check(RunConfig(benchmark=name, devices=4, partition="pathological:3"))

@@ -90,12 +90,11 @@ def test_the_paper_authors_flat_names_are_understood():
 @torch.no_grad()
 def test_a_grey_network_answers_as_the_rgb_one_does_to_repeated_grey(tmp_path):
     path = tmp_path / "rgb.pth"
-    rgb = mobile(seed=2)
+    rgb = build_model(RunConfig(model="lenet", seed=2), RGB, 3)
     torch.save(rgb.state_dict(), path)
-    config = RunConfig(model="mobilenetv2-0.25", weights=str(path))
-    grey = build_model(config, (1, 8, 8), 3)
+    grey = build_model(RunConfig(model="lenet", weights=str(path)), (1, 8, 8), 3)
     images = torch.rand(4, 1, 8, 8)
-    torch.testing.assert_close(grey.eval()(images), rgb.eval()(images.expand(-1, 3, -1, -1)))
+    torch.testing.assert_close(grey(images), rgb(images.expand(-1, 3, -1, -1)))
 
 
 def test_only_the_filters_that_see_the_image_are_summed():

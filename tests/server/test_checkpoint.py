@@ -10,7 +10,15 @@ from fedadapt.errors import FedadaptError, InputError
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest, save
 from fedadapt.weights import repeat
 
-STEPS = ["tmp-written", "fsynced", "renamed", "latest-updated", "file-written", "file-fsynced"]
+STEPS = [  # in the order they are taken; a file is LATEST
+    "tmp-written",
+    "fsynced",
+    "renamed",
+    "file-written",
+    "file-fsynced",
+    "file-renamed",
+    "latest-updated",
+]
 
 
 def checkpoint(round=1, seed=None, devices=3):
@@ -181,11 +189,8 @@ def test_dying_at_any_step_leaves_the_old_or_the_new(tmp_path, step, same_round)
 
     assert in_a_child(die) == 137
     found = load_latest(tmp_path)
-    took_effect = (
-        step in ("latest-updated",)
-        or (same_round and "file" in step)
-        or (same_round and step == "renamed")
-    )
+    named = STEPS.index(step) >= STEPS.index("renamed")
+    took_effect = named if same_round else step in ("file-renamed", "latest-updated")
     assert_same_bits(found, new if took_effect else old)
     save(tmp_path, new)  # what the crash left is in nobody's way
     assert_same_bits(load_latest(tmp_path), new)
@@ -194,8 +199,13 @@ def test_dying_at_any_step_leaves_the_old_or_the_new(tmp_path, step, same_round)
 
 
 def test_dying_between_the_two_renames_of_a_repeated_round_loses_nothing(tmp_path):
-    place = save(tmp_path, checkpoint(1))
-    place.rename(place.with_suffix(".old"))
+    save(tmp_path, checkpoint(1))
+
+    def die():
+        os.environ["FEDADAPT_CRASH_AT"] = "set-aside"
+        save(tmp_path, checkpoint(1, seed=5))
+
+    assert in_a_child(die) == 137
     assert_same_bits(load_latest(tmp_path), checkpoint(1))
 
 

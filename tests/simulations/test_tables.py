@@ -149,8 +149,8 @@ def test_csv_gives_the_numbers_back():
     assert "," not in first["mb_up"]
 
 
-def printed(table):
-    console = Console(width=200, record=True, file=io.StringIO())
+def printed(table, width=200):
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(to_rich(table))
     return console.export_text()
 
@@ -159,6 +159,15 @@ def test_the_terminal_shows_names_as_they_are():
     text = printed(comparison([run(0.5, 0.6, strategy="[bold]x[/bold]")]))
     assert "[bold]x[/bold]" in text
     assert "60.00" in text
+
+
+def test_a_run_fits_a_terminal_of_80_columns_with_every_number_whole():
+    table = comparison([run(0.5, 1.0, devices=100)])
+    text = printed(table, width=80)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "100.00" in text
+    assert "fedavg, benchmark digits-classes" in text
 
 
 def test_files_hold_what_the_renderers_give(tmp_path):
@@ -170,3 +179,17 @@ def test_files_hold_what_the_renderers_give(tmp_path):
         to_latex(table),
         to_csv(table),
     ]
+
+
+def test_spreads_wrap_below_their_means_and_are_never_cut():
+    runs = [
+        run(a, 1.0, seed=s, strategy=n)
+        for s, a in ((1, 0.5), (2, 0.6))
+        for n in ("fedavg", "fedprox")
+    ]
+    for summary in runs:
+        summary |= {"global_test": {"base": 0.7}, "bytes_down": 987_654_321}
+    text = printed(comparison(runs), width=80)
+    assert "…" not in text
+    for number in ("55.00", "±7.07", "100.00", "±0.00", "fedprox", "987.7"):
+        assert number in text

@@ -1,0 +1,121 @@
+"""Which images a device goes through, and that it never matters who else is there."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toys import cohort, dense, examples, split
+
+from fedadapt.client.cohort import Schedule
+from fedadapt.datasets.benchmark import Examples, Split
+
+
+def numbered(count):
+    """A device whose image i has the value i and the label i."""
+    values = torch.arange(count)
+    one = Examples(values.double().view(-1, 1), values)
+    return Split(one, one, one)
+
+
+def batches(members, schedule):
+    """Labels of each batch, by position of the device."""
+    found = {d: [] for d in range(len(members))}
+    for groups in members.steps(schedule):
+        for devices, batch in groups:
+            for row, d in enumerate(devices):
+                found[d].append(batch.labels[row].tolist())
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8, 9, 100])
+def test_every_image_is_seen_once_an_epoch(batch_size):
+    members = cohort(dense(), [numbered(9)])
+    [found] = batches(members, Schedule(batch_size, 3)).values()
+    per_epoch = len(found) // 3
+    for epoch in range(3):
+        drawn = sum(found[epoch * per_epoch : (epoch + 1) * per_epoch], [])
+        assert sorted(drawn) == list(range(9))
+
+
+def test_an_image_never_makes_a_batch_of_its_own_unless_asked_for():
+    members = cohort(dense(), [numbered(9)])
+    assert [len(b) for b in batches(members, Schedule(4))[0]] == [4, 5]
+    assert [len(b) for b in batches(members, Schedule(8))[0]] == [9]
+    assert [len(b) for b in batches(members, Schedule(1))[0]] == [1] * 9
+    assert [len(b) for b in batches(members, Schedule(7))[0]] == [7, 2]
+    assert [len(b) for b in batches(cohort(dense(), [numbered(1)]), Schedule(7))[0]] == [1]
+
+
+def test_inputs_and_labels_stay_together_and_are_scaled_once():
+    members = cohort(dense(), [numbered(9), numbered(5)], scaling=lambda x: 2 * x + 1)
+    for groups in members.steps(Schedule(4)):
+        for _, batch in groups:
+            torch.testing.assert_close(batch.inputs[..., 0], 2 * batch.labels.double() + 1)
+
+
+def test_a_device_that_is_done_appears_in_no_further_step():
+    members = cohort(dense(), [numbered(4), numbered(11)])
+    found = batches(members, Schedule(4))
+    assert [len(b) for b in found[0]] == [4]
+    assert [len(b) for b in found[1]] == [4, 4, 3]
+
+
+def test_the_order_depends_on_neither_the_company_nor_its_order():
+    three, other = [numbered(9), numbered(5), numbered(12)], (10, 11, 12)
+    all_three = batches(cohort(dense(), three), Schedule(4, 2))
+    turned = batches(cohort(dense(), three[::-1], devices=other[::-1]), Schedule(4, 2))
+    assert [all_three[d] for d in range(3)] == [turned[d] for d in (2, 1, 0)]
+    for d in range(3):
+        assert batches(cohort(dense(), three).only(d), Schedule(4, 2))[0] == all_three[d]
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [
+        ({"seed": 1}, Schedule(4)),
+        ({"round": 1}, Schedule(4)),
+        ({"devices": (11,)}, Schedule(4)),
+        ({}, Schedule(4, purpose="kd")),
+    ],
+    ids=["seed", "round", "device", "purpose"],
+)
+def test_the_order_differs_with(settings, schedule):
+    usual = batches(cohort(dense(), [numbered(20)]), Schedule(4))[0]
+    assert batches(cohort(dense(), [numbered(20)]), Schedule(4))[0] == usual
+    assert batches(cohort(dense(), [numbered(20)], **settings), schedule)[0] != usual
+
+
+def test_epochs_are_shuffled_anew():
+    [found] = batches(cohort(dense(), [numbered(20)]), Schedule(20, 2)).values()
+    assert found[0] != found[1]
+
+
+def test_drawing_batches_leaves_the_global_generators_alone():
+    members = cohort(dense(), [numbered(9)])
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    list(members.steps(Schedule(4)))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (np.random.get_state()[1] == numpy_before).all()  # noqa: NPY002
+
+
+def test_the_part_is_the_one_asked_for():
+    own = split(train=7, adapt=4, test=3)
+    members = cohort(dense(), [own])
+    [[(_, batch)]] = list(members.steps(Schedule(100, part="adapt")))
+    assert sorted(batch.labels[0].tolist()) == sorted(own.adapt.labels.tolist())
+    assert members.num_examples.tolist() == [7.0]
+
+
+def test_a_device_without_images_says_so():
+    members = cohort(dense(), [Split(examples(0), examples(2), examples(2))])
+    with pytest.raises(ValueError, match="no train images"):
+        list(members.steps(Schedule(4)))
+
+
+def test_what_a_device_kept_comes_before_what_it_is_sent():
+    received = {"w": torch.tensor([[1.0], [2.0], [3.0]])}
+    own = {"norms": {"w": torch.tensor([9.0])}}
+    members = cohort(nn.Linear(1, 1), [numbered(3)] * 3, kept=({}, own, {"other": received}))
+    assert members.recall("norms", received)["w"].flatten().tolist() == [1, 9, 3]
+    assert members.only(1).recall("norms", {"w": received["w"][1:2]})["w"].tolist() == [[9.0]]
+    assert cohort(nn.Linear(1, 1), [numbered(3)] * 3).recall("norms", received) is received

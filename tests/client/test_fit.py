@@ -1,0 +1,311 @@
+"""Local training: equal to plain torch, and equal to itself however devices are put together."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from toys import (
+    CLASSES,
+    assert_close,
+    assert_same_bits,
+    cohort,
+    conv,
+    copied,
+    dense,
+    initial,
+    initials,
+    plain,
+    quadratic_split,
+    split,
+    Quadratic,
+)
+from torch import nn
+
+from fedadapt.client.cohort import Schedule
+from fedadapt.client.fit import Sgd, fit
+from fedadapt.models.mode import training, training_norms
+from fedadapt.models.network import Network
+from fedadapt.objectives import Distillation, Ewc, L2Transfer, Mas, Proximal, cross_entropy
+from fedadapt.selectors import everything, head, norm_affine, norm_statistics
+from fedadapt.weights import repeat, row
+
+SIZES = (5, 12, 10)  # uneven; with batches of 4: one of 5, three whole ones, one of 2
+SPLITS = [split(count, seed=d) for d, count in enumerate(SIZES)]
+OBJECTIVES = {
+    "cross-entropy": cross_entropy,
+    "proximal": Proximal(0.7),
+    "l2-transfer": L2Transfer(0.3),
+    "ewc": Ewc(0.8),
+    "mas": Mas(0.2),
+    "distillation": Distillation(0.6, 3.0),
+}
+SELECTORS = {"all": everything, "norm-affine": norm_affine, "head": head}
+
+
+def memory(model):
+    """References that differ from the start, and from device to device."""
+    importance = {n: t.double().abs() for n, t in initials(model, 3, seed=70).items()}
+    return {
+        "anchor": initials(model, 3, seed=50),
+        "importance": importance,
+        "teacher": initials(model, 3, seed=90),
+    }
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_that_of_torch(momentum, weight_decay):
+    generator = torch.Generator().manual_seed(0)
+    ours = {n: torch.randn(s, generator=generator).double() for n, s in {"a": (3, 2), "b": ()}.items()}
+    theirs = {n: t.clone().requires_grad_() for n, t in ours.items()}
+    optimizer = Sgd(0.1, momentum, weight_decay)
+    reference = torch.optim.SGD(
+        theirs.values(), lr=0.1, momentum=momentum, weight_decay=weight_decay
+    )
+    velocity = optimizer.begin(ours)
+    for _ in range(5):
+        grads = {n: torch.randn(t.shape, generator=generator).double() for n, t in ours.items()}
+        ours, velocity = optimizer.update(ours, grads, velocity)
+        for n, t in theirs.items():
+            t.grad = grads[n].clone()
+        reference.step()
+    assert_close(ours, {n: t.detach() for n, t in theirs.items()})
+
+
+@pytest.mark.parametrize("make", [dense, conv, plain])
+def test_fit_is_the_plain_torch_loop(make):
+    own, schedule = split(10, seed=4), Schedule(4, 3)
+    start = initial(make())
+    members = cohort(make(), [own])
+    found = fit(members, repeat(start, 1), Sgd(0.1, 0.9, 0.05), schedule)
+
+    model = make().double().train()
+    model.load_state_dict(start)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.05)
+    losses = []
+    for [(_, batch)] in members.steps(schedule):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(batch.inputs[0]), batch.labels[0])
+        loss.backward()
+        optimizer.step()
+        losses += [loss.item()] * batch.labels.shape[1]
+
+    assert_close(row(found.weights, 0), model.state_dict())
+    assert list(found.weights) == list(model.state_dict())
+    assert found.loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+    if make is not plain:  # 3 steps an epoch: 4, 4 and 2 images
+        counters = [t for n, t in found.weights.items() if n.endswith("num_batches_tracked")]
+        assert [t.tolist() for t in counters] == [[3 + 9]] * len(counters)
+
+
+@pytest.mark.parametrize("trainable", SELECTORS.values(), ids=SELECTORS)
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+@pytest.mark.parametrize(
+    ("make", "mode"), [(dense, training), (conv, training), (conv, training_norms)],
+    ids=["dense", "conv", "conv, norms only"],
+)
+def test_stacked_is_one_by_one(make, mode, objective, trainable):
+    def trained(stacked):
+        members = cohort(make(), SPLITS, stacked=stacked)
+        return fit(
+            members,
+            initials(make(), 3),
+            Sgd(0.1, 0.9, 0.01),
+            Schedule(4, 2),
+            objective=objective,
+            trainable=trainable,
+            memory=memory(make()),
+            mode=mode,
+        )
+
+    alone, together = trained(False), trained(True)
+    assert_close(together.weights, alone.weights)
+    torch.testing.assert_close(together.loss, alone.loss)
+    moved = {n for n, t in initials(make(), 3).items() if not torch.equal(t, alone.weights[n])}
+    parameters = {n for n, _ in make().named_parameters()}
+    assert moved == (trainable(make()) & parameters) | norm_statistics(make())
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+def test_nothing_given_is_modified(stacked):
+    start, references = initials(conv(), 3), memory(conv())
+    before = copied(start), {name: copied(w) for name, w in references.items()}
+    members = cohort(conv(), SPLITS, stacked=stacked)
+    modes = [m.training for m in members.model.modules()]
+    fit(members, start, Sgd(0.1, 0.9), Schedule(4, 2), objective=Ewc(0.5), memory=references)
+    assert_same_bits(start, before[0])
+    for name, weights in references.items():
+        assert_same_bits(weights, before[1][name])
+    assert [m.training for m in members.model.modules()] == modes
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+def test_one_model_for_all_is_expanded_memory_that_nobody_writes_to(stacked):
+    start = initial(dense())
+    before = copied(start)
+    found = fit(
+        cohort(dense(), SPLITS, stacked=stacked), repeat(start, 3), Sgd(0.1), Schedule(4, 2)
+    )
+    assert_same_bits(start, before)
+    for t in found.weights.values():
+        assert t.stride(0) != 0  # and the result is each device's own
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+def test_who_else_is_there_changes_nothing(stacked):
+    def trained(*order):
+        members = cohort(
+            conv(),
+            [SPLITS[d] for d in order],
+            devices=tuple(10 + d for d in order),
+            stacked=stacked,
+        )
+        start = {n: t[list(order)] for n, t in initials(conv(), 3).items()}
+        found = fit(members, start, Sgd(0.1, 0.9), Schedule(4, 2))
+        return {d: (row(found.weights, i), found.loss[i]) for i, d in enumerate(order)}
+
+    everybody = trained(0, 1, 2)
+    for order in [(2, 0, 1), (1,), (2, 1)]:
+        for d, (weights, loss) in trained(*order).items():
+            if stacked:
+                assert_close(weights, everybody[d][0])
+            else:
+                assert_same_bits(weights, everybody[d][0])
+            torch.testing.assert_close(loss, everybody[d][1])
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"round": 1}], ids=["seed", "round"])
+def test_other_draws_give_other_weights(settings):
+    def trained(**settings):
+        members = cohort(plain(), SPLITS, **settings)
+        return fit(members, initials(plain(), 3), Sgd(0.1), Schedule(4)).weights["head.bias"]
+
+    assert torch.equal(trained(), trained())
+    assert not torch.isclose(trained(), trained(**settings)).all()
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5, 400.0])
+@pytest.mark.parametrize(
+    ("objective", "strength", "importance"),
+    [
+        (Proximal, 1.0, None),
+        (L2Transfer, 2.0, None),
+        (Ewc, 1.0, 3.0),
+        (Mas, 2.0, 3.0),
+    ],
+    ids=["proximal", "l2-transfer", "ewc", "mas"],
+)
+def test_a_pull_ends_between_the_images_and_the_anchor(objective, strength, importance, mu):
+    # min h/2 (w - t)^2 + s mu F/2 (w - a)^2, where s is 2 for a penalty written without a half.
+    h, t, anchor = 2.0, 1.5, -0.5
+    pull = strength * mu * (importance or 1.0)
+    found = fit(
+        cohort(Quadratic(), [quadratic_split(h, t)]),
+        {"w": torch.zeros(1, dtype=torch.float64)},
+        Sgd(0.5 / (h + pull)),
+        Schedule(1, 60),
+        objective=objective(mu),
+        memory={
+            "anchor": {"w": torch.tensor([anchor], dtype=torch.float64)},
+            "importance": {"w": torch.tensor([importance or 0.0], dtype=torch.float64)},
+        },
+    )
+    assert found.weights["w"].item() == pytest.approx((h * t + pull * anchor) / (h + pull), rel=1e-9)
+
+
+@pytest.mark.parametrize("objective", [Proximal(0), L2Transfer(0), Ewc(0), Mas(0), Distillation(0, 6)])
+def test_no_strength_is_cross_entropy(objective):
+    def trained(objective):
+        members = cohort(dense(), SPLITS)
+        return fit(
+            members,
+            initials(dense(), 3),
+            Sgd(0.1),
+            Schedule(4),
+            objective=objective,
+            memory=memory(dense()),
+        ).weights
+
+    assert_close(trained(objective), trained(cross_entropy))
+
+
+def test_the_anchor_of_each_device_is_its_own():
+    # Huge strength, and a step that goes all the way: everybody ends on the row of the anchor that is theirs.
+    anchor = initials(plain(), 3, seed=50)
+    found = fit(
+        cohort(plain(), SPLITS, stacked=True),
+        initials(plain(), 3),
+        Sgd(2e-6),
+        Schedule(4, 3),
+        objective=Proximal(5e5),
+        memory={"anchor": anchor},
+    )
+    assert_close(found.weights, anchor, rtol=0, atol=1e-4)
+
+
+def test_names_without_an_anchor_are_free():
+    anchor = {n: t for n, t in initials(plain(), 3).items() if not n.startswith("head")}
+    found = fit(
+        cohort(plain(), SPLITS),
+        initials(plain(), 3),
+        Sgd(1e-3),
+        Schedule(4, 30),
+        objective=L2Transfer(400.0),
+        memory={"anchor": anchor},
+    ).weights
+    change = {n: (t - found[n]).abs().max().item() for n, t in initials(plain(), 3).items()}
+    assert change["head.weight"] > 20 * max(change["body.1.weight"], change["body.1.bias"]) > 0
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout1d])
+def test_dropout_is_the_devices_own_and_gives_the_global_generator_back(dropout):
+    def make():
+        body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), dropout(0.5))
+        return Network(body, 8, CLASSES)
+
+    start = initial(make())
+
+    def trained(members):
+        return fit(members, repeat(start, len(members)), Sgd(0.1), Schedule(4)).weights
+
+    members = cohort(make(), SPLITS)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    everybody = trained(members)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert_same_bits(trained(members.only(1)), {n: t[1:2] for n, t in everybody.items()})
+    without = cohort(make(), SPLITS)
+    for layer in without.model.modules():
+        if isinstance(layer, dropout):
+            layer.p = 0.0
+    assert not torch.isclose(trained(without)["head.weight"], everybody["head.weight"]).all()
+    another = trained(replace(members, round=1))
+    assert not torch.isclose(another["head.weight"], everybody["head.weight"]).all()
+
+
+def test_a_weight_the_caller_forgot_is_an_error_and_not_the_architectures_own():
+    start = initials(plain(), 3)
+    del start["body.1.bias"]
+    with pytest.raises(RuntimeError, match="meta"):
+        fit(cohort(plain(), SPLITS), start, Sgd(0.1), Schedule(4))
+
+
+def test_bf16_is_the_arithmetic_and_not_the_weights():
+    single = {n: t.float() if t.is_floating_point() else t for n, t in initials(dense(), 3).items()}
+    float_splits = [
+        split._replace(train=replace(split.train, inputs=split.train.inputs.float()))
+        for split in SPLITS
+    ]
+
+    def trained(**settings):
+        members = cohort(dense(), float_splits, **settings)
+        teacher = {"teacher": single}
+        how = {"objective": Distillation(0.5, 2.0), "memory": teacher}
+        return fit(members, single, Sgd(0.1), Schedule(4), **how)
+
+    exact, rough = trained(), trained(autocast=torch.bfloat16)
+    assert {t.dtype for t in rough.weights.values()} == {torch.float32, torch.int64}
+    torch.testing.assert_close(rough.loss, exact.loss, rtol=0.05, atol=0.05)
+    assert not torch.equal(rough.loss, exact.loss)
