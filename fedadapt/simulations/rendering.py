@@ -123,8 +123,8 @@ def to_rich(table: Table) -> "rich.table.Table":
         caption=Text("\n".join(table.notes), style="yellow") if table.notes else None,
     )
     if not single:
-        longest = max(map(len, ["strategy", *strategies]))
-        printed.add_column("strategy", overflow="fold", min_width=min(longest, 12))
+        longest = max(map(len, strategies))
+        printed.add_column("method", overflow="fold", min_width=min(longest, 12))
     printed.add_column("device model", no_wrap=True)
     texts = [
         [
