@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from fedadapt.config import RunConfig, Scalar, parse_arguments
+from fedadapt.config import RunConfig, Scalar, as_float, parse_arguments
 from fedadapt.errors import InputError, nearest, unknown
 
 Part = Literal["train", "adapt"]
@@ -38,7 +38,7 @@ class NoAdaptation(Adaptation):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBN(Adaptation):
-    """Batch-norm statistics of the device's own images; no labels. Li et al. 2016; DUA, sec. 3.3."""
+    """Batch-norm statistics of the device's images; no labels. Li et al. 2016; DUA, sec. 3.3."""
 
     name: ClassVar[str] = "adabn"
     needs_batch_norm: ClassVar[bool] = True
@@ -147,13 +147,12 @@ def build(name: str, given: Mapping[str, Any], where: str) -> Adaptation:
     for key, value in given.items():
         argument = key.replace("-", "_")
         if argument not in known:
+            hint = nearest(argument, known)
             allowed = ", ".join(k.replace("_", "-") for k in known) or "none"
-            raise InputError(
-                f"{where}: {name} has no argument {key!r}{nearest(argument, known)}; it has: {allowed}"
-            )
+            raise InputError(f"{where}: {name} has no argument {key!r}{hint}; it has: {allowed}")
         default = getattr(method, argument)
         if isinstance(default, float) and type(value) is int:
-            value = float(value)
+            value = as_float(value)
         if type(value) is not type(default):
             raise InputError(
                 f"{where}: {name}.{key}: expected {type(default).__name__}, got {value!r}"
@@ -184,5 +183,5 @@ def _check(where: str, field: str, value: Any) -> None:
         raise unknown(where, str(value), _CHOICES[field])
     if field in _RANGES:
         allowed, holds = _RANGES[field]
-        if not (math.isfinite(value) and holds(value)):
+        if not (holds(value) and value < math.inf):  # NaN holds nowhere
             raise InputError(f"{where}: {value} is out of range; it must be {allowed}")

@@ -17,7 +17,7 @@ from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 
-KINDS = {int: click.INT, float: click.FLOAT, str: click.STRING}
+KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
 
 
 class _Commands(click.Group):
@@ -40,7 +40,10 @@ def _say(line: str, code: int) -> Never:
     sys.exit(code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="fedadapt")
 def main() -> None:
     """Personalised federated learning: a model for every device, and what it was worth."""
@@ -53,7 +56,7 @@ def _run_options(*left_out: str) -> Callable[[Any], Any]:
         for f in reversed(fields(RunConfig)):
             if f.name in left_out:
                 continue
-            kind: Any = KINDS[f.type]  # type: ignore[index]
+            kind: Any = KINDS[f.type]
             if f.metadata["choices"]:
                 kind = click.Choice(f.metadata["choices"])
             default = f.default if f.default != "" else None
@@ -89,7 +92,7 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
     from fedadapt.simulations.checking import check
     from fedadapt.simulations.folders import new_folder
 
-    _log(verbose)
+    _prepare(verbose)
     if resume is not None:
         path = resume / "config.toml"
         if not path.is_file():
@@ -131,7 +134,9 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 
-def _log(verbose: bool) -> None:
+def _prepare(verbose: bool) -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # module:Class and module:factory of the folder one works in
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(message)s",
@@ -146,7 +151,7 @@ def _log(verbose: bool) -> None:
     "--strategies",
     "listed",
     default="fedavg",
-    help='strategies separated by ";", each with its arguments, e.g. "fedavg; fedavg mu=0.1"  [fedavg]',
+    help='separated by ";", each with its arguments, e.g. "fedavg; fedavg mu=0.1"  [fedavg]',
 )
 @click.option("--seeds", default="1,2,3", help="seeds separated by commas  [1,2,3]")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
@@ -160,7 +165,7 @@ def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: A
     from fedadapt.simulations.checking import check
     from fedadapt.simulations.rendering import to_rich
 
-    _log(verbose)
+    _prepare(verbose)
     base = _config(given)
     folder = comparing.folder_of(base, out)
     runs = comparing.plan(base, listed, seeds, folder)
@@ -185,7 +190,9 @@ def report(folder: Path) -> None:
 
 
 @main.command()
-@click.option("--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)")
+@click.option(
+    "--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)"
+)
 def benchmarks(data_root: str) -> None:
     """List the data sets: sizes, whether they are here, where their files must be."""
     from fedadapt.datasets.catalog import rows
@@ -200,7 +207,9 @@ def benchmarks(data_root: str) -> None:
 
 
 def _word(value: object) -> str:
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    return (
+        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    )
 
 
 @main.command()

@@ -1,7 +1,7 @@
 """Every setting of a run, checked at the door: one frozen object, the same keys on every entry.
 
 The command line (``--local-epochs 5``), Flower's run configuration (``local-epochs=5``) and a run
-folder's ``config.toml`` use the same kebab-case keys. Importing this module costs nothing: no torch.
+folder's ``config.toml`` use the same keys, in kebab-case. No torch here: it is cheap to import.
 """
 
 import hashlib
@@ -44,9 +44,7 @@ def _key(
 ) -> Any:
     """A field of ``RunConfig``: its default, its line of help and what it may be."""
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    return field(
-        default=default, metadata={"help": help, "bounds": bounds, "choices": choices}
-    )
+    return field(default=default, metadata={"help": help, "bounds": bounds, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +52,18 @@ class RunConfig:
     """One run, fully described. Fields are checked on construction; every value is resolved."""
 
     # What the devices hold.
-    benchmark: str = _key("digits-classes", "data set and how it is spread; see `fedadapt benchmarks`")
+    benchmark: str = _key(
+        "digits-classes", "data set and how it is spread; see `fedadapt benchmarks`"
+    )
     data_root: str = _key("", "folder with real data sets (default: $FEDADAPT_DATA)")
-    partition: str = _key("", "who gets which labels, e.g. iid, dirichlet:0.3 (default: the benchmark's)")
+    partition: str = _key(
+        "", "who gets which labels, e.g. iid, dirichlet:0.3 (default: the benchmark's)"
+    )
     shift: str = _key("", "feature shift, e.g. corruptions:3, rotation (default: the benchmark's)")
     quantity: str = _key("", "how uneven the devices' sizes are, e.g. lognormal:1 (default: even)")
-    imbalance: str = _key("", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)")
+    imbalance: str = _key(
+        "", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)"
+    )
     devices: int = _key(100, "number of devices; 0 with `flwr run`: one a node", at_least=0)
     unseen: float = _key(0.0, "share of devices held out of training", at_least=0, below=1)
     adapt_share: float = _key(0.2, "share of a device's images for adaptation", above=0, below=1)
@@ -91,7 +95,9 @@ class RunConfig:
     # What they do with it.
     adapt: str = _key("none,fine-tune", "local adaptations to compare, separated by commas")
     adapt_args: str = _key("", 'their arguments, e.g. "fine-tune.epochs=10 kd.lr=0.01"')
-    evaluate_every: int = _key(0, "evaluate the base model every so many rounds; 0: ten times", at_least=0)
+    evaluate_every: int = _key(
+        0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
+    )
     global_test: str = _key(
         "base",
         "which models to try on the balanced global test",
@@ -106,18 +112,26 @@ class RunConfig:
     # When things go wrong.
     node_wait: float = _key(120.0, "seconds to wait for the devices to appear", above=0)
     round_deadline: float = _key(3600.0, "seconds a round may take", above=0)
-    client_deadline: float = _key(0.0, "seconds a device may compute an answer; 0: no limit", at_least=0)
-    min_replies: float = _key(0.5, "share of asked devices that must answer well", above=0, at_most=1)
+    client_deadline: float = _key(
+        0.0, "seconds a device may compute an answer; 0: no limit", at_least=0
+    )
+    min_replies: float = _key(
+        0.5, "share of asked devices that must answer well", above=0, at_most=1
+    )
     max_failed_rounds: int = _key(1, "end the run after so many failed rounds in a row", at_least=1)
-    max_update_norm: float = _key(0.0, "reject updates longer than this (L2); 0: no limit", at_least=0)
+    max_update_norm: float = _key(
+        0.0, "reject updates longer than this (L2); 0: no limit", at_least=0
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, _checked(f.name, f.type, getattr(self, f.name), f.metadata))
+            object.__setattr__(
+                self, f.name, _checked(f.name, f.type, getattr(self, f.name), f.metadata)
+            )
         if self.adapt_share + self.test_share >= 1:
             raise InputError(
-                f"adapt-share, test-share: {self.adapt_share} + {self.test_share} leaves nothing to "
-                "train on; their sum must be below 1"
+                f"adapt-share, test-share: {self.adapt_share} + {self.test_share} leaves nothing "
+                "to train on; their sum must be below 1"
             )
         if self.client_deadline and self.client_deadline >= self.round_deadline:
             raise InputError(
@@ -161,10 +175,18 @@ class RunConfig:
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
 
+def as_float(value: int) -> float:
+    """``value`` as a float; infinite where it is larger than any."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def _checked(name: str, kind: Any, value: Any, rules: Mapping[str, Any]) -> Scalar:
     key = name.replace("_", "-")
     if kind is float and type(value) is int:
-        value = float(value)
+        value = as_float(value)
     if type(value) is not kind:
         raise InputError(f"{key}: expected {kind.__name__}, got {type(value).__name__} {value!r}")
     if kind is float and not math.isfinite(value):

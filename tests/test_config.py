@@ -53,7 +53,8 @@ def test_the_defaults_are_allowed_and_described():
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("devices", 0, "devices: 0 is out of range; it must be >= 1"),
+        ("devices", -1, "devices: -1 is out of range; it must be >= 0"),
+        ("rounds", 0, "rounds: 0 is out of range; it must be >= 1"),
         ("unseen", 1.0, "unseen: 1.0 is out of range; it must be >= 0 and < 1"),
         ("unseen", -0.1, "unseen: -0.1 is out of range; it must be >= 0 and < 1"),
         ("adapt-share", 0.0, "adapt-share: 0.0 is out of range; it must be > 0 and < 1"),
@@ -62,14 +63,14 @@ def test_the_defaults_are_allowed_and_described():
         ("lr", 0.0, "lr: 0.0 is out of range; it must be > 0"),
         ("lr", float("nan"), "lr: nan is not a finite number"),
         ("lr", float("inf"), "lr: inf is not a finite number"),
-        ("lr", 10**400, "lr: 1e+400 is not a finite number"),
+        pytest.param("lr", 10**400, "lr: inf is not a finite number", id="huge"),
         ("momentum", 1.0, "momentum: 1.0 is out of range; it must be >= 0 and < 1"),
         ("devices", True, "devices: expected int, got bool True"),
         ("lr", False, "lr: expected float, got bool False"),
         ("devices", 3.0, "devices: expected int, got float 3.0"),
         ("lr", "0.1", "lr: expected float, got str '0.1'"),
         ("model", 3, "model: expected str, got int 3"),
-        ("precision", "fp16", "precision: unknown 'fp16'; known: float32, bf16"),
+        ("device", "tpu", "device: unknown 'tpu'; did you mean 'cpu'?; known: auto, cpu, cuda"),
         (
             "batch-norm",
             "locale",
@@ -99,7 +100,7 @@ def test_values_that_do_not_go_together_are_refused():
     assert line == "client-deadline: 60.0 must be below round-deadline=60.0"
 
 
-@pytest.mark.parametrize("content", [b"devices = ", b"\xff\xfe", b"devices = 0", b"a.b = 1", None])
+@pytest.mark.parametrize("content", [b"devices = ", b"\xff\xfe", b"devices = -1", b"a.b = 1", None])
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, content):
     path = tmp_path / "config.toml"
     if content is not None:
@@ -145,7 +146,6 @@ def test_arguments(text, found):
         ("a=[1]", "strategy-args: 'a=[1]': a value is a number, true, false or a word"),
         ("a=2020-01-01", "'a=2020-01-01': a value is a number, true, false or a word"),
         ("a='", "strategy-args: \"a='\": No closing quotation"),
-        ("'a=1\nb=2'", "strategy-args: 'a=1\\nb=2': a value is a number, true, false or a word"),
     ],
 )
 def test_bad_arguments(text, reason):

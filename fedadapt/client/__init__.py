@@ -1,1 +1,5 @@
-"""What a device computes. Pure functions of stacked weights; the Flower adapters come on top."""
+"""What a device computes: pure functions of stacked weights; the Flower adapters come on top."""
+
+from fedadapt.client.api import adapt
+
+__all__ = ["adapt"]

@@ -29,7 +29,7 @@ SELECTORS: dict[str, Selector] = {
 def adapt(
     method: Adaptation, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
 ) -> Weights:
-    """Adapt each row of ``weights`` [D, ...] to the images of its device; the argument is not moved.
+    """Adapt each row of ``weights`` [D, ...] to its device's images; arguments are not moved.
 
     Args:
         method: Which adaptation, with its hyper-parameters. ``adapt.register`` adds another.
@@ -79,7 +79,9 @@ def _(
 
 
 @adapt.register
-def _(method: Kd, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None) -> Weights:
+def _(
+    method: Kd, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
+) -> Weights:
     objective = Distillation(method.share, method.temperature)
     return _tune(method, cohort, weights, objective, {"teacher": weights})
 

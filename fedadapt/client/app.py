@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedadapt import __version__
@@ -12,6 +12,7 @@ from fedadapt.client.guard import guard
 from fedadapt.client.store import DeviceStore
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
+from fedadapt.messages import Config
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.weights import is_finite, row
 
@@ -22,20 +23,20 @@ app = ClientApp(mods=[guard])
 def count(message: Message, context: Context) -> Message:
     """How many devices there are, for a run that did not say."""
     found = {"devices": _config(context).devices}
-    return Message(RecordDict({records.CONFIG: ConfigRecord(found)}), reply_to=message)
+    return Message(records.request({}, found), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Who this device is; the server refuses a device that does not fit the run."""
     assembly, device = _self(context)
-    told = {
+    told: Config = {
         "partition-id": device,
         "version": __version__,
         "manifest": assembly.benchmark.manifest.hash,
         "num-examples": assembly.benchmark.num_train_examples(device),
     }
-    return Message(RecordDict({records.CONFIG: ConfigRecord(told)}), reply_to=message)
+    return Message(records.request({}, told), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -62,7 +63,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Results of the models received, adapted as asked; a stock strategy gets plain metrics."""
     assembly, device = _self(context)
     content = message.content
-    config = dict(next(iter(content.config_records.values()), ConfigRecord()))
+    config = records.settings(content)
     if "adaptations" not in config:
         return answer(message, context)
     models = {
@@ -97,14 +98,16 @@ def _config(context: Context) -> RunConfig:
 
 
 def _self(context: Context) -> tuple[Assembly, int]:
-    """This device's part of the run; built once in a process."""
+    """The part of the run that is on this device; built once in a process."""
     config = _config(context)
     if "partition-id" not in context.node_config:
         raise InputError('node config: no partition-id; give --node-config "partition-id=0"')
     device = int(context.node_config["partition-id"])
     if not 0 <= device < config.devices:
-        raise InputError(f"node config: partition-id={device} must be below devices={config.devices}")
-    return assemble(config), device
+        raise InputError(
+            f"node config: partition-id={device} must be below devices={config.devices}"
+        )
+    return assemble(config, on_device=True), device
 
 
 def _store(config: RunConfig, context: Context, device: int) -> DeviceStore:

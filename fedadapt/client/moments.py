@@ -84,7 +84,5 @@ def _listening(model: nn.Module) -> Iterator[Weights]:
 
 
 def _one_by_one(measure: Any, weights: Weights, inputs: Tensor) -> Weights:
-    alone = [
-        measure({n: t[d] for n, t in weights.items()}, inputs[d]) for d in range(len(inputs))
-    ]
+    alone = [measure({n: t[d] for n, t in weights.items()}, inputs[d]) for d in range(len(inputs))]
     return {n: torch.stack([a[n] for a in alone]) for n in alone[0]}

@@ -2,7 +2,8 @@
 
 | record | holds |
 | --- | --- |
-| ``arrays`` | the model, or the answer's arrays; ``personal`` and ``fisher`` beside it in ``evaluate`` |
+| ``arrays`` | the model, or the answer's arrays |
+| ``personal``, ``fisher`` | beside it in ``evaluate`` |
 | ``config`` | settings of the message, ``server-round`` among them |
 | ``metrics`` | ``num-examples``, ``loss``, ... |
 | ``report`` | further arrays of an answer, where the strategy has any |
@@ -40,17 +41,44 @@ def tensors(record: ArrayRecord) -> Weights:
     return {n: torch.from_numpy(array.numpy().copy()) for n, array in record.items()}
 
 
+def config_record(config: Config) -> ConfigRecord:
+    """Settings as they travel."""
+    record = ConfigRecord()
+    for name, value in config.items():
+        record[name] = value
+    return record
+
+
+def metric_record(numbers: Mapping[str, float]) -> MetricRecord:
+    """Numbers as they travel."""
+    record = MetricRecord()
+    for name, number in numbers.items():
+        record[name] = number
+    return record
+
+
+def settings(content: RecordDict) -> Config:
+    """All settings of a message; anything but numbers, words and lists of them is left out."""
+    found: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {}
+    for record in content.config_records.values():
+        for name, value in record.items():
+            if isinstance(value, bool | int | float | str) or (
+                isinstance(value, list) and not any(isinstance(v, bytes) for v in value)
+            ):
+                found[name] = value  # type: ignore[assignment]
+    return found
+
+
 def request(weights: Mapping[str, ArrayRecord], config: Config) -> RecordDict:
     """A message to a device: named models and settings."""
-    return RecordDict({**weights, CONFIG: ConfigRecord(dict(config))})
+    return RecordDict({**weights, CONFIG: config_record(config)})
 
 
 def received(content: RecordDict, device: int) -> Sent:
     """What one device got, as a cohort of one. Takes the one model there is, whatever its key."""
     models = content.array_records
     record = models[ARRAYS] if ARRAYS in models else next(iter(models.values()))
-    config = next(iter(content.config_records.values()), ConfigRecord())
-    return Sent((device,), repeat(tensors(record), 1), dict(config))
+    return Sent((device,), repeat(tensors(record), 1), settings(content))
 
 
 def answer(update: Update) -> RecordDict:
@@ -58,7 +86,7 @@ def answer(update: Update) -> RecordDict:
     content = RecordDict(
         {
             ARRAYS: array_record({n: t[0] for n, t in update.weights.items()}),
-            METRICS: MetricRecord(
+            METRICS: metric_record(
                 {n: float(t[0]) for n, t in update.metrics.items()}
                 | {NUM_EXAMPLES: float(update.num_examples[0])}
             ),

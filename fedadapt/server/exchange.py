@@ -17,7 +17,8 @@ class RoundFailedError(Exception):
         self.reasons = why
         reasons = f"; e.g. {why[0]}" if why else ""
         super().__init__(
-            f"{action}: {accepted} of {asked} devices gave a usable answer, {needed} needed{reasons}"
+            f"{action}: {accepted} of {asked} devices gave a usable answer, "
+            f"{needed} needed{reasons}"
         )
 
 

@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from typing import Never
 
 import torch
-from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedadapt.client import records
 from fedadapt.errors import InputError
-from fedadapt.messages import Answers, Config, Sent
+from fedadapt.messages import Answers, Sent
 from fedadapt.server.exchange import Exchange
 from fedadapt.weights import Weights, repeat, stack
 
@@ -50,7 +50,7 @@ class FleetGrid(Grid):
         replies: list[Message] = []
         by_kind: dict[tuple[str, str], list[Message]] = {}
         for message in messages:
-            settings = repr(sorted(_config(message).items()))
+            settings = repr(sorted(records.settings(message.content).items()))
             by_kind.setdefault((message.metadata.message_type, settings), []).append(message)
         for (action, _), alike in by_kind.items():
             replies += self._ask(action, sorted(alike, key=lambda m: m.metadata.dst_node_id))
@@ -77,7 +77,7 @@ class FleetGrid(Grid):
         else:
             weights = stack([self._model(record) for record in found])
         devices = tuple(m.metadata.dst_node_id - 1 for m in messages)
-        return Sent(devices, weights, _config(messages[0]))
+        return Sent(devices, weights, records.settings(messages[0].content))
 
     def _model(self, record: ArrayRecord) -> Weights:
         given = records.tensors(record)
@@ -94,7 +94,11 @@ class FleetGrid(Grid):
                 numbers["train_loss"] = numbers["loss"]  # what Flower's QFedAvg looks for
             examples = update.num_examples[row].item()
             content = RecordDict(
-                {records.METRICS: MetricRecord(numbers | {records.NUM_EXAMPLES: int(examples)})}
+                {
+                    records.METRICS: records.metric_record(
+                        numbers | {records.NUM_EXAMPLES: int(examples)}
+                    )
+                }
             )
             if update.weights:
                 floats = {n: t[row] for n, t in update.weights.items() if n not in self._held}
@@ -130,7 +134,7 @@ class FleetGrid(Grid):
 
 @contextmanager
 def flower_identity() -> Iterator[None]:
-    """Flower builds messages only in a process that has a task; give this one a task for a while."""
+    """Flower builds messages only in a process that has a task: give this one a task."""
     before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
     if None in before:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = 1, 1, 1
@@ -145,13 +149,6 @@ def _arrays(message: Message) -> ArrayRecord:
     if len(found) != 1:
         raise InputError(f"strategy: a message holds {len(found)} array records; it must hold one")
     return found[0]
-
-
-def _config(message: Message) -> Config:
-    merged: dict[str, object] = {}
-    for record in message.content.config_records.values():
-        merged |= dict(record)
-    return merged  # type: ignore[return-value]
 
 
 def floats(weights: Mapping[str, torch.Tensor]) -> Weights:

@@ -11,7 +11,7 @@ from fedadapt import __version__
 from fedadapt.client import records
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, QuorumLostError
-from fedadapt.messages import Answers, Failure, Sent, Update, bytes_up
+from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.server.checks import Expected
 from fedadapt.server.fleet import EvaluationAnswers, EvaluationRequest
 from fedadapt.server.replies import Reply, ReplyError, checked_reply
@@ -63,7 +63,9 @@ class GridFleet:
             self._introduce(node, reply)
         missing = sorted(set(range(self._config.devices)) - set(self._nodes))
         if missing:
-            raise QuorumLostError(f"no device holds partition {missing[0]} ({len(missing)} missing)")
+            raise QuorumLostError(
+                f"no device holds partition {missing[0]} ({len(missing)} missing)"
+            )
         return sorted(self._nodes)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
@@ -85,7 +87,9 @@ class GridFleet:
             if reply is None:
                 yield Answers((), None, {device: Failure("late", "no answer by the deadline")})
             elif reply.has_error():
-                yield Answers((), None, {device: Failure("error", reply.error.reason)})
+                yield Answers(
+                    (), None, {device: Failure("error", reply.error.reason or "no reason")}
+                )
             else:
                 yield self._answers(device, reply, shape)
 
@@ -96,7 +100,7 @@ class GridFleet:
         }
         fisher = request.fisher_of_all
         shared = {"fisher": records.array_record(fisher)} if fisher is not None else {}
-        config = {
+        config: Config = {
             "server-round": request.round,
             "adaptations": list(request.adaptations),
             "on-global": request.on_global,
@@ -118,7 +122,7 @@ class GridFleet:
             if reply is None:
                 failure = Failure("late", "no answer by the deadline")
             elif reply.has_error():
-                failure = Failure("error", reply.error.reason)
+                failure = Failure("error", reply.error.reason or "no reason")
             else:
                 try:
                     rows = records.rows(reply.content, request.round, device)
@@ -135,7 +139,7 @@ class GridFleet:
         pass
 
     def _introduce(self, node: int, reply: Message) -> None:
-        told = dict(reply.content.config_records[records.CONFIG])
+        told = records.settings(reply.content)
         device = int(str(told["partition-id"]))
         if told["version"] != __version__:
             raise InputError(
@@ -169,7 +173,9 @@ class GridFleet:
         return Answers((device,), update, {}, bytes_up(update, (device,)))
 
 
-def models_by_device(stacked: Mapping[str, Weights], count: int) -> Iterator[dict[str, ArrayRecord]]:
+def models_by_device(
+    stacked: Mapping[str, Weights], count: int
+) -> Iterator[dict[str, ArrayRecord]]:
     """For each device, its records. A model that is the same for all is serialised once."""
     shared = {
         name: records.array_record({n: t[0] for n, t in weights.items()})

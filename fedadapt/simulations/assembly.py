@@ -1,7 +1,7 @@
 """From a checked configuration to the things that run: benchmark, model, strategy, worker."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -38,10 +38,14 @@ class Assembly:
 
 
 @lru_cache(maxsize=2)
-def assemble(config: RunConfig) -> Assembly:
-    """Build it all; a process that answers many messages builds once."""
+def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
+    """Build it all; a process that answers many messages builds once.
+
+    A device (``on_device``) gets its weights from the server: it needs no weights file.
+    """
     benchmark = load_benchmark(config)
-    model = build_model(config, benchmark.image_shape, benchmark.num_classes)
+    start = replace(config, weights="") if on_device else config
+    model = build_model(start, benchmark.image_shape, benchmark.num_classes)
     compute = compute_device(config.device)
     worker = Worker(
         benchmark,
@@ -110,8 +114,5 @@ def num_workers(config: RunConfig, model: nn.Module, compute: torch.device) -> i
         isinstance(m, nn.modules.dropout._DropoutNd) for m in model.modules()
     ):
         return 1
-    return (
-        config.workers or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else config.workers or os.cpu_count() or 1
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return config.workers or cores or 1

@@ -1,6 +1,7 @@
 """Several runs on the same devices, and the table of all of them. No torch until one is run."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,10 +39,10 @@ def plan(base: RunConfig, strategies: str, seeds: str, folder: Path) -> list[Run
         numbers = [int(text) for text in seeds.split(",")]
     except ValueError:
         raise InputError(f"seeds: {seeds!r}; give whole numbers separated by commas") from None
-    for what, given in (("strategies", wanted), ("seeds", numbers)):
-        twice = [g for g in given if given.count(g) > 1]  # type: ignore[attr-defined]
-        if twice:
-            raise InputError(f"{what}: {twice[0]!r} is given twice")
+    for what, given in (("strategies", wanted), ("seeds", [str(n) for n in numbers])):
+        for word, count in Counter(given).items():
+            if count > 1:
+                raise InputError(f"{what}: {word} is given twice")
     runs = []
     for text in wanted:
         name, _, arguments = text.partition(" ")

@@ -1,6 +1,7 @@
 """Where a new run goes. No torch: a folder that cannot be used is refused at once."""
 
 import os
+import re
 from pathlib import Path
 
 from fedadapt.config import RunConfig
@@ -14,7 +15,7 @@ def new_folder(config: RunConfig) -> Path:
         InputError: it cannot be made or written to, or holds another run.
 
     """
-    name = f"{config.benchmark.replace(':', '-').replace('/', '-')}-{config.strategy.replace(':', '-')}"
+    name = re.sub(r"[^\w.-]+", "-", f"{config.benchmark}-{config.strategy}")
     if config.out:
         folder = Path(config.out).expanduser()
     else:

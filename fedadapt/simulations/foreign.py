@@ -4,10 +4,9 @@ import importlib
 import inspect
 import logging
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from fedadapt.client import records
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, nearest
 from fedadapt.server.exchange import Exchange, RoundFailedError
-from fedadapt.server.fleet_grid import FleetGrid, flower_identity, floats
+from fedadapt.server.fleet_grid import FleetGrid, floats, flower_identity
 from fedadapt.strategies.base import Facts
 from fedadapt.strategies.catalog import STRATEGIES
 from fedadapt.weights import Weights, repeat
@@ -87,7 +86,8 @@ class FlowerMethod:
     def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None:
         prefix = "model/"
         self._weights = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-        for name, (kind, value) in facts.items():  # type: ignore[misc]
+        for name, fact in facts.items():
+            kind, value = cast(list[Any], fact)
             prefix = f"strategy/{name}/"
             own = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
             restored: Any = value
@@ -151,8 +151,6 @@ def _class(name: str) -> type[Flower]:
         module, attribute = "flwr.serverapp.strategy", STRATEGIES[name].flower_class
     else:
         module, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # a class in the folder the command was given in
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
@@ -173,7 +171,7 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter] | None:
     for parent in kind.__mro__:
         if "__init__" not in vars(parent):
             continue
-        parameters = inspect.signature(parent.__init__).parameters
+        parameters = inspect.signature(vars(parent)["__init__"]).parameters
         names |= {
             n: p
             for n, p in parameters.items()

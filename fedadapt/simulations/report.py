@@ -13,6 +13,7 @@ from fedadapt.records import Outcome
 from fedadapt.simulations import plots
 from fedadapt.simulations.accuracies import Accuracies, last_accuracies
 from fedadapt.simulations.ledger import ReasonTotal, by_action, by_reason
+from fedadapt.simulations.report_page import PAGE
 from fedadapt.simulations.results import put
 from fedadapt.simulations.run_folder import RunFolder
 from fedadapt.simulations.style import to_svg
@@ -46,7 +47,7 @@ def write_report(folder: Path) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=False
     )
     jinja.filters |= {"percent": percent, "points": points, "megabytes": megabytes}
-    page = jinja.from_string(Path(__file__).with_name("report.jinja").read_text("utf-8"))
+    page = jinja.from_string(PAGE)
     run = RunFolder.read(folder)
     own = last_accuracies(run.evaluations, run.adaptations)
     html = page.render(_words(run) | _numbers(run, own) | _pictures(run, own) | _ledger(run))

@@ -99,7 +99,9 @@ def run(
                 write_atomically(folder / "config.toml", settings.encode())
                 facts = json.dumps(manifest, indent=1, sort_keys=True, default=str)
                 write_atomically(folder / "manifest.json", facts.encode())
-                federation.begin({n: t.detach().clone() for n, t in assembly.model.state_dict().items()})
+                federation.begin(
+                    {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
+                )
             seconds = federation.run()
         except KeyboardInterrupt:
             raise InterruptedRunError(

@@ -155,7 +155,7 @@ class Worker:
         return self._global
 
     def _validate(self, cohort: Cohort, received: Sent) -> Update:
-        """What a strategy may learn while it runs: scores on the adapt images, never on the test."""
+        """What a strategy may learn while it runs: scores on the adapt images, not the test."""
         weights = self.strategy.receive(cohort, received.weights)
         scores = evaluate(cohort, weights, cohort.part("adapt"))
         metrics = {"loss": [s.loss for s in scores], "accuracy": [s.accuracy for s in scores]}

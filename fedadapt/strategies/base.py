@@ -6,15 +6,14 @@ more exchanges, named by ``actions``; afterwards ``serve`` says which models eac
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from torch import Tensor
 
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd
-from fedadapt.messages import Answers, Sent
-from fedadapt.messages import Update
+from fedadapt.messages import Answers, Sent, Update
 from fedadapt.weights import Weights
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ Facts = dict[str, object]  # JSON
 class LocalTraining:
     """How a device trains in a round."""
 
-    optimizer: Sgd = Sgd(0.05, 0.5)
+    optimizer: Sgd = field(default_factory=lambda: Sgd(0.05, 0.5))
     batch_size: int = 32
     epochs: int = 5
 
@@ -72,9 +71,7 @@ class Strategy(ABC, Generic[State]):
         return sent
 
     @abstractmethod
-    def merge(
-        self, state: State, action: str, round: int, answers: Iterable[Answers]
-    ) -> State:
+    def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:
         """Fold the usable answers, streamed in device order, into the next state."""
 
     @abstractmethod
@@ -91,7 +88,7 @@ class Strategy(ABC, Generic[State]):
     def as_flower(
         self, *, fraction: float = 1.0, seed: int = 1, min_nodes: int = 1
     ) -> "FlowerStrategy":
-        """This strategy as a ``flwr.serverapp.strategy.Strategy``, for anybody's ServerApp."""
+        """The strategy as a ``flwr.serverapp.strategy.Strategy``, for anybody's ServerApp."""
         from fedadapt.strategies.flower import FlowerStrategy
 
         return FlowerStrategy(self, fraction=fraction, seed=seed, min_nodes=min_nodes)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The strategies by name. No torch, no Flower: the command line checks names before it loads them."""
+"""The strategies by name. No torch and no Flower: names are checked before either is loaded."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -31,16 +31,58 @@ _SAMPLING = "fraction_evaluate"
 
 FLOWER: tuple[Entry, ...] = (
     Entry("fedprox", "Flower's FedProx", "Li et al. 2020", ("proximal_mu",), "FedProx"),
-    Entry("fedavgm", "server momentum", "Hsu et al. 2019", ("server_learning_rate", "server_momentum"), "FedAvgM"),
-    Entry("fedadam", "Adam on the server", "Reddi et al. 2021", ("eta", "beta_1", "beta_2", "tau"), "FedAdam"),
-    Entry("fedyogi", "Yogi on the server", "Reddi et al. 2021", ("eta", "beta_1", "beta_2", "tau"), "FedYogi"),
+    Entry(
+        "fedavgm",
+        "server momentum",
+        "Hsu et al. 2019",
+        ("server_learning_rate", "server_momentum"),
+        "FedAvgM",
+    ),
+    Entry(
+        "fedadam",
+        "Adam on the server",
+        "Reddi et al. 2021",
+        ("eta", "beta_1", "beta_2", "tau"),
+        "FedAdam",
+    ),
+    Entry(
+        "fedyogi",
+        "Yogi on the server",
+        "Reddi et al. 2021",
+        ("eta", "beta_1", "beta_2", "tau"),
+        "FedYogi",
+    ),
     Entry("fedadagrad", "Adagrad on the server", "Reddi et al. 2021", ("eta", "tau"), "FedAdagrad"),
     Entry("fedmedian", "coordinate-wise median", "Yin et al. 2018", (), "FedMedian"),
     Entry("fedtrimmedavg", "trimmed mean", "Yin et al. 2018", ("beta",), "FedTrimmedAvg"),
-    Entry("krum", "the update closest to the others", "Blanchard et al. 2017", ("num_malicious_nodes",), "Krum"),
-    Entry("multikrum", "mean of the closest updates", "Blanchard et al. 2017", ("num_malicious_nodes", "num_nodes_to_select"), "MultiKrum"),
-    Entry("bulyan", "Krum, then a trimmed mean", "El Mhamdi et al. 2018", ("num_malicious_nodes",), "Bulyan"),
-    Entry("qfedavg", "fairer: more weight to higher loss", "Li et al. 2020", ("q", "client_learning_rate"), "QFedAvg"),
+    Entry(
+        "krum",
+        "the update closest to the others",
+        "Blanchard et al. 2017",
+        ("num_malicious_nodes",),
+        "Krum",
+    ),
+    Entry(
+        "multikrum",
+        "mean of the closest updates",
+        "Blanchard et al. 2017",
+        ("num_malicious_nodes", "num_nodes_to_select"),
+        "MultiKrum",
+    ),
+    Entry(
+        "bulyan",
+        "Krum, then a trimmed mean",
+        "El Mhamdi et al. 2018",
+        ("num_malicious_nodes",),
+        "Bulyan",
+    ),
+    Entry(
+        "qfedavg",
+        "fairer: more weight to higher loss",
+        "Li et al. 2020",
+        ("q", "client_learning_rate"),
+        "QFedAvg",
+    ),
 )
 
 STRATEGIES: dict[str, Entry] = {entry.name: entry for entry in OWN + FLOWER}

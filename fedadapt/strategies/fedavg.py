@@ -6,10 +6,9 @@ Li et al. 2021, "FedBN".
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
@@ -41,7 +40,7 @@ class FedAvg(Strategy[Weights]):
     """
 
     model: nn.Module  # the architecture, for its batch-norm layers; its weights are never read
-    training: LocalTraining = LocalTraining()
+    training: LocalTraining = field(default_factory=LocalTraining)
     mu: float = 0.0
     batch_norm: str = "shared"
 
@@ -89,9 +88,7 @@ class FedAvg(Strategy[Weights]):
             return {n: t for n, t in sent.items() if n in names}
         return {n: t for n, t in sent.items() if n not in self._local}
 
-    def merge(
-        self, state: Weights, action: str, round: int, answers: Iterable[Answers]
-    ) -> Weights:
+    def merge(self, state: Weights, action: str, round: int, answers: Iterable[Answers]) -> Weights:
         mean = StreamingMean()
         for some in answers:
             if some.update is None:
@@ -122,7 +119,9 @@ class FedAvg(Strategy[Weights]):
     def receive(self, cohort: Cohort, weights: Weights) -> Weights:
         if not self._local:
             return weights
-        return weights | cohort.recall("norms", {n: weights[n] for n in weights if n in self._local})
+        return weights | cohort.recall(
+            "norms", {n: weights[n] for n in weights if n in self._local}
+        )
 
     def pack(self, state: Weights) -> tuple[dict[str, Tensor], Facts]:
         return state, {}

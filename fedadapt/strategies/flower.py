@@ -6,7 +6,7 @@ needs a ClientApp that answers those too, such as ``fedadapt.client.app``.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -123,9 +123,7 @@ class FlowerStrategy(Flower):
             raise QuorumLostError(f"round {round}: no device answered {action!r} usably")
         self._state = self._strategy.merge(self._state, action, round, iter(answers))
 
-    def _messages(
-        self, action: str, sent: Sent, config: dict[str, object]
-    ) -> Iterator[Message]:
+    def _messages(self, action: str, sent: Sent, config: Mapping[str, object]) -> Iterator[Message]:
         if action != "evaluate":
             one = {n: t[0] for n, t in sent.weights.items()}
             self._expected = Expected.of(self._strategy.expected(action, one))
@@ -140,7 +138,7 @@ class FlowerStrategy(Flower):
             node = reply.metadata.src_node_id
             if reply.has_error():
                 log.warning("node %d: %s", node, reply.error.reason)
-                yield Answers((), None, {node: Failure("error", reply.error.reason)})
+                yield Answers((), None, {node: Failure("error", reply.error.reason or "no reason")})
                 continue
             try:
                 one = checked_reply(reply, self._expected)
@@ -149,4 +147,3 @@ class FlowerStrategy(Flower):
                 yield Answers((), None, {node: Failure("rejected", str(error))})
                 continue
             yield Answers((node,), stacked(one))
-

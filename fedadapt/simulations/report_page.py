@@ -1,4 +1,6 @@
-{%- macro accuracy_table(rows) -%}
+"""The page of a report, a jinja2 template; a module, since Flower ships apps without templates."""
+
+PAGE = r"""{%- macro accuracy_table(rows) -%}
 <div class="scroll"><table>
 <thead><tr><th>device model</th><th class="n">mean</th><th class="bar"></th><th class="n">std</th><th class="n">worst 10 %</th><th class="n">min</th><th class="n">gain</th><th class="n">made worse</th><th class="n">devices</th></tr></thead>
 <tbody>
@@ -130,3 +132,4 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 </main>
 </body>
 </html>
+"""
