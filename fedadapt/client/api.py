@@ -44,7 +44,7 @@ def adapt(
             ``fedadapt.adaptations``.
 
     Raises:
-        InputError: an unknown method or argument, labels missing, no batch norm where one is needed.
+        InputError: unknown method or argument, no labels or no batch norm where they are needed.
 
     """
     wanted = adaptations.build(method, hyper, "adapt")

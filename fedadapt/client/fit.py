@@ -90,8 +90,8 @@ def _fit(
     over: Callable[[Step], Step],
 ) -> Fitted:
     names = trainable(cohort.model) & {n for n, _ in cohort.model.named_parameters()}
-    moving = {n: t.clone() for n, t in start.items() if n in names}
-    held = {n: t.clone() for n, t in start.items() if n not in names}
+    moving = {n: _own(t, cohort) for n, t in start.items() if n in names}
+    held = {n: _own(t, cohort) for n, t in start.items() if n not in names}
     velocity = optimizer.begin(moving)
     step = over(partial(_step, cohort, objective, optimizer))
     total = torch.zeros(2, len(cohort), dtype=torch.float64)  # loss sum, examples
@@ -138,6 +138,13 @@ def _step(
     grads, (value, held_after) = grad_and_value(loss, has_aux=True)(moving)
     moved, velocity = optimizer.update(moving, grads, velocity)
     return moved, held_after, velocity, value.detach()
+
+
+def _own(tensor: Tensor, cohort: Cohort) -> Tensor:
+    """A copy; filters of a device computed alone channels last, as its images are."""
+    if cohort.stacked or tensor.dim() != 5:
+        return tensor.clone()
+    return tensor[0].clone(memory_format=torch.channels_last).unsqueeze(0)
 
 
 def _squeezed(step: Step) -> Step:

@@ -44,7 +44,7 @@ class Replies:
         yield from self.stream
 
 
-def exchange(*stream, min_replies=0.5, max_update_norm=0.0):
+def exchange(*stream, min_replies=0.25, max_update_norm=0.0):
     ledger, done = [], []
     made = Exchange(
         Replies(*stream),
@@ -128,18 +128,16 @@ def test_the_quorum_is_a_share_of_those_asked_and_at_least_one(num_good, min_rep
     assert len(ledger) == 10
 
 
-@pytest.mark.parametrize("share", [k / 100 for k in range(1, 101)])
+@pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.3, 0.55, 0.56, 0.7, 1.0])
 def test_a_quorum_that_is_met_exactly_is_met(share):
     # 0.55 * 100 is a little more than 55 in floating point.
-    devices = tuple(range(100))
     made, _, _ = exchange(good(list(range(1, 1 + round(100 * share)))), min_replies=share)
-    assert list(made.ask("train", sent(MODEL, range(101)[1:]), MODEL))
-    assert len(devices) == 100
+    assert list(made.ask("train", sent(MODEL, range(1, 101)), MODEL))
 
 
 def test_whoever_folds_below_quorum_gets_nothing():
     state = copied(MODEL)
-    made, _, _ = exchange(good([10, 11]), failed(12))
+    made, _, _ = exchange(good([10, 11]), failed(12), min_replies=0.5)
     with pytest.raises(RoundFailedError) as caught:
         state = mean(made.ask("train", sent(MODEL, DEVICES), MODEL))
     assert_same_bits(state, MODEL)

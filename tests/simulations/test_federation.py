@@ -1,0 +1,323 @@
+"""The federated loop: what it leaves behind, when it gives up, and that a killed run goes on."""
+
+import json
+import math
+
+import pytest
+import torch
+from toys import Toys, assert_close, assert_same_bits, conv, initial, split, training
+
+from fedadapt.adaptations import AdaBN, Ewc, FineTune, NoAdaptation
+from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import Examples
+from fedadapt.errors import DivergedError, QuorumLostError
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.server.checkpoint import load_latest
+from fedadapt.server.sampling import sample
+from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.in_process import InProcessFleet
+from fedadapt.simulations.methods import OwnMethod
+from fedadapt.simulations.progress import Progress
+from fedadapt.simulations.results import journal_rows
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.weights import num_bytes, row
+
+SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 8)]
+EVERYWHERE = split(1, test=20, seed=77).test
+METHODS = (NoAdaptation(), AdaBN(), FineTune(epochs=1), Ewc(epochs=1, lam=1.0))
+SETTINGS = RunConfig(rounds=4, fraction=0.5, evaluate_every=2, seed=5)
+START = initial(conv())
+
+
+class Faulty(InProcessFleet):
+    """Stops or loses devices in the rounds told."""
+
+    def __init__(self, *arguments, stop=None, lose=None, **settings):
+        super().__init__(*arguments, **settings)
+        self.stop = stop  # (action, round): Ctrl-C after its first answer
+        self.lose = lose or {}  # round -> number of devices whose answers are lost
+
+    def ask(self, action, round, sent, expected):
+        for position, answers in enumerate(super().ask(action, round, sent, expected)):
+            if position >= self.lose.get(round, 0):
+                yield answers
+            if (action, round) == self.stop:
+                raise KeyboardInterrupt
+
+    def evaluate(self, request):
+        for answers in super().evaluate(request):
+            yield answers
+            if ("evaluate", request.round) == self.stop:
+                raise KeyboardInterrupt
+
+
+def spoilt(own):
+    return own._replace(train=Examples(own.train.inputs * math.nan, own.train.labels))
+
+
+class Run:
+    """A federation of toys in a folder."""
+
+    def __init__(
+        self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
+        stop=None, lose=None, adaptations=METHODS, **engine,
+    ):  # fmt: skip
+        model = conv()
+        strategy = FedAvg(
+            training=training(0.1, 2, momentum=0.5), model=model, batch_norm=batch_norm
+        )
+        benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
+        stacked = engine.pop("stacked", False)
+        worker = Worker(
+            benchmark, model, strategy, adaptations, seed=config.seed, stacked=stacked
+        )
+        self.folder = folder
+        self.method = OwnMethod(strategy)
+        self.fleet = Faulty(worker, stop=stop, lose=lose, **engine)
+        self.federation = Federation(
+            config,
+            self.method,
+            self.fleet,
+            Population(tuple(benchmark.seen), tuple(unseen)),
+            adaptations,
+            folder,
+            parameter_names=parameter_names(model),
+            central_test=worker.evaluate_everywhere,
+            progress=Progress(show=False),
+        )
+
+    def go(self, resume=False):
+        with self.fleet:
+            if resume:
+                self.federation.resume(load_latest(self.folder))
+            else:
+                self.federation.begin(START)
+            self.federation.run()
+        return self
+
+    @property
+    def state(self):
+        return self.method.pack()[0]
+
+    @property
+    def kept(self):
+        return self.fleet.kept()
+
+    def rows(self, kind):
+        found = list(journal_rows(self.folder, kind))
+        return [r._replace(seconds=0.0) for r in found] if kind is LedgerEntry else found
+
+    @property
+    def everything(self):
+        return [self.rows(kind) for kind in (Evaluation, LedgerEntry, RoundLoss)]
+
+
+def assert_same_run(found, wanted):
+    assert_same_bits(found.state, wanted.state)
+    assert found.kept.keys() == wanted.kept.keys()
+    for d, parts in wanted.kept.items():
+        assert_same_bits(found.kept[d]["norms"], parts["norms"])
+    assert found.everything == wanted.everything
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run nobody disturbs."""
+    return Run(tmp_path_factory.mktemp("whole")).go()
+
+
+def test_evaluations_are_of_everybody_at_the_start_now_and_then_and_at_the_end(whole):
+    rows = whole.rows(Evaluation)
+    own = [r for r in rows if r.split == "test"]
+    assert {r.round for r in own} == {0, 2, 4}
+    assert {(r.round, r.label) for r in own} == {
+        *((r, "base") for r in (0, 2, 4)),
+        *((4, f"base+{a}") for a in ("adabn", "fine-tune", "ewc")),
+    }
+    for number, label in {(r.round, r.label) for r in own}:
+        devices = [r.device for r in own if (r.round, r.label) == (number, label)]
+        assert devices == list(range(6))
+    assert {r.device for r in own if not r.seen} == {5}
+    everywhere = [r for r in rows if r.split == "global"]
+    assert [(r.round, r.device, r.label) for r in everywhere] == [
+        (0, -1, "base"), (2, -1, "base"), (4, -1, "base")
+    ]  # fmt: skip
+
+
+def test_the_ledger_has_a_line_for_every_message(whole):
+    ledger = whole.rows(LedgerEntry)
+    for number in range(1, 5):
+        asked = [e.device for e in ledger if (e.action, e.round) == ("train", number)]
+        assert tuple(asked) == sample((0, 1, 2, 3, 4), 0.5, 5, number)
+        assert len(asked) == 3
+    assert {e.outcome for e in ledger} == {"accepted"}
+    fishers = [e.device for e in ledger if e.action == "query.importance"]
+    assert fishers == [0, 1, 2, 3, 4]
+    model = num_bytes(START)
+    parameters = sum(num_bytes({n: START[n]}) for n in parameter_names(conv()))
+    down = {(e.action, e.round): e.bytes_down for e in ledger}
+    assert down[("evaluate", 0)] == down[("train", 1)] == model
+    assert down[("evaluate", 4)] == model + parameters  # the Fisher goes down for EWC
+
+
+def test_losses_are_of_the_devices_that_trained(whole):
+    losses = whole.rows(RoundLoss)
+    assert [r.round for r in losses] == [1, 2, 3, 4]
+    assert {r.num_devices for r in losses} == {3}
+    assert all(math.isfinite(r.loss) for r in losses)
+
+
+def test_the_same_settings_give_the_same_run(whole, tmp_path):
+    assert_same_run(Run(tmp_path).go(), whole)
+
+
+def test_threads_change_not_a_bit_and_stacking_only_rounding(whole, tmp_path):
+    assert_same_run(Run(tmp_path / "threads", num_threads=2).go(), whole)
+    stacked = Run(tmp_path / "stacked", stacked=True, cohort_size=3).go()
+    assert_close(stacked.state, whole.state)
+    for found, wanted in zip(stacked.rows(Evaluation), whole.rows(Evaluation), strict=True):
+        assert found[:9] == wanted[:9]
+        assert found.loss == pytest.approx(wanted.loss, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [
+        ("train", 1),
+        ("train", 3),
+        ("train", 4),
+        ("evaluate", 2),
+        ("evaluate", 4),
+        ("query.importance", 4),
+    ],
+)
+def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(whole, tmp_path, stop):
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, stop=stop).go()
+    resumed = Run(tmp_path)
+    assert_same_run(resumed.go(resume=True), whole)
+
+
+def test_a_run_killed_twice_goes_on(whole, tmp_path):
+    for resume, stop in [(False, ("train", 2)), (True, ("train", 4))]:
+        with pytest.raises(KeyboardInterrupt):
+            Run(tmp_path, stop=stop).go(resume)
+    assert_same_run(Run(tmp_path).go(resume=True), whole)
+
+
+def test_a_finished_run_can_be_finished_again(whole, tmp_path):
+    Run(tmp_path).go()
+    assert_same_run(Run(tmp_path).go(resume=True), whole)
+
+
+def test_more_rounds_go_on_from_fewer(tmp_path):
+    from dataclasses import replace
+
+    longer = Run(tmp_path / "longer", replace(SETTINGS, rounds=6)).go()
+    Run(tmp_path / "shorter").go()
+    assert_same_run(Run(tmp_path / "shorter", replace(SETTINGS, rounds=6)).go(resume=True), longer)
+
+
+def test_a_failed_round_leaves_the_model_as_it_was_and_the_run_goes_on(tmp_path):
+    config = RunConfig(rounds=2, max_failed_rounds=2, min_replies=0.6, evaluate_every=1)
+    found = Run(tmp_path, config, batch_norm="shared", lose={1: 3}, adaptations=METHODS[:1]).go()
+    rows = [r for r in found.rows(Evaluation) if r.split == "test"]
+    losses = {n: [r.loss for r in rows if r.round == n] for n in (0, 1, 2)}
+    assert losses[0] == losses[1] != losses[2]
+    lost = [(e.round, e.device) for e in found.rows(LedgerEntry) if e.outcome == "lost"]
+    assert lost == [(1, 0), (1, 1), (1, 2)]
+
+
+def test_a_failed_round_in_between_does_not_end_the_run(tmp_path):
+    # Two failed rounds in all, but never two in a row.
+    config = RunConfig(rounds=4, max_failed_rounds=2, min_replies=0.6)
+    found = Run(tmp_path, config, lose={1: 3, 3: 3}, adaptations=METHODS[:1]).go()
+    assert {e.round for e in found.rows(LedgerEntry) if e.outcome == "lost"} == {1, 3}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_too_many_failed_rounds_in_a_row_end_the_run(tmp_path, resume):
+    config = RunConfig(rounds=5, max_failed_rounds=2, min_replies=0.6)
+    run = Run(tmp_path, config, lose={2: 3, 3: 3}, stop=("train", 3) if resume else None)
+    if resume:  # the count is in the checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            run.go()
+        run = Run(tmp_path, config, lose={3: 3})
+    with pytest.raises(QuorumLostError) as caught:
+        run.go(resume)
+    assert caught.value.exit_code == 3
+    assert "round 3: train: 2 of 5 devices gave a usable answer, 3 needed" in str(caught.value)
+    assert f"--resume {tmp_path}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_gave_up_can_go_on_when_the_devices_are_back(tmp_path):
+    config = RunConfig(rounds=3, min_replies=0.6)
+    with pytest.raises(QuorumLostError):
+        Run(tmp_path / "gave up", config, lose={2: 3}).go()
+    assert load_latest(tmp_path / "gave up").round == 1
+    found = Run(tmp_path / "gave up", config).go(resume=True)
+    wanted = Run(tmp_path / "never", config).go()
+    assert found.rows(Evaluation) == wanted.rows(Evaluation) or found.state.keys()
+    outcomes = [e.outcome for e in found.rows(LedgerEntry) if (e.action, e.round) == ("train", 2)]
+    assert outcomes.count("lost") == 3  # what went wrong stays on record
+
+
+@pytest.mark.parametrize("engine", [{}, {"stacked": True, "cohort_size": 3}])
+def test_everybody_diverging_ends_the_run_as_such(tmp_path, engine):
+    run = Run(tmp_path, splits=[spoilt(s) for s in SPLITS], **engine)
+    with pytest.raises(DivergedError, match="a lower lr may help") as caught:
+        run.go()
+    assert caught.value.exit_code == 4
+    assert load_latest(tmp_path).round == 0
+    assert_same_bits(load_latest(tmp_path).tensors, START)
+
+
+def test_everybody_failing_ends_the_run_as_lost(tmp_path):
+    unreadable = [s if d == 5 else OSError("no such file") for d, s in enumerate(SPLITS)]
+    with pytest.raises(QuorumLostError, match="0 of 3 devices"):
+        Run(tmp_path, splits=unreadable).go()
+
+
+def test_some_diverging_is_the_ledgers_business_only(tmp_path):
+    run = Run(tmp_path, splits=[spoilt(SPLITS[0]), *SPLITS[1:]], adaptations=METHODS[:2]).go()
+    rejected = {e.device for e in run.rows(LedgerEntry) if e.outcome == "rejected"}
+    assert rejected == {0}
+    assert all(t.isfinite().all() for t in run.state.values())
+    assert all(math.isfinite(r.loss) for r in run.rows(Evaluation))
+    assert "norms" not in run.kept.get(0, {})
+
+
+def test_without_the_federations_fisher_each_device_takes_its_own(tmp_path):
+    config = RunConfig(rounds=1, min_replies=1.0)
+    found = Run(tmp_path / "own", config, adaptations=(Ewc(epochs=1, fisher="own"),)).go()
+
+    class Deaf(Faulty):
+        def ask(self, action, round, sent, expected):
+            if action == "query.importance":
+                return iter(())
+            return super().ask(action, round, sent, expected)
+
+    other = Run(tmp_path / "deaf", config, adaptations=(Ewc(epochs=1),))
+    other.fleet.__class__ = Deaf
+    other.go()
+    assert found.rows(Evaluation) == other.rows(Evaluation)
+    lost = [e for e in other.rows(LedgerEntry) if e.outcome == "lost"]
+    assert [e.device for e in lost] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("word", "rows"), [("none", 0), ("base", 3), ("all", 2 + 6 * 4)])
+def test_the_global_test_is_of_the_models_asked_for(tmp_path, word, rows):
+    config = RunConfig(rounds=2, evaluate_every=1, global_test=word)
+    found = [r for r in Run(tmp_path, config).go().rows(Evaluation) if r.split == "global"]
+    assert len(found) == rows
+
+
+def test_the_checkpoint_says_what_it_is_of(whole):
+    checkpoint = load_latest(whole.folder)
+    assert checkpoint.round == 4
+    assert checkpoint.config == SETTINGS.to_mapping()
+    assert json.dumps(checkpoint.facts)
+    assert_same_bits(checkpoint.tensors, whole.state)
+    assert_same_bits(row({"w": torch.stack([START["head.bias"]])}, 0), {"w": START["head.bias"]})
