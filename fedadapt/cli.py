@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
@@ -31,22 +32,25 @@ class _Commands(click.Group):
         except click.exceptions.Abort:
             _say("fedadapt: interrupted", 5)
         except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
+            _say(f"fedadapt: {error.format_message()}", error.exit_code)
 
 
 def _say(line: str, code: int) -> Never:
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    click.echo(line, err=True)
     sys.exit(code)
 
 
 @click.group(
     cls=_Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="fedadapt")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Personalised federated learning: a model for every device, and what it was worth."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:
@@ -105,7 +109,7 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
         check(config)
         folder = new_folder(config)
     console = Console(stderr=True)
-    console.print(_headline(config, folder), highlight=False)
+    console.print(_headline(config, folder), soft_wrap=True)
     from fedadapt.simulations.run import simulate as run
 
     try:
@@ -117,10 +121,13 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
     _show(summary, folder)
 
 
-def _headline(config: RunConfig, folder: Path) -> str:
-    return (
-        f"[bold]{config.strategy}[/] on [bold]{config.benchmark}[/]: {config.devices} devices, "
-        f"{config.model}, {config.rounds} rounds of {config.local_epochs} local epochs -> {folder}"
+def _headline(config: RunConfig, folder: Path) -> Text:
+    return Text.assemble(
+        (config.strategy, "bold"),
+        " on ",
+        (config.benchmark, "bold"),
+        f": {config.devices} devices, {config.model}, "
+        f"{config.rounds} rounds of {config.local_epochs} local epochs -> {folder}",
     )
 
 
@@ -128,10 +135,9 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     from fedadapt.simulations.rendering import to_rich
     from fedadapt.simulations.tables import comparison
 
-    console = Console()
-    console.print(to_rich(comparison([summary])))
-    console.print(f"picture  {folder / 'gain.png'}", highlight=False, soft_wrap=True)
-    console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    Console().print(to_rich(comparison([summary])))
+    click.echo(f"picture  {folder / 'gain.png'}")
+    click.echo(f"report   {folder / 'report.html'}")
 
 
 def _prepare(verbose: bool) -> None:

@@ -53,7 +53,9 @@ def test_they_come_in_the_order_asked_for_each_with_its_arguments():
         ("kd", "kd.lr=fast", "adapt-args: kd.lr: expected float, got 'fast'"),
         ("kd", "kd.lr=nan", "kd.lr: nan is out of range; it must be > 0"),
         ("kd", "kd.lr=inf", "kd.lr: inf is out of range; it must be > 0"),
-        pytest.param("kd", f"kd.lr={10**400}", "kd.lr: inf is out of range; it must be > 0", id="huge"),
+        pytest.param(
+            "kd", f"kd.lr={10**400}", "kd.lr: inf is out of range; it must be > 0", id="huge"
+        ),
         ("kd", "kd.share=1.5", "kd.share: 1.5 is out of range; it must be in [0, 1]"),
         ("kd", "kd.momentum=1", "kd.momentum: 1.0 is out of range; it must be in [0, 1)"),
         ("kd", "kd.part=test", "kd.part: unknown 'test'; known: train, adapt"),

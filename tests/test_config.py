@@ -145,7 +145,7 @@ def test_arguments(text, found):
         ("a=1 a=2", "strategy-args: 'a' is given twice"),
         ("a=[1]", "strategy-args: 'a=[1]': a value is a number, true, false or a word"),
         ("a=2020-01-01", "'a=2020-01-01': a value is a number, true, false or a word"),
-        ("a='", "strategy-args: \"a='\": No closing quotation"),
+        ("a='", 'strategy-args: "a=\'": No closing quotation'),
     ],
 )
 def test_bad_arguments(text, reason):

@@ -3,7 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from toys import Quadratic, assert_close, cohort, dense, initials, plain, quadratic_split, split
 
+from fedadapt.client.cohort import Schedule
+from fedadapt.client.fit import Sgd, fit
 from fedadapt.objectives import (
     Batch,
     Distillation,
@@ -15,6 +18,7 @@ from fedadapt.objectives import (
     cross_entropy,
 )
 
+SPLITS = [split(count, seed=d) for d, count in enumerate((5, 12, 10))]
 generator = torch.Generator().manual_seed(0)
 
 
@@ -108,9 +112,7 @@ def test_the_teacher_is_not_taught():
 
 def test_objectives_compose():
     both = Proximal(0.7, Distillation(0.75, 6.0))
-    torch.testing.assert_close(
-        both(view()), Distillation(0.75, 6.0)(view()) + 0.35 * SQUARE.sum()
-    )
+    torch.testing.assert_close(both(view()), Distillation(0.75, 6.0)(view()) + 0.35 * SQUARE.sum())
 
 
 @pytest.mark.parametrize("objective", [Proximal(9.0), Ewc(9.0)])
@@ -120,3 +122,86 @@ def test_only_what_is_trained_and_has_a_reference_is_pulled(objective):
     torch.testing.assert_close(objective(given._replace(memory=nothing)), TASK)
     untrained = given._replace(params={})
     torch.testing.assert_close(objective(untrained), TASK)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5, 400.0])
+@pytest.mark.parametrize(
+    ("objective", "strength", "importance"),
+    [
+        (Proximal, 1.0, None),
+        (L2Transfer, 2.0, None),
+        (Ewc, 1.0, 3.0),
+        (Mas, 2.0, 3.0),
+    ],
+    ids=["proximal", "l2-transfer", "ewc", "mas"],
+)
+def test_a_pull_ends_between_the_images_and_the_anchor(objective, strength, importance, mu):
+    # min h/2 (w - t)^2 + s mu F/2 (w - a)^2, where s is 2 for a penalty written without a half.
+    h, t, anchor = 2.0, 1.5, -0.5
+    pull = strength * mu * (importance or 1.0)
+    found = fit(
+        cohort(Quadratic(), [quadratic_split(h, t)]),
+        {"w": torch.zeros(1, dtype=torch.float64)},
+        Sgd(0.5 / (h + pull)),
+        Schedule(1, 60),
+        objective=objective(mu),
+        memory={
+            "anchor": {"w": torch.tensor([anchor], dtype=torch.float64)},
+            "importance": {"w": torch.tensor([importance or 0.0], dtype=torch.float64)},
+        },
+    )
+    assert found.weights["w"].item() == pytest.approx(
+        (h * t + pull * anchor) / (h + pull), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "objective", [Proximal(0), L2Transfer(0), Ewc(0), Mas(0), Distillation(0, 6)]
+)
+def test_no_strength_is_cross_entropy(objective):
+    references = {
+        "anchor": initials(dense(), 3, seed=50),
+        "importance": initials(dense(), 3, seed=70),
+        "teacher": initials(dense(), 3, seed=90),
+    }
+
+    def trained(objective):
+        members = cohort(dense(), SPLITS)
+        return fit(
+            members,
+            initials(dense(), 3),
+            Sgd(0.1),
+            Schedule(4),
+            objective=objective,
+            memory=references,
+        ).weights
+
+    assert_close(trained(objective), trained(cross_entropy))
+
+
+def test_the_anchor_of_each_device_is_its_own():
+    # Huge strength, and a step that goes all the way to the row of the anchor that is theirs.
+    anchor = initials(plain(), 3, seed=50)
+    found = fit(
+        cohort(plain(), SPLITS, stacked=True),
+        initials(plain(), 3),
+        Sgd(2e-6),
+        Schedule(4, 3),
+        objective=Proximal(5e5),
+        memory={"anchor": anchor},
+    )
+    assert_close(found.weights, anchor, rtol=0, atol=1e-4)
+
+
+def test_names_without_an_anchor_are_free():
+    anchor = {n: t for n, t in initials(plain(), 3).items() if not n.startswith("head")}
+    found = fit(
+        cohort(plain(), SPLITS),
+        initials(plain(), 3),
+        Sgd(1e-3),
+        Schedule(4, 30),
+        objective=L2Transfer(400.0),
+        memory={"anchor": anchor},
+    ).weights
+    change = {n: (t - found[n]).abs().max().item() for n, t in initials(plain(), 3).items()}
+    assert change["head.weight"] > 20 * max(change["body.1.weight"], change["body.1.bias"]) > 0

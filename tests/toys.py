@@ -1,4 +1,4 @@
-"""Small things to try the real ones on: generated devices, tiny networks, and problems with answers.
+"""Small things to try the real ones on: generated devices, tiny networks, problems with answers.
 
 Everything is float64, so that a difference is a difference and not rounding.
 """
@@ -74,9 +74,7 @@ def conv() -> Network:
 
 def plain() -> Network:
     """No batch norm: what it computes is the same in training and evaluation."""
-    return Network(
-        nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh()), 5, CLASSES
-    )
+    return Network(nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh()), 5, CLASSES)
 
 
 def linear(num_inputs: int = 4) -> Network:
@@ -87,7 +85,7 @@ def linear(num_inputs: int = 4) -> Network:
 class Quadratic(nn.Module):
     """Cross-entropy that is a quadratic: F(w) = h/2 (w - t)^2 + 1 for an input (h, t) of class 0.
 
-    Of two logits 0 and z the first one's cross-entropy is log(1 + e^z): z = log(e^F - 1) makes it F.
+    Of logits 0 and z the first one's cross-entropy is log(1 + e^z): z = log(e^F - 1) makes it F.
     """
 
     def __init__(self) -> None:
@@ -110,7 +108,7 @@ def quadratic_split(curvature: float, target: float, count: int = 1) -> Split:
 
 
 def initial(model: nn.Module, seed: int = 0) -> Weights:
-    """Weights of a network, [...], float64; batch-norm statistics and affine not at their defaults."""
+    """Weights of a network, [...], float64; nothing in batch norm is at its default."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(name: str, t: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Devices behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedadapt import __version__
@@ -71,27 +71,17 @@ class GridFleet:
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
         contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
-        messages = [
-            Message(
-                records.request(models, sent.config),
-                self._nodes[device],
-                action,
-                group_id=str(round),
-                ttl=self._config.round_deadline,
-            )
-            for device, models in zip(sent.devices, contents, strict=True)
-        ]
-        replies = self._replies(messages)
-        for device in sent.devices:
-            reply = replies.get(self._nodes[device])
-            if reply is None:
-                yield Answers((), None, {device: Failure("late", "no answer by the deadline")})
-            elif reply.has_error():
-                yield Answers(
-                    (), None, {device: Failure("error", reply.error.reason or "no reason")}
-                )
-            else:
-                yield self._answers(device, reply, shape)
+        asked = (records.request(models, sent.config) for models in contents)
+        for device, reply in self._exchange(action, round, sent.devices, asked):
+            if isinstance(reply, Failure):
+                yield Answers((), None, {device: reply})
+                continue
+            try:
+                update = stacked(checked_reply(reply, shape))
+            except ReplyError as error:
+                yield Answers((), None, {device: Failure("rejected", str(error))})
+                continue
+            yield Answers((device,), update, {}, bytes_up(update, (device,)))
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         models = {
@@ -106,31 +96,17 @@ class GridFleet:
             "on-global": request.on_global,
         }
         contents = models_by_device(models, len(request.devices))
-        messages = [
-            Message(
-                records.request({**mine, **shared}, config),
-                self._nodes[device],
-                "evaluate",
-                group_id=str(request.round),
-                ttl=self._config.round_deadline,
-            )
-            for device, mine in zip(request.devices, contents, strict=True)
-        ]
-        replies = self._replies(messages)
-        for device in request.devices:
-            reply = replies.get(self._nodes[device])
-            if reply is None:
-                failure = Failure("late", "no answer by the deadline")
-            elif reply.has_error():
-                failure = Failure("error", reply.error.reason or "no reason")
-            else:
-                try:
-                    rows = records.rows(reply.content, request.round, device)
-                    yield EvaluationAnswers((device,), rows, {}, 8 * 3 * len(rows))
-                    continue
-                except ValueError as error:
-                    failure = Failure("rejected", str(error))
-            yield EvaluationAnswers((), [], {device: failure})
+        asked = (records.request({**mine, **shared}, config) for mine in contents)
+        for device, reply in self._exchange("evaluate", request.round, request.devices, asked):
+            if isinstance(reply, Failure):
+                yield EvaluationAnswers((), [], {device: reply})
+                continue
+            try:
+                rows = records.rows(reply.content, request.round, device)
+            except ValueError as error:
+                yield EvaluationAnswers((), [], {device: Failure("rejected", str(error))})
+                continue
+            yield EvaluationAnswers((device,), rows, {}, 8 * 3 * len(rows))
 
     def kept(self) -> dict[int, dict[str, Weights]]:
         return {}  # on the devices' own disks
@@ -159,18 +135,30 @@ class GridFleet:
         if device < self._config.devices:
             self._nodes[device] = node
 
-    def _replies(self, messages: list[Message]) -> dict[int, Message]:
-        timeout = self._config.round_deadline
-        found = self._grid.send_and_receive(messages, timeout=timeout)
-        return {reply.metadata.src_node_id: reply for reply in found}
-
-    def _answers(self, device: int, reply: Message, shape: Expected) -> Answers:
-        try:
-            one = checked_reply(reply, shape)
-        except ReplyError as error:
-            return Answers((), None, {device: Failure("rejected", str(error))})
-        update = stacked(one)
-        return Answers((device,), update, {}, bytes_up(update, (device,)))
+    def _exchange(
+        self, action: str, round: int, devices: Sequence[int], contents: Iterable[RecordDict]
+    ) -> Iterator[tuple[int, Message | Failure]]:
+        """Send each device its content; its reply, or why there is none, in device order."""
+        messages = [
+            Message(
+                content,
+                self._nodes[device],
+                action,
+                group_id=str(round),
+                ttl=self._config.round_deadline,
+            )
+            for device, content in zip(devices, contents, strict=True)
+        ]
+        found = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
+        replies = {reply.metadata.src_node_id: reply for reply in found}
+        for device in devices:
+            reply = replies.get(self._nodes[device])
+            if reply is None:
+                yield device, Failure("late", "no answer by the deadline")
+            elif reply.has_error():
+                yield device, Failure("error", reply.error.reason or "no reason")
+            else:
+                yield device, reply
 
 
 def models_by_device(

@@ -67,11 +67,10 @@ def carry_out(
     summaries = []
     for number, config in enumerate(runs, 1):
         place = Path(config.out)
-        console.print(
+        console.out(  # as it is: no markup in paths
             f"run {number} of {len(runs)}: {config.strategy} {config.strategy_args} "
             f"seed {config.seed} -> {place}",
             highlight=False,
-            soft_wrap=True,
         )
         begun = (place / "config.toml").exists()
         if begun:

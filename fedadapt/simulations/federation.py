@@ -71,17 +71,17 @@ class Federation:
         self._central_test = central_test
         self._progress = progress
         self._journal = Journal(folder)
+        self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
         self._failed_in_a_row = 0
         self._seconds = 0.0
         self._measured_until = time.perf_counter()
 
     def begin(self, start: Weights) -> None:
-        """Start from the initial model: round 0 is evaluated and saved."""
+        """Start from the initial model, which is evaluated and saved as round 0."""
         self._method.begin(start, self._population.seen)
         self._journal.truncate({})
-        self._evaluate(("none",))
-        self._save()
+        self._new = True
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; what was written after it is forgotten."""
@@ -101,14 +101,17 @@ class Federation:
 
         """
         self._progress.start(self._round, self._config.rounds)
-        while self._round < self._config.rounds:
-            self._train(self._round + 1)
-            if self._due(self._round):
+        with self._journal:  # closed however this ends: nothing is written later
+            if self._new:
                 self._evaluate(("none",))
-            self._save()
-        self._progress.phase("adapting and evaluating", len(self._population.everyone))
-        self._evaluate(tuple(a.name for a in self._adaptations), final=True)
-        self._journal.close()
+                self._save()
+            while self._round < self._config.rounds:
+                self._train(self._round + 1)
+                if self._due(self._round):
+                    self._evaluate(("none",))
+                self._save()
+            self._progress.phase("adapting and evaluating", len(self._population.everyone))
+            self._evaluate(tuple(a.name for a in self._adaptations), final=True)
         return self._clock()
 
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
@@ -119,6 +122,7 @@ class Federation:
         config = self._config
         sampled = sample(self._population.seen, config.fraction, config.seed, number)
         self._progress.round(number, len(sampled))
+        kept = self._fleet.kept()
         try:
             self._method.round(exchange, sampled)
             self._failed_in_a_row = 0
@@ -126,6 +130,7 @@ class Federation:
             self._failed_in_a_row += 1
             log.warning("round %d failed: %s; the model stays as it was", number, failure)
             if self._failed_in_a_row >= config.max_failed_rounds:
+                self._fleet.restore(kept)  # a resumed run does this round again
                 self._give_up(number, failure)
         self._round = number
         if not math.isnan(exchange.loss):
@@ -175,7 +180,7 @@ class Federation:
             self._progress.advance(len(answers.devices) + len(answers.failures))
         for device in sorted(waiting):
             self._enter(device, "lost", "no answer", down, 0, 0.0)
-        if everywhere != "none" and not request.on_global:
+        if final and everywhere == "base":
             base = {n: t[:1] for n, t in models["base"].items()}
             for evaluation in self._central_test(self._round, base):
                 self._journal.append(evaluation)

@@ -92,7 +92,7 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
         return self._each(request.devices, compute, failed)
 
     def kept(self) -> dict[int, dict[str, Weights]]:
-        return self._kept
+        return {device: dict(parts) for device, parts in self._kept.items()}
 
     def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
         self._kept = {device: dict(parts) for device, parts in kept.items()}

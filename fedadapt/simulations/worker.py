@@ -104,6 +104,8 @@ class Worker:
     ) -> list[Evaluation]:
         """Every model x adaptation on the devices' own tests, and on the global one if asked.
 
+        The rows are device by device, however many there are in the cohort.
+
         Args:
             models: ``base``, ``personal``: stacked weights as the devices receive them.
             fisher_of_all: The federation's Fisher, [...] without a device axis, for EWC.
@@ -125,7 +127,7 @@ class Worker:
                 for split, examples in tests.items():
                     for d, score in enumerate(evaluate(cohort, adapted, examples)):
                         rows.append(self._row(round, devices[d], name, method, split, score))
-        return rows
+        return sorted(rows, key=lambda row: row.device)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
         """The base model on the balanced test for everybody: one row, of no device (-1)."""

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from toys import (
     CLASSES,
     Quadratic,
@@ -18,9 +19,17 @@ from toys import (
     quadratic_split,
     split,
 )
-from torch import nn
 
-from fedadapt.adaptations import ADAPTATIONS, AdaBN, AdaBNS, Adaptation, Ewc, FineTune, Kd, NoAdaptation
+from fedadapt.adaptations import (
+    ADAPTATIONS,
+    AdaBN,
+    AdaBNS,
+    Adaptation,
+    Ewc,
+    FineTune,
+    Kd,
+    NoAdaptation,
+)
 from fedadapt.client.adaptation import adapt
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
@@ -46,7 +55,9 @@ METHODS = [
 def changed(before, after):
     """Names whose tensors differ on every device."""
     return {
-        n for n in before if all(not torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))
+        n
+        for n in before
+        if all(not torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))
     }
 
 
@@ -149,7 +160,9 @@ def test_the_part_is_the_one_asked_for(method):
 
 def test_fine_tuning_is_fit():
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
-    found = adapt(FineTune(epochs=3, lr=0.1, momentum=0.8, weight_decay=0.1, batch_size=4), members, weights)
+    found = adapt(
+        FineTune(epochs=3, lr=0.1, momentum=0.8, weight_decay=0.1, batch_size=4), members, weights
+    )
     wanted = fit(members, weights, Sgd(0.1, 0.8, 0.1), Schedule(4, 3, "train", "fine-tune"))
     assert_same_bits(found, wanted.weights)
     assert changed(weights, found) >= parameters(conv())

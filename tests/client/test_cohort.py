@@ -33,8 +33,8 @@ def test_every_image_is_seen_once_an_epoch(batch_size):
     [found] = batches(members, Schedule(batch_size, 3)).values()
     per_epoch = len(found) // 3
     for epoch in range(3):
-        drawn = sum(found[epoch * per_epoch : (epoch + 1) * per_epoch], [])
-        assert sorted(drawn) == list(range(9))
+        drawn = found[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted(i for batch in drawn for i in batch) == list(range(9))
 
 
 def test_an_image_never_makes_a_batch_of_its_own_unless_asked_for():

@@ -112,5 +112,7 @@ def test_the_networks_statistics_are_used_and_not_the_tests():
 
 
 def test_a_diverged_model_has_no_finite_loss():
-    weights = {n: t * math.nan if t.is_floating_point() else t for n, t in initials(conv(), 3).items()}
+    weights = {
+        n: t * math.nan if t.is_floating_point() else t for n, t in initials(conv(), 3).items()
+    }
     assert all(math.isnan(s.loss) for s in evaluate(cohort(conv(), SPLITS), weights, TESTS))

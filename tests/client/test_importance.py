@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import CLASSES, assert_close, assert_same_bits, cohort, conv, copied, initials, linear, split
+from toys import (
+    CLASSES,
+    assert_close,
+    assert_same_bits,
+    cohort,
+    conv,
+    copied,
+    initials,
+    linear,
+    split,
+)
 
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.importance import GRADIENTS_AT_ONCE, fisher

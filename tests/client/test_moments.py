@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.func import functional_call
 from toys import (
     CLASSES,
     assert_close,
@@ -15,8 +17,6 @@ from toys import (
     plain,
     split,
 )
-from torch import nn
-from torch.func import functional_call
 
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.moments import norm_moments
@@ -63,7 +63,9 @@ def test_deeper_layers_are_those_of_torchs_own_pass_in_training_mode():
     functional_call(model, after, (SPLITS[0].train.inputs,))
     pixels = {"body.1": 9 * 16, "body.4": 9 * 4}
     for layer, count in pixels.items():
-        torch.testing.assert_close(found[f"{layer}.running_mean"][0], after[f"{layer}.running_mean"])
+        torch.testing.assert_close(
+            found[f"{layer}.running_mean"][0], after[f"{layer}.running_mean"]
+        )
         biased = after[f"{layer}.running_var"] * (count - 1) / count
         torch.testing.assert_close(found[f"{layer}.running_var"][0], biased)
 

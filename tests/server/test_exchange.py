@@ -141,7 +141,9 @@ def test_whoever_folds_below_quorum_gets_nothing():
     with pytest.raises(RoundFailedError) as caught:
         state = mean(made.ask("train", sent(MODEL, DEVICES), MODEL))
     assert_same_bits(state, MODEL)
-    assert "train: 2 of 10 devices gave a usable answer, 5 needed; e.g. device 12" in str(caught.value)
+    assert "train: 2 of 10 devices gave a usable answer, 5 needed; e.g. device 12" in str(
+        caught.value
+    )
 
 
 def test_the_loss_is_that_of_accepted_examples_in_training():
@@ -155,7 +157,9 @@ def test_the_loss_is_that_of_accepted_examples_in_training():
 
 
 def test_an_update_that_goes_too_far_is_rejected():
-    made, ledger, _ = exchange(good([10, 14]), good([18]), max_update_norm=14 / 7 * math.sqrt(6) + 1e-9)
+    made, ledger, _ = exchange(
+        good([10, 14]), good([18]), max_update_norm=14 / 7 * math.sqrt(6) + 1e-9
+    )
     assert [s.devices for s in made.ask("train", sent(MODEL, (10, 14, 18)), MODEL)] == [(10, 14)]
     assert [e.outcome for e in ledger] == ["accepted", "accepted", "rejected"]
 

@@ -1,11 +1,23 @@
-"""The engine in this process: the same numbers however it is run, and one device's fault is its own."""
+"""The engine in this process: numbers do not depend on how it is run, faults stay one device's."""
 
 import math
 import time
 
 import pytest
 import torch
-from toys import Toys, assert_close, assert_same_bits, conv, copied, dense, federate, initial, sent, split, training
+from toys import (
+    Toys,
+    assert_close,
+    assert_same_bits,
+    conv,
+    copied,
+    dense,
+    federate,
+    initial,
+    sent,
+    split,
+    training,
+)
 
 from fedadapt.adaptations import AdaBN, NoAdaptation
 from fedadapt.datasets.benchmark import Examples
@@ -72,9 +84,7 @@ def test_a_device_whose_images_cannot_be_read_is_an_error_of_its_own(engine):
     [reason] = [e.reason for e in found.ledger if e.reason]
     assert reason.startswith("crash:OSError incident=")
     assert SECRET not in reason
-    wanted = federate(
-        averaged(), Toys(poisoned, unseen=[1]), conv(), initial(conv()), 1, **engine
-    )
+    wanted = federate(averaged(), Toys(poisoned, unseen=[1]), conv(), initial(conv()), 1, **engine)
     assert_close(found.state, wanted.state)
 
 
@@ -90,7 +100,9 @@ def test_a_device_that_trains_to_nan_is_rejected_and_the_rest_is_as_without_it(e
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_device_that_diverged_keeps_what_it_had(engine):
-    worker = Worker(Toys(SPLITS), conv(), averaged("local"), (), seed=1, stacked="stacked" in engine)
+    worker = Worker(
+        Toys(SPLITS), conv(), averaged("local"), (), seed=1, stacked="stacked" in engine
+    )
     fleet = InProcessFleet(worker, **{k: v for k, v in engine.items() if k != "stacked"})
     start = initial(conv())
     with fleet:
@@ -146,7 +158,9 @@ def test_ctrl_c_is_nobodys_fault():
         def split(self, device):
             raise KeyboardInterrupt
 
-    worker = Worker(Impatient(SPLITS), dense(), FedAvg(training=training(), model=dense()), (), seed=1)
+    worker = Worker(
+        Impatient(SPLITS), dense(), FedAvg(training=training(), model=dense()), (), seed=1
+    )
     start = initial(dense())
     with InProcessFleet(worker) as fleet, pytest.raises(KeyboardInterrupt):
         list(fleet.ask("train", 1, sent(start, DEVICES), start))
@@ -169,7 +183,9 @@ def test_what_devices_keep_can_be_put_back():
     # Nothing that was put in is written to, and the two fleets share no memory.
     for d, parts in kept.items():
         assert parts["norms"].keys() == trial.fleet.kept()[d]["norms"].keys()
-        assert not torch.equal(parts["norms"]["body.1.weight"], other.kept()[d]["norms"]["body.1.weight"])
+        assert not torch.equal(
+            parts["norms"]["body.1.weight"], other.kept()[d]["norms"]["body.1.weight"]
+        )
 
 
 def test_torchs_threads_are_as_before():

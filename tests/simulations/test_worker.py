@@ -21,7 +21,9 @@ METHODS = (NoAdaptation(), AdaBN(), FineTune(epochs=1))
 
 def make(splits=SPLITS, adaptations=METHODS, **settings):
     strategy = FedAvg(training=training(), model=conv())
-    benchmark = Toys(splits, unseen=[2], everywhere=EVERYWHERE, scaling=settings.pop("scaling", None))
+    benchmark = Toys(
+        splits, unseen=[2], everywhere=EVERYWHERE, scaling=settings.pop("scaling", None)
+    )
     return Worker(benchmark, conv(), strategy, adaptations, seed=3, **settings)
 
 
@@ -112,14 +114,18 @@ def test_the_networks_own_weights_are_never_read():
     with torch.no_grad():
         for t in model.parameters():
             t.fill_(torch.nan)
-    assert all(t.isfinite().all() for t in worker.answer("train", 1, sent(initial(conv()), (0,))).weights.values())
+    assert all(
+        t.isfinite().all()
+        for t in worker.answer("train", 1, sent(initial(conv()), (0,))).weights.values()
+    )
     assert {t.device.type for t in worker.cohort((0,), 1).model.state_dict().values()} == {"meta"}
 
 
 def test_each_thread_has_an_architecture_of_its_own():
     worker, found = make(), []
     threads = [
-        threading.Thread(target=lambda: found.append(worker.cohort((0,), 1).model)) for _ in range(2)
+        threading.Thread(target=lambda: found.append(worker.cohort((0,), 1).model))
+        for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -147,7 +153,11 @@ def test_bytes_are_scaled_to_float32():
     scaling = Scaling((0.5,), (0.25,))
     splits = [split(count, seed=count, make=images) for count in (5, 12, 10)]
     worker = Worker(
-        Toys(splits, scaling=scaling), dense(), FedAvg(training=training(), model=dense()), (), seed=3
+        Toys(splits, scaling=scaling),
+        dense(),
+        FedAvg(training=training(), model=dense()),
+        (),
+        seed=3,
     )
     start = {n: t.float() if t.is_floating_point() else t for n, t in initial(dense()).items()}
     found = worker.answer("train", 1, sent(start, (0, 1, 2)))

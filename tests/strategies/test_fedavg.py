@@ -93,7 +93,9 @@ def test_stock_flower_says_mu_in_its_message():
 def test_a_round_is_the_weighted_mean_of_what_devices_trained(engine):
     start, strategy = initial(conv()), averaged()
     members = cohort(conv(), SPLITS, devices=(0, 1, 2), seed=1, round=1)
-    trained = fit(members, repeat(start, 3), strategy.training.optimizer, strategy.training.schedule)
+    trained = fit(
+        members, repeat(start, 3), strategy.training.optimizer, strategy.training.schedule
+    )
     shares = members.num_examples / members.num_examples.sum()
     wanted = {
         n: torch.tensordot(shares, t, 1) if t.is_floating_point() else start[n]
@@ -122,9 +124,7 @@ def test_the_state_that_came_in_is_left_alone():
 
 
 def test_shared_statistics_are_averaged_like_everything_else():
-    update = averaged().answer(
-        "train", cohort(conv(), SPLITS), sent(initial(conv()), (10, 11, 12))
-    )
+    update = averaged().answer("train", cohort(conv(), SPLITS), sent(initial(conv()), (10, 11, 12)))
     assert update.weights.keys() == initial(conv()).keys()
     assert update.kept == {}
     assert averaged().expected("train", initial(conv())).keys() == update.weights.keys()
@@ -164,7 +164,9 @@ def test_local_norms_stay_and_are_used_again():
     wanted = evaluate(members, used, [s.test for s in benchmark.splits])
     assert [r.loss for r in scored] == pytest.approx([s.loss for s in wanted], rel=1e-9)
     initially = evaluate(members, repeat(trial.state, 4), [s.test for s in benchmark.splits])
-    same = [r.loss == pytest.approx(s.loss, rel=1e-6) for r, s in zip(scored, initially, strict=True)]
+    same = [
+        r.loss == pytest.approx(s.loss, rel=1e-6) for r, s in zip(scored, initially, strict=True)
+    ]
     assert same == [False, False, False, True]
 
 
