@@ -1,4 +1,4 @@
-"""Fixtures only. One thread: on small tensors more threads are slower, and tests run side by side."""
+"""Fixtures only. One thread: on small tensors more are slower, and tests run side by side."""
 
 import os
 from pathlib import Path

@@ -7,9 +7,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tiny
 from click.testing import CliRunner
 
-import tiny
 from fedadapt import __version__
 from fedadapt.cli import main
 from fedadapt.config import RunConfig
@@ -17,7 +17,7 @@ from fedadapt.config import RunConfig
 COMMANDS = ("simulate", "compare", "report", "benchmarks", "models", "strategies")
 
 REFUSED = [
-    ("simulate --benchmark digit-classes", "benchmark: unknown 'digit-classes'; did you mean 'digits-classes'?"),
+    ("simulate --benchmark digit-classes", "unknown 'digit-classes'; did you mean 'digits-classes'?"),
     ("simulate --model mpl", "model: unknown 'mpl'; did you mean 'mlp'?"),
     ("simulate --model mobilenetv2-x", "model: 'mobilenetv2-x' is not mobilenetv2-<width>"),
     ("simulate --model a:b:c", "model: 'a:b:c' is not of the form module:factory"),
@@ -29,7 +29,7 @@ REFUSED = [
     ("simulate --strategy-args mu", "strategy-args: 'mu' is not of the form name=value"),
     ("simulate --adapt finetune", "adapt: unknown 'finetune'; did you mean 'fine-tune'?"),
     ("simulate --adapt none,none", "adapt: 'none' is given twice"),
-    ("simulate --adapt adabn", "adapt: adabn needs a network with batch normalisation, 'mlp' has none"),
+    ("simulate --adapt adabn", "adabn needs a network with batch normalisation, 'mlp' has none"),
     ("simulate --adapt-args fine-tune.epoch=3", "has no argument 'epoch'; did you mean 'epochs'?"),
     ("simulate --adapt-args kd.lr=1", "adapt-args: 'kd.lr' is not of the form"),
     ("simulate --batch-norm local", "batch-norm: local needs a network with batch normalisation"),
@@ -61,10 +61,10 @@ REFUSED = [
     ("simulate --weights notes.txt", "'notes.txt' is neither imagenet nor a .safetensors or .pth"),
     ("simulate --resume no-such", "resume: no-such/config.toml is not there"),
     ("simulate --resume empty", "resume: empty/config.toml is not there"),
-    ("simulate --resume misspelt", "misspelt/config.toml: unknown key 'devics'; did you mean 'devices'?"),
+    ("simulate --resume misspelt", "unknown key 'devics'; did you mean 'devices'?"),
     ("simulate --resume broken", "broken/config.toml: Invalid value (at line 1"),
     ("simulate --resume nan", "nan/config.toml: lr: nan is not a finite number"),
-    ("simulate --out taken", "out: taken holds a run already; name another folder, or go on with it"),
+    ("simulate --out taken", "out: taken holds a run already; name another folder"),
     ("simulate --out notes.txt", "out: notes.txt: File exists"),
     ("simulate --out notes.txt/below", "out: notes.txt/below: Not a directory"),
     ("compare --strategies fedagv", "strategy: unknown 'fedagv'"),

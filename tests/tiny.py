@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,6 +100,9 @@ def python(*arguments: object, **settings: object) -> subprocess.Popen:
 
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most runs are not looked at; drawing takes longer than they do."""
-    nothing: Callable[..., None] = lambda *_: None
+
+    def nothing(*_: object) -> None:
+        pass
+
     monkeypatch.setattr(runs, "picture", nothing)
     monkeypatch.setattr(runs, "write_report", nothing)

@@ -103,7 +103,7 @@ class FlowerMethod:
         """The strategy's result in the model's own types; names and shapes must be the model's."""
         found = records.tensors(record)
         known = floats(self._weights)
-        for n in {*found, *known}:
+        for n in [*known, *found]:
             if n not in found or n not in known or found[n].shape != known[n].shape:
                 what = list(found[n].shape) if n in found else "missing"
                 want = list(known[n].shape) if n in known else "not of this model"

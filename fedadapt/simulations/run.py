@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tomli_w
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fedadapt.config import RunConfig
-from fedadapt.errors import InterruptedRunError
+from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
-from fedadapt.server.checkpoint import check_same_config, load_latest
+from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.fleet import Fleet
 from fedadapt.simulations.assembly import (
     STACKED_AT_ONCE,
@@ -36,6 +36,8 @@ from fedadapt.simulations.results import (
 from fedadapt.simulations.summary import requested, summarise, write_summary
 
 log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
 
 
 def simulate(
@@ -73,9 +75,8 @@ def run(
 
     """
     config, benchmark = assembly.config, assembly.benchmark
-    manifest = {"hash": benchmark.manifest.hash, "engine": engine, **benchmark.manifest.facts}
-    unseen = tuple(sorted(benchmark.unseen))
-    population = Population(tuple(benchmark.seen), unseen)
+    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
+    population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         fleet.ready()
         federation = Federation(
@@ -90,18 +91,12 @@ def run(
             progress=progress,
         )
         try:
-            if resume:
-                checkpoint = load_latest(folder)
-                check_same_config(checkpoint.config, config.to_mapping())
+            if checkpoint is not None:
                 federation.resume(checkpoint)
             else:
-                settings = tomli_w.dumps(config.to_mapping())
-                write_atomically(folder / "config.toml", settings.encode())
-                facts = json.dumps(manifest, indent=1, sort_keys=True, default=str)
-                write_atomically(folder / "manifest.json", facts.encode())
-                federation.begin(
-                    {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
-                )
+                _describe(assembly, engine, folder)
+                start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
+                federation.begin(start)
             seconds = federation.run()
         except KeyboardInterrupt:
             raise InterruptedRunError(
@@ -109,6 +104,29 @@ def run(
             ) from None
         progress.phase("writing tables and pictures", 1)
         return _write(assembly, federation, folder, seconds)
+
+
+def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
+    """The state to go on from; refused where the settings or the data are not what they were."""
+    checkpoint = load_latest(folder)
+    check_same_config(checkpoint.config, config.to_mapping())
+    begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+    if begun != manifest:
+        raise InputError(
+            f"resume: the data are not those the run began with (manifest {begun[:12]}, now "
+            f"{manifest[:12]}); restore the files or start a new run"
+        )
+    return checkpoint
+
+
+def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
+    """What the run is, before it begins."""
+    settings = tomli_w.dumps(assembly.config.to_mapping())
+    write_atomically(folder / "config.toml", settings.encode())
+    manifest = assembly.benchmark.manifest
+    facts = {"hash": manifest.hash, "engine": engine, **manifest.facts}
+    text = json.dumps(facts, indent=1, sort_keys=True, default=str)
+    write_atomically(folder / MANIFEST, text.encode())
 
 
 def _write(
@@ -124,9 +142,8 @@ def _write(
     models = folder / "models"
     models.mkdir(exist_ok=True)
     base = federation.models([0])["base"]
-    draft = models / "base.safetensors.tmp"
-    save_file({n: t[0].contiguous() for n, t in base.items()}, draft)
-    draft.replace(models / "base.safetensors")
+    content = save({n: t[0].contiguous() for n, t in base.items()})
+    write_atomically(models / "base.safetensors", content)
     hash = assembly.benchmark.manifest.hash
     summary = summarise(config, hash, evaluations, ledger, losses, seconds)
     write_summary(folder, summary)
