@@ -17,7 +17,7 @@ from fedadapt.config import RunConfig
 COMMANDS = ("simulate", "compare", "report", "benchmarks", "models", "strategies")
 
 REFUSED = [
-    ("simulate --benchmark digit-classes", "unknown 'digit-classes'; did you mean 'digits-classes'?"),
+    ("simulate --benchmark digit-classes", "'digit-classes'; did you mean 'digits-classes'"),
     ("simulate --model mpl", "model: unknown 'mpl'; did you mean 'mlp'?"),
     ("simulate --model mobilenetv2-x", "model: 'mobilenetv2-x' is not mobilenetv2-<width>"),
     ("simulate --model a:b:c", "model: 'a:b:c' is not of the form module:factory"),

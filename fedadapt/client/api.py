@@ -1,6 +1,7 @@
 """One piece of the device side for people who have a network and images: module in, module out."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from fedadapt import adaptations
 from fedadapt.client.adaptation import adapt as adapt_stacked
 from fedadapt.client.cohort import Cohort
+from fedadapt.client.sparsity import BATCH, Layer, sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.models.norms import has_batch_norm
@@ -58,16 +60,64 @@ def adapt(
         raise InputError(
             f"adapt: {len(images)} images and {len(labels)} labels; one label an image"
         )
-    mine = Examples(images, labels)
-    cohort = Cohort(
-        model=copy.deepcopy(model).to("meta"),
-        devices=(0,),
-        splits=(Split(mine, mine, mine),),
-        scaling=lambda inputs: inputs,
-        seed=seed,
-        kept=({},),
-    )
+    cohort = _alone(model, Examples(images, labels), seed)
     start = repeat({n: t.detach() for n, t in model.state_dict().items()}, 1)
     adapted = copy.deepcopy(model)
     adapted.load_state_dict(row(adapt_stacked(wanted, cohort, start), 0))
     return adapted
+
+
+def sparsity(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layer: Layer = "first",
+    channels: Sequence[int] | None = None,
+    batch_size: int = BATCH,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """How often each channel of a ReLU layer is zero on a device's images, in evaluation mode.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> sparsity(net, torch.rand(40, 1, 2, 2), channels=[2, 0]).shape
+    torch.Size([2])
+
+    Args:
+        model: On any device, in any mode; it stays as it was.
+        images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
+        layer: ``first``, the number of a ReLU layer by order of execution, or a dotted name; see
+            ``fedadapt.client.sparsity.chosen``.
+        channels: Which ones, in this order; all where None.
+        batch_size: Images at once; the result does not depend on it.
+        epsilon: 0 counts exact zeros; above it |a| < epsilon, for activations other than ReLU.
+
+    Returns:
+        [q], float64: for each channel the share of zeros over height and width, mean over images.
+
+    Raises:
+        InputError: no image, no ReLU layer, no such layer or channel.
+
+    """
+    if not len(images):
+        raise InputError("sparsity: 0 images; it is a mean over at least one")
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    cohort = _alone(model, Examples(images, labels), seed=0)
+    weights = repeat({n: t.detach() for n, t in model.state_dict().items()}, 1)
+    [vector] = sparsity_vectors(
+        cohort, weights, layer=layer, channels=channels, epsilon=epsilon, batch_size=batch_size
+    )
+    return vector
+
+
+def _alone(model: nn.Module, images: Examples, seed: int) -> Cohort:
+    """A cohort of one device that has nothing but these."""
+    return Cohort(
+        model=copy.deepcopy(model).to("meta"),
+        devices=(0,),
+        splits=(Split(images, images, images),),
+        scaling=lambda inputs: inputs,
+        seed=seed,
+        kept=({},),
+    )

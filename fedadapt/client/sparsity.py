@@ -4,8 +4,9 @@ Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective mod
 personalization", section 3.2. Only zeros are counted: what ReLU6 cuts off at 6 is not one.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -87,8 +88,6 @@ def num_channels(
         image_shape: Of one network input, (C, H, W).
 
     """
-    import copy
-
     shell = copy.deepcopy(model).to("meta").eval()
     kind = next((p.dtype for p in shell.parameters()), torch.float32)
     inputs = torch.empty((1, *image_shape), dtype=kind, device="meta")
@@ -198,11 +197,9 @@ def _zeros(
         if len(found) == len(keys):
             raise _SeenEnough
 
-    with _listening(cohort.model, list(dict.fromkeys(a.path for a in wanted)), listen):
-        try:
-            cohort.forward(weights, inputs)
-        except _SeenEnough:
-            pass
+    paths = list(dict.fromkeys(a.path for a in wanted))
+    with _listening(cohort.model, paths, listen), suppress(_SeenEnough):
+        cohort.forward(weights, inputs)
     return torch.cat([found[key] for key in keys])
 
 
