@@ -206,7 +206,7 @@ def benchmarks(data_root: str) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     found = rows(data_root)
     for column in found[0]._fields:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for row in found:
         table.add_row(*(_word(value) for value in row))
     Console().print(table)
@@ -228,7 +228,7 @@ def models() -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     entries = list(ENTRIES)
     for column in asdict(entries[0]):
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
     for entry in entries:
         table.add_row(*(_word(value) for value in asdict(entry).values()))
     Console().print(table)
@@ -241,7 +241,7 @@ def strategies() -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "what it does", "paper", "--strategy-args", "from"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
     for entries, origin in ((OWN, "fedadapt"), (FLOWER, "Flower")):
         for e in entries:
             table.add_row(e.name, e.description, e.paper, " ".join(e.arguments), origin)
