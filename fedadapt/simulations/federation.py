@@ -110,7 +110,6 @@ class Federation:
                 if self._due(self._round):
                     self._evaluate(("none",))
                 self._save()
-            self._progress.phase("adapting and evaluating", len(self._population.everyone))
             self._evaluate(tuple(a.name for a in self._adaptations), final=True)
         return self._clock()
 
@@ -152,6 +151,7 @@ class Federation:
 
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
         devices = self._population.everyone
+        self._progress.phase("adapting, evaluating" if final else "evaluating", len(devices))
         models = self._method.models(devices)
         everywhere = self._config.global_test
         pooled = None

@@ -44,7 +44,8 @@ def simulate(
     config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
 ) -> dict[str, object]:
     """Run in this process; the summary that is in ``summary.json`` too."""
-    assembly = assemble(config)
+    with (console or Console(quiet=True)).status("preparing data and model"):
+        assembly = assemble(config)
     worker = assembly.worker
     threads = num_workers(config, assembly.model, worker.compute)
     size = STACKED_AT_ONCE if assembly.stacked else 1
