@@ -2,12 +2,14 @@
 
 import json
 import math
-import os
 import re
 import signal
+import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -18,7 +20,6 @@ from safetensors.torch import load_file
 from fedadapt.cli import main
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, InputError, QuorumLostError
-from fedadapt.files import crash_point
 from fedadapt.models.build import build_model
 from fedadapt.records import Evaluation
 from fedadapt.server.checkpoint import load_latest
@@ -197,7 +198,7 @@ def started_until(folder: Path, round: int, **changes) -> "tiny.subprocess.Popen
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory):
     """A run long enough to be hit in the middle, and what it comes to when left alone."""
-    changes = {"rounds": 40, "evaluate-every": 7, "fraction": 0.5}
+    changes = {"rounds": 24, "evaluate-every": 7, "fraction": 0.5}
     folder = tmp_path_factory.mktemp("uninterrupted")
     with pytest.MonkeyPatch.context() as patch:
         tiny.without_pictures(patch)
@@ -240,7 +241,7 @@ class PowerCut(BaseException):
     """Ends a run at once, as no handler expects."""
 
 
-@pytest.mark.parametrize("step", ["tmp-written", "fsynced", "renamed", "latest-updated"])
+@pytest.mark.parametrize("step", ["tmp-written", "renamed", "latest-updated"])
 def test_a_crash_while_saving_loses_nothing(tmp_path, long_run, monkeypatch, step):
     """Of the third checkpoint, at each step of writing it."""
     saves = Counter()
@@ -254,7 +255,6 @@ def test_a_crash_while_saving_loses_nothing(tmp_path, long_run, monkeypatch, ste
         patch.setattr("fedadapt.server.checkpoint.crash_point", cut)
         with pytest.raises(PowerCut):
             tiny.run(tmp_path, **long_run[0])
-    assert callable(crash_point)
     assert_goes_on_as_if_nothing_had_happened(tmp_path, long_run)
 
 
@@ -316,7 +316,9 @@ def test_a_stock_network_with_batch_norm_runs(tmp_path):
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in FLOWER])
-def test_every_stock_strategy_runs(tmp_path, name):
+def test_every_stock_strategy_runs(tmp_path, monkeypatch, name):
+    # Flower collects garbage by hand for every model; in a process full of tests it takes seconds.
+    monkeypatch.setattr("flwr.app.message.arrayrecord.gc", SimpleNamespace(collect=lambda: 0))
     arguments = {
         "qfedavg": f"client_learning_rate={tiny.config().lr}",
         "fedadam": "eta=0.01",
@@ -394,8 +396,8 @@ def test_a_third_party_s_strategy_runs_with_its_arguments(tmp_path):
     )
 
 
-def test_a_third_party_s_strategy_runs_from_the_command_line(tmp_path):
-    """From the folder it lies in, in a process that has never heard of it."""
+def test_a_third_party_s_strategy_is_found_in_the_folder_one_is_in(tmp_path, monkeypatch):
+    """Ten lines in a file there; the installed command has nothing of that folder on its path."""
     (tmp_path / "mine.py").write_text(
         "from flwr.serverapp.strategy import FedAvg\n\n\n"
         "class Mine(FedAvg):\n"
@@ -406,11 +408,12 @@ def test_a_third_party_s_strategy_runs_from_the_command_line(tmp_path):
         "        print('factor', self.factor)\n"
         "        return super().aggregate_train(server_round, replies)\n"
     )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
     given = tiny.options(rounds=1, strategy="mine:Mine", **{"strategy-args": "factor=0.5"})
-    command = tiny.python("-m", "fedadapt", "simulate", *given, cwd=tmp_path)
-    out, trouble = command.communicate(timeout=100)
-    assert command.returncode == 0, trouble
-    assert "factor 0.5" in out
+    result = CliRunner().invoke(main, ["simulate", *given])
+    assert result.exit_code == 0, result.output
+    assert "factor 0.5" in result.stdout
     assert (tmp_path / "runs/digits-classes-mine-Mine-1/summary.json").exists()
 
 
@@ -541,9 +544,6 @@ def test_the_global_test_has_a_row_a_device_only_where_asked(tmp_path):
 
 
 def test_no_thread_outlives_a_run(tmp_path):
-    before = set(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else set()
+    before = set(threading.enumerate())
     tiny.run(tmp_path, adapt="none", rounds=1, workers=3)
-    import threading
-
-    assert [t for t in threading.enumerate() if "ThreadPool" in t.name] == []
-    assert before is not None
+    assert set(threading.enumerate()) <= before

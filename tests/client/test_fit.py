@@ -113,7 +113,7 @@ def test_stacked_is_one_by_one(make, mode, objective, trainable):
             members,
             initials(make(), 3),
             Sgd(0.1, 0.9, 0.01),
-            Schedule(4, 2),
+            Schedule(4),
             objective=objective,
             trainable=trainable,
             memory=memory(make()),

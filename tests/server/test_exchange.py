@@ -135,6 +135,13 @@ def test_a_quorum_that_is_met_exactly_is_met(share):
     assert list(made.ask("train", sent(MODEL, range(1, 101)), MODEL))
 
 
+def test_a_rejected_answer_does_not_count_for_the_quorum():
+    for stream in ([good([10, 11], spoil=[11])], [good([10]), good([11], spoil=[11])]):
+        made, _, _ = exchange(*stream, min_replies=1.0)
+        with pytest.raises(RoundFailedError, match="train: 1 of 2 devices"):
+            list(made.ask("train", sent(MODEL, (10, 11)), MODEL))
+
+
 def test_whoever_folds_below_quorum_gets_nothing():
     state = copied(MODEL)
     made, _, _ = exchange(good([10, 11]), failed(12), min_replies=0.5)
