@@ -1,8 +1,6 @@
 """The command line as somebody at a terminal meets it."""
 
-import gc
 import json
-import sys
 import tomllib
 from pathlib import Path
 
@@ -115,7 +113,6 @@ def test_help_and_refusals_load_no_torch(place):
     lines += ["--help", "--version", "models", "strategies", "benchmarks"]
     lines += [line for line, _ in REFUSED]
     program = f"""
-import sys
 from click.testing import CliRunner
 from fedadapt.cli import main
 for line in {lines!r}:
@@ -204,16 +201,12 @@ def test_runs_without_a_folder_get_one_each(place, monkeypatch):
     assert found == ["digits-classes-fedavg-1", "digits-classes-fedavg-2"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_resumed_run_keeps_its_settings_and_refuses_others(place, monkeypatch):
     tiny.without_pictures(monkeypatch)
     tiny.run_interrupted(Path("cut"))
     refused = say("simulate --resume cut --lr 0.1 --seed 2")
-    code, line = refused.exit_code, refused.stderr.splitlines()[-1]
-    del refused  # and, with its traceback, the journals that the refusal left open
-    gc.collect()
-    assert code == 2
-    assert line == (
+    assert refused.exit_code == 2
+    assert refused.stderr.splitlines()[-1] == (
         "fedadapt: resume: other settings than the run began with: lr was 0.05, is 0.1; "
         "seed was 1, is 2; give the former values or start a new run"
     )
@@ -290,7 +283,3 @@ def test_ctrl_c_before_the_first_round_is_no_traceback(place, monkeypatch):
     result = CliRunner().invoke(main, ["simulate", *tiny.options()])
     assert result.exit_code == 5
     assert result.stderr.splitlines()[-1] == "fedadapt: interrupted"
-
-
-def test_python_is_new_enough():
-    assert sys.version_info >= (3, 11)

@@ -11,6 +11,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import get_type_hints
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -29,6 +30,7 @@ ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS = (
     "labels",
 )
 NUM_EXAMPLES = "num-examples"
+COLUMNS = list(get_type_hints(Evaluation).values())
 
 
 def array_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
@@ -146,6 +148,8 @@ def rows(content: RecordDict, round: int, device: int) -> list[Evaluation]:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation results are malformed: {type(error).__name__}") from None
     for row in found:
+        if [type(value) for value in row] != COLUMNS:
+            raise ValueError("evaluation results are malformed: values of other types")
         if not 0 <= row.accuracy <= 1 or row.num_examples < 1:
             raise ValueError(f"accuracy {row.accuracy} over {row.num_examples} images")
     return found

@@ -1,6 +1,7 @@
 """Devices behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from fedadapt.client import records
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
+from fedadapt.records import Evaluation
 from fedadapt.server.checks import Expected
 from fedadapt.server.fleet import EvaluationAnswers, EvaluationRequest
 from fedadapt.server.replies import Reply, ReplyError, checked_reply
@@ -102,7 +104,7 @@ class GridFleet:
                 yield EvaluationAnswers((), [], {device: reply})
                 continue
             try:
-                rows = records.rows(reply.content, request.round, device)
+                rows = as_asked(records.rows(reply.content, request.round, device), request)
             except ValueError as error:
                 yield EvaluationAnswers((), [], {device: Failure("rejected", str(error))})
                 continue
@@ -177,6 +179,26 @@ def models_by_device(
             if name not in shared
         }
         yield {**shared, **own}
+
+
+def as_asked(rows: list[Evaluation], request: EvaluationRequest) -> list[Evaluation]:
+    """The rows, if they are of the models and adaptations in the request, each once.
+
+    Raises:
+        ValueError: they are not; in the tables, two of a kind would end the run.
+
+    """
+
+    def of(split: str) -> set[tuple[str, str, str]]:
+        return {
+            (model, method, split) for model in request.models for method in request.adaptations
+        }
+
+    found = Counter((row.model, row.adaptation, row.split) for row in rows)
+    allowed = of("test") | (of("global") if request.on_global else set())
+    if not of("test") <= found.keys() <= allowed or found.total() > len(found):
+        raise ValueError("evaluation results are not of the models and adaptations asked for")
+    return rows
 
 
 def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
