@@ -113,6 +113,7 @@ def test_help_and_refusals_load_no_torch(place):
     lines += ["--help", "--version", "models", "strategies", "benchmarks"]
     lines += [line for line, _ in REFUSED]
     program = f"""
+import sys
 from click.testing import CliRunner
 from fedadapt.cli import main
 for line in {lines!r}:

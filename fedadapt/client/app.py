@@ -56,6 +56,7 @@ def answer(message: Message, context: Context) -> Message:
 app.train()(answer)
 app.query("moments")(answer)
 app.query("importance")(answer)
+app.query("sparsity")(answer)
 
 
 @app.evaluate()

@@ -5,8 +5,10 @@ from it is like each other) and no algorithm. Ours: agglomerative clustering, av
 """
 
 import logging
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedadapt.errors import InputError, unknown
-from fedadapt.server.on_a_line import line_groups
+from fedadapt.server.line import line_groups
 
 EXACT_LIMIT = 2000  # devices compared with each other; more are represented by a sample
 MAX_GROUPS = 64  # that are looked for; more must be asked for
 CHUNK = 65536  # devices measured at once: bounds memory
+ENOUGH = 20000  # devices of a group that show whether it is one
 
 METHODS = ("efficient", "exact")
 
@@ -79,13 +82,13 @@ def group_devices(
     """
     given = _checked(vectors, groups, method)
     if groups is None and len(given) < 4:
-        groups = 1
+        groups = 1  # two groups of two are the least to look for
     if method == "exact":
         return _exact(given, groups, seed, None)
     reference = _farthest(given, _mean(given))
     distances = _distances(given, given[reference])
     labels = line_groups(distances, groups, MAX_GROUPS)
-    if _is_aliased(given, labels):
+    if _is_aliased(given, labels, groups):
         log.info("grouping: one reference device mixes up groups; comparing pairs instead")
         return _exact(given, groups, seed, reference)
     return _grouping(given, labels, distances, "efficient", reference, seed)
@@ -113,14 +116,13 @@ def _checked(vectors: Tensor, groups: int | None, method: str) -> Vectors:
         raise InputError(
             f"grouping: the vector of device {int(finite.argmin())} has a NaN or an infinity"
         )
-    if groups is not None and not 1 <= groups <= len(found):
-        raise InputError(f"grouping: {groups} groups of {len(found)} devices; 1 to {len(found)}")
+    most = min(len(found), EXACT_LIMIT)
+    if groups is not None and not 1 <= groups <= most:
+        raise InputError(f"grouping: {groups} groups of {len(found)} devices; 1 to {most}")
     return found
 
 
-def _exact(
-    vectors: Vectors, groups: int | None, seed: int, reference: int | None
-) -> Grouping:
+def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | None) -> Grouping:
     """Average linkage on all pairs; above the limit on a sample, the others to the nearest mean."""
     from scipy.spatial.distance import pdist, squareform
 
@@ -130,7 +132,10 @@ def _exact(
     if len(members) < len(vectors):
         centroids = _centroids(vectors[members], found)
         labels = np.concatenate(
-            [nearest(torch.from_numpy(centroids), part).numpy() for part in _parts(vectors)]
+            [
+                nearest(torch.from_numpy(centroids), torch.from_numpy(part)).numpy()
+                for part in _parts(vectors)
+            ]
         )
     else:
         labels = found
@@ -156,3 +161,127 @@ def _grouping(
         aliased=method == "exact" and reference is not None,
         quality=_quality(vectors, ordered, seed),
     )
+
+
+def _pair_groups(condensed: NDArray[np.float64], count: int, groups: int | None) -> Labels:
+    """Cut the tree of average linkage: at ``groups``, or where the silhouette is best."""
+    from scipy.cluster.hierarchy import cut_tree, linkage
+    from scipy.spatial.distance import squareform
+    from sklearn.metrics import silhouette_score
+
+    if count == 1 or groups == 1:
+        return np.zeros(count, dtype=np.int64)
+    tree = linkage(condensed, "average")
+    if tree[-1, 2] == 0:  # all alike
+        return np.zeros(count, dtype=np.int64)
+    if groups is not None:
+        return cut_tree(tree, groups)[:, 0].astype(np.int64)
+    matrix = squareform(condensed)
+    numbers = np.arange(2, min(count // 2, MAX_GROUPS) + 1)
+    chosen, best = np.zeros(count, dtype=np.int64), (-np.inf, 0.0)
+    for number, labels in zip(numbers, cut_tree(tree, numbers).T, strict=True):
+        candidate = _without_singles(labels.astype(np.int64), matrix)
+        if candidate.max() < 1:
+            continue
+        # Of equally good cuts, the one across the widest step of the tree.
+        gap = tree[count - number, 2] - tree[count - number - 1, 2]
+        merit = (round(silhouette_score(matrix, candidate, metric="precomputed"), 9), gap)
+        if merit > best:
+            chosen, best = candidate, merit
+    return chosen
+
+
+def _without_singles(labels: Labels, matrix: NDArray[np.float64]) -> Labels:
+    """Each device that is alone joins the group that is nearest on average; labels from 0."""
+    labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    while len(counts := np.bincount(labels)) > 1 and counts.min() == 1:
+        alone = int(np.flatnonzero(counts[labels] == 1)[0])
+        far = np.bincount(labels, weights=matrix[alone]) / counts
+        far[labels[alone]] = np.inf
+        labels[alone] = far.argmin()
+        labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    return labels
+
+
+def _is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
+    """A group falls into two parts, at least half as far apart as the two nearest groups.
+
+    Devices equally far from one reference may be far from each other. Seen from the member that is
+    farthest from its group's mean, they are not equally far.
+    """
+    from scipy.spatial.distance import pdist
+
+    centroids = _centroids(vectors, labels)
+    if len(centroids) == 1:
+        return groups is None
+    between = pdist(centroids).min()
+    for group, centroid in enumerate(centroids):
+        members = np.flatnonzero(labels == group)
+        mine = vectors[members[:: -(-len(members) // ENOUGH)]].astype(np.float64)
+        if len(mine) < 4:
+            continue
+        distances = _distances(mine, mine[_farthest(mine, centroid)])
+        far = distances > _threshold(distances)
+        if np.linalg.norm(mine[far].mean(0) - mine[~far].mean(0)) >= between / 2:
+            return True
+    return False
+
+
+def _threshold(values: NDArray[np.float64]) -> float:
+    """What parts values into two, of two at least, with the most variance between (Otsu 1979)."""
+    ordered = np.sort(values)
+    low = np.arange(2, len(values) - 1)  # how many are below
+    sums = np.cumsum(ordered)
+    below, above = sums[low - 1] / low, (sums[-1] - sums[low - 1]) / (len(values) - low)
+    cut = int(((above - below) ** 2 * low * (len(values) - low)).argmax())
+    return float(ordered[low[cut] - 1])
+
+
+def by_first_device(labels: Labels) -> Labels:
+    """The same groups, numbered from 0 in the order in which they first appear."""
+    _, first, where = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[where].astype(np.int64)
+
+
+def _centroids(vectors: Vectors, labels: Labels) -> NDArray[np.float64]:
+    counts = np.bincount(labels)
+    sums = [np.bincount(labels, weights=column) for column in vectors.T]
+    return np.stack(sums, axis=1) / counts[:, None]
+
+
+def _mean(vectors: Vectors) -> NDArray[np.float64]:
+    return np.asarray(vectors.mean(axis=0, dtype=np.float64))
+
+
+def _distances(vectors: Vectors, point: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.concatenate(
+        [np.linalg.norm(part.astype(np.float64) - point, axis=1) for part in _parts(vectors)]
+    )
+
+
+def _farthest(vectors: Vectors, point: NDArray[np.floating]) -> int:
+    return int(_distances(vectors, point).argmax())
+
+
+def _parts(vectors: Vectors) -> Iterator[Vectors]:
+    for first in range(0, len(vectors), CHUNK):
+        yield vectors[first : first + CHUNK]
+
+
+def _sample(count: int, seed: int) -> Labels:
+    """All, or ``EXACT_LIMIT`` of them drawn without replacement, ascending."""
+    if count <= EXACT_LIMIT:
+        return np.arange(count)
+    generator = np.random.default_rng((seed, zlib.crc32(b"grouping")))
+    return np.sort(generator.choice(count, EXACT_LIMIT, replace=False))
+
+
+def _quality(vectors: Vectors, labels: Labels, seed: int) -> float:
+    """Silhouette in the space of the vectors, however the groups were found."""
+    from sklearn.metrics import silhouette_score
+
+    members = _sample(len(labels), seed)
+    found = labels[members]
+    if not 2 <= len(np.unique(found)) < len(found):
+        return float("nan")
+    return float(silhouette_score(vectors[members].astype(np.float64), found))

@@ -19,6 +19,8 @@ from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
 from fedadapt.strategies.catalog import is_own
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.pfa import PFA
+from fedadapt.strategies.pfa_arguments import pfa_arguments
 
 STACKED_AT_ONCE = 25  # devices; more do not fit the cache and gain nothing
 
@@ -50,7 +52,7 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     worker = Worker(
         benchmark,
         model,
-        local_strategy(config, model),
+        local_strategy(config, model, benchmark),
         adaptations.parse(config),
         seed=config.seed,
         compute=compute,
@@ -60,13 +62,23 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     return Assembly(config, benchmark, model, worker)
 
 
-def local_strategy(config: RunConfig, model: nn.Module) -> Strategy[object]:
+def local_strategy(config: RunConfig, model: nn.Module, benchmark: Benchmark) -> Strategy[object]:
     """The strategy as devices know it; under a Flower strategy they train as for FedAvg."""
     training = LocalTraining(
         optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
         batch_size=config.batch_size,
         epochs=config.local_epochs,
     )
+    if config.strategy == "pfa":
+        return PFA(  # type: ignore[return-value]
+            model=model,
+            image_shape=benchmark.image_shape,
+            training=training,
+            batch_norm=config.batch_norm,
+            newcomers=tuple(sorted(benchmark.unseen)),
+            seed=config.seed,
+            **pfa_arguments(config),
+        )
     own = parse_arguments(config.strategy_args, "strategy-args") if is_own(config.strategy) else {}
     return FedAvg(  # type: ignore[return-value]
         training=training,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, unknown
+from fedadapt.strategies.pfa_arguments import RULES, pfa_arguments
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ OWN: tuple[Entry, ...] = (
         "one model, averaged by examples; mu > 0 makes it FedProx",
         "McMahan et al. 2017; Li et al. 2020",
         ("mu",),
+    ),
+    Entry(
+        "pfa",
+        "groups devices with similar data by the sparsity of activations, a model a group",
+        "Liu et al. 2021",
+        tuple(RULES),
     ),
 )
 
@@ -120,6 +127,8 @@ def check(config: RunConfig) -> None:
         for argument in arguments:
             if argument.replace("-", "_") not in STRATEGIES[name].arguments:
                 raise unknown(f"strategy-args: {name}", argument, STRATEGIES[name].arguments)
+        if name == "pfa":
+            pfa_arguments(config)
         mu = arguments.get("mu", 0.0)
         if isinstance(mu, bool | str) or not 0 <= mu < float("inf"):
             raise InputError(f"strategy-args: mu: {mu!r}; it must be a number >= 0")

@@ -1,0 +1,67 @@
+"""PFA's ``--strategy-args``: checked without loading torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fedadapt.config import RunConfig, Scalar, parse_arguments
+from fedadapt.errors import InputError
+
+FEDERATED_SHARE = (5, 8)  # of all rounds, as in the paper: 50 federated, 30 in groups
+
+Rule = tuple[Callable[[Scalar], bool], str]
+
+
+def _whole(least: int) -> Rule:
+    return lambda v: type(v) is int and v >= least, f"a whole number >= {least}"
+
+
+def _word(*allowed: str) -> Rule:
+    return lambda v: v in allowed, " or ".join(allowed)
+
+
+RULES: dict[str, Rule] = {
+    "federated_rounds": _whole(1),
+    "groups": _whole(1),
+    "q": _whole(1),
+    "layer": (
+        lambda v: bool(v) if isinstance(v, str) else type(v) is int and v >= 0,
+        "first, a whole number >= 0 or a dotted name",
+    ),
+    "epsilon": (
+        lambda v: type(v) in (int, float) and 0 <= v < float("inf"),  # type: ignore[operator]
+        "a number >= 0",
+    ),
+    "method": _word("efficient", "exact"),
+    "preset": _word("paper", "released"),
+    "random": (lambda v: isinstance(v, bool), "true or false"),
+    "regroup_every": _whole(0),
+}
+
+
+def pfa_arguments(config: RunConfig) -> dict[str, Any]:
+    """The fields of ``PFA`` that the run sets, ``federated_rounds`` always among them.
+
+    Raises:
+        InputError: a value that is not allowed, or values that do not go together.
+
+    """
+    given: dict[str, Any] = {
+        name.replace("-", "_"): value
+        for name, value in parse_arguments(config.strategy_args, "strategy-args").items()
+    }
+    for name, value in given.items():
+        holds, allowed = RULES[name]
+        if not holds(value):
+            raise InputError(f"strategy-args: {name}: {value!r}; it must be {allowed}")
+    above, below = FEDERATED_SHARE
+    federated = given.setdefault("federated_rounds", max(1, config.rounds * above // below))
+    if federated >= config.rounds:
+        raise InputError(
+            f"strategy-args: federated_rounds: {federated}; it must be below rounds="
+            f"{config.rounds}, of which the rest are in groups"
+        )
+    if given.get("random") and "groups" not in given:
+        raise InputError("strategy-args: random: true; give groups, their number, as well")
+    if given.get("random") and given.get("regroup_every"):
+        raise InputError("strategy-args: random: true; random groups stay, without regroup_every")
+    return given
