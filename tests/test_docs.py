@@ -41,8 +41,8 @@ def test_the_two_commands_are_there():
 def test_every_command_shown_is_understood(page, line):
     words = shlex.split(line, comments=True)[1:]
     command = main.commands[words[0]]
-    with click.Context(command, info_name=words[0]) as context:
-        command.parse_args(context, words[1:])
+    parent = click.Context(main, info_name="fedadapt", **main.context_settings)
+    with command.make_context(words[0], words[1:], parent=parent) as context:
         given = {k: v for k, v in context.params.items() if v is not None}
     known = {f.name for f in fields(RunConfig)}
     settings = {k: v for k, v in given.items() if k in known and isinstance(v, str | int | float)}

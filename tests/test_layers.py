@@ -13,9 +13,11 @@ FILES = {
 
 LAYERS = (
     ("errors.py", "config.py", "records.py", "adaptations.py", "files.py", "__init__.py"),
-    ("weights.py", "messages.py", "selectors.py", "objectives.py"),
-    ("models/", "datasets/"),
-    ("client/", "server/"),
+    ("weights.py", "messages.py"),
+    ("models/", "selectors.py", "objectives.py"),
+    ("datasets/",),
+    ("client/",),
+    ("server/",),
     ("strategies/",),
     ("simulations/",),
     ("cli.py", "__main__.py"),
@@ -43,8 +45,8 @@ LIGHT = {
 
 
 def layer(file: str) -> int:
-    found = [n for n, names in enumerate(LAYERS) if (file.startswith(names) and file in names)
-             or any(name.endswith("/") and file.startswith(name) for name in names)]  # fmt: skip
+    part = file.split("/")[0] + "/"
+    found = [n for n, names in enumerate(LAYERS) if file in names or part in names]
     assert len(found) == 1, f"{file}: which layer is it in?"
     return found[0]
 

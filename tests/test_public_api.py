@@ -1,5 +1,6 @@
-"""What the package says it offers is there, described, and cheap to import."""
+"""What the package offers: there, described, cheap to import; and each piece works alone."""
 
+import copy
 import doctest
 import importlib
 import inspect
@@ -7,8 +8,13 @@ import pkgutil
 
 import pytest
 import tiny
+import torch
+from torch import nn
 
 import fedadapt
+import fedadapt.client
+import fedadapt.server
+from fedadapt.errors import InputError
 
 PACKAGES = ["fedadapt"] + [
     f"fedadapt.{name}"
@@ -57,3 +63,95 @@ def test_a_device_needs_neither_ray_nor_what_draws_pictures():
     other = tiny.python("-c", program)
     _, trouble = other.communicate(timeout=100)
     assert (other.returncode, trouble) == (0, "")
+
+
+# One piece alone: modules and tensors in and out, the arguments left as they were
+
+METHODS = ["none", "adabn", "adabn-s", "fine-tune", "kd", "ewc"]
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 2))
+    return nn.Sequential(*layers).double()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(41, 1, 8, 8, dtype=torch.float64) * 3 + 1
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    return torch.arange(41) % 2
+
+
+def hyper(method: str) -> dict[str, int]:
+    return {"epochs": 2} if method in ("adabn-s", "fine-tune", "kd", "ewc") else {}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_adapting_leaves_its_arguments_as_they_were(net, images, labels, method):
+    net.eval()
+    before = copy.deepcopy(net.state_dict())
+    pixels = images.clone()
+    adapted = fedadapt.client.adapt(net, images, labels, method=method, **hyper(method))
+    assert not net.training
+    assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+    assert torch.equal(images, pixels)
+    changed = {n for n, t in adapted.state_dict().items() if not torch.equal(before[n], t)}
+    assert bool(changed) == (method != "none")
+
+
+def test_adabn_has_the_statistics_of_the_images(net, images):
+    adapted = fedadapt.client.adapt(net, images, method="adabn", batch_size=7)
+    seen = net[0](images)
+    torch.testing.assert_close(adapted[1].running_mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(adapted[1].running_var, seen.var((0, 2, 3), unbiased=False))
+
+
+def test_fine_tuning_the_head_moves_the_head(net, images, labels):
+    given = {"epochs": 1, "trainable": "head"}
+    adapted = fedadapt.client.adapt(net, images, labels, method="fine-tune", **given)
+    before = dict(net.named_parameters())
+    moved = {n for n, p in adapted.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"4.weight", "4.bias"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"method": "fine-tune"}, "learns from labels"),
+        ({"method": "adabm"}, "unknown 'adabm'; did you mean 'adabn'?"),
+        ({"method": "adabn", "epochs": 2}, "adabn has no argument 'epochs'"),
+        ({"method": "adabn", "batch_size": 0}, "it must be >= 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(net, images, arguments, line):
+    with pytest.raises(InputError) as error:
+        fedadapt.client.adapt(net, images, **arguments)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_adabn_needs_batch_norm(images):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).double()
+    with pytest.raises(InputError, match="needs a network with batch normalisation"):
+        fedadapt.client.adapt(plain, images)
+
+
+def test_the_weighted_mean_of_modules(net):
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(4)
+    other[1].num_batches_tracked += 9
+    mean = fedadapt.server.weighted_mean([net.state_dict(), other.state_dict()], [3, 1])
+    torch.testing.assert_close(mean["4.bias"], net[4].bias.detach() + 1)
+    assert mean["1.num_batches_tracked"] == net[1].num_batches_tracked  # a count has no mean
+
+
+def test_states_of_different_networks_have_no_mean(net):
+    with pytest.raises(ValueError, match="differ in names or shapes"):
+        fedadapt.server.weighted_mean([net.state_dict(), nn.Linear(2, 2).state_dict()], [1, 1])
