@@ -101,7 +101,9 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
         path = resume / "config.toml"
         if not path.is_file():
             raise InputError(f"resume: {path} is not there; name the folder of a run")
-        config = _config({**given, "out": None}, RunConfig.from_toml(path))
+        if given["out"]:
+            raise InputError(f"out: a run goes on where it is, in {resume}; leave --out away")
+        config = _config(given, RunConfig.from_toml(path))
         check(config)
         folder = resume
     else:

@@ -57,6 +57,7 @@ REFUSED = [
     ("simulate --benchmark folder:empty", "folder:empty: holds no images"),
     ("simulate --weights none.pth", "weights: no file 'none.pth'"),
     ("simulate --weights notes.txt", "'notes.txt' is neither imagenet nor a .safetensors or .pth"),
+    ("simulate --resume misspelt --out x", "out: a run goes on where it is, in misspelt"),
     ("simulate --resume no-such", "resume: no-such/config.toml is not there"),
     ("simulate --resume empty", "resume: empty/config.toml is not there"),
     ("simulate --resume misspelt", "unknown key 'devics'; did you mean 'devices'?"),

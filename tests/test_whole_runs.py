@@ -547,3 +547,17 @@ def test_no_thread_outlives_a_run(tmp_path):
     before = set(threading.enumerate())
     tiny.run(tmp_path, adapt="none", rounds=1, workers=3)
     assert set(threading.enumerate()) <= before
+
+
+def test_a_run_that_grew_is_described_as_it_is(tmp_path):
+    tiny.run(tmp_path, rounds=1)
+    tiny.run(tmp_path, resume=True, rounds=2)
+    assert RunConfig.from_toml(tmp_path / "config.toml").rounds == 2
+    tiny.run(tmp_path, resume=True, rounds=2)
+
+
+def test_a_run_without_its_manifest_does_not_go_on(tmp_path):
+    tiny.run(tmp_path, rounds=1)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"manifest\.json: .*; without it no run goes on"):
+        tiny.run(tmp_path, resume=True, rounds=1)

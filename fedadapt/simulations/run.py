@@ -92,10 +92,10 @@ def run(
             progress=progress,
         )
         try:
+            _describe(assembly, engine, folder)
             if checkpoint is not None:
                 federation.resume(checkpoint)
             else:
-                _describe(assembly, engine, folder)
                 start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
                 federation.begin(start)
             seconds = federation.run()
@@ -111,7 +111,10 @@ def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
     """The state to go on from; refused where the settings or the data are not what they were."""
     checkpoint = load_latest(folder)
     check_same_config(checkpoint.config, config.to_mapping())
-    begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+    try:
+        begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{folder / MANIFEST}: {error}; without it no run goes on") from None
     if begun != manifest:
         raise InputError(
             f"resume: the data are not those the run began with (manifest {begun[:12]}, now "
@@ -121,7 +124,7 @@ def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
 
 
 def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
-    """What the run is, before it begins."""
+    """What the run is, before it begins or goes on (with more rounds, say)."""
     settings = tomli_w.dumps(assembly.config.to_mapping())
     write_atomically(folder / "config.toml", settings.encode())
     manifest = assembly.benchmark.manifest
