@@ -16,6 +16,7 @@ class FakeGrid(Grid):
     """Nodes with ids in no order, which answer in no order; every message is serialised twice.
 
     ``faults`` maps (message type, node id) to what becomes of that reply: another one, or None.
+    ``run_id`` is Flower's number of the run, another one for each ``flwr run``.
     """
 
     def __init__(
@@ -23,10 +24,12 @@ class FakeGrid(Grid):
         app: ClientApp,
         nodes: Mapping[int, Mapping[str, Any]],
         run_config: Mapping[str, Any] | None = None,
+        run_id: int = 1,
     ) -> None:
         self.app = app
         self.nodes = {node: dict(config) for node, config in nodes.items()}
         self.run_config = dict(run_config or {})
+        self.run_id = run_id
         self.faults: dict[tuple[str, int], Fault] = {}
         self.sent: list[tuple[str, int]] = []
         self.replies: list[Message] = []
@@ -45,7 +48,7 @@ class FakeGrid(Grid):
     def _deliver(self, message: Message) -> Message | None:
         kind, node = message.metadata.message_type, message.metadata.dst_node_id
         self.sent.append((kind, node))
-        reply = ask(self.app, message, node, self.nodes[node], self.run_config)
+        reply = ask(self.app, message, node, self.nodes[node], self.run_config, self.run_id)
         return self.faults.get((kind, node), lambda r: r)(reply)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -71,9 +74,10 @@ def ask(
     node: int,
     node_config: Mapping[str, Any],
     run_config: Mapping[str, Any],
+    run_id: int = 1,
 ) -> Message:
     """The reply as it arrives. The context is new each time, as after a restart of the node."""
-    context = Context(1, node, dict(node_config), RecordDict(), dict(run_config))
+    context = Context(run_id, node, dict(node_config), RecordDict(), dict(run_config))
     return over_the_wire(app(over_the_wire(message), context))
 
 

@@ -1,7 +1,9 @@
 """The same app in Flower: asked directly, over a Grid in memory, and under a real ``flwr run``."""
 
+import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -14,12 +16,13 @@ import pytest
 import tiny
 import torch
 from fake_grid import FakeGrid, ask
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 
 from fedadapt import __version__
 from fedadapt.client.app import app
 from fedadapt.client.records import array_record, request, rows, settings, tensors
+from fedadapt.errors import FedadaptError
 from fedadapt.server.app import app as server
 from fedadapt.server.fleet_grid import flower_identity
 from fedadapt.simulations.assembly import assemble
@@ -40,7 +43,7 @@ def run_config(folder: Path, **changes) -> dict:
     return tiny.config(out=str(folder), **changes).to_mapping()
 
 
-def grid_of(config: dict, folder: Path) -> FakeGrid:
+def grid_of(config: dict, folder: Path, run_id: int = 1) -> FakeGrid:
     nodes = {
         node: {
             "partition-id": partition,
@@ -49,7 +52,7 @@ def grid_of(config: dict, folder: Path) -> FakeGrid:
         }
         for partition, node in enumerate(NODES)
     }
-    return FakeGrid(app, nodes, config)
+    return FakeGrid(app, nodes, config, run_id)
 
 
 def serve(grid: FakeGrid, config: dict) -> dict:
@@ -135,6 +138,48 @@ def test_local_norms_stay_on_the_device_s_disk(tmp_path):
     assert after != before  # the same model from the server, with the device's own norms
 
 
+def test_what_is_asked_after_training_is_asked_of_what_the_device_has_then(tmp_path):
+    """As in one process. Only a round that is trained again begins with what was there before."""
+    some = Device(tmp_path, batch_norm="local")
+
+    def importance() -> dict[str, torch.Tensor]:
+        return tensors(some.ask("query.importance", some.told()).content["arrays"])
+
+    def loss() -> float:
+        return some.ask("evaluate", some.told()).content["metrics"]["loss"]
+
+    before = importance(), loss()
+    first = some.ask("train", some.told()).content["arrays"]
+    after = importance(), loss()
+    assert not tiny.same_bits(before[0], after[0])
+    assert before[1] != after[1]
+    again = some.ask("train", some.told()).content["arrays"]
+    assert tiny.same_bits(tensors(first), tensors(again))
+
+
+def test_a_model_with_nan_does_not_reach_what_the_device_keeps(tmp_path):
+    some = Device(tmp_path, batch_norm="local")
+    some.ask("train", some.told())
+    kept = {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.safetensors")}
+    sane = some.model
+    some.model = sane | {"1.weight": sane["1.weight"] * math.nan}
+    some.ask("train", some.told(**{"server-round": 2}))
+    assert {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.safetensors")} == kept
+
+
+def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
+    some = Device(tmp_path, model="mlp", strategy="pfa", adapt="none", adapt_args="")
+    reply = some.ask("query.sparsity", some.told(layer="first", channels=[5, 0, 7], epsilon=0.0))
+    assert set(reply.content) == {"report", "metrics"}
+    assert reply.content["metrics"] == MetricRecord({"num-examples": 1.0})  # not how many it has
+    vector = tensors(reply.content["report"])["sparsity"]
+    assert vector.shape == (3,)
+    assert ((vector >= 0) & (vector <= 1)).all()
+    turned = some.told(layer="first", channels=[0, 5, 7], epsilon=0.0)
+    other = tensors(some.ask("query.sparsity", turned).content["report"])["sparsity"]
+    assert torch.equal(vector, other[[1, 0, 2]])
+
+
 def test_moments_and_importance_answer_with_what_they_are_of(device):
     moments = tensors(device.ask("query.moments", device.told()).content["arrays"])
     assert set(moments) == {"2.running_mean", "2.running_var"}
@@ -214,8 +259,9 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
         {"strategy_args": "mu=0.3", "adapt": "none,kd", "adapt_args": "kd.epochs=1"},
+        {"strategy": "pfa", "rounds": 4, "unseen": 0.2},
     ],
-    ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox"],
+    ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa"],
 )  # fmt: skip
 def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     """Also where devices keep something, and where EWC needs a further question."""
@@ -234,6 +280,20 @@ def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     assert [r[:9] for r in there] == [r[:9] for r in here]
     assert [r.loss for r in there] == pytest.approx([r.loss for r in here], rel=1e-3)
     assert json.loads((tmp_path / "there/manifest.json").read_text())["engine"] == "flower"
+
+
+def test_the_same_run_once_more_on_the_same_devices_is_the_same(tmp_path):
+    """Their disks hold what they kept in the first; half of them train in a round."""
+    changes = {"model": tiny.NORM_MLP, "batch_norm": "local", "adapt": "none", "rounds": 5,
+               "fraction": 0.5, "evaluate_every": 1}  # fmt: skip
+    found = []
+    for number in (1, 2):
+        config = run_config(tmp_path / f"out-{number}", **changes)
+        found.append(serve(grid_of(config, tmp_path, run_id=number), config))
+    assert found[0]["outcomes"]["error"] == 0
+    assert tiny.timeless(found[0]) == tiny.timeless(found[1])
+    first, second = (read_evaluations(tmp_path / f"out-{number}") for number in (1, 2))
+    assert first == second
 
 
 def test_devices_are_counted_where_the_run_does_not_say(tmp_path):
@@ -270,18 +330,19 @@ def test_a_device_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, cap
 @pytest.mark.parametrize(
     ("key", "value", "line"),
     [
-        ("rounds", 0, "fedadapt: run config: rounds: 0 is out of range; it must be >= 1"),
-        ("model", "mpl", "fedadapt: model: unknown 'mpl'; did you mean 'mlp'?"),
-        ("roundz", 3, "fedadapt: run config: unknown key 'roundz'; did you mean 'rounds'?"),
-        ("devices", 7, "fedadapt: 6 of 7 devices after 0.01 s; start the others"),
+        ("rounds", 0, "run config: rounds: 0 is out of range; it must be >= 1"),
+        ("model", "mpl", "model: unknown 'mpl'; did you mean 'mlp'?"),
+        ("roundz", 3, "run config: unknown key 'roundz'; did you mean 'rounds'?"),
+        ("devices", 7, "6 of 7 devices after 0.01 s; start the others"),
     ],
 )
 def test_a_bad_run_config_ends_in_one_line(tmp_path, monkeypatch, key, value, line):
     monkeypatch.setattr("fedadapt.server.grid_fleet.POLL", 0.005)
     config = run_config(tmp_path / "out", node_wait=0.01) | {key: value}
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(FedadaptError) as ended:
         server(grid_of(config, tmp_path), Context(1, 1, {}, RecordDict(), config))
     assert str(ended.value).startswith(line)
+    assert "\n" not in str(ended.value)
 
 
 # In somebody else's ServerApp
@@ -372,41 +433,50 @@ def flower(tmp_path):
     try:
         yield flwr
     finally:
-        for pid in processes_with(str(api)) + ray_and_others_of(home):
-            try:
-                os.kill(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+        end(processes_with(str(api)) + ray_and_others_of(home), signal.SIGTERM)
         deadline = time.monotonic() + 10
         while (left := ray_and_others_of(home)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        end(left, signal.SIGKILL)
+
+
+def end(processes: list[int], how: signal.Signals) -> None:
+    for pid in processes:
+        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
+            os.kill(pid, how)
+
+
+def submitted(flower, **settings) -> str:
+    """Run the repository on two nodes; Flower's number of the run, which is not waited for."""
+    words = [f'{k}="{v}"' if isinstance(v, str | Path) else f"{k}={v}" for k, v in settings.items()]
+    nodes = "num-supernodes=2 client-resources-num-cpus=1"
+    answer = flower("run", str(tiny.ROOT), "local", "--federation-config", nodes,
+                    "--run-config", " ".join(words), "--format", "json")  # fmt: skip
+    return str(json.loads(answer)["run-id"])
 
 
 @pytest.mark.flower
 @pytest.mark.timeout(240)
-def test_flwr_run_is_the_same_run(tmp_path, flower):
+def test_flwr_run_is_the_same_run_and_one_that_cannot_be_is_not_called_completed(tmp_path, flower):
     """From the repository, by Flower's command, with as many nodes as Flower was told."""
     changes = {"rounds": 2, "model": "mlp", "unseen": 0.0}
-    wanted = tiny.run(tmp_path / "here", devices=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "devices"} | {"out": out}
-    words = [f'{k}="{v}"' if isinstance(v, str | Path) else f"{k}={v}" for k, v in given.items()]
-    nodes = "num-supernodes=2 client-resources-num-cpus=1"
-    answer = flower("run", str(tiny.ROOT), "local", "--federation-config", nodes,
-                    "--run-config", " ".join(words), "--format", "json")  # fmt: skip
-    run = str(json.loads(answer)["run-id"])
+    good, bad = submitted(flower, **given), submitted(flower, model="mpl")
+    wanted = tiny.run(tmp_path / "here", devices=2, **changes)
     deadline = time.monotonic() + 180
     while True:
-        [state] = json.loads(flower("list", "--run-id", run, "--format", "json"))["runs"]
-        if state["status"].startswith("finished"):
+        runs = json.loads(flower("list", "--format", "json"))["runs"]
+        ended = {str(run["run-id"]): run["status"] for run in runs}
+        if all(status.startswith("finished") for status in ended.values()):
             break
-        assert time.monotonic() < deadline, state
+        assert time.monotonic() < deadline, ended
         time.sleep(1)
-    assert state["status"] == "finished:completed", flower("log", run, "--show")
+    assert ended[good] == "finished:completed", flower("log", good, "--show")
     found = json.loads((out / "summary.json").read_text())
     same = ("accuracy", "global_test", "manifest", "messages", "outcomes", "devices")
     assert {k: found[k] for k in same} == {k: wanted[k] for k in same}
     assert (out / "report.html").exists()
     torch.testing.assert_close(tiny.base(out), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5)
+    assert ended[bad] == "finished:failed"
+    assert "model: unknown 'mpl'; did you mean 'mlp'?" in flower("log", bad, "--show")

@@ -45,8 +45,10 @@ def answer(message: Message, context: Context) -> Message:
     sent = records.received(message.content, device)
     store = _store(assembly.config, context, device)
     round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
-    kept = store.load(before=round)
-    update = assembly.worker.answer(message.metadata.message_type, round, sent, [kept])
+    action = message.metadata.message_type
+    # A round that is trained again begins as it did; all else is asked of what there is now.
+    kept = store.load(before=round) if action == "train" else store.load()
+    update = assembly.worker.answer(action, round, sent, [kept])
     mine = {part: row(weights, 0) for part, weights in update.kept.items()}
     if mine and all(is_finite(weights) for weights in mine.values()):
         store.save({**kept, **mine}, round)
@@ -114,4 +116,6 @@ def _self(context: Context) -> tuple[Assembly, int]:
 def _store(config: RunConfig, context: Context, device: int) -> DeviceStore:
     """Where this device keeps what stays with it; node config ``state-dir`` says where."""
     folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "devices"
-    return DeviceStore(Path(str(folder)), config.experiment, str(device))
+    # Every run under Flower begins anew: the same settings once more are another experiment.
+    experiment = f"{config.experiment}-{context.run_id}"
+    return DeviceStore(Path(str(folder)), experiment, str(device))

@@ -65,6 +65,12 @@ class FleetGrid(Grid):
         sent = self._sent(messages)
         expected = {n: t[0] for n, t in sent.weights.items()} if action == "train" else {}
         waiting = {m.metadata.dst_node_id - 1: m for m in messages}
+        if not waiting.keys() <= set(self._devices) or len(waiting) < len(messages):
+            nodes = ", ".join(str(m.metadata.dst_node_id) for m in messages)
+            raise InputError(
+                f"strategy: it sends {action!r} to the nodes {nodes}; only those that "
+                "grid.get_node_ids() names in this round can be asked, and once"
+            )
         for answers in self._exchange.ask(action, sent, expected):
             yield from self._replies(answers, waiting)
         for message in waiting.values():

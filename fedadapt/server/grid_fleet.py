@@ -33,10 +33,17 @@ def count_devices(grid: Grid, config: RunConfig) -> int:
     """
     nodes = wait_for_nodes(grid, 1, config.node_wait)
     message = Message(records.request({}, {}), min(nodes), COUNT)
-    [reply] = grid.send_and_receive([message], timeout=config.round_deadline)
-    if reply.has_error():
-        raise InputError(f"devices: 0, and the nodes do not know how many ({reply.error.reason})")
-    return int(str(reply.content.config_records[records.CONFIG]["devices"]))
+    replies = list(grid.send_and_receive([message], timeout=config.round_deadline))
+    if not replies:
+        why = "no answer by the deadline"
+    elif replies[0].has_error():
+        why = replies[0].error.reason or "no reason"
+    else:
+        devices = records.settings(replies[0].content).get("devices")
+        if type(devices) is int and devices > 0:
+            return devices
+        why = f"they say {devices!r}"
+    raise InputError(f"devices: 0, and the nodes do not know how many ({why}); give their number")
 
 
 class GridFleet:
@@ -118,15 +125,19 @@ class GridFleet:
 
     def _introduce(self, node: int, reply: Message) -> None:
         told = records.settings(reply.content)
-        device = int(str(told["partition-id"]))
-        if told["version"] != __version__:
+        device, version = told.get("partition-id"), told.get("version")
+        if type(device) is not int or device < 0:
             raise InputError(
-                f"device {device}: runs fedadapt {told['version']}, the server {__version__}; "
+                f"device at node {node}: its partition-id is {device!r}; it must be a number >= 0"
+            )
+        if version != __version__:
+            raise InputError(
+                f"device {device}: runs fedadapt {version}, the server {__version__}; "
                 "install the same"
             )
-        if told["manifest"] != self._manifest:
+        if told.get("manifest") != self._manifest:
             raise InputError(
-                f"device {device}: its data assignment is {told['manifest']!r}, the server's "
+                f"device {device}: its data assignment is {told.get('manifest')!r}, the server's "
                 f"{self._manifest!r}; use the same benchmark, seed and files"
             )
         if device in self._nodes:

@@ -39,15 +39,15 @@ def plan(base: RunConfig, strategies: str, seeds: str, folder: Path) -> list[Run
         numbers = [int(text) for text in seeds.split(",")]
     except ValueError:
         raise InputError(f"seeds: {seeds!r}; give whole numbers separated by commas") from None
-    for what, given in (("strategies", wanted), ("seeds", [str(n) for n in numbers])):
+    folders = [re.sub(r"[^\w.=-]+", "-", text) for text in wanted]
+    for what, given in (("strategies", folders), ("seeds", [str(n) for n in numbers])):
         for word, count in Counter(given).items():
             if count > 1:
                 raise InputError(f"{what}: {word} is given twice")
     runs = []
-    for text in wanted:
+    for text, word in zip(wanted, folders, strict=True):
         name, _, arguments = text.partition(" ")
         for seed in numbers:
-            word = re.sub(r"[^\w.=-]+", "-", text)
             out = str(folder / f"{word}-seed{seed}")
             runs.append(
                 replace(base, strategy=name, strategy_args=arguments.strip(), seed=seed, out=out)

@@ -6,16 +6,16 @@ needs a ClientApp that answers those too, such as ``fedadapt.client.app``.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as Flower
-from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
 from fedadapt.client import records
 from fedadapt.errors import QuorumLostError
-from fedadapt.messages import Answers, Failure, Sent
+from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.server.checks import Expected
 from fedadapt.server.grid_fleet import models_by_device, stacked, wait_for_nodes
 from fedadapt.server.replies import ReplyError, checked_reply
@@ -61,7 +61,7 @@ class FlowerStrategy(Flower):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         nodes = sorted(wait_for_nodes(grid, self._min_nodes, QUERY_SECONDS))
-        if self._state is None:
+        if self._state is None or server_round == 1:  # start() again begins again
             self._state = self._strategy.begin(records.tensors(arrays), nodes)
         self._grid = grid
         self._sampled = sample(nodes, self._fraction, self._seed, server_round)
@@ -82,11 +82,10 @@ class FlowerStrategy(Flower):
         for action in self._actions(server_round, before=False):
             self._query(action, server_round)
         base = self._strategy.serve(self._state, self._sampled[:1])["base"]
-        examples = sum(float(u.num_examples.sum()) for u in usable)
-        losses = sum(
-            float((u.metrics["loss"] * u.num_examples).sum()) for u in usable if "loss" in u.metrics
-        )
-        metrics = MetricRecord({"train-loss": losses / examples, "num-replies": len(usable)})
+        metrics = MetricRecord({"num-replies": len(usable)})
+        means = _means(usable)
+        if "loss" in means:
+            metrics["train-loss"] = means["loss"]
         return records.array_record({n: t[0] for n, t in base.items()}), metrics
 
     def configure_evaluate(
@@ -101,8 +100,9 @@ class FlowerStrategy(Flower):
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
-        usable = [r.content for r in replies if not r.has_error()]
-        return aggregate_metricrecords(usable, records.NUM_EXAMPLES) if usable else None
+        answers = list(self._checked(replies))
+        means = _means([some.update for some in answers if some.update is not None])
+        return records.metric_record(means) if means else None
 
     def summary(self) -> None:
         log.info("%s, fraction %g", type(self._strategy).__name__, self._fraction)
@@ -124,9 +124,9 @@ class FlowerStrategy(Flower):
         self._state = self._strategy.merge(self._state, action, round, iter(answers))
 
     def _messages(self, action: str, sent: Sent, config: Mapping[str, object]) -> Iterator[Message]:
-        if action != "evaluate":
-            one = {n: t[0] for n, t in sent.weights.items()}
-            self._expected = Expected.of(self._strategy.expected(action, one))
+        one = {n: t[0] for n, t in sent.weights.items()}
+        arrays = self._strategy.expected(action, one) if action != "evaluate" else {}
+        self._expected = Expected.of(arrays)
         contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
         for node, models in zip(sent.devices, contents, strict=True):
             content = records.request(models, {**config, **sent.config})  # type: ignore[dict-item]
@@ -147,3 +147,13 @@ class FlowerStrategy(Flower):
                 yield Answers((), None, {node: Failure("rejected", str(error))})
                 continue
             yield Answers((node,), stacked(one))
+
+
+def _means(updates: Sequence[Update]) -> dict[str, float]:
+    """Each metric's mean over the examples of the devices that told it."""
+    sums, examples = defaultdict[str, float](float), defaultdict[str, float](float)
+    for update in updates:
+        for name, value in update.metrics.items():
+            sums[name] += float((value * update.num_examples).sum())
+            examples[name] += float(update.num_examples.sum())
+    return {name: sums[name] / examples[name] for name in sums}
