@@ -104,6 +104,57 @@ def test_adapting_leaves_its_arguments_as_they_were(net, images, labels, method)
     assert bool(changed) == (method != "none")
 
 
+@pytest.mark.parametrize("method", ["adabn-s", "fine-tune", "kd", "ewc"])
+def test_adapting_is_a_matter_of_its_seed_alone(net, images, labels, method):
+    """Not of what else was drawn in the process; nor does it draw from what others use."""
+
+    def adapted(seed: int) -> dict[str, torch.Tensor]:
+        torch.rand(seed + 3)
+        before = torch.get_rng_state()
+        given = {"method": method, "seed": seed, "batch_size": 8, **hyper(method)}
+        found = fedadapt.client.adapt(net, images, labels, **given)
+        assert torch.equal(torch.get_rng_state(), before)
+        return found.state_dict()
+
+    assert tiny.same_bits(adapted(1), adapted(1))
+    assert not tiny.same_bits(adapted(1), adapted(2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapted_network_is_one_s_own_and_as_it_was_set_up(net, images, labels, method):
+    """Its mode and its frozen weights are the model's; changing it changes nothing else."""
+    net.eval()
+    net[0].weight.requires_grad_(False)
+    adapted = fedadapt.client.adapt(net, images, labels, method=method, **hyper(method))
+    assert not adapted.training
+    frozen = {n: not p.requires_grad for n, p in net.named_parameters()}
+    assert {n: not p.requires_grad for n, p in adapted.named_parameters()} == frozen
+    before = copy.deepcopy(net.state_dict())
+    for tensor in adapted.state_dict().values():
+        tensor.add_(1)
+    assert tiny.same_bits(net.state_dict(), before)
+
+
+@pytest.mark.parametrize("method", ["fine-tune", "kd", "ewc"])
+def test_learning_from_labels_fits_them(net, images, labels, method):
+    def loss(model) -> float:
+        with torch.no_grad():
+            return nn.functional.cross_entropy(model.eval()(images), labels).item()
+
+    images[labels == 1] += 1
+    start = fedadapt.client.adapt(net, images, method="adabn")  # or its statistics would change
+    adapted = fedadapt.client.adapt(start, images, labels, method=method, epochs=10, lr=0.01)
+    assert loss(adapted) < loss(start) - 0.02
+
+
+@pytest.mark.parametrize("count", [0, 40])
+def test_images_and_labels_are_as_many(net, images, labels, count):
+    with pytest.raises(InputError, match=rf"adapt: {count} images and 41 labels; one label an ima"):
+        fedadapt.client.adapt(net, images[:count], labels, method="fine-tune")
+    with pytest.raises(InputError, match="adapt: 0 images and 0 labels"):
+        fedadapt.client.adapt(net, images[:0])
+
+
 def test_adabn_has_the_statistics_of_the_images(net, images):
     adapted = fedadapt.client.adapt(net, images, method="adabn", batch_size=7)
     seen = net[0](images)
@@ -150,6 +201,23 @@ def test_the_weighted_mean_of_modules(net):
     mean = fedadapt.server.weighted_mean([net.state_dict(), other.state_dict()], [3, 1])
     torch.testing.assert_close(mean["4.bias"], net[4].bias.detach() + 1)
     assert mean["1.num_batches_tracked"] == net[1].num_batches_tracked  # a count has no mean
+
+
+def test_the_mean_leaves_its_arguments_alone_and_does_not_share_with_them(net):
+    state = net.state_dict()
+    before = copy.deepcopy(state)
+    mean = fedadapt.server.weighted_mean([state, state], [2, 5])
+    assert tiny.same_bits(mean, before)
+    for tensor in mean.values():
+        tensor.add_(1)
+    assert tiny.same_bits(dict(state), before)
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 1, 1], [1, 0], [1, -1], [1, float("nan")],
+                                     [1, float("inf")]])  # fmt: skip
+def test_a_mean_needs_a_positive_weight_for_each(net, weights):
+    with pytest.raises(ValueError, match=r"one weight a state|finite and > 0"):
+        fedadapt.server.weighted_mean([net.state_dict()] * 2, weights)
 
 
 def test_states_of_different_networks_have_no_mean(net):

@@ -158,6 +158,16 @@ def test_a_question_devices_do_not_know_is_refused(kind):
         over(Fleet()).send_and_receive([to(3, kind=kind)])
 
 
+@pytest.mark.parametrize("devices", [(3, 4), (-1, 5), (3, 5, 3)])
+def test_only_nodes_of_this_round_can_be_asked_and_once(devices):
+    """A strategy that remembers nodes would train who was not sampled, or is held out."""
+    fleet = Fleet()
+    with pytest.raises(InputError) as refused:
+        over(fleet).send_and_receive([to(d) for d in devices])
+    assert "it sends 'train' to the nodes" in str(refused.value)
+    assert fleet.asked == []
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_message_must_hold_one_model(count):
     content = RecordDict({f"model-{n}": ArrayRecord() for n in range(count)})

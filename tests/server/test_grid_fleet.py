@@ -125,11 +125,21 @@ def hello(**changes):
     return edited(lambda c: c["config"].update(changes))
 
 
+def unsaid(name: str):
+    return edited(lambda c: c["config"].pop(name))
+
+
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
         (hello(version="0.0.9"), f"device 1: runs fedadapt 0.0.9, the server {__version__}"),
         (hello(manifest="cd"), "device 1: its data assignment is 'cd', the server's 'abab"),
+        (hello(**{"partition-id": "x"}), "node 17: its partition-id is 'x'; it must be a number"),
+        (hello(**{"partition-id": -1}), "node 17: its partition-id is -1; it must be a number"),
+        (hello(**{"partition-id": True}), "node 17: its partition-id is True; it must be a num"),
+        (unsaid("partition-id"), "node 17: its partition-id is None"),
+        (unsaid("version"), "device 1: runs fedadapt None, the server"),
+        (unsaid("manifest"), "device 1: its data assignment is None, the server's"),
         (hello(**{"partition-id": 2}), "both hold it; give each device its own partition-id"),
         (
             failed(1, "crash:InputError incident=12"),
@@ -175,9 +185,27 @@ def test_it_waits_for_those_who_come_later():
 def test_any_node_knows_how_many_there_are():
     on = grid()
     assert count_devices(on, RunConfig(devices=0, node_wait=0.02)) == 3
-    on.faults["query.count", 17] = failed(1, "crash:X")
-    with pytest.raises(InputError, match=r"the nodes do not know how many \(crash:X\)"):
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (lambda reply: None, "no answer by the deadline"),
+        (failed(1, "crash:X"), "crash:X"),
+        (failed(1), "no reason"),
+        (hello(devices=0), "they say 0"),
+        (hello(devices="many"), "they say 'many'"),
+        (unsaid("devices"), "they say None"),
+    ],
+)
+def test_nodes_that_do_not_know_how_many_there_are_end_the_run_in_words(fault, why):
+    on = grid()
+    on.faults["query.count", 17] = fault
+    with pytest.raises(InputError) as refused:
         count_devices(on, RunConfig(devices=0, node_wait=0.02))
+    assert str(refused.value) == (
+        f"devices: 0, and the nodes do not know how many ({why}); give their number"
+    )
 
 
 def request(**changes) -> EvaluationRequest:

@@ -45,6 +45,7 @@ def test_a_run_s_folder_is_one_name(tmp_path, text):
         ("", "1", "strategies: nothing given; separate strategies by ';'"),
         (" ; ", "1", "strategies: nothing given"),
         ("fedavg;fedavg", "1", "strategies: fedavg is given twice"),
+        ("fedavg mu=1;fedavg  mu=1", "1", "strategies: fedavg-mu=1 is given twice"),
         ("fedavg", "", "seeds: ''; give whole numbers separated by commas"),
         ("fedavg", "1.5", "seeds: '1.5'; give whole numbers separated by commas"),
         ("fedavg", "1,1", "seeds: 1 is given twice"),

@@ -7,7 +7,7 @@ import pytest
 import third_party
 import torch
 from fake_grid import FakeGrid, edited, failed
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedadapt.client.fit import Sgd
@@ -167,6 +167,59 @@ def test_a_failed_round_is_followed_by_one_from_the_same_model():
     assert_close(flower.start(num_rounds=1, **given).arrays, by_hand(START, NODES))
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda reply: None,
+        failed(1, "crash"),
+        edited(lambda c: c.pop("metrics")),
+        edited(lambda c: c["metrics"].pop("num-examples")),
+        edited(lambda c: c["metrics"].update({"num-examples": -30})),
+        edited(lambda c: c["metrics"].update({"distance": float("nan")})),
+        edited(lambda c: c.update({"arrays": array_record(START)})),
+    ],
+)
+def test_a_bad_evaluation_is_dropped_and_the_rest_averaged(fault):
+    on = grid()
+    on.faults["evaluate", 17] = fault
+    metrics = start(on).evaluate_metrics_clientapp[1]
+    slope = by_hand(START, NODES)["weight"].item()
+    wanted = sum(EXAMPLES[n] * abs(slope - NODES[n]) for n in (901, 530, 4)) / 70
+    assert dict(metrics) == {"distance": pytest.approx(wanted, rel=1e-5)}
+
+
+def test_a_metric_is_the_mean_over_those_who_told_it():
+    """Not of half the devices' sums over everybody's examples."""
+    on = grid()
+    for node in (901, 4):
+        on.faults["evaluate", node] = edited(lambda c: c["metrics"].pop("distance"))
+        on.faults["train", node] = edited(lambda c: c["metrics"].pop("loss"))
+    result = start(on)
+    slope = by_hand(START, NODES)["weight"].item()
+    wanted = (30 * abs(slope - 2.0) + 20 * abs(slope + 4.0)) / 50
+    assert result.evaluate_metrics_clientapp[1]["distance"] == pytest.approx(wanted, rel=1e-5)
+    losses = {r.metadata.src_node_id: r.content["metrics"].get("loss") for r in on.replies
+              if r.metadata.message_type == "train"}  # fmt: skip
+    wanted = (30 * losses[17] + 20 * losses[530]) / 50
+    assert result.train_metrics_clientapp[1]["train-loss"] == pytest.approx(wanted)
+
+
+def test_devices_that_tell_no_loss_have_none():
+    on = grid()
+    for node in NODES:
+        on.faults["train", node] = edited(lambda c: c["metrics"].pop("loss"))
+    assert dict(start(on).train_metrics_clientapp[1]) == {"num-replies": 4}
+
+
+def test_starting_again_begins_with_the_arrays_given_then():
+    """As Flower's own strategies do; whatever the first run has left behind."""
+    on, flower = grid(), fedavg().as_flower()
+    other = {n: t + 3 for n, t in START.items()}
+    flower.start(grid=on, initial_arrays=array_record(START), num_rounds=2, timeout=5)
+    again = flower.start(grid=on, initial_arrays=array_record(other), num_rounds=1, timeout=5)
+    assert_close(again.arrays, by_hand(other, NODES))
+
+
 def test_a_share_of_the_nodes_trains_and_all_evaluate():
     on = grid()
     start(on, rounds=3, fraction=0.5, seed=3)
@@ -194,8 +247,6 @@ def test_settings_of_the_run_reach_the_nodes():
     curious.evaluate()(evaluate)
     on = grid()
     on.app = curious
-    from flwr.app import ConfigRecord
-
     fedavg().as_flower().start(
         grid=on, initial_arrays=array_record(START), num_rounds=1, timeout=5,
         train_config=ConfigRecord({"mine": 3}), evaluate_config=ConfigRecord({"also": "x"}),

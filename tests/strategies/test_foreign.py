@@ -1,5 +1,6 @@
 """Flower's strategies and other people's, built from settings and driven round by round."""
 
+import math
 import random
 
 import flwr.serverapp.strategy as stock
@@ -11,9 +12,13 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from fedadapt.errors import InputError
+from fedadapt.messages import Answers, Update
+from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.foreign import FlowerMethod, load_strategy
+from fedadapt.simulations.methods import OwnMethod
 from fedadapt.simulations.results import read_ledger
+from fedadapt.strategies.fedavg import FedAvg
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +95,67 @@ def test_its_own_state_comes_back_as_it_was():
     assert other.record["w"].numpy().tolist() == [[1, 1], [1, 1]]
     assert method.models([0])["base"]["w"].tolist() == [[1.0]]
     assert method.models([0])["base"]["n"].tolist() == [4]
+
+
+class Devices:
+    """Device d moves every weight by d + 1 and round / 10, from 10 (d + 1) examples."""
+
+    def ask(self, action, round, sent, expected):
+        assert action in ("train", "evaluate")
+        by = torch.tensor([d + 1 for d in sent.devices])
+        new = {n: t + by.view(-1, *[1] * (t.dim() - 1)) + round / 10
+               for n, t in sent.weights.items()}  # fmt: skip
+        weights = new if action == "train" else {}
+        update = Update(weights, 10.0 * by.double(), {"loss": 1.0 / by.double()})
+        yield Answers(sent.devices, update, {}, dict.fromkeys(sent.devices, 1))
+
+
+def round_of(method, number: int, sampled=(0, 1)) -> None:
+    exchange = Exchange(
+        Devices(), number, min_replies=0.5, max_update_norm=0.0,
+        record=lambda _: None, progress=lambda _: None,
+    )  # fmt: skip
+    method.round(exchange, sampled)
+
+
+def weights_of(method) -> torch.Tensor:
+    return method.models([0])["base"]["w"][0]
+
+
+def test_flower_s_fedavg_is_the_mean_ours_is():
+    """Of 10 and 20 examples that moved by 1 and 2, and both by a tenth of the round."""
+    theirs = started(stock.FedAvg(min_available_nodes=2))
+    ours = OwnMethod(FedAvg(model=torch.nn.Linear(1, 1)))
+    ours.begin({"w": torch.ones(2)}, [0, 1])
+    for number in (1, 2):
+        for method in (theirs, ours):
+            round_of(method, number)
+    torch.testing.assert_close(weights_of(theirs), torch.full((2,), 1 + 5 / 3 + 0.1 + 5 / 3 + 0.2))
+    torch.testing.assert_close(weights_of(theirs), weights_of(ours))
+
+
+def adam(steps: int) -> float:
+    """FedAdam by hand (Reddi et al. 2021, algorithm 2), with the step size Flower corrects."""
+    x, m, v = 1.0, 0.0, 0.0
+    for t in range(1, steps + 1):
+        delta = 5 / 3 + t / 10
+        m = 0.9 * m + 0.1 * delta
+        v = 0.99 * v + 0.01 * delta**2
+        eta = 0.1 * math.sqrt(1 - 0.99 ** (t + 1)) / (1 - 0.9 ** (t + 1))
+        x += eta * m / (math.sqrt(v) + 1e-3)
+    return x
+
+
+def test_fedadam_s_momenta_survive_being_put_away():
+    whole, cut = (started(stock.FedAdam()) for _ in range(2))
+    for number in (1, 2, 3):
+        round_of(whole, number)
+        round_of(cut, number)
+        resumed = FlowerMethod(stock.FedAdam(), seed=1)
+        resumed.unpack(*cut.pack())
+        cut = resumed
+    assert torch.equal(weights_of(whole), weights_of(cut))
+    assert weights_of(whole)[0].item() == pytest.approx(adam(3), rel=1e-5)
 
 
 def test_a_packed_state_is_a_copy():
