@@ -259,7 +259,7 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
         {"strategy_args": "mu=0.3", "adapt": "none,kd", "adapt_args": "kd.epochs=1"},
-        {"strategy": "pfa", "rounds": 4, "unseen": 0.2},
+        {"strategy": "pfa", "strategy_args": "groups=2", "rounds": 4, "unseen": 0.2},
     ],
     ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa"],
 )  # fmt: skip

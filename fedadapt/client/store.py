@@ -36,7 +36,7 @@ class DeviceStore:
 
         Args:
             folder: the device's state folder.
-            experiment: the same for all runs of an experiment, resumed ones too: never a run id.
+            experiment: the same as long as the device is to find again what it kept.
             device: what stays the same when the device restarts: its key's fingerprint, its number.
         """
         self.folder = folder / _file_name("experiment", experiment) / _file_name("device", device)

@@ -85,6 +85,21 @@ def train(on: FakeGrid):
     return list(devices.ask("train", 1, sent, MODEL))
 
 
+def test_each_device_is_sent_its_own_model_and_answers_for_itself():
+    """Node ids are in another order than partitions, and replies in no order."""
+    devices = fleet(grid())
+    devices.ready()
+    models = [{"w": torch.full((2, 3), 10.0 * d), "count": torch.tensor(d)} for d in range(3)]
+    sent = Sent((0, 1, 2), stack(models), {"server-round": 1})
+    found = list(devices.ask("train", 1, sent, MODEL))
+    assert [a.devices for a in found] == [(0,), (1,), (2,)]
+    for d, answers in enumerate(found):
+        assert torch.equal(answers.update.weights["w"], torch.full((1, 2, 3), 10.0 * d + d + 1))
+        assert answers.update.weights["count"].tolist() == [d]
+        assert answers.update.num_examples.tolist() == [10.0 * (d + 1)]
+        assert answers.bytes_up == {d: 6 * 4 + 8 + 16}
+
+
 def arrays(found):
     """A node that answers these arrays."""
     return edited(lambda c: c.update({"arrays": records.array_record(found)}))
