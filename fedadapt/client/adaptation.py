@@ -10,8 +10,8 @@ from functools import singledispatch
 from fedadapt.adaptations import AdaBN, AdaBNS, Adaptation, Ewc, FineTune, Kd, NoAdaptation, Tuning
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd, fit
-from fedadapt.client.importance import fisher
 from fedadapt.client.moments import norm_moments
+from fedadapt.client.precisions import fisher
 from fedadapt.models.mode import training_norms
 from fedadapt.objectives import Distillation, Objective, cross_entropy
 from fedadapt.objectives import Ewc as Elastic

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fedadapt import adaptations
+from fedadapt.client.activations import BATCH, Layer, sparsity_vectors
 from fedadapt.client.adaptation import adapt as adapt_stacked
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.sparsity import BATCH, Layer, sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.models.norms import has_batch_norm
@@ -88,7 +88,7 @@ def sparsity(
         model: On any device, in any mode; it stays as it was.
         images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
         layer: ``first``, the number of a ReLU layer by order of execution, or a dotted name; see
-            ``fedadapt.client.sparsity.chosen``.
+            ``fedadapt.client.activations.chosen``.
         channels: Which ones, in this order; all where None.
         batch_size: Images at once; the result does not depend on it.
         epsilon: 0 counts exact zeros; above it |a| < epsilon, for activations other than ReLU.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedadapt.client.activations import SPARSITY, Layer, num_channels, sparsity_vectors
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.sparsity import SPARSITY, Layer, num_channels, sparsity_vectors
 from fedadapt.messages import Answers, Config, Sent, Update
 from fedadapt.server.exchange import RoundFailedError
 from fedadapt.server.grouping import EXACT_LIMIT, group_devices
@@ -47,7 +47,7 @@ class PFA(Strategy[PfaState]):
 
     A device that did not answer when groups were made is asked again in every round until it does,
     and joins the group with the nearest mean vector; until then it has the federated model, and
-    what it trains is not used.
+    what it trains is not used. ``federated_rounds`` of 0 groups the model it begins with.
 
     ``preset`` says how devices weigh: ``paper`` by examples, ``released`` all alike.
     """

@@ -20,7 +20,7 @@ def _word(*allowed: str) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "federated_rounds": _whole(1),
+    "federated_rounds": _whole(0),
     "groups": _whole(1),
     "q": _whole(1),
     "layer": (
@@ -55,6 +55,11 @@ def pfa_arguments(config: RunConfig) -> dict[str, Any]:
             raise InputError(f"strategy-args: {name}: {value!r}; it must be {allowed}")
     above, below = FEDERATED_SHARE
     federated = given.setdefault("federated_rounds", max(1, config.rounds * above // below))
+    if federated == 0 and not config.weights:
+        raise InputError(
+            "strategy-args: federated_rounds: 0; groups at once need a trained model: give "
+            "weights, e.g. the models/base.safetensors of another run"
+        )
     if federated >= config.rounds:
         raise InputError(
             f"strategy-args: federated_rounds: {federated}; it must be below rounds="

@@ -34,8 +34,8 @@ from fedadapt.client.adaptation import adapt
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import Sgd, fit
-from fedadapt.client.importance import fisher
 from fedadapt.client.moments import norm_moments
+from fedadapt.client.precisions import fisher
 from fedadapt.models.network import Network
 from fedadapt.objectives import Distillation
 from fedadapt.objectives import Ewc as Elastic

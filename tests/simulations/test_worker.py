@@ -8,7 +8,7 @@ from toys import Toys, assert_same_bits, cohort, conv, dense, images, initial, s
 
 from fedadapt.adaptations import AdaBN, Ewc, FineTune, NoAdaptation
 from fedadapt.client.evaluation import evaluate
-from fedadapt.client.importance import fisher
+from fedadapt.client.precisions import fisher
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.simulations.worker import EVALUATE, FISHER, Worker, needs_fisher_of_all
 from fedadapt.strategies.fedavg import FedAvg

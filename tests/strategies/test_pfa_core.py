@@ -11,7 +11,7 @@ import toys
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
-from fedadapt.client.sparsity import sparsity_vectors
+from fedadapt.client.activations import sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.server.grouping import group_devices

@@ -18,7 +18,7 @@ from toys import (
 )
 
 from fedadapt.client.cohort import Schedule
-from fedadapt.client.importance import GRADIENTS_AT_ONCE, fisher
+from fedadapt.client.precisions import GRADIENTS_AT_ONCE, fisher
 from fedadapt.models.mode import evaluating
 from fedadapt.weights import row
 
