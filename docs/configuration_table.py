@@ -34,7 +34,8 @@ def updated(page: str) -> str:
 
 
 def _default(f: "Field[Any]") -> str:
-    return f"`{f.default}`" if f.default != "" else "empty"
+    shown = str(f.default).lower() if f.type is bool else f.default
+    return f"`{shown}`" if shown != "" else "empty"
 
 
 def _allowed(f: "Field[Any]") -> str:
@@ -46,7 +47,7 @@ def _allowed(f: "Field[Any]") -> str:
         for rule, bound in f.metadata["bounds"].items()
         if bound is not None
     ]
-    kind = {int: "whole number", float: "number", str: "text"}[f.type]  # type: ignore[index]
+    kind = {int: "whole number", float: "number", str: "text", bool: "true or false"}[f.type]  # type: ignore[index]
     return " ".join([kind, " and ".join(bounds)]).strip()
 
 

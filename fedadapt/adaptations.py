@@ -62,9 +62,14 @@ class AdaBNS(Adaptation):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Adaptation):
-    """Training on the device. ``epochs`` defaults to PFA's own budget, 30 rounds of 5 epochs."""
+    """Training on the device. ``epochs`` defaults to PFA's own budget, 30 rounds of 5 epochs.
+
+    ``stage``: epochs after which the optimiser starts anew, as it does in federated rounds, and
+    the model is looked at where the run records curves; 0: one stage.
+    """
 
     epochs: int = 150
+    stage: int = 0
     lr: float = 0.01
     momentum: float = 0.5
     weight_decay: float = 0.0
@@ -168,6 +173,7 @@ _CHOICES = {
 }
 _RANGES: dict[str, tuple[str, Any]] = {
     "epochs": (">= 1", lambda v: v >= 1),
+    "stage": (">= 0", lambda v: v >= 0),
     "batch_size": (">= 1", lambda v: v >= 1),
     "lr": ("> 0", lambda v: v > 0),
     "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),

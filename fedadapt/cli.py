@@ -18,7 +18,7 @@ from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 
-KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING}
+KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
 
 class _Commands(click.Group):
@@ -61,12 +61,13 @@ def _run_options(*left_out: str) -> Callable[[Any], Any]:
             if f.name in left_out:
                 continue
             kind: Any = KINDS[f.type]
+            key = f.name.replace("_", "-")
+            name = f"--{key}/--no-{key}" if f.type is bool else f"--{key}"
             if f.metadata["choices"]:
                 kind = click.Choice(f.metadata["choices"])
             default = f.default if f.default != "" else None
             shown = f"{f.metadata['help']}" + ("" if default is None else f"  [{default}]")
-            option = click.option(f"--{f.name.replace('_', '-')}", f.name, type=kind, help=shown)
-            command = option(command)
+            command = click.option(name, f.name, type=kind, default=None, help=shown)(command)
         return command
 
     return add

@@ -66,6 +66,12 @@ class RunConfig:
     )
     devices: int = _key(100, "number of devices; 0 with `flwr run`: one a node", at_least=0)
     unseen: float = _key(0.0, "share of devices held out of training", at_least=0, below=1)
+    split: str = _key(
+        "auto",
+        "test images: cut from each device's own (device), from its kind's together (pooled), or "
+        "the data set's test part (official)",
+        choices=("auto", "device", "pooled", "official"),
+    )
     adapt_share: float = _key(0.2, "share of a device's images for adaptation", above=0, below=1)
     test_share: float = _key(0.2, "share of a device's images for its test", above=0, below=1)
     examples: int = _key(0, "at most so many images a device; 0: all there are", at_least=0)
@@ -97,6 +103,11 @@ class RunConfig:
     adapt_args: str = _key("", 'their arguments, e.g. "fine-tune.epochs=10 kd.lr=0.01"')
     evaluate_every: int = _key(
         0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
+    )
+    curves: bool = _key(
+        False,
+        "record what a model is chosen by: scores on the adapt images, and local adaptations "
+        "after each of their stages",
     )
     global_test: str = _key(
         "base",

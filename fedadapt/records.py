@@ -14,10 +14,11 @@ class Evaluation(NamedTuple):
     seen: bool  # took part in training
     model: str  # "base" or "personal"
     adaptation: str  # "none", "adabn", ...
-    split: str  # "test": the device's own; "global": the balanced test for everybody
+    split: str  # "test": the device's own; "global": for everybody; "adapt": for model choice
     num_examples: int
     accuracy: float  # share of right answers, in [0, 1]
     loss: float  # mean cross-entropy, nats
+    epoch: int = 0  # of a local adaptation, where it was looked at on the way; 0: at its end
 
     @property
     def label(self) -> str:

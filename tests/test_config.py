@@ -14,11 +14,11 @@ from fedadapt.server.checkpoint import MAY_CHANGE
 OTHER = {
     "benchmark": "mnist", "data-root": "/data", "partition": "iid", "shift": "rotation",
     "quantity": "lognormal:1", "imbalance": "long-tail:0.1", "devices": 7, "unseen": 0.25,
-    "adapt-share": 0.3, "test-share": 0.1, "examples": 50, "image-size": 32,
+    "split": "pooled", "adapt-share": 0.3, "test-share": 0.1, "examples": 50, "image-size": 32,
     "normalization": "unit", "model": "cnn", "weights": "imagenet", "strategy": "fedadam",
     "strategy-args": "eta=0.1", "batch-norm": "local", "rounds": 3, "fraction": 0.5,
     "local-epochs": 2, "batch-size": 16, "lr": 0.125, "momentum": 0.0, "weight-decay": 0.01,
-    "adapt": "none", "adapt-args": "fine-tune.epochs=1", "evaluate-every": 2,
+    "adapt": "none", "adapt-args": "fine-tune.epochs=1", "evaluate-every": 2, "curves": True,
     "global-test": "all", "seed": 9, "device": "cpu", "precision": "bf16", "workers": 2,
     "out": "somewhere", "node-wait": 1.5, "round-deadline": 60.0, "client-deadline": 30.0,
     "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,

@@ -4,7 +4,7 @@ Weights in, adapted weights out; each composes with every base or personal model
 hyper-parameters are in ``fedadapt.adaptations``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import singledispatch
 
 from fedadapt.adaptations import AdaBN, AdaBNS, Adaptation, Ewc, FineTune, Kd, NoAdaptation, Tuning
@@ -73,23 +73,59 @@ def _(
 
 @adapt.register
 def _(
-    method: FineTune, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
+    method: Tuning, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
 ) -> Weights:
-    return _tune(method, cohort, weights, cross_entropy, {})
+    *_, (_, tuned) = stages(method, cohort, weights, fisher_of_all)
+    return tuned
 
 
-@adapt.register
+def stages(
+    method: Tuning, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
+) -> Iterator[tuple[int, Weights]]:
+    """Train on each device, stage by stage: the epochs done so far and the weights [D, ...]."""
+    objective, memory = task(method, cohort, weights, fisher_of_all)
+    length = method.stage or method.epochs
+    for done in range(0, method.epochs, length):
+        epochs = min(length, method.epochs - done)
+        purpose = f"{method.name}/{done}" if done else method.name
+        weights = fit(
+            cohort,
+            weights,
+            Sgd(method.lr, method.momentum, method.weight_decay),
+            Schedule(method.batch_size, epochs, method.part, purpose),
+            objective=objective,
+            trainable=SELECTORS[method.trainable],
+            memory=memory,
+        ).weights
+        yield done + epochs, weights
+
+
+@singledispatch
+def task(
+    method: Tuning, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
+) -> tuple[Objective, dict[str, Weights]]:
+    """What a device minimises, and what it remembers of the model it received for it."""
+    raise TypeError(f"{type(method).__name__} has no objective; register one with task")
+
+
+@task.register
+def _(
+    method: FineTune, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
+) -> tuple[Objective, dict[str, Weights]]:
+    return cross_entropy, {}
+
+
+@task.register
 def _(
     method: Kd, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
-) -> Weights:
-    objective = Distillation(method.share, method.temperature)
-    return _tune(method, cohort, weights, objective, {"teacher": weights})
+) -> tuple[Objective, dict[str, Weights]]:
+    return Distillation(method.share, method.temperature), {"teacher": weights}
 
 
-@adapt.register
+@task.register
 def _(
     method: Ewc, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
-) -> Weights:
+) -> tuple[Objective, dict[str, Weights]]:
     importance = fisher_of_all
     if importance is None or method.fisher == "own":
         importance = fisher_for(method, cohort, weights)
@@ -98,8 +134,7 @@ def _(
         # that on (momentum 0.5), as the papers' constants do on unlike devices.
         most = 1 / (method.lr * method.lam)
         importance = {n: t.clamp(max=most) for n, t in importance.items()}
-    memory = {"anchor": weights, "importance": importance}
-    return _tune(method, cohort, weights, Elastic(method.lam), memory)
+    return Elastic(method.lam), {"anchor": weights, "importance": importance}
 
 
 def fisher_for(method: Ewc, cohort: Cohort, weights: Weights) -> Weights:
@@ -107,21 +142,3 @@ def fisher_for(method: Ewc, cohort: Cohort, weights: Weights) -> Weights:
     return fisher(
         cohort, weights, part=method.part, granularity="batch", batch_size=method.batch_size
     )
-
-
-def _tune(
-    method: Tuning,
-    cohort: Cohort,
-    weights: Weights,
-    objective: Objective,
-    memory: Mapping[str, Weights],
-) -> Weights:
-    return fit(
-        cohort,
-        weights,
-        Sgd(method.lr, method.momentum, method.weight_decay),
-        Schedule(method.batch_size, method.epochs, method.part, method.name),
-        objective=objective,
-        trainable=SELECTORS[method.trainable],
-        memory=memory,
-    ).weights

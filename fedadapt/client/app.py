@@ -86,6 +86,7 @@ def evaluate(message: Message, context: Context) -> Message:
         adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
         fisher_of_all=records.tensors(fisher) if fisher is not None else None,
         on_global=bool(config["on-global"]),
+        curves=bool(config["curves"]),
     )
     return Message(records.rows_record(rows), reply_to=message)
 

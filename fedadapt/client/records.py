@@ -110,6 +110,7 @@ def rows_record(rows: Sequence[Evaluation]) -> RecordDict:
                     NUM_EXAMPLES: [row.num_examples for row in rows],
                     "accuracy": [row.accuracy for row in rows],
                     "loss": [row.loss for row in rows],
+                    "epoch": [row.epoch for row in rows],
                 }
             ),
             LABELS: ConfigRecord(
@@ -143,6 +144,7 @@ def rows(content: RecordDict, round: int, device: int) -> list[Evaluation]:
             numbers[NUM_EXAMPLES],
             numbers["accuracy"],
             numbers["loss"],
+            numbers["epoch"],
         )
         found = [Evaluation(round, device, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import Entry, check_partition
+from fedadapt.datasets.catalog import check_partition, split_of
 from fedadapt.datasets.decks import Pools, class_shares, deal
 from fedadapt.datasets.divide import class_types, divide, groups
+from fedadapt.datasets.entries import Entry
 from fedadapt.datasets.grammar import (
     Partition,
     Rule,
@@ -17,6 +18,7 @@ from fedadapt.datasets.grammar import (
     parse_quantity,
     parse_shift,
 )
+from fedadapt.datasets.pooled import pooled
 from fedadapt.datasets.quantity import COMFORTABLE, long_tail, relative_sizes
 from fedadapt.datasets.shifts import shift_kind
 from fedadapt.datasets.store import Store
@@ -65,19 +67,21 @@ def assign(config: RunConfig, entry: Entry, skew: Skew, store: Store) -> Assignm
         devices = _dealt(config, skew, store, pools)
         everybody: Rows | None = _balanced(config, store, pools.test)
     else:
-        devices = _divided(config, skew, store)
+        devices = _divided(config, entry, skew, store)
         official = np.arange(store.num_train, len(store.labels))
         everybody = _balanced(config, store, official) if len(official) else None
     kinds = _kinds(config, skew, store)
     return Assignment(tuple(devices), kinds, _unseen(config, kinds), everybody)
 
 
-def _divided(config: RunConfig, skew: Skew, store: Store) -> list[Pools]:
-    """The official training part, divided: no image is on two devices."""
+def _divided(config: RunConfig, entry: Entry, skew: Skew, store: Store) -> list[Pools]:
+    """The official images, divided: no image is on two devices."""
     labels = store.labels
     rows = long_tail(
         np.arange(store.num_train), labels, skew.imbalance, stream(config.seed, "long tail")
     )
+    if split_of(entry, config) != "device":
+        return pooled(config, entry, skew.partition, store, rows)
     devices = divide(
         rows,
         labels,

@@ -1,13 +1,14 @@
 """Every benchmark there is, and everything about one that can be refused before torch is loaded."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.folders import list_images
+from fedadapt.datasets.entries import ANY_FOLDER, CATALOG, FOLDER, Entry
+from fedadapt.datasets.folders import Listing, list_images
 from fedadapt.datasets.grammar import (
     Partition,
     Rule,
@@ -18,34 +19,8 @@ from fedadapt.datasets.grammar import (
 )
 from fedadapt.errors import InputError, unknown
 
-FOLDER = "folder:"
 LEAST_IMAGES = 3
 """What a device needs: one image to train on, one to adapt to, one to be tested on."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a benchmark without opening it; 0 and () where only the data can tell."""
-
-    name: str
-    description: str
-    image_size: int  # pixels a side
-    channels: int
-    classes: int
-    num_train: int  # images divided among the devices
-    num_test: int  # images of the official test part
-    files: tuple[str, ...]  # below the data root, as torchvision lays them out; () = built in
-    partition: str  # what an empty ``partition`` means
-    shift: str  # what an empty ``shift`` means
-    domains: int = 0
-
-    @property
-    def built_in(self) -> bool:
-        return not self.files
-
-    @property
-    def is_folder(self) -> bool:
-        return self.name.startswith(FOLDER)
 
 
 class Row(NamedTuple):
@@ -58,53 +33,6 @@ class Row(NamedTuple):
     default: str  # partition, and shift where there is one
     found: bool
     where: str  # what was found, or what must be put where
-
-
-def _digits(name: str, description: str, partition: str, shift: str) -> Entry:
-    return Entry(f"digits-{name}", description, 8, 1, 10, 1797, 0, (), partition, shift)
-
-
-def _mnist_files(folder: str) -> tuple[str, ...]:
-    return tuple(
-        f"{folder}/raw/{part}-{kind}-ubyte"
-        for part in ("train", "t10k")
-        for kind in ("images-idx3", "labels-idx1")
-    )
-
-
-_EMNIST = tuple(
-    f"EMNIST/raw/emnist-balanced-{part}-{kind}-ubyte"
-    for part in ("train", "test")
-    for kind in ("images-idx3", "labels-idx1")
-)
-_CIFAR10 = tuple(
-    f"cifar-10-batches-py/{name}"
-    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
-)
-_CIFAR100 = tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))
-_SVHN = ("train_32x32.mat", "test_32x32.mat")
-_USPS = ("usps.bz2", "usps.t.bz2")
-_SKEWED, _TYPES = "dirichlet:0.3", "class-types:2"
-
-CATALOG: tuple[Entry, ...] = (
-    _digits("classes", "scikit-learn's digits, types of devices with two classes", _TYPES, "none"),
-    _digits("domains", "... plain, inverted, rotated, blurred or noisy", "iid", "domains"),
-    _digits("dirichlet", "... with Dirichlet class proportions", _SKEWED, "none"),
-    Entry("mnist", "handwritten digits", 28, 1, 10, 60_000, 10_000, _mnist_files("MNIST"),
-          _SKEWED, "none"),
-    Entry("fashion-mnist", "pieces of clothing", 28, 1, 10, 60_000, 10_000,
-          _mnist_files("FashionMNIST"), _SKEWED, "none"),
-    Entry("emnist", "letters and digits, balanced", 28, 1, 47, 112_800, 18_800, _EMNIST,
-          _SKEWED, "none"),
-    Entry("cifar10", "animals and vehicles", 32, 3, 10, 50_000, 10_000, _CIFAR10, _TYPES, "none"),
-    Entry("cifar100", "a hundred kinds of things", 32, 3, 100, 50_000, 10_000, _CIFAR100,
-          _SKEWED, "none"),
-    Entry("svhn", "house numbers", 32, 3, 10, 73_257, 26_032, _SVHN, _SKEWED, "none"),
-    Entry("usps", "digits of post codes", 16, 1, 10, 7_291, 2_007, _USPS, _SKEWED, "none"),
-)  # fmt: skip
-_ANY_FOLDER = Entry(
-    FOLDER, "your images, <domain>/<class>/*.jpg", 0, 3, 0, 0, 0, ("",), "by-domain", "none"
-)
 
 
 def data_root(given: str = "") -> Path | None:
@@ -123,7 +51,7 @@ def find(benchmark: str) -> Entry:
     if benchmark.startswith(FOLDER):
         listing = list_images(folder_path(benchmark))
         return replace(
-            _ANY_FOLDER,
+            ANY_FOLDER,
             name=benchmark,
             classes=len(listing.classes),
             domains=len(listing.domains),
@@ -133,6 +61,20 @@ def find(benchmark: str) -> Entry:
     if benchmark not in by_name:
         raise unknown("benchmark", benchmark, (*by_name, "folder:/path"))
     return by_name[benchmark]
+
+
+def listing_of(entry: Entry, given_root: str) -> Listing:
+    """The images of a benchmark that is a folder, wherever it lies."""
+    if entry.name.startswith(FOLDER):
+        return list_images(folder_path(entry.name))
+    root = check_root(entry, given_root)
+    for name in entry.folders:
+        if (root / name).is_dir():
+            return list_images(root / name)
+    raise InputError(
+        f"{root}: {entry.name} is not there; put its folder {' or '.join(entry.folders)} there, "
+        "as <domain>/<class>/*.jpg"
+    )
 
 
 def folder_path(benchmark: str) -> Path:
@@ -145,7 +87,7 @@ def folder_path(benchmark: str) -> Path:
 
 def npz_path(entry: Entry, root: Path) -> Path:
     """The plain file that stands in for torchvision's: ``<name>.npz``."""
-    return root / f"{entry.name}.npz"
+    return root / f"{entry.data or entry.name}.npz"
 
 
 def missing_files(entry: Entry, root: Path) -> tuple[str, ...]:
@@ -177,7 +119,10 @@ def check(config: RunConfig) -> None:
         raise InputError(
             f"image-size: {config.image_size} is out of range; it must be 4 to 1024, or 0"
         )
-    if not entry.built_in and not entry.is_folder:
+    check_split(entry, config, partition, quantity)
+    if entry.folders:
+        listing_of(entry, config.data_root)
+    elif not entry.built_in and not entry.is_folder:
         check_root(entry, config.data_root)
     whole = entry.built_in or npz_stands_in(entry, config.data_root)
     if not whole and config.devices * LEAST_IMAGES > entry.num_train:
@@ -204,6 +149,29 @@ def check_partition(entry: Entry, partition: Partition, devices: int) -> None:
     if name in ("pathological", "class-types") and value > entry.classes:
         raise InputError(
             f"partition: {name}:{value:g} asks for more than the {entry.classes} classes there are"
+        )
+
+
+def split_of(entry: Entry, config: RunConfig) -> str:
+    """``device``, ``pooled`` or ``official``: what ``split`` means here."""
+    return entry.split if config.split == "auto" else config.split
+
+
+def check_split(entry: Entry, config: RunConfig, partition: Partition, quantity: Rule) -> None:
+    """Refuse a split that the data or the partition do not allow."""
+    split = split_of(entry, config)
+    if split == "device":
+        return
+    if entry.built_in:
+        raise InputError(
+            f"split: {split}; {entry.name} always deals test images of its own: leave split=auto"
+        )
+    if split == "official" and (entry.is_folder or not entry.num_test):
+        raise InputError(f"split: official; {entry.name} has no test part of its own: use pooled")
+    if partition.rule.name not in ("iid", "class-types") or quantity.name != "even":
+        raise InputError(
+            f"split: {split} shares a kind's images out evenly: it goes with partition iid, "
+            "by-domain or class-types:K and quantity even"
         )
 
 
@@ -247,12 +215,12 @@ def need(module: str, what: str) -> None:
 def rows(given_root: str = "") -> list[Row]:
     """What ``fedadapt benchmarks`` shows: each benchmark, and whether its files are there."""
     root = data_root(given_root)
-    return [_row(entry, root) for entry in (*CATALOG, _ANY_FOLDER)]
+    return [_row(entry, root) for entry in (*CATALOG, ANY_FOLDER)]
 
 
 def _row(entry: Entry, root: Path | None) -> Row:
     default = entry.partition + (f", {entry.shift}" if entry.shift != "none" else "")
-    if entry.is_folder:
+    if entry.name == FOLDER:
         where = "any folder: --benchmark folder:/path"
         return Row("folder:/path", entry.description, "", "", default, True, where)
     size = f"{entry.image_size}x{entry.image_size}x{entry.channels}"
@@ -267,12 +235,17 @@ def _row(entry: Entry, root: Path | None) -> Row:
 def _found(entry: Entry, root: Path | None) -> tuple[bool, str]:
     if entry.built_in:
         return True, "built in"
+    if entry.folders:
+        there = [root / name for name in entry.folders if root and (root / name).is_dir()]
+        if there:
+            return True, str(there[0])
+        return False, f"{root or 'set --data-root; there'}: {' or '.join(entry.folders)}/"
     place = entry.files[0].rpartition("/")[0]
     wanted = f"{place}/" if place else " and ".join(entry.files)
     if root is None:
-        return False, f"set --data-root; there {wanted} or {entry.name}.npz"
+        return False, f"set --data-root; there {wanted} or {entry.data or entry.name}.npz"
     if npz_path(entry, root).is_file():
         return True, str(npz_path(entry, root))
     if not missing_files(entry, root):
         return True, str(root / place)
-    return False, f"{root}: {wanted} or {entry.name}.npz; downloaded when first used"
+    return False, f"{root}: {wanted} or {entry.data or entry.name}.npz; downloaded when first used"

@@ -57,6 +57,19 @@ def divide(
     return devices
 
 
+def kinds_of(
+    rows: Rows, labels: Rows, domains: Rows | None, partition: Partition, num_devices: int
+) -> list[tuple[Rows, int]]:
+    """The images of each kind of device (domain, class type) and how many devices share them."""
+    found = []
+    for part, num in _domain_parts(rows, domains if partition.by_domain else None, num_devices):
+        if partition.rule.name == "class-types":
+            found += _class_parts(part, labels, partition.rule, num)
+        else:
+            found.append((part, num))
+    return found
+
+
 def groups(num_groups: int, num_devices: int) -> Rows:
     """The group of each device: neighbours together, groups equal to one device, [D]."""
     return np.arange(num_devices) * num_groups // num_devices
@@ -86,20 +99,21 @@ def _domain_parts(rows: Rows, domains: Rows | None, num_devices: int) -> list[tu
     return [(rows[domains[rows] == g], int(n)) for g, n in enumerate(counts)]
 
 
+def _class_parts(rows: Rows, labels: Rows, rule: Rule, num_devices: int) -> list[tuple[Rows, int]]:
+    types = class_types(int(labels.max()) + 1, rule)
+    counts = np.bincount(groups(len(types), num_devices), minlength=len(types))
+    parts = [rows[np.isin(labels[rows], classes)] for classes in types]
+    return [(part, int(n)) for part, n in zip(parts, counts, strict=True) if n]
+
+
 def _by_label(
     rows: Rows, labels: Rows, rule: Rule, num_devices: int, rng: np.random.Generator
 ) -> list[Rows]:
     if rule.name == "iid":
         return _deal(rows, labels, num_devices, rng)
     if rule.name == "class-types":
-        types = class_types(int(labels.max()) + 1, rule)
-        counts = np.bincount(groups(len(types), num_devices), minlength=len(types))
-        return [
-            dealt
-            for classes, n in zip(types, counts, strict=True)
-            if n
-            for dealt in _deal(rows[np.isin(labels[rows], classes)], labels, int(n), rng)
-        ]
+        parts = _class_parts(rows, labels, rule, num_devices)
+        return [dealt for part, n in parts for dealt in _deal(part, labels, n, rng)]
     partitioners = _flower()
     seed = int(rng.integers(2**31))
     common: dict[str, Any] = {"partition_by": "label", "seed": seed}

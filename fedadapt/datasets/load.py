@@ -9,9 +9,9 @@ import torch
 from fedadapt.config import RunConfig
 from fedadapt.datasets.assign import Assignment, Skew, assign
 from fedadapt.datasets.benchmark import Benchmark, Manifest, Scaling
-from fedadapt.datasets.catalog import Entry, check, find, folder_path
+from fedadapt.datasets.catalog import check, find, listing_of, split_of
 from fedadapt.datasets.decode import Progress, decode
-from fedadapt.datasets.folders import list_images
+from fedadapt.datasets.entries import FOLDER, Entry
 from fedadapt.datasets.sources import read_digits, read_official
 from fedadapt.datasets.store import Store
 from fedadapt.datasets.stored import StoredBenchmark
@@ -24,7 +24,7 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
     """Read the images and divide them among the devices, as the configuration says.
 
     The assignment is a function of the data, ``benchmark, partition, shift, quantity, imbalance,
-    devices, unseen, adapt_share, test_share, examples, image_size`` and ``seed``.
+    devices, unseen, split, adapt_share, test_share, examples, image_size`` and ``seed``.
 
     Args:
         progress: Called with (images done, images in all) while a folder is decoded.
@@ -59,7 +59,8 @@ def _read(config: RunConfig, entry: Entry, progress: Progress | None) -> Store:
     if entry.built_in:
         return read_digits()
     if entry.is_folder:
-        return decode(list_images(folder_path(config.benchmark)), config.image_size, progress)
+        size = config.image_size or entry.image_size
+        return decode(listing_of(entry, config.data_root), size, progress)
     return read_official(entry, config.data_root)
 
 
@@ -107,7 +108,7 @@ def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignme
     sizes = [[len(part) for part in device] for device in assignment.devices]
     everybody = assignment.global_test
     facts: dict[str, object] = {
-        "benchmark": "folder" if entry.is_folder else config.benchmark,
+        "benchmark": "folder" if entry.name.startswith(FOLDER) else config.benchmark,
         "seed": config.seed,
         "devices": config.devices,
         "partition": config.partition or entry.partition,
@@ -129,6 +130,8 @@ def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignme
         "test-images": sum(s[2] for s in sizes),
         "global-test-images": 0 if everybody is None else len(everybody),
     }
+    if split_of(entry, config) != "device":  # the rule there was first; old manifests stay
+        facts["split"] = split_of(entry, config)
     seen = sha256(json.dumps(facts, sort_keys=True).encode())
     for device in assignment.devices:
         for part in device:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedadapt.datasets.catalog import Entry, check_root, missing_files, npz_path
+from fedadapt.datasets.catalog import check_root, missing_files, npz_path
+from fedadapt.datasets.entries import Entry
 from fedadapt.datasets.store import Store, make_store
 from fedadapt.errors import InputError
 
@@ -63,7 +64,9 @@ def _read_torchvision(entry: Entry, root: Path) -> Store:
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)  # torchvision sets none: it could wait for ever
     try:
-        train, test = (_open(entry.name, root, part, bool(missing)) for part in (True, False))
+        train, test = (
+            _open(entry.data or entry.name, root, part, bool(missing)) for part in (True, False)
+        )
         return make_store(str(root), _arrays(entry, train), _arrays(entry, test), _names(train))
     except InputError:
         raise

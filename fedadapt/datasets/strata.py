@@ -9,11 +9,14 @@ Rows = NDArray[np.int64]
 """Numbers of images in the store, [n]."""
 
 
-def stratified_order(labels: NDArray[Any], rng: np.random.Generator) -> Rows:
+def stratified_order(
+    labels: NDArray[Any], rng: np.random.Generator, *, evenly: bool = False
+) -> Rows:
     """A random order in which every stretch has each label about as often as the whole.
 
     Each image stands at (rank within its label + u) / count of its label, with a random rank and
     one u in [0, 1) a label: a stretch of share s holds s * count images of a label, give or take 1.
+    ``evenly``: u = 1/2 for all, so that labels that are equally frequent take turns.
 
     Returns:
         A permutation of 0..n-1, [n].
@@ -22,7 +25,9 @@ def stratified_order(labels: NDArray[Any], rng: np.random.Generator) -> Rows:
     place = np.empty(len(labels))
     for label in np.unique(labels):
         of_label = rng.permutation(np.flatnonzero(labels == label))
-        place[of_label] = (np.arange(len(of_label)) + rng.random()) / len(of_label)
+        place[of_label] = (np.arange(len(of_label)) + (0.5 if evenly else rng.random())) / len(
+            of_label
+        )
     return np.argsort(place, kind="stable").astype(np.int64)
 
 

@@ -103,6 +103,7 @@ class GridFleet:
             "server-round": request.round,
             "adaptations": list(request.adaptations),
             "on-global": request.on_global,
+            "curves": request.curves,
         }
         contents = models_by_device(models, len(request.devices))
         asked = (records.request({**mine, **shared}, config) for mine in contents)
@@ -205,9 +206,17 @@ def as_asked(rows: list[Evaluation], request: EvaluationRequest) -> list[Evaluat
             (model, method, split) for model in request.models for method in request.adaptations
         }
 
-    found = Counter((row.model, row.adaptation, row.split) for row in rows)
+    every = Counter((row.model, row.adaptation, row.split, row.epoch) for row in rows)
+    found = {(*words,) for *words, epoch in every if epoch == 0}
     allowed = of("test") | (of("global") if request.on_global else set())
-    if not of("test") <= found.keys() <= allowed or found.total() > len(found):
+    if request.curves:
+        allowed |= of("adapt")
+    on_the_way = {(*words,) for *words, epoch in every if epoch != 0}
+    if (
+        not of("test") <= found <= allowed
+        or every.total() > len(every)
+        or not on_the_way <= (found if request.curves else set())
+    ):
         raise ValueError("evaluation results are not of the models and adaptations asked for")
     return rows
 

@@ -77,7 +77,7 @@ def last_accuracies(
         InputError: A device has the same label twice in that round.
 
     """
-    rows = [row for row in evaluations if row.split == split]
+    rows = [row for row in evaluations if row.split == split and row.epoch == 0]
     last = max((row.round for row in rows), default=0)
     rows = sorted((row for row in rows if row.round == last), key=lambda row: row.device)
     devices = sorted({row.device for row in rows})

@@ -164,6 +164,7 @@ class Federation:
             adaptations=adaptations,
             fisher_of_all=pooled,
             on_global=final and everywhere == "all",
+            curves=self._config.curves,
         )
         down = sum(num_bytes(row(w, 0)) for w in models.values()) + num_bytes(pooled or {})
         waiting = set(devices)

@@ -81,6 +81,7 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
                 adaptations=methods,
                 fisher_of_all=request.fisher_of_all,
                 on_global=request.on_global,
+                curves=request.curves,
             )
             seconds = (time.perf_counter() - began) / len(devices)
             per_device = 8 * 3 * len(found) // len(devices)

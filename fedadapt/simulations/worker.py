@@ -3,13 +3,13 @@
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from fedadapt.adaptations import Adaptation, Ewc
-from fedadapt.client.adaptation import adapt, fisher_for
+from fedadapt.adaptations import Adaptation, Ewc, Tuning
+from fedadapt.client.adaptation import adapt, fisher_for, stages
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
@@ -101,6 +101,7 @@ class Worker:
         adaptations: Sequence[Adaptation],
         fisher_of_all: Weights | None = None,
         on_global: bool = False,
+        curves: bool = False,
     ) -> list[Evaluation]:
         """Every model x adaptation on the devices' own tests, and on the global one if asked.
 
@@ -109,12 +110,15 @@ class Worker:
         Args:
             models: ``base``, ``personal``: stacked weights as the devices receive them.
             fisher_of_all: The federation's Fisher, [...] without a device axis, for EWC.
+            curves: Score the adapt images as well, and local adaptations after each stage.
 
         """
         cohort = self.cohort(devices, round, kept)
         tests = {"test": [split.test for split in cohort.splits]}
         if on_global and self.global_test is not None:
             tests["global"] = [self.global_test] * len(devices)
+        if curves:
+            tests["adapt"] = cohort.part("adapt")
         reference = None
         if fisher_of_all is not None:
             wide = {n: t.expand(len(devices), *t.shape) for n, t in fisher_of_all.items()}
@@ -123,10 +127,11 @@ class Worker:
         for name, weights in models.items():
             start = self.strategy.receive(cohort, self._placed(weights))
             for method in adaptations:
-                adapted = adapt(method, cohort, start, reference)
-                for split, examples in tests.items():
-                    for d, score in enumerate(evaluate(cohort, adapted, examples)):
-                        rows.append(self._row(round, devices[d], name, method, split, score))
+                for epoch, adapted in _looked_at(method, cohort, start, reference, curves):
+                    for split, examples in tests.items():
+                        for d, score in enumerate(evaluate(cohort, adapted, examples)):
+                            row = self._row(round, devices[d], name, method, split, score)
+                            rows.append(row._replace(epoch=epoch))
         return sorted(rows, key=lambda row: row.device)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
@@ -213,6 +218,17 @@ class Worker:
         if self.compute.type == "cpu":
             return dict(kept)
         return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in kept.items()}
+
+
+def _looked_at(
+    method: Adaptation, cohort: Cohort, start: Weights, fisher: Weights | None, curves: bool
+) -> Iterator[tuple[int, Weights]]:
+    """The adapted weights, as epoch 0; before them those on the way, where curves are recorded."""
+    if not (curves and isinstance(method, Tuning) and method.stage):
+        yield 0, adapt(method, cohort, start, fisher)
+        return
+    for epoch, weights in stages(method, cohort, start, fisher):
+        yield epoch if epoch < method.epochs else 0, weights
 
 
 def needs_fisher_of_all(adaptations: Sequence[Adaptation]) -> bool:

@@ -1,0 +1,90 @@
+"""The table of benchmarks: what is known of each without opening it. No torch, no numpy."""
+
+from dataclasses import dataclass
+
+FOLDER = "folder:"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a benchmark without opening it; 0 and () where only the data can tell."""
+
+    name: str
+    description: str
+    image_size: int  # pixels a side
+    channels: int
+    classes: int
+    num_train: int  # images divided among the devices
+    num_test: int  # images of the official test part
+    files: tuple[str, ...]  # below the data root, as torchvision lays them out; () = built in
+    partition: str  # what an empty ``partition`` means
+    shift: str  # what an empty ``shift`` means
+    domains: int = 0
+    split: str = "device"  # what ``split=auto`` means; see ``datasets/pooled.py``
+    sizes: tuple[int, int, int] | None = None  # train, adapt, test images of a device, where fixed
+    data: str = ""  # the benchmark whose files these are; its own where empty
+    folders: tuple[str, ...] = ()  # names an image folder may have below the data root
+
+    @property
+    def built_in(self) -> bool:
+        return not self.files
+
+    @property
+    def is_folder(self) -> bool:
+        return self.name.startswith(FOLDER) or bool(self.folders)
+
+
+def _digits(name: str, description: str, partition: str, shift: str) -> Entry:
+    return Entry(f"digits-{name}", description, 8, 1, 10, 1797, 0, (), partition, shift)
+
+
+def _mnist_files(folder: str) -> tuple[str, ...]:
+    return tuple(
+        f"{folder}/raw/{part}-{kind}-ubyte"
+        for part in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    )
+
+
+_EMNIST = tuple(
+    f"EMNIST/raw/emnist-balanced-{part}-{kind}-ubyte"
+    for part in ("train", "test")
+    for kind in ("images-idx3", "labels-idx1")
+)
+_CIFAR10 = tuple(
+    f"cifar-10-batches-py/{name}"
+    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
+)
+_CIFAR100 = tuple(f"cifar-100-python/{name}" for name in ("train", "test", "meta"))
+_SVHN = ("train_32x32.mat", "test_32x32.mat")
+_USPS = ("usps.bz2", "usps.t.bz2")
+_OFFICE_HOME = ("OfficeHomeDataset_10072016", "OfficeHome", "office-home")
+_PACS = ("pacs", "PACS")
+_SKEWED, _TYPES = "dirichlet:0.3", "class-types:2"
+
+CATALOG: tuple[Entry, ...] = (
+    _digits("classes", "scikit-learn's digits, types of devices with two classes", _TYPES, "none"),
+    _digits("domains", "... plain, inverted, rotated, blurred or noisy", "iid", "domains"),
+    _digits("dirichlet", "... with Dirichlet class proportions", _SKEWED, "none"),
+    Entry("mnist", "handwritten digits", 28, 1, 10, 60_000, 10_000, _mnist_files("MNIST"),
+          _SKEWED, "none"),
+    Entry("fashion-mnist", "pieces of clothing", 28, 1, 10, 60_000, 10_000,
+          _mnist_files("FashionMNIST"), _SKEWED, "none"),
+    Entry("emnist", "letters and digits, balanced", 28, 1, 47, 112_800, 18_800, _EMNIST,
+          _SKEWED, "none"),
+    Entry("cifar10", "animals and vehicles", 32, 3, 10, 50_000, 10_000, _CIFAR10, _TYPES, "none"),
+    Entry("cifar100", "a hundred kinds of things", 32, 3, 100, 50_000, 10_000, _CIFAR100,
+          _SKEWED, "none"),
+    Entry("svhn", "house numbers", 32, 3, 10, 73_257, 26_032, _SVHN, _SKEWED, "none"),
+    Entry("usps", "digits of post codes", 16, 1, 10, 7_291, 2_007, _USPS, _SKEWED, "none"),
+    Entry("pfa-cifar10", "PFA, sec. 5: five types of devices, 100 + 100 images each", 32, 3, 10,
+          50_000, 10_000, _CIFAR10, _TYPES, "none", split="official", sizes=(100, 50, 100),
+          data="cifar10"),
+    Entry("pfa-office-home", "PFA, sec. 5: Art, Clipart, Product, Real World", 224, 3, 65,
+          15_588, 0, _OFFICE_HOME, "by-domain", "none", 4, split="pooled", folders=_OFFICE_HOME),
+    Entry("pfa-pacs", "... the same of photos, art, cartoons and sketches", 0, 3, 7,
+          9_991, 0, _PACS, "by-domain", "none", 4, split="pooled", folders=_PACS),
+)  # fmt: skip
+ANY_FOLDER = Entry(
+    FOLDER, "your images, <domain>/<class>/*.jpg", 0, 3, 0, 0, 0, ("",), "by-domain", "none"
+)
