@@ -17,6 +17,7 @@ from rich.text import Text
 from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
+from fedadapt.reproductions.command import reproduce
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
@@ -51,6 +52,9 @@ def main(context: click.Context) -> None:
     """Personalised federated learning: a model for every device, and what it was worth."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+main.add_command(reproduce)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:

@@ -20,6 +20,8 @@ LAYERS = (
     ("server/",),
     ("strategies/",),
     ("simulations/",),
+    ("privacy/",),
+    ("reproductions/",),
     ("cli.py", "__main__.py"),
 )
 """As docs/architecture.md has them, lowest first."""
@@ -39,6 +41,8 @@ ADAPTERS = {
 LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "adaptations.py", "config.py", "errors.py", "files.py",
     "records.py", "models/catalog.py", "datasets/catalog.py", "strategies/catalog.py",
+    "datasets/entries.py", "reproductions/catalog.py", "reproductions/command.py",
+    "reproductions/pfa_plan.py", "reproductions/pfa_published.py",
     "simulations/checking.py", "simulations/comparing.py", "simulations/folders.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""

@@ -60,30 +60,40 @@ def carry_out(
 ) -> tuple["Table", tuple[Path, ...]]:
     """Run what is not there yet; the table, and the files it was written to."""
     from fedadapt.simulations.rendering import write_comparison
-    from fedadapt.simulations.run import simulate
-    from fedadapt.simulations.summary import read_summary
     from fedadapt.simulations.tables import comparison
 
     summaries = []
     for number, config in enumerate(runs, 1):
-        place = Path(config.out)
         console.out(  # as it is: no markup in paths
             f"run {number} of {len(runs)}: {config.strategy} {config.strategy_args} "
-            f"seed {config.seed} -> {place}",
+            f"seed {config.seed} -> {config.out}",
             highlight=False,
         )
-        begun = (place / "config.toml").exists()
-        if begun:
-            _same(RunConfig.from_toml(place / "config.toml"), config, place)
-        if begun and (place / "summary.json").exists():
-            summaries.append(read_summary(place))
-            continue
-        begun = begun and (place / "checkpoint").exists()
-        if not begun:
-            new_folder(config)
-        summaries.append(simulate(config, place, resume=begun, console=console))
+        summaries.append(finished(config, console))
     table = comparison(summaries)
     return table, write_comparison(folder, table)
+
+
+def finished(config: RunConfig, console: Console) -> dict[str, object]:
+    """The summary of the run in ``config.out``, which is begun or gone on with where it must be.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+
+    """
+    from fedadapt.simulations.run import simulate
+    from fedadapt.simulations.summary import read_summary
+
+    place = Path(config.out)
+    begun = (place / "config.toml").exists()
+    if begun:
+        _same(RunConfig.from_toml(place / "config.toml"), config, place)
+    if begun and (place / "summary.json").exists():
+        return read_summary(place)
+    begun = begun and (place / "checkpoint").exists()
+    if not begun:
+        new_folder(config)
+    return simulate(config, place, resume=begun, console=console)
 
 
 def _same(saved: RunConfig, now: RunConfig, place: Path) -> None:

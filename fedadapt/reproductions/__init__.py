@@ -1,0 +1,1 @@
+"""The papers' experiments, run here and held against what was published."""

@@ -1,0 +1,91 @@
+"""From the run folders of PFA's experiment to accuracies by method, rule, seed and device."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedadapt.errors import InputError
+from fedadapt.reproductions.pfa_plan import LOCAL, Experiment
+from fedadapt.reproductions.selecting import RULES, Curve, curve
+from fedadapt.simulations.results import read_evaluations
+
+METHODS = {"Baseline": ("federated", "base"), "PFA": ("pfa", "personal"),
+           "Random": ("random", "personal")}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What was measured."""
+
+    seeds: tuple[int, ...]
+    kinds: tuple[str, ...]  # of each device
+    accuracy: dict[str, dict[str, NDArray[np.float64]]]  # method -> rule -> [seeds, devices]
+    curves: dict[str, list[Curve]]  # method -> one a seed
+    groups: list[dict[str, object]]  # one a seed: number, adjusted Rand index, quality
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.kinds))
+
+    def by_kind(self, method: str, rule: str) -> NDArray[np.float64]:
+        """Means over the devices of each kind, then over kinds: [seeds, kinds + 1], in [0, 1]."""
+        values = self.accuracy[method][rule]
+        kinds = np.array(self.kinds, dtype=object)
+        means = [values[:, kinds == kind].mean(1) for kind in self.kind_names]
+        return np.stack([*means, np.mean(means, axis=0)], axis=1)
+
+
+def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Results:
+    """Read the finished runs of all seeds."""
+    accuracy: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    curves: dict[str, list[Curve]] = {}
+    groups = []
+    kinds: tuple[str, ...] = ()
+    for seed in seeds:
+        runs = {name: Path(config.out) for name, config in experiment.runs(seed, folder)}
+        rows = {name: read_evaluations(place) for name, place in runs.items()}
+        groups.append(_groups(runs["pfa"]))
+        kind_of = {row.device: row.kind for row in rows["federated"] if row.device >= 0}
+        kinds = tuple(kind_of[d] for d in sorted(kind_of))
+        found = {m: curve(rows[n], label) for m, (n, label) in METHODS.items() if n in rows}
+        found |= {m: curve(rows["federated"], "base", how) for m, how in LOCAL.items()}
+        for method, line in found.items():
+            curves.setdefault(method, []).append(line)
+            units = _units(method, runs, line)
+            for rule in RULES:
+                by_rule = accuracy.setdefault(method, {})
+                by_rule.setdefault(rule, []).append(line.chosen(rule, units))
+    stacked = {m: {r: np.stack(v) for r, v in rules.items()} for m, rules in accuracy.items()}
+    return Results(tuple(seeds), kinds, stacked, curves, groups)
+
+
+def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:
+    """Who chooses a round together.
+
+    All for the federated model, a group for its own, each device for what it does alone.
+    """
+    if method in LOCAL:
+        return [[d] for d in range(len(line.devices))]
+    if method == "Baseline":
+        return None
+    label_of = _labels(runs[METHODS[method][0]])
+    labels = [label_of[device] for device in line.devices]
+    return [[d for d, own in enumerate(labels) if own == label] for label in sorted(set(labels))]
+
+
+def _labels(run: Path) -> dict[int, int]:
+    told = _groups(run)
+    return dict(zip(told["devices"], told["labels"], strict=True))  # type: ignore[call-overload]
+
+
+def _groups(run: Path) -> dict[str, object]:
+    path = run / "groups.json"
+    try:
+        told: dict[str, object] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; it is written by a run of PFA") from None
+    return told

@@ -1,0 +1,78 @@
+"""Which round or epoch of a run counts: the last, the best on validation, the best on the test."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedadapt.errors import InputError
+from fedadapt.records import Evaluation
+
+RULES = {
+    "last": "after the last round",
+    "validation": "best on validation images",
+    "test": "best on the test images (optimistic; what the paper's code does)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Accuracies on the way; arrays [steps, devices], in [0, 1]."""
+
+    steps: tuple[int, ...]  # rounds or epochs, ascending; the last is the end
+    devices: tuple[int, ...]
+    test: NDArray[np.float64]
+    validation: NDArray[np.float64]
+
+    def chosen(
+        self, rule: str, units: Sequence[Sequence[int]] | None = None
+    ) -> NDArray[np.float64]:
+        """Test accuracies [devices] at the step that ``rule`` picks.
+
+        Args:
+            units: Positions of devices that choose together, by their mean; all of them where None.
+
+        """
+        values = np.full(len(self.devices), np.nan)
+        for unit in units or [range(len(self.devices))]:
+            members = list(unit)
+            values[members] = self.test[self._step(rule, members), members]
+        return values
+
+    def _step(self, rule: str, members: list[int]) -> int:
+        if rule == "last":
+            return len(self.steps) - 1
+        judged = self.validation if rule == "validation" else self.test
+        return int(judged[:, members].mean(1).argmax())  # the first of equals
+
+
+def curve(rows: Iterable[Evaluation], model: str, adaptation: str = "none") -> Curve:
+    """A model's curve over the rounds, or an adaptation's over its epochs after the last round.
+
+    Raises:
+        InputError: the run has no such rows, or some are missing.
+
+    """
+    mine = [r for r in rows if r.model == model and r.adaptation == adaptation and r.device >= 0]
+    last = max((r.round for r in mine), default=0)
+    if adaptation == "none":
+        found = {(r.split, r.round, r.device): r.accuracy for r in mine if r.round > 0}
+    else:
+        most = 1 + max((r.epoch for r in mine), default=0)
+        at_end = [r for r in mine if r.round == last]
+        found = {(r.split, r.epoch or most, r.device): r.accuracy for r in at_end}
+    steps = tuple(sorted({step for _, step, _ in found}))
+    devices = tuple(sorted({device for *_, device in found}))
+    try:
+        if not steps:
+            raise KeyError
+        test, validation = (
+            np.array([[found[split, s, d] for d in devices] for s in steps])
+            for split in ("test", "adapt")
+        )
+    except KeyError:
+        raise InputError(
+            f"evaluations: no curve of {model} with {adaptation}; the run must record curves"
+        ) from None
+    return Curve(steps, devices, test, validation)
