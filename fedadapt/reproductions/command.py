@@ -73,8 +73,11 @@ def run(wanted: Experiment, seeds: list[int], folder: Path, *, per_client: bool 
 
     results = collect(wanted, seeds, folder)
     tables = list(grids(wanted, results, per_client=per_client))
+    printed = Console()
+    if not printed.is_terminal:
+        printed = Console(width=160)  # a log can be as wide as it takes
     for table in tables:
-        Console().print(table.to_rich(), "")
+        printed.print(table.to_rich(), "")
     text = "\n".join(table.to_markdown() for table in tables)
     write_atomically(folder / "reproduction.md", text.encode())
     measured = {

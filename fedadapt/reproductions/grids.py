@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
         table = Table(title=self.title, caption=" ".join(self.notes) or None, box=None)
         for number, head in enumerate(self.heads):
-            table.add_column(head, justify="left" if number < 2 else "right", overflow="fold")
+            table.add_column(head, justify="left" if number < 2 else "right", no_wrap=number < 2)
         before = ""
         for line in self.lines:
             first = "" if line[0] == before else line[0]

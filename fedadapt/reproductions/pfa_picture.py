@@ -29,6 +29,10 @@ def _convergence(axes, experiment: Experiment, results: Results) -> None:  # typ
         found = results.curves[method]
         steps = offset + np.array(found[0].steps) * scale
         means = 100 * np.stack([c.test.mean(1) for c in found])
+        if offset:  # all go on from the federated model
+            before = [c.test[-1].mean() for c in results.curves["Baseline"]]
+            steps = np.concatenate([[offset], steps])
+            means = np.concatenate([100 * np.array(before)[:, None], means], axis=1)
         axes.plot(steps, means.mean(0), color=colour, label=method, lw=2)
         if len(means) > 1:
             axes.fill_between(steps, means.min(0), means.max(0), color=colour, alpha=0.18, lw=0)
@@ -38,14 +42,10 @@ def _convergence(axes, experiment: Experiment, results: Results) -> None:  # typ
         local = method in ("Fine-tune", "KD", "EWC")
         line(method, begin, 1 / experiment.base.local_epochs if local else 1, COLOUR[method])
     axes.axvline(begin, color=INK, lw=0.8, ls=":")
-    axes.annotate(
-        "groups", (begin, 0), xytext=(3, 4), xycoords=("data", "axes fraction"),
-        textcoords="offset points", fontsize=9,
-    )  # fmt: skip
     axes.set_xlabel(f"rounds ({experiment.base.local_epochs} local epochs each)")
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y")
-    axes.legend(ncols=6, fontsize=9, loc="lower right")
+    axes.legend(ncols=2, fontsize=9, loc="upper left")
     title(axes, "Mean accuracy on the devices' own test", "bands: lowest and highest seed")
 
 
@@ -71,5 +71,5 @@ def _gains(axes, results: Results) -> None:  # type: ignore[no-untyped-def]
     axes.set_xticks(places, [str(d + 1) for d in places], fontsize=8)
     axes.set_ylabel("gain, points")
     axes.grid(axis="y")
-    axes.legend(ncols=5, fontsize=9)
+    axes.legend(ncols=5, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1))
     title(axes, "Gain over the federated model, device by device", "last round, mean over seeds")

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation
 
-RULES = {
-    "last": "after the last round",
-    "validation": "best on validation images",
-    "test": "best on the test images (optimistic; what the paper's code does)",
+RULES = {  # the last one is optimistic: it is what PFA's released code does
+    "last": "last round",
+    "validation": "best on validation",
+    "test": "best on test",
 }
 
 
@@ -59,9 +59,10 @@ def curve(rows: Iterable[Evaluation], model: str, adaptation: str = "none") -> C
     if adaptation == "none":
         found = {(r.split, r.round, r.device): r.accuracy for r in mine if r.round > 0}
     else:
-        most = 1 + max((r.epoch for r in mine), default=0)
         at_end = [r for r in mine if r.round == last]
-        found = {(r.split, r.epoch or most, r.device): r.accuracy for r in at_end}
+        on_the_way = sorted({r.epoch for r in at_end} - {0})
+        end = on_the_way[-1] + on_the_way[0] if on_the_way else 1  # stages are equally long
+        found = {(r.split, r.epoch or end, r.device): r.accuracy for r in at_end}
     steps = tuple(sorted({step for _, step, _ in found}))
     devices = tuple(sorted({device for *_, device in found}))
     try:

@@ -23,6 +23,7 @@ from fedadapt.simulations.methods import Method
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results import Journal
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
+from fedadapt.strategies.base import Facts
 from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,9 @@ class Federation:
 
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
         return self._method.models(devices)
+
+    def describe(self) -> dict[str, Facts]:
+        return self._method.describe()
 
     def _train(self, number: int) -> None:
         exchange = self._exchange(number)

@@ -64,6 +64,9 @@ class FlowerMethod:
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
         return {"base": repeat(self._weights, len(devices))}
 
+    def describe(self) -> dict[str, Facts]:
+        return {}
+
     def pack(self) -> tuple[dict[str, Tensor], Facts]:
         """The model, and the strategy's own arrays and numbers (momenta, step counts)."""
         tensors = {f"model/{n}": t for n, t in self._weights.items()}

@@ -21,6 +21,10 @@ class Method(Protocol):
         """``base`` and, where the method makes them, ``personal`` models: each [D, ...]."""
         ...
 
+    def describe(self) -> dict[str, Facts]:
+        """What people want to know of the state: a JSON file each."""
+        ...
+
     def pack(self) -> tuple[dict[str, Tensor], Facts]: ...
 
     def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None: ...
@@ -46,6 +50,9 @@ class OwnMethod:
 
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
         return self._strategy.serve(self._state, devices)
+
+    def describe(self) -> dict[str, Facts]:
+        return self._strategy.describe(self._state)
 
     def pack(self) -> tuple[dict[str, Tensor], Facts]:
         return self._strategy.pack(self._state)

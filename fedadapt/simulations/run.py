@@ -15,6 +15,7 @@ from fedadapt.files import write_atomically
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.fleet import Fleet
+from fedadapt.simulations.agreement import compared
 from fedadapt.simulations.assembly import (
     STACKED_AT_ONCE,
     Assembly,
@@ -148,6 +149,9 @@ def _write(
     base = federation.models([0])["base"]
     content = save({n: t[0].contiguous() for n, t in base.items()})
     write_atomically(models / "base.safetensors", content)
+    for name, facts in federation.describe().items():
+        text = json.dumps(facts | compared(facts, assembly.benchmark.kinds), indent=1)
+        write_atomically(folder / f"{name}.json", text.encode())
     hash = assembly.benchmark.manifest.hash
     summary = summarise(config, hash, evaluations, ledger, losses, seconds)
     write_summary(folder, summary)

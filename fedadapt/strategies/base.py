@@ -93,6 +93,10 @@ class Strategy(ABC, Generic[State]):
 
         return FlowerStrategy(self, fraction=fraction, seed=seed, min_nodes=min_nodes)  # type: ignore[arg-type]
 
+    def describe(self, state: State) -> dict[str, Facts]:
+        """What people want to know of the state: each entry becomes ``<name>.json`` of the run."""
+        return {}
+
     @abstractmethod
     def pack(self, state: State) -> tuple[dict[str, Tensor], Facts]:
         """The state as named tensors and JSON, for a checkpoint."""

@@ -157,6 +157,21 @@ class PFA(Strategy[PfaState]):
     def receive(self, cohort: Cohort, weights: Weights) -> Weights:
         return self._average.receive(cohort, weights)
 
+    def describe(self, state: PfaState) -> dict[str, Facts]:
+        if state.groups is None:
+            return {}
+        how: Facts = (
+            {"method": "random"}
+            if self.random
+            else {
+                "method": self.method,
+                "layer": self.layer,
+                "channels": self.channels,
+                "epsilon": self.epsilon,
+            }
+        )
+        return {"groups": state.groups.describe() | how}
+
     def pack(self, state: PfaState) -> tuple[dict[str, Tensor], Facts]:
         tensors = {f"base/{n}": t for n, t in state.base.items()}
         if state.groups is None:

@@ -84,6 +84,17 @@ class Groups:
                 parts[self.of[device]].append(Answers((device,), one))
         return parts
 
+    def describe(self) -> dict[str, Any]:
+        """Who is in which group, and by what; JSON."""
+        return {
+            "round": self.since,
+            "num_groups": len(self.models),
+            "quality": None if np.isnan(self.quality) else self.quality,
+            "devices": list(self.devices),
+            "labels": self.labels.tolist(),
+            "vectors": self.vectors.tolist(),
+        }
+
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"vectors": self.vectors, "labels": self.labels, "centroids": self.centroids}
         for g, model in enumerate(self.models):

@@ -57,6 +57,7 @@ def test_an_adaptations_curve_runs_over_its_epochs_and_ends_with_its_end():
         for epoch, accuracy in ((5, 0.2), (10, 0.3), (0, 0.4))
     ]
     found = curve(rows, "base", "kd")
+    assert found.steps == (5, 10, 15)
     assert found.test[:, 0].tolist() == [0.2, 0.3, 0.4]
     assert found.chosen("last").tolist() == [0.4]
 
