@@ -17,6 +17,7 @@ from rich.text import Text
 from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
+from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
@@ -54,6 +55,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+main.add_command(privacy_inversion)
 main.add_command(reproduce)
 
 

@@ -12,7 +12,10 @@ from fedadapt import __version__
 from fedadapt.cli import main
 from fedadapt.config import RunConfig
 
-COMMANDS = ("simulate", "compare", "report", "benchmarks", "models", "strategies")
+COMMANDS = (
+    "simulate", "compare", "reproduce", "report", "privacy-inversion", "benchmarks", "models",
+    "strategies",
+)  # fmt: skip
 
 REFUSED = [
     ("simulate --benchmark digit-classes", "'digit-classes'; did you mean 'digits-classes'"),

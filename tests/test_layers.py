@@ -41,7 +41,7 @@ ADAPTERS = {
 LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "adaptations.py", "config.py", "errors.py", "files.py",
     "records.py", "models/catalog.py", "datasets/catalog.py", "strategies/catalog.py",
-    "datasets/entries.py", "reproductions/catalog.py", "reproductions/command.py",
+    "datasets/entries.py", "privacy/__init__.py", "privacy/command.py", "privacy/settings.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/pfa_plan.py", "reproductions/pfa_published.py",
     "simulations/checking.py", "simulations/comparing.py", "simulations/folders.py",
 }  # fmt: skip
@@ -49,6 +49,7 @@ LIGHT = {
 
 HEAVY = {
     "torch", "torchvision", "flwr", "numpy", "sklearn", "pyarrow", "matplotlib", "safetensors",
+    "skimage",
 }  # fmt: skip
 
 
