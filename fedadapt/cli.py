@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
+from fedadapt.datasets.task_catalog import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
@@ -85,6 +86,8 @@ def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
         raise InputError("devices: 0 is for `flwr run`, where nodes can be counted; give a number")
     base = saved.to_mapping() if saved else {}
     chosen = {k.replace("_", "-"): v for k, v in given.items() if v is not None}
+    if saved is None:
+        chosen = defaults_of_tasks(chosen) | chosen
     try:
         return RunConfig.from_mapping(base | chosen)
     except InputError as error:
@@ -145,8 +148,28 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     from fedadapt.simulations.tables import comparison
 
     Console().print(to_rich(comparison([summary])))
+    if "tasks" in summary:
+        Console().print(_by_task(summary["tasks"]))
     click.echo(f"picture  {folder / 'gain.png'}")
     click.echo(f"report   {folder / 'report.html'}")
+
+
+def _by_task(tasks: dict[str, Any]) -> Table:
+    """Accuracy on each task at the end, and what was forgotten on the way."""
+    table = Table(title="by task, %; forgetting in points", box=None, header_style="bold")
+    last = [found["matrix"][-1] for found in tasks.values()]
+    heads = (
+        "accuracy",
+        "forgetting",
+        "over all T",
+        *(f"task {t + 1}" for t in range(len(last[0]))),
+    )
+    for head in ("device model", *heads):
+        table.add_column(head, justify="left" if head == "device model" else "right")
+    for (label, found), row in zip(tasks.items(), last, strict=True):
+        cells = (found["accuracy"], found["forgetting"], found["forgetting_over_all"], *row)
+        table.add_row(label, *(f"{100 * cell:.2f}" for cell in cells))
+    return table
 
 
 def _prepare(verbose: bool) -> None:
@@ -194,14 +217,21 @@ def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: A
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Write report.html and gain.png of a run folder again, finished or not."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name the folder of a run")
+@click.argument(
+    "folders", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FOLDER..."
+)
+def report(folders: tuple[Path, ...]) -> None:
+    """Write report.html and gain.png of run folders again, finished or not.
+
+    Of a run of PFA it also measures which layers tell devices apart, where its data are at hand.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; name the folder of a run")
     from fedadapt.simulations.report import write_report
 
-    click.echo(write_report(folder))
+    for folder in folders:
+        click.echo(write_report(folder))
 
 
 @main.command()

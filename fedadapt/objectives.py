@@ -103,6 +103,44 @@ class Distillation:
         return (1 - self.share) * self.task(view) + self.share * gap
 
 
+@dataclass(frozen=True)
+class OneHead:
+    """Task loss of one head, where several stand side by side: of logits ``first`` to ``last``.
+
+    Labels count from 0 inside the head; ``last`` is excluded.
+    """
+
+    first: int
+    last: int
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        return self.task(view._replace(logits=view.logits[:, self.first : self.last]))
+
+
+@dataclass(frozen=True)
+class WithoutForgetting:
+    """Task loss + lam sum_heads H(softmax(teacher / T), softmax(student / T)), mean over the batch.
+
+    Learning without forgetting (Li and Hoiem 2017, eq. 2), over the heads of earlier tasks; the
+    gradient is not scaled back by T^2. The teacher has those heads and no other. H is the
+    cross-entropy: it differs from the divergence by a constant, so it is not 0 at the teacher.
+    """
+
+    lam: float
+    temperature: float
+    heads: tuple[tuple[int, int], ...]  # (first, last) logit of each, last excluded
+    task: Objective = cross_entropy
+
+    def __call__(self, view: View) -> Tensor:
+        teacher = view.forward(view.memory["teacher"], view.batch.inputs)
+        old = view.logits.new_zeros(())
+        for first, last in self.heads:
+            wanted = F.softmax(teacher[:, first:last] / self.temperature, dim=-1)
+            old = old + F.cross_entropy(view.logits[:, first:last] / self.temperature, wanted)
+        return self.task(view) + self.lam * old
+
+
 def _pull(view: View, importance: Weights | None = None) -> Tensor:
     """sum_i (importance_i) (w_i - w_anchor_i)^2 over the trained names that have an anchor."""
     anchor = view.memory["anchor"]

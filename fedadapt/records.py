@@ -19,6 +19,7 @@ class Evaluation(NamedTuple):
     accuracy: float  # share of right answers, in [0, 1]
     loss: float  # mean cross-entropy, nats
     epoch: int = 0  # of a local adaptation, where it was looked at on the way; 0: at its end
+    task: int = 0  # of a task-incremental benchmark; devices are scored on each task
 
     @property
     def label(self) -> str:

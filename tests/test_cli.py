@@ -76,7 +76,7 @@ REFUSED = [
     ("compare --seeds 1,1", "seeds: 1 is given twice"),
     ("compare --seeds -1", "seed: -1 is out of range"),
     ("compare --strategy fedavg", "No such option '--strategy'. Did you mean '--strategies'?"),
-    ("report", "Missing argument 'FOLDER'"),
+    ("report", "Missing argument 'FOLDER..."),
     ("report no-such", "no-such: no such folder"),
     ("repor taken", "No such command 'repor'"),
 ]  # fmt: skip

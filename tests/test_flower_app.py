@@ -260,8 +260,12 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
         {"strategy_args": "mu=0.3", "adapt": "none,kd", "adapt_args": "kd.epochs=1"},
         {"strategy": "pfa", "strategy_args": "groups=2", "rounds": 4, "unseen": 0.2},
+        {"benchmark": "digits-tasks", "strategy": "mas-racl", "strategy_args": "epochs=2",
+         "adapt": "none"},
+        {"benchmark": "digits-tasks", "strategy": "fim-racl", "adapt": "none",
+         "strategy_args": "epochs=2 merge_on=device"},
     ],
-    ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa"],
+    ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa", "racl", "there"],
 )  # fmt: skip
 def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     """Also where devices keep something, and where EWC needs a further question."""

@@ -39,11 +39,13 @@ ADAPTERS = {
 """Entry points and translators: the only ones that know Flower, and may look upwards."""
 
 LIGHT = {
-    "__init__.py", "__main__.py", "cli.py", "adaptations.py", "config.py", "errors.py", "files.py",
-    "records.py", "models/catalog.py", "datasets/catalog.py", "strategies/catalog.py",
-    "datasets/entries.py", "privacy/__init__.py", "privacy/command.py", "privacy/settings.py", "reproductions/catalog.py", "reproductions/command.py",
-    "reproductions/pfa_plan.py", "reproductions/pfa_published.py",
-    "simulations/checking.py", "simulations/comparing.py", "simulations/folders.py",
+    "__init__.py", "__main__.py", "adaptations.py", "cli.py", "config.py", "datasets/catalog.py",
+    "datasets/entries.py", "datasets/task_catalog.py", "errors.py", "files.py",
+    "models/catalog.py", "privacy/__init__.py", "privacy/command.py", "privacy/settings.py",
+    "records.py", "reproductions/catalog.py", "reproductions/command.py",
+    "reproductions/pfa_plan.py", "reproductions/pfa_published.py", "simulations/checking.py",
+    "simulations/comparing.py", "simulations/folders.py", "strategies/catalog.py",
+    "strategies/dua_arguments.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""
 

@@ -13,8 +13,10 @@ from fedadapt.objectives import (
     Ewc,
     L2Transfer,
     Mas,
+    OneHead,
     Proximal,
     View,
+    WithoutForgetting,
     cross_entropy,
 )
 
@@ -205,3 +207,32 @@ def test_names_without_an_anchor_are_free():
     ).weights
     change = {n: (t - found[n]).abs().max().item() for n, t in initials(plain(), 3).items()}
     assert change["head.weight"] > 20 * max(change["body.1.weight"], change["body.1.bias"]) > 0
+
+
+def test_one_head_sees_its_own_logits_and_no_other_ones():
+    labels = torch.tensor([0, 1, 1, 0, 0])
+    given = view()._replace(batch=Batch(X, labels))
+    torch.testing.assert_close(OneHead(1, 3)(given), F.cross_entropy((X @ W)[:, 1:3], labels))
+    w = W.clone().requires_grad_()
+    [found] = torch.autograd.grad(OneHead(1, 3)(given._replace(logits=X @ w)), w)
+    assert found[:, 0].eq(0).all()
+    assert found[:, 1:].ne(0).any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_without_forgetting_is_a_mean_over_the_batch_and_a_sum_over_heads(temperature):
+    heads, value = ((0, 1), (1, 3)), TASK
+    for i in range(5):
+        for first, last in heads:
+            q = F.softmax((X @ TEACHER)[i, first:last] / temperature, dim=0)
+            p = F.softmax((X @ W)[i, first:last] / temperature, dim=0)
+            value = value - 0.3 * (q * p.log()).sum() / 5
+    torch.testing.assert_close(WithoutForgetting(0.3, temperature, heads)(view()), value)
+
+
+def test_what_is_not_to_be_forgotten_pulls_by_the_gap_over_t_without_t_squared():
+    objective = WithoutForgetting(0.3, 2.0, ((0, 2),))
+    gap = (F.softmax((X @ W)[:, :2] / 2, dim=1) - F.softmax((X @ TEACHER)[:, :2] / 2, dim=1)) / 2
+    pull = torch.cat([0.3 * X.T @ gap / 5, torch.zeros(4, 1, dtype=torch.float64)], dim=1)
+    torch.testing.assert_close(gradient(objective), gradient(cross_entropy) + pull)
+    torch.testing.assert_close(gradient(objective, teacher=W), gradient(cross_entropy))

@@ -101,7 +101,7 @@ def python(*arguments: object, **settings: object) -> subprocess.Popen:
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most runs are not looked at; drawing takes longer than they do."""
 
-    def nothing(*_: object) -> None:
+    def nothing(*_: object, **__: object) -> None:
         pass
 
     monkeypatch.setattr(runs, "picture", nothing)

@@ -1,5 +1,5 @@
 """What a device computes: pure functions of stacked weights; the Flower adapters come on top."""
 
-from fedadapt.client.api import adapt, sparsity
+from fedadapt.client.api import adapt, importance, sparsity
 
-__all__ = ["adapt", "sparsity"]
+__all__ = ["adapt", "importance", "sparsity"]

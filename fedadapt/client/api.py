@@ -1,8 +1,8 @@
 """One piece of the device side for people who have a network and images: module in, module out."""
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from fedadapt import adaptations
 from fedadapt.client.activations import BATCH, Layer, sparsity_vectors
 from fedadapt.client.adaptation import adapt as adapt_stacked
 from fedadapt.client.cohort import Cohort
+from fedadapt.client.precisions import Granularity, importances
 from fedadapt.datasets.benchmark import Examples, Split
-from fedadapt.errors import InputError
+from fedadapt.errors import InputError, unknown
 from fedadapt.models.norms import has_batch_norm
-from fedadapt.weights import repeat, row
+from fedadapt.weights import Weights, repeat, row
 
 
 def adapt(
@@ -109,6 +110,72 @@ def sparsity(
         cohort, weights, layer=layer, channels=channels, epsilon=epsilon, batch_size=batch_size
     )
     return vector
+
+
+def importance(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    kind: Literal["mas", "fisher"] = "mas",
+    granularity: Granularity = "sample",
+    batch_size: int = 20,
+    exclude: Iterable[str] = (),
+    generator: torch.Generator | None = None,
+) -> Weights:
+    """How much each parameter matters on a device's images, in evaluation mode: DUA's psi.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> omega = importance(net, torch.rand(40, 1, 2, 2), exclude=["3"])
+    >>> {name: tuple(tensor.shape) for name, tensor in omega.items()}
+    {'1.weight': (3, 4), '1.bias': (3,)}
+
+    Args:
+        model: On any device, in any mode; it stays as it was, its statistics too.
+        images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
+        labels: [N] class numbers; only ``fisher`` looks at them.
+        kind: ``mas``: the mean |gradient of the squared norm of the logits|. ``fisher``: the mean
+            squared gradient of the log-likelihood of ``labels`` (empirical Fisher), or where there
+            are none of labels drawn from the model's own predictions (true Fisher).
+        granularity: ``sample``: of each image's gradient. ``batch``: of each batch's mean gradient,
+            in which opposite signs cancel.
+        batch_size: Of ``batch``.
+        exclude: Names of parameters or layers to leave out: the head.
+        generator: Fixes the draws and the batches; equal calls without one give equal results.
+
+    Returns:
+        Of the model's parameters, each in its shape and type, non-negative.
+
+    Raises:
+        InputError: no image, not one label an image, an unknown kind, granularity or name.
+
+    """
+    if kind not in ("mas", "fisher"):
+        raise unknown("importance: kind", kind, ("mas", "fisher"))
+    if granularity not in ("sample", "batch"):
+        raise unknown("importance: granularity", granularity, ("sample", "batch"))
+    if batch_size < 1:
+        raise InputError(f"importance: batch_size: {batch_size} is out of range; it must be >= 1")
+    given = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    if len(given) != len(images) or not len(images):
+        raise InputError(
+            f"importance: {len(images)} images and {len(given)} labels; one label an image"
+        )
+    seed = 0
+    if generator is not None:
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    cohort = _alone(model, Examples(images, given.to(images.device)), seed)
+    found = importances(
+        cohort,
+        repeat({n: t.detach() for n, t in model.state_dict().items()}, 1),
+        kind="true-fisher" if kind == "fisher" and labels is None else kind,
+        granularity=granularity,
+        batch_size=batch_size,
+        exclude=exclude,
+    )
+    return row(found, 0)
 
 
 def _alone(model: nn.Module, images: Examples, seed: int) -> Cohort:

@@ -78,7 +78,7 @@ def evaluate(message: Message, context: Context) -> Message:
     }
     fisher = content.array_records.get("fisher")
     wanted = config["adaptations"]
-    rows = assembly.worker.evaluate(
+    rows = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
         int(config["server-round"]),  # type: ignore[arg-type]
         [device],
         models,
@@ -86,7 +86,7 @@ def evaluate(message: Message, context: Context) -> Message:
         adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
         fisher_of_all=records.tensors(fisher) if fisher is not None else None,
         on_global=bool(config["on-global"]),
-        curves=bool(config["curves"]),
+        curves=bool(config.get("curves", False)),
     )
     return Message(records.rows_record(rows), reply_to=message)
 

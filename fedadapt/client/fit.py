@@ -44,6 +44,7 @@ class Sgd:
 class Fitted(NamedTuple):
     weights: Weights  # [D, ...]
     loss: Tensor  # [D], float64: the objective, averaged over every example gone through
+    velocity: Weights  # [D, ...], of what moved; {} without momentum
 
 
 def fit(
@@ -56,6 +57,7 @@ def fit(
     trainable: Selector = everything,
     memory: Mapping[str, Weights] | None = None,
     mode: Mode = training,
+    velocity: Weights | None = None,
 ) -> Fitted:
     """Train each device of the cohort from ``start``: the only training loop there is.
 
@@ -64,23 +66,37 @@ def fit(
         trainable: Which parameters move. The others are held; batch-norm statistics follow the
             data in any case, in the layers that ``mode`` puts into training.
         memory: Stacked references handed to the objective, each tensor [D, ...].
+        velocity: Of an earlier call, to go on where it stopped; None: from rest. Not modified.
 
     """
     arguments = (optimizer, schedule, objective, trainable, mode)
     memory = memory or {}
     if cohort.stacked:
-        return _fit(cohort, start, memory, *arguments, over=partial(vmap, randomness="different"))
+        over = partial(vmap, randomness="different")
+        return _fit(cohort, start, memory, velocity, *arguments, over=over)
     alone = [
-        _fit(cohort.only(d), _slice(start, d), _slice(memory, d), *arguments, over=_squeezed)
+        _fit(
+            cohort.only(d),
+            _slice(start, d),
+            _slice(memory, d),
+            None if velocity is None else _slice(velocity, d),
+            *arguments,
+            over=_squeezed,
+        )
         for d in range(len(cohort))
     ]
-    return Fitted(_cat([a.weights for a in alone]), torch.cat([a.loss for a in alone]))
+    return Fitted(
+        _cat([a.weights for a in alone]),
+        torch.cat([a.loss for a in alone]),
+        _cat([a.velocity for a in alone]),
+    )
 
 
 def _fit(
     cohort: Cohort,
     start: Weights,
     memory: Mapping[str, Weights],
+    velocity: Weights | None,
     optimizer: Sgd,
     schedule: Schedule,
     objective: Objective,
@@ -92,7 +108,10 @@ def _fit(
     names = trainable(cohort.model) & {n for n, _ in cohort.model.named_parameters()}
     moving = {n: _own(t, cohort) for n, t in start.items() if n in names}
     held = {n: _own(t, cohort) for n, t in start.items() if n not in names}
-    velocity = optimizer.begin(moving)
+    if velocity is None:
+        velocity = optimizer.begin(moving)
+    else:  # ours from here on: rows are written in place
+        velocity = {n: _own(t, cohort) for n, t in velocity.items()}
     step = over(partial(_step, cohort, objective, optimizer))
     total = torch.zeros(2, len(cohort), dtype=torch.float64)  # loss sum, examples
     with mode(cohort.model), _own_randomness(cohort, schedule):
@@ -110,7 +129,7 @@ def _fit(
                 total[0, members] += loss.double().cpu() * count
                 total[1, members] += count
     after_all = held | moving
-    return Fitted({n: after_all[n] for n in start}, total[0] / total[1])
+    return Fitted({n: after_all[n] for n in start}, total[0] / total[1], velocity)
 
 
 def _step(

@@ -1,9 +1,9 @@
 """One question to some devices: every answer is checked, every device accounted for."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from fedadapt.messages import Answers, Failure, Sent
+from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import LedgerEntry
 from fedadapt.server.checks import Expected, accept, faults
 from fedadapt.server.fleet import Fleet
@@ -50,8 +50,19 @@ class Exchange:
         self._examples = 0.0
         self._trained = 0
 
-    def ask(self, action: str, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        """Ask, and yield the usable answers in device order."""
+    def ask(
+        self,
+        action: str,
+        sent: Sent,
+        expected: Weights,
+        more_faults: Callable[[str, Update], Mapping[int, str]] = lambda action, update: {},
+    ) -> Iterator[Answers]:
+        """Ask, and yield the usable answers in device order.
+
+        Args:
+            more_faults: What the method refuses beyond what is refused of all; ``Strategy.faults``.
+
+        """
         shape = Expected.of(expected)
         down = num_bytes({n: t[0] for n, t in sent.weights.items()})
         position = {device: row for row, device in enumerate(sent.devices)}
@@ -59,10 +70,13 @@ class Exchange:
         accepted = 0
         why: list[str] = []
         for answers in self._fleet.ask(action, self.round, sent, expected):
-            rows = [position[d] for d in answers.devices]
-            base = {n: t[rows] for n, t in sent.weights.items()} if self._max_update_norm else None
+            at = [position[d] for d in answers.devices]
+            base = {n: t[at] for n, t in sent.weights.items()} if self._max_update_norm else None
             found = faults(answers, shape, base, max_norm=self._max_update_norm)
             usable = accept(answers, found)
+            if usable.update is not None:
+                rows = more_faults(action, usable.update)
+                usable = accept(usable, {usable.devices[d]: why for d, why in rows.items()})
             for device in usable.devices:
                 waiting.discard(device)
                 self._enter(action, device, Failure("accepted", ""), down, answers)

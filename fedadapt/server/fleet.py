@@ -18,6 +18,7 @@ class EvaluationRequest(NamedTuple):
     adaptations: tuple[str, ...]  # names among the run's
     fisher_of_all: Weights | None = None  # [...], for EWC
     on_global: bool = False
+    task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well
 
 

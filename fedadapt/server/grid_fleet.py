@@ -104,6 +104,7 @@ class GridFleet:
             "adaptations": list(request.adaptations),
             "on-global": request.on_global,
             "curves": request.curves,
+            "task": request.task,
         }
         contents = models_by_device(models, len(request.devices))
         asked = (records.request({**mine, **shared}, config) for mine in contents)

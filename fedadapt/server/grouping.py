@@ -70,9 +70,9 @@ def group_devices(
 
     Args:
         vectors: [n, q], finite, as the devices sent them.
-        groups: Their number, or None: the one of 2 to min(n / 2, 64) with the best silhouette, in
-            which a device that would be alone joins the nearest group. Fewer than four devices are
-            one group.
+        groups: Their number, or None: the one of 2 to min(n / 2, 64) with the best silhouette.
+            A device that would be alone joins the nearest group, if that leaves as many as asked
+            for. Fewer than four devices are one group.
         method: ``efficient`` or ``exact``.
         seed: Of the sample that stands for more than 2000 devices where pairs are compared.
 
@@ -144,13 +144,9 @@ def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | Non
 
 
 def _grouping(
-    vectors: Vectors,
-    labels: Labels,
-    distances: NDArray[np.float64],
-    method: Literal["efficient", "exact"],
-    reference: int | None,
-    seed: int,
-) -> Grouping:
+    vectors: Vectors, labels: Labels, distances: NDArray[np.float64],
+    method: Literal["efficient", "exact"], reference: int | None, seed: int,
+) -> Grouping:  # fmt: skip
     ordered = by_first_device(labels)
     return Grouping(
         labels=torch.from_numpy(ordered),
@@ -174,9 +170,9 @@ def _pair_groups(condensed: NDArray[np.float64], count: int, groups: int | None)
     tree = linkage(condensed, "average")
     if tree[-1, 2] == 0:  # all alike
         return np.zeros(count, dtype=np.int64)
-    if groups is not None:
-        return cut_tree(tree, groups)[:, 0].astype(np.int64)
     matrix = squareform(condensed)
+    if groups is not None:
+        return _cut_into(groups, tree, matrix)
     numbers = np.arange(2, min(count // 2, MAX_GROUPS) + 1)
     chosen, best = np.zeros(count, dtype=np.int64), (-np.inf, 0.0)
     for number, labels in zip(numbers, cut_tree(tree, numbers).T, strict=True):
@@ -189,6 +185,21 @@ def _pair_groups(condensed: NDArray[np.float64], count: int, groups: int | None)
         if merit > best:
             chosen, best = candidate, merit
     return chosen
+
+
+def _cut_into(groups: int, tree: NDArray[np.float64], matrix: NDArray[np.float64]) -> Labels:
+    """So many groups, of two devices at least where that can be.
+
+    Else a device unlike all others would be one of them, and two true groups another.
+    """
+    from scipy.cluster.hierarchy import cut_tree
+
+    plain = cut_tree(tree, groups)[:, 0].astype(np.int64)
+    for number in range(groups, min(len(matrix), groups + MAX_GROUPS)):
+        labels = _without_singles(cut_tree(tree, number)[:, 0].astype(np.int64), matrix)
+        if labels.max() + 1 == groups:
+            return labels
+    return plain
 
 
 def _without_singles(labels: Labels, matrix: NDArray[np.float64]) -> Labels:

@@ -1,5 +1,6 @@
 """Rows of evaluations, turned into one accuracy for each device and label."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,8 @@ def last_accuracies(
 ) -> Accuracies:
     """The accuracies of the last evaluated round on one test set; the rows' order does not matter.
 
+    Of several tasks it is the mean over tasks.
+
     Raises:
         InputError: A device has the same label twice in that round.
 
@@ -87,14 +90,17 @@ def last_accuracies(
         label: np.full(len(devices), np.nan)
         for label in order_labels((row.label for row in rows), adaptations)
     }
+    tasks: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
     for row in rows:
-        values = by_label[row.label]
-        if not np.isnan(values[place[row.device]]):
+        of_task = tasks[row.label, row.device]
+        if row.task in of_task:
             raise InputError(
                 f"evaluations: device {row.device} has {row.label!r} twice in round {last}; "
-                "a row of a round, device, label and split must be the only one"
+                "a row of a round, device, label, task and split must be the only one"
             )
-        values[place[row.device]] = row.accuracy
+        of_task[row.task] = row.accuracy
+    for (label, device), of_task in tasks.items():
+        by_label[label][place[device]] = sum(of_task.values()) / len(of_task)
     return Accuracies(
         last,
         np.array(devices, dtype=np.int64),

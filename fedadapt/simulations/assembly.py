@@ -1,8 +1,10 @@
 """From a checked configuration to the things that run: benchmark, model, strategy, worker."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,9 +14,13 @@ from fedadapt.client.fit import Sgd
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.load import load_benchmark
+from fedadapt.datasets.task_catalog import is_tasks
+from fedadapt.datasets.tasks import TaskBenchmark
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.server.experts import Epoch
 from fedadapt.simulations.methods import Method, OwnMethod
+from fedadapt.simulations.task_assembly import server_side, task_worker
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
 from fedadapt.strategies.catalog import is_own
@@ -33,6 +39,7 @@ class Assembly:
     benchmark: Benchmark
     model: nn.Module  # with its initial weights
     worker: Worker
+    tasks: TaskBenchmark | None = None  # where the server learns task after task
 
     @property
     def stacked(self) -> bool:
@@ -45,6 +52,8 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
 
     A device (``on_device``) gets its weights from the server: it needs no weights file.
     """
+    if is_tasks(config.benchmark):
+        return _of_tasks(config, on_device=on_device)
     benchmark = load_benchmark(config)
     start = replace(config, weights="") if on_device else config
     model = build_model(start, benchmark.image_shape, benchmark.num_classes)
@@ -52,7 +61,8 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     worker = Worker(
         benchmark,
         model,
-        local_strategy(config, model, benchmark),
+        # A device that has something to protect draws its noise from true entropy.
+        local_strategy(config, model, benchmark, noise_seed=None if on_device else config.seed),
         adaptations.parse(config),
         seed=config.seed,
         compute=compute,
@@ -62,7 +72,15 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     return Assembly(config, benchmark, model, worker)
 
 
-def local_strategy(config: RunConfig, model: nn.Module, benchmark: Benchmark) -> Strategy[object]:
+def _of_tasks(config: RunConfig, *, on_device: bool) -> Assembly:
+    start = replace(config, weights="") if on_device else config
+    worker, tasks, network = task_worker(start, compute_device(config.device), stacks_well)
+    return Assembly(config, worker.benchmark, network, worker, tasks)
+
+
+def local_strategy(
+    config: RunConfig, model: nn.Module, benchmark: Benchmark, *, noise_seed: int | None = None
+) -> Strategy[object]:
     """The strategy as devices know it; under a Flower strategy they train as for FedAvg."""
     training = LocalTraining(
         optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
@@ -77,6 +95,7 @@ def local_strategy(config: RunConfig, model: nn.Module, benchmark: Benchmark) ->
             batch_norm=config.batch_norm,
             newcomers=tuple(sorted(benchmark.unseen)),
             seed=config.seed,
+            noise_seed=noise_seed,
             **pfa_arguments(config),
         )
     own = parse_arguments(config.strategy_args, "strategy-args") if is_own(config.strategy) else {}
@@ -88,8 +107,14 @@ def local_strategy(config: RunConfig, model: nn.Module, benchmark: Benchmark) ->
     )
 
 
-def method(assembly: Assembly) -> Method:
-    """The server's side."""
+def method(
+    assembly: Assembly, folder: Path, progress: Callable[[Epoch], None] | None = None
+) -> Method:
+    """The server's side; ``folder`` is the run's, for what is too large for memory."""
+    if assembly.tasks is not None:
+        config, model = assembly.config, assembly.model
+        where = (folder, assembly.worker.compute)
+        return OwnMethod(server_side(config, assembly.tasks, model, *where, progress))  # type: ignore[arg-type]
     if is_own(assembly.config.strategy):
         return OwnMethod(assembly.worker.strategy)
     from fedadapt.simulations.foreign import FlowerMethod, load_strategy

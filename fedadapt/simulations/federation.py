@@ -11,6 +11,7 @@ import torch
 
 from fedadapt.adaptations import Adaptation
 from fedadapt.config import RunConfig
+from fedadapt.datasets.task_catalog import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
@@ -27,6 +28,9 @@ from fedadapt.strategies.base import Facts
 from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)
+
+LEAST_AT_ONCE = 100  # devices that are evaluated together, however large their models
+BYTES_AT_ONCE = 2**28  # of their personal models, otherwise
 
 CentralTest = Callable[[int, Weights], list[Evaluation]]
 
@@ -103,15 +107,18 @@ class Federation:
         """
         self._progress.start(self._round, self._config.rounds)
         with self._journal:  # closed however this ends: nothing is written later
+            everything = tuple(a.name for a in self._adaptations)
+            # Forgetting is told from what each model was worth when a task was new.
+            on_the_way = everything if is_tasks(self._config.benchmark) else ("none",)
             if self._new:
-                self._evaluate(("none",))
+                self._evaluate(on_the_way)
                 self._save()
             while self._round < self._config.rounds:
                 self._train(self._round + 1)
                 if self._due(self._round):
-                    self._evaluate(("none",))
+                    self._evaluate(on_the_way)
                 self._save()
-            self._evaluate(tuple(a.name for a in self._adaptations), final=True)
+            self._evaluate(everything, final=True)
         return self._clock()
 
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
@@ -156,25 +163,38 @@ class Federation:
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
         devices = self._population.everyone
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(devices))
-        models = self._method.models(devices)
-        everywhere = self._config.global_test
+        base = self._method.models(devices[:1])["base"]
         pooled = None
-        if final and needs_fisher_of_all(self._adaptations):
-            pooled = self._fisher_of_all(row(models["base"], 0))
+        tasks = is_tasks(self._config.benchmark)  # each has a head, so a Fisher, of its own
+        if final and not tasks and needs_fisher_of_all(self._adaptations):
+            pooled = self._fisher_of_all(row(base, 0))
         request = EvaluationRequest(
             round=self._round,
             devices=devices,
-            models=models,
+            models={},
             adaptations=adaptations,
             fisher_of_all=pooled,
-            on_global=final and everywhere == "all",
+            on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
         )
+        # Personal models are as large as they are many: some devices at a time.
+        some = max(LEAST_AT_ONCE, BYTES_AT_ONCE // max(1, num_bytes(row(base, 0))))
+        for first in range(0, len(devices), some):
+            part = devices[first : first + some]
+            for task, models in self._method.served(part):
+                self._try(request._replace(devices=part, models=models, task=task))
+        if final and self._config.global_test == "base":
+            for evaluation in self._central_test(self._round, base):
+                self._journal.append(evaluation)
+
+    def _try(self, request: EvaluationRequest) -> None:
+        """One exchange of an evaluation: models down, results up."""
+        devices, models, pooled = request.devices, request.models, request.fisher_of_all
         down = sum(num_bytes(row(w, 0)) for w in models.values()) + num_bytes(pooled or {})
         waiting = set(devices)
         for answers in self._fleet.evaluate(request):
             for evaluation in answers.rows:
-                self._journal.append(evaluation)
+                self._journal.append(evaluation._replace(task=request.task))
             for device in answers.devices:
                 waiting.discard(device)
                 self._enter(device, "accepted", "", down, answers.bytes_up, answers.seconds)
@@ -185,10 +205,6 @@ class Federation:
             self._progress.advance(len(answers.devices) + len(answers.failures))
         for device in sorted(waiting):
             self._enter(device, "lost", "no answer", down, 0, 0.0)
-        if final and everywhere == "base":
-            base = {n: t[:1] for n, t in models["base"].items()}
-            for evaluation in self._central_test(self._round, base):
-                self._journal.append(evaluation)
 
     def _enter(
         self, device: int, outcome: str, reason: str, down: int, up: int, seconds: float

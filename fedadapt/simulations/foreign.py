@@ -64,6 +64,9 @@ class FlowerMethod:
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
         return {"base": repeat(self._weights, len(devices))}
 
+    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        yield 0, self.models(devices)
+
     def describe(self) -> dict[str, Facts]:
         return {}
 

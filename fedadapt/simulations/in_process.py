@@ -73,7 +73,7 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
         def compute(first: int, last: int) -> EvaluationAnswers:
             devices = request.devices[first:last]
             began = time.perf_counter()
-            found = self._worker.evaluate(
+            found = self._worker.at(request.task).evaluate(
                 request.round,
                 devices,
                 {name: rows(w, first, last) for name, w in request.models.items()},

@@ -1,6 +1,6 @@
 """A method as the federated loop sees it: something with a round, models and a state to save."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
@@ -19,6 +19,10 @@ class Method(Protocol):
 
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
         """``base`` and, where the method makes them, ``personal`` models: each [D, ...]."""
+        ...
+
+    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        """The same for each task that there is; without tasks, once as task 0."""
         ...
 
     def describe(self) -> dict[str, Facts]:
@@ -45,11 +49,15 @@ class OwnMethod:
         for action in strategy.actions(state, number):
             sent = strategy.send(state, action, number, sampled)
             expected = strategy.expected(action, {n: t[0] for n, t in sent.weights.items()})
-            state = strategy.merge(state, action, number, exchange.ask(action, sent, expected))
-        self._state = state
+            answers = exchange.ask(action, sent, expected, strategy.faults)
+            state = strategy.merge(state, action, number, answers)
+        self._state = strategy.end(state, number)
 
     def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
         return self._strategy.serve(self._state, devices)
+
+    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        return self._strategy.served(self._state, devices)
 
     def describe(self) -> dict[str, Facts]:
         return self._strategy.describe(self._state)

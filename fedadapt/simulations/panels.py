@@ -1,13 +1,10 @@
 """What fills the axes of the figures in ``plots``; accuracies are drawn in percent."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.records import Evaluation, RoundLoss
 from fedadapt.simulations.accuracies import TOLERANCE, Accuracies
 from fedadapt.simulations.style import BEFORE, INK, WORSE, colour_of, title
 
@@ -18,62 +15,6 @@ MANY = 400  # devices; above, single marks would hide each other, and areas take
 MAX_BLOCKS = 10  # kinds that a sorted picture keeps apart
 
 Vector = NDArray[np.float64]
-
-
-def draw_accuracy_by_round(
-    axes: "Axes", evaluations: Sequence[Evaluation], final: Accuracies
-) -> None:
-    """Mean of the base over seen devices with its 10-90 % band; the other models at the end."""
-    by_round: dict[bool, dict[int, list[float]]] = {
-        True: defaultdict(list),
-        False: defaultdict(list),
-    }
-    for row in evaluations:
-        if row.split == "test" and row.label == "base":
-            by_round[row.seen][row.round].append(100 * row.accuracy)
-    for seen, found in by_round.items():
-        rounds = sorted(found)
-        if not rounds:
-            continue
-        style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "color": INK}
-        if seen:
-            low, high = np.array([np.quantile(found[r], (0.1, 0.9)) for r in rounds]).T
-            if len(found[rounds[-1]]) > 1:
-                band = "10-90 % of devices"
-                axes.fill_between(rounds, low, high, color=BEFORE, alpha=0.28, lw=0, label=band)
-            axes.plot(rounds, [np.mean(found[r]) for r in rounds], label="base", **style)
-        else:
-            means = [np.mean(found[r]) for r in rounds]
-            axes.plot(rounds, means, "--", label="base, unseen devices", mfc="none", **style)
-    own = final.where(final.seen)
-    for label in own.labels:
-        if label != "base":
-            colour, mean = colour_of(label, final.labels), 100 * np.nanmean(own.by_label[label])
-            axes.plot(final.round, mean, "D", color=colour, ms=6.5, label=label, clip_on=False)
-    _rounds_axis(axes)
-    axes.set_ylabel("accuracy, %")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", fontsize=8.5)
-    title(axes, "Mean accuracy on the devices' own test")
-
-
-def draw_loss_by_round(axes: "Axes", losses: Sequence[RoundLoss]) -> None:
-    """What the devices reported while training; a round that diverged leaves a gap."""
-    ordered = sorted(losses)
-    axes.plot([row.round for row in ordered], [row.loss for row in ordered], color=INK, lw=1.6)
-    if len(ordered) == 1:
-        axes.plot(ordered[0].round, ordered[0].loss, "o", color=INK)
-    _rounds_axis(axes)
-    axes.set_ylabel("cross-entropy, nats")
-    title(axes, "Training loss")
-
-
-def _rounds_axis(axes: "Axes") -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("round")
-    axes.grid(axis="y")
 
 
 def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: bool) -> None:
@@ -194,8 +135,8 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
     colour = colour_of(label, accuracies.labels)
     start, ticks, names = 0.0, [], []
     gap = max(1.0, 0.02 * len(gain))
-    blocks = _blocks(accuracies, ~np.isnan(gain))
-    for name, members in blocks:
+    parts = blocks(accuracies, ~np.isnan(gain), otherwise="devices, sorted by gain")
+    for name, members in parts:
         hollow = not accuracies.seen[members[0]]
         values = np.sort(gain[members])[::-1]
         x = start + np.arange(len(values))
@@ -231,7 +172,7 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
     axes.set_ylabel("gain, points of accuracy")
     known = gain[~np.isnan(gain)]
     count, total = int((known < -100 * TOLERANCE).sum()), len(known)
-    dashed = " (dashed: mean of a block)" if len(blocks) > 1 else ""
+    dashed = " (dashed: mean of a block)" if len(parts) > 1 else ""
     said = f"mean over {_counted(total)}: {known.mean():+.1f} points{dashed}" if total else ""
     title(axes, f"What {label} brought each device", said)
     axes.annotate(
@@ -247,20 +188,25 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
     )
 
 
-def _blocks(accuracies: Accuracies, known: NDArray[np.bool_]) -> list[tuple[str, NDArray[np.intp]]]:
-    """(name, indices of devices) by kind, unseen devices last; too many kinds are one block."""
+def blocks(
+    accuracies: Accuracies, known: NDArray[np.bool_], otherwise: str
+) -> list[tuple[str, NDArray[np.intp]]]:
+    """(name, indices of devices) by kind, unseen devices last.
+
+    One kind, or too many, are one block that is named ``otherwise``.
+    """
     seen = accuracies.seen & known
     kinds = np.array(accuracies.kind, dtype=object)
     names = sorted({*kinds[seen]})
     if 1 < len(names) <= MAX_BLOCKS:
-        blocks = [
+        found = [
             (name if len(name) <= 16 else f"{name[:15]}…", (seen & (kinds == name)).nonzero()[0])
             for name in names
         ]
     else:
-        blocks = [("devices, sorted by gain", seen.nonzero()[0])] if seen.any() else []
+        found = [(otherwise, seen.nonzero()[0])] if seen.any() else []
     unseen = (~accuracies.seen & known).nonzero()[0]
-    return blocks + ([("unseen", unseen)] if len(unseen) else [])
+    return found + ([("unseen", unseen)] if len(unseen) else [])
 
 
 def _counted(devices: int) -> str:

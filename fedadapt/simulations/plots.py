@@ -8,15 +8,11 @@ import numpy as np
 
 from fedadapt.records import Evaluation, RoundLoss
 from fedadapt.simulations.accuracies import Accuracies, last_accuracies
-from fedadapt.simulations.panels import (
-    draw_accuracy_by_round,
-    draw_before_after,
-    draw_gains,
-    draw_loss_by_round,
-    draw_row,
-)
+from fedadapt.simulations.convergence import draw_accuracy_by_round, draw_loss_by_round
+from fedadapt.simulations.found_groups import FoundGroups
+from fedadapt.simulations.panels import draw_before_after, draw_gains, draw_row
 from fedadapt.simulations.results import read_evaluations
-from fedadapt.simulations.style import colour_of, new_figure, save_png, styled, title
+from fedadapt.simulations.style import colour_of, new_figure, save_png, shortened, styled, title
 from fedadapt.simulations.summary import per_kind
 
 if TYPE_CHECKING:
@@ -28,13 +24,19 @@ PICTURE = "gain.png"
 
 @styled
 def convergence(
-    evaluations: Sequence[Evaluation], losses: Sequence[RoundLoss], final: Accuracies
+    evaluations: Sequence[Evaluation],
+    losses: Sequence[RoundLoss],
+    final: Accuracies,
+    groups: FoundGroups | None = None,
 ) -> "Figure":
-    """The base model's accuracy over rounds, with the final models beside it; the training loss."""
+    """The base model's accuracy over rounds, with the final models beside it; the training loss.
+
+    Where there are groups: when they were made, and how their models went on.
+    """
     figure = new_figure(10, 3.8)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    draw_accuracy_by_round(left, evaluations, final)
-    draw_loss_by_round(right, losses)
+    draw_accuracy_by_round(left, evaluations, final, groups)
+    draw_loss_by_round(right, losses, groups)
     return figure
 
 
@@ -109,7 +111,9 @@ def kinds(accuracies: Accuracies) -> "Figure":
         values = [row.accuracy.get(label) for row in shown]
         texts = ["" if value is None else f"{100 * value:.1f}" for value in values]
         axes.bar_label(bars, texts, padding=4, fontsize=8)
-    names = [f"{_short(r.kind)}{'' if r.seen else ', unseen'} ({r.num_devices})" for r in shown]
+    names = [
+        f"{shortened(r.kind, 24)}{'' if r.seen else ', unseen'} ({r.num_devices})" for r in shown
+    ]
     axes.set_yticks(range(len(shown)), names)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(shown) - 0.45, -0.55)
@@ -160,7 +164,3 @@ def picture(
     """
     found = read_evaluations(folder) if rows is None else rows
     return save_png(before_and_after(last_accuracies(found, adaptations)), folder / PICTURE)
-
-
-def _short(text: str, length: int = 24) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -15,6 +15,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from fedadapt.server.experts import Epoch
+
 
 class Progress(AbstractContextManager["Progress"]):
     """Two bars: the rounds, and the devices of the round under way. Silent off a terminal."""
@@ -34,6 +36,7 @@ class Progress(AbstractContextManager["Progress"]):
         )
         self._rounds: TaskID | None = None
         self._devices: TaskID | None = None
+        self._expert = 0  # that is being trained
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -48,11 +51,20 @@ class Progress(AbstractContextManager["Progress"]):
     def round(self, number: int, num_devices: int) -> None:
         self.phase(f"round {number}: devices", num_devices)
 
-    def phase(self, name: str, total: int) -> None:
+    def phase(self, name: str, total: int | None) -> None:
         """A stretch of work with its own bar, replacing the one before."""
         if self._devices is not None:
             self._bars.remove_task(self._devices)
         self._devices = self._bars.add_task(name, total=total, note="")
+
+    def learning(self, epoch: Epoch) -> None:
+        """One more epoch of the server's own training; how many there will be nobody knows."""
+        if epoch.number != self._expert or self._devices is None:
+            self._expert = epoch.number
+            self.phase(f"expert {epoch.number}: epochs", None)
+        assert self._devices is not None
+        note = f"{100 * epoch.accuracy:.1f} % on validation"
+        self._bars.update(self._devices, advance=1, note=note)
 
     def advance(self, by: int) -> None:
         if self._devices is not None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +12,9 @@ from fedadapt.errors import InputError
 from fedadapt.records import Outcome
 from fedadapt.simulations import plots
 from fedadapt.simulations.accuracies import Accuracies, last_accuracies
+from fedadapt.simulations.device_gains import device_gains
+from fedadapt.simulations.found_groups import GroupRow
+from fedadapt.simulations.group_report import group_sections
 from fedadapt.simulations.ledger import ReasonTotal, by_action, by_reason
 from fedadapt.simulations.report_page import PAGE
 from fedadapt.simulations.results import put
@@ -26,11 +29,15 @@ REASONS_LISTED = 20
 WORDS_LISTED = 400  # characters of a manifest's fact; lists of all devices are longer
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, *, measure: bool = True) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
     Of a run that is not finished the page shows what is there, journals included, and one notice
     says what is not.
+
+    Args:
+        measure: Of a run with groups, measure its map of layers, which needs the run's data and
+            takes a pass of some devices' images; without, it is shown if it was measured before.
 
     Raises:
         InputError: The folder holds nothing of a run, or a library for reports is missing.
@@ -50,7 +57,8 @@ def write_report(folder: Path) -> Path:
     page = jinja.from_string(PAGE)
     run = RunFolder.read(folder)
     own = last_accuracies(run.evaluations, run.adaptations)
-    html = page.render(_words(run) | _numbers(run, own) | _pictures(run, own) | _ledger(run))
+    pictures = _pictures(run, own, measure=measure)
+    html = page.render(_words(run) | _numbers(run, own) | pictures | _ledger(run))
     return put(folder / REPORT, html.encode())
 
 
@@ -172,6 +180,12 @@ def _cards(
                     "worse": harmed > 0,
                 }
             )
+    if run.groups is not None:
+        how = "drawn at random" if run.groups.method == "random" else "found by sparsity"
+        index = run.groups.agreement
+        agree = "" if index is None else f"; adjusted Rand index {index:.2f} against the kinds"
+        card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
+        cards.append(card)
     if run.ledger:
         up, down = (sum(e.bytes_up for e in run.ledger), sum(e.bytes_down for e in run.ledger))
         note = f"{data_size(down)} down, all devices together"
@@ -203,24 +217,29 @@ def _devices(
     ]
 
 
-def _pictures(run: RunFolder, own: Accuracies) -> dict[str, Any]:
-    """Figures as inline SVG."""
+def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, Any]:
+    """Figures as inline SVG; those of groups only where the run has any."""
     from markupsafe import Markup
 
     sections: list[dict[str, Any]] = []
 
-    def add(title: str, note: str, *figures: Any) -> None:
+    def add(title: str, note: str, *figures: Any, groups: Sequence[GroupRow] = ()) -> None:
         name = f"f{len(sections)}"
         svgs = [Markup(to_svg(figure, f"{name}-{i}")) for i, figure in enumerate(figures)]
-        sections.append({"title": title, "note": note, "svgs": svgs})
+        sections.append({"title": title, "note": note, "svgs": svgs, "groups": groups})
 
     if run.evaluations or run.losses:
-        add("Convergence", "", plots.convergence(run.evaluations, run.losses, own))
+        add("Convergence", "", plots.convergence(run.evaluations, run.losses, own, run.groups))
+    if run.groups is not None:
+        for section in group_sections(run, run.groups, measure=measure):
+            add(section.title, section.note, *section.figures, groups=section.groups)
     kinds_figure = ""
     if len(own):
         add("Distribution over devices", "", plots.distribution(own))
         gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
         figures = [plots.gains(own, label) for label in gained if label != "base"]
+        if run.groups is not None and (together := device_gains(own)) is not None:
+            figures.insert(0, together)
         if figures:
             note = "Accuracy minus the base's on the same device; seen devices in blocks by kind."
             add("Gain, device by device", note, *figures)

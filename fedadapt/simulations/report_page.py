@@ -94,7 +94,10 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% for section in figures %}<h2>{{ section.title }}</h2>
 {% if section.note %}<p class="soft">{{ section.note }}</p>{% endif %}
 {% for svg in section.svgs %}<figure role="img" aria-label="{{ section.title }}">{{ svg }}</figure>
-{% endfor %}{% endfor %}
+{% endfor %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">devices</th><th>of which kinds</th></tr></thead><tbody>
+{% for row in section.groups %}<tr><td class="n">{{ row.group }}</td><td class="n">{{ row.num_devices }}</td><td>{% for kind, count in row.kinds %}{{ ', ' if not loop.first }}{{ kind or 'unknown' }}{{ ' (%d)' | format(count) if row.kinds | length > 1 }}{% endfor %}</td></tr>
+{% endfor %}</tbody></table></div>
+{% endif %}{% endfor %}
 
 {% if kinds %}<h2>By kind of device</h2>
 <p class="soft">Mean accuracy over the devices of a kind; gain over the base in points below it.</p>

@@ -24,6 +24,7 @@ from fedadapt.simulations.assembly import (
     num_workers,
 )
 from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.found_groups import in_words, read_groups
 from fedadapt.simulations.in_process import InProcessFleet
 from fedadapt.simulations.plots import picture
 from fedadapt.simulations.progress import Progress
@@ -83,7 +84,7 @@ def run(
         fleet.ready()
         federation = Federation(
             config,
-            method(assembly),
+            method(assembly, folder, progress.learning),
             fleet,
             population,
             assembly.worker.adaptations,
@@ -105,7 +106,10 @@ def run(
                 f"interrupted; go on with: fedadapt simulate --resume {folder}"
             ) from None
         progress.phase("writing tables and pictures", 1)
-        return _write(assembly, federation, folder, seconds)
+        summary = _write(assembly, federation, folder, seconds)
+    if console is not None and (found := read_groups(folder)) is not None:
+        console.print(in_words(found), highlight=False, soft_wrap=True)
+    return summary
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
@@ -154,9 +158,11 @@ def _write(
         write_atomically(folder / f"{name}.json", text.encode())
     hash = assembly.benchmark.manifest.hash
     summary = summarise(config, hash, evaluations, ledger, losses, seconds)
+    if (found := read_groups(folder)) is not None:
+        summary["groups"] = found.headline
     write_summary(folder, summary)
     began = time.perf_counter()
     picture(folder, requested(config), evaluations)
-    write_report(folder)
+    write_report(folder, measure=False)
     log.info("pictures and report took %.1f s", time.perf_counter() - began)
     return summary

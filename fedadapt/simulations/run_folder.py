@@ -9,6 +9,7 @@ from typing import Any
 
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.simulations.found_groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results import (
     JOURNALS,
     TABLES,
@@ -35,6 +36,7 @@ class RunFolder:
     evaluations: list[Evaluation]
     ledger: list[LedgerEntry]
     losses: list[RoundLoss]
+    groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
 
     @property
@@ -66,6 +68,7 @@ class RunFolder:
             _table(folder, Evaluation, read_evaluations, missing),
             _table(folder, LedgerEntry, read_ledger, missing),
             _table(folder, RoundLoss, read_losses, missing),
+            _groups(folder, missing),
             (),
         )
         return RunFolder(**{**run.__dict__, "missing": tuple(missing)})
@@ -102,6 +105,15 @@ def _table(
     except InputError:
         missing.append(f"{JOURNALS[kind]} is damaged")
     return rows
+
+
+def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
+    """Most runs have none, and miss nothing."""
+    try:
+        return read_groups(folder)
+    except (OSError, ValueError):
+        missing.append(f"{GROUPS} is damaged")
+        return None
 
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,13 @@ from fedadapt.simulations.results import put
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 INK = "#1f2430"
 BEFORE = "#8d95a3"
 WORSE = "#d55e00"
-COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#7a68b8")
+COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#7a68b8", "#882255", "#999933")
 
 RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -89,6 +90,18 @@ def colour_of(label: str, labels: tuple[str, ...]) -> str:
     if label == "base":
         return BEFORE
     return COLOURS[[other for other in labels if other != "base"].index(label) % len(COLOURS)]
+
+
+def near_to_far() -> "Colormap":
+    """Distances as blues: the nearer, the darker; lightness falls evenly."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("near", ("#08306b", "#0072b2", "#7fbfe6", "#f1f5f9"))
+
+
+def shortened(text: str, length: int) -> str:
+    """At most so many characters."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def title(axes: "Axes", text: str, subtitle: str = "") -> None:

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.task_catalog import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation, LedgerEntry, Outcome, RoundLoss
 from fedadapt.simulations.accuracies import TOLERANCE, Accuracies, last_accuracies
+from fedadapt.simulations.forgetting import task_scores
 from fedadapt.simulations.results import put
 
 SUMMARY = "summary.json"
@@ -61,6 +63,9 @@ def summarise(
     }
     if not own.seen.all():
         summary["accuracy_unseen"] = by_label(own.where(~own.seen))
+    if is_tasks(config.benchmark):
+        scores = task_scores(evaluations, adaptations)
+        summary["tasks"] = {label: found.facts() for label, found in scores.items()}
     seen = everybody.where(everybody.seen)
     return rounded(
         summary

@@ -69,13 +69,17 @@ class Worker:
             autocast=self._autocast,
         )
 
+    def at(self, task: int) -> "Worker":
+        """Who works on a task; this one knows but one."""
+        return self
+
     def answer(
         self, action: str, round: int, sent: Sent, kept: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
         """Compute ``action`` for the devices ``sent`` is addressed to; the answer is on the CPU."""
         cohort = self.cohort(sent.devices, round, kept)
         received = sent._replace(weights=self._placed(sent.weights))
-        if action == FISHER:
+        if action == FISHER and "kind" not in received.config:  # EWC's; a strategy's has a kind
             weights = self.strategy.receive(cohort, received.weights)
             [method] = [a for a in self.adaptations if isinstance(a, Ewc)]
             update = Update(fisher_for(method, cohort, weights), cohort.num_examples)
@@ -125,7 +129,7 @@ class Worker:
             reference = self._placed(wide)
         rows = []
         for name, weights in models.items():
-            start = self.strategy.receive(cohort, self._placed(weights))
+            start = self.strategy.receive(cohort, self._placed(weights), name)
             for method in adaptations:
                 for epoch, adapted in _looked_at(method, cohort, start, reference, curves):
                     for split, examples in tests.items():

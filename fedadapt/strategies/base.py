@@ -5,7 +5,7 @@ more exchanges, named by ``actions``; afterwards ``serve`` says which models eac
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -74,6 +74,10 @@ class Strategy(ABC, Generic[State]):
     def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:
         """Fold the usable answers, streamed in device order, into the next state."""
 
+    def end(self, state: State, round: int) -> State:
+        """The state when all exchanges of a round are done."""
+        return state
+
     @abstractmethod
     def serve(self, state: State, devices: Sequence[int]) -> Mapping[str, Weights]:
         """The models of each of ``devices``: ``base`` for all, ``personal`` where one is made.
@@ -81,9 +85,27 @@ class Strategy(ABC, Generic[State]):
         Each [D, ...]; a model that is the same for all is an expanded view (``weights.repeat``).
         """
 
-    def receive(self, cohort: Cohort, weights: Weights) -> Weights:
-        """What a device makes of a model from the server before it uses it. Runs on the device."""
+    def served(
+        self, state: State, devices: Sequence[int]
+    ) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        """``serve`` for each task that devices are tried on; without tasks, once as task 0."""
+        yield 0, self.serve(state, devices)
+
+    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        """What a device makes of a model from the server before it uses it. Runs on the device.
+
+        Args:
+            model: ``base`` or ``personal``.
+
+        """
         return weights
+
+    def faults(self, action: str, update: Update) -> Mapping[int, str]:
+        """Row -> what is wrong with that device's answer, beyond what is checked of all answers.
+
+        Names, shapes, types and numbers that are not finite have been refused before.
+        """
+        return {}
 
     def as_flower(
         self, *, fraction: float = 1.0, seed: int = 1, min_nodes: int = 1

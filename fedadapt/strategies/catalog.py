@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, unknown
+from fedadapt.strategies.dua_arguments import ARGUMENTS, WAYS, dua_arguments
 from fedadapt.strategies.pfa_arguments import RULES, pfa_arguments
 
 
@@ -19,6 +20,7 @@ class Entry:
     flower_class: str = ""  # in flwr.serverapp.strategy, for Flower's own
 
 
+_DUA = "De Lange et al. 2020"
 OWN: tuple[Entry, ...] = (
     Entry(
         "fedavg",
@@ -31,6 +33,25 @@ OWN: tuple[Entry, ...] = (
         "groups devices with similar data by the sparsity of activations, a model a group",
         "Liu et al. 2021",
         tuple(RULES),
+    ),
+    *(
+        Entry(name, description, paper, ARGUMENTS)
+        for name, description, paper in (
+            ("mas-racl", "experts merged for each user by MAS importances; no labels", _DUA),
+            ("fim-racl", "experts merged for each user by Fisher information", _DUA),
+            ("mas-imm", "experts merged for all by MAS importances", "Lee et al. 2017; " + _DUA),
+            ("fim-imm", "experts merged for all by Fisher information", "Lee et al. 2017"),
+            ("task-experts", "each task answered by its own expert", _DUA),
+            ("sequential", "one task after another, nothing held", _DUA),
+            (
+                "ewc",
+                "one task after another, held by Fisher information",
+                "Kirkpatrick et al. 2017",
+            ),
+            ("mas", "one task after another, held by MAS importances", "Aljundi et al. 2018"),
+            ("lwf", "one task after another, held by distillation", "Li & Hoiem 2016"),
+            ("joint", "all tasks learnt together", _DUA),
+        )
     ),
 )
 
@@ -99,6 +120,11 @@ def is_own(name: str) -> bool:
     return any(entry.name == name for entry in OWN)
 
 
+def learns_tasks(name: str) -> bool:
+    """Whether the strategy is for task-incremental benchmarks, and only for them."""
+    return name in WAYS
+
+
 def check(config: RunConfig) -> None:
     """Refuse what can be refused without loading anything.
 
@@ -129,6 +155,8 @@ def check(config: RunConfig) -> None:
                 raise unknown(f"strategy-args: {name}", argument, STRATEGIES[name].arguments)
         if name == "pfa":
             pfa_arguments(config)
+        if name in WAYS:
+            dua_arguments(config)
         mu = arguments.get("mu", 0.0)
         if isinstance(mu, bool | str) or not 0 <= mu < float("inf"):
             raise InputError(f"strategy-args: mu: {mu!r}; it must be a number >= 0")

@@ -116,7 +116,7 @@ class FedAvg(Strategy[Weights]):
     def serve(self, state: Weights, devices: Sequence[int]) -> Mapping[str, Weights]:
         return {"base": repeat(state, len(devices))}
 
-    def receive(self, cohort: Cohort, weights: Weights) -> Weights:
+    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         if not self._local:
             return weights
         return weights | cohort.recall(

@@ -56,6 +56,13 @@ class FlowerStrategy(Flower):
         self._grid: Grid | None = None
         self._sampled: tuple[int, ...] = ()
         self._expected = Expected.of({})
+        self._asked = ""
+        self._main: str | None = "train"  # the exchange that Flower calls training
+
+    @property
+    def state(self) -> object:
+        """What the server knows, for the strategy's own methods; None before the first round."""
+        return self._state
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -65,22 +72,28 @@ class FlowerStrategy(Flower):
             self._state = self._strategy.begin(records.tensors(arrays), nodes)
         self._grid = grid
         self._sampled = sample(nodes, self._fraction, self._seed, server_round)
+        actions = self._strategy.actions(self._state, server_round)
+        self._main = "train" if "train" in actions else next(iter(actions), None)
         for action in self._actions(server_round, before=True):
             self._query(action, server_round)
-        sent = self._strategy.send(self._state, "train", server_round, self._sampled)
-        return self._messages("train", sent, dict(config))
+        if self._main is None:
+            return []
+        sent = self._strategy.send(self._state, self._main, server_round, self._sampled)
+        return self._messages(self._main, sent, dict(config))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         answers = list(self._checked(replies))
         usable = [some.update for some in answers if some.update is not None]
-        if not usable:
+        if not usable and self._main is not None:
             log.warning("round %d: no usable reply; the model stays as it was", server_round)
             return None, None
-        self._state = self._strategy.merge(self._state, "train", server_round, iter(answers))
+        if self._main is not None:
+            self._state = self._strategy.merge(self._state, self._main, server_round, iter(answers))
         for action in self._actions(server_round, before=False):
             self._query(action, server_round)
+        self._state = self._strategy.end(self._state, server_round)
         base = self._strategy.serve(self._state, self._sampled[:1])["base"]
         metrics = MetricRecord({"num-replies": len(usable)})
         means = _means(usable)
@@ -110,7 +123,7 @@ class FlowerStrategy(Flower):
     def _actions(self, round: int, *, before: bool) -> list[str]:
         """The round's exchanges before, or after, its training."""
         actions = self._strategy.actions(self._state, round)
-        at = actions.index("train") if "train" in actions else len(actions)
+        at = actions.index(self._main) if self._main in actions else 0
         return list(actions[:at] if before else actions[at + 1 :])
 
     def _query(self, action: str, round: int) -> None:
@@ -126,7 +139,7 @@ class FlowerStrategy(Flower):
     def _messages(self, action: str, sent: Sent, config: Mapping[str, object]) -> Iterator[Message]:
         one = {n: t[0] for n, t in sent.weights.items()}
         arrays = self._strategy.expected(action, one) if action != "evaluate" else {}
-        self._expected = Expected.of(arrays)
+        self._expected, self._asked = Expected.of(arrays), action
         contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
         for node, models in zip(sent.devices, contents, strict=True):
             content = records.request(models, {**config, **sent.config})  # type: ignore[dict-item]
@@ -146,7 +159,13 @@ class FlowerStrategy(Flower):
                 log.warning("node %d: rejected: %s", node, error)
                 yield Answers((), None, {node: Failure("rejected", str(error))})
                 continue
-            yield Answers((node,), stacked(one))
+            update = stacked(one)
+            wrong = self._strategy.faults(self._asked, update)
+            if wrong:
+                log.warning("node %d: rejected: %s", node, wrong[0])
+                yield Answers((), None, {node: Failure("rejected", wrong[0])})
+                continue
+            yield Answers((node,), update)
 
 
 def _means(updates: Sequence[Update]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import logging
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedadapt.client.activations import SPARSITY, Layer, num_channels, sparsity_vectors
 from fedadapt.client.cohort import Cohort
+from fedadapt.client.release import KEPT, Guarantee, check, promised, release_once
 from fedadapt.messages import Answers, Config, Sent, Update
 from fedadapt.server.exchange import RoundFailedError
 from fedadapt.server.grouping import EXACT_LIMIT, group_devices
@@ -67,12 +68,21 @@ class PFA(Strategy[PfaState]):
     regroup_every: int = 0  # rounds; 0: once and for all
     newcomers: tuple[int, ...] = ()  # never train; asked for a vector too, to be given a group
     seed: int = 0
+    dp_epsilon: float = 0.0  # the vectors leave with (epsilon, delta)-DP; 0: as they are
+    dp_delta: float = 1e-5
+    noise_seed: int | None = None  # repeats a simulation; None, on real devices: true entropy
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r}; one of {', '.join(PRESETS)}")
         if self.random and not self.groups:
             raise ValueError("random=True needs groups, their number")
+        if self.dp_epsilon:
+            check(Guarantee(self.dp_epsilon, self.dp_delta))
+            if self.batch_norm == "local":
+                raise ValueError(
+                    "dp_epsilon needs a model that is not the device's: no local norms"
+                )
 
     def begin(self, start: Weights, devices: Sequence[int]) -> PfaState:
         _ = self.channels  # a network without the layer is refused before any round
@@ -100,6 +110,8 @@ class PFA(Strategy[PfaState]):
                 "channels": self.channels,
                 "epsilon": self.epsilon,
             }
+            if self.dp_epsilon:
+                config = {**config, "dp-epsilon": self.dp_epsilon, "dp-delta": self.dp_delta}
             return Sent(asked, repeat(state.base, len(asked)), config)
         state = self._with_random_groups(state, round)
         sent = self._average.send(state.base, action, round, devices)
@@ -110,7 +122,8 @@ class PFA(Strategy[PfaState]):
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action != SPARSITY:
             return self._average.answer(action, cohort, received)
-        vectors = sparsity_vectors(
+        measure = partial(
+            sparsity_vectors,
             cohort,
             self.receive(cohort, received.weights),
             layer=received.config["layer"],  # type: ignore[arg-type]
@@ -119,7 +132,11 @@ class PFA(Strategy[PfaState]):
         )
         # How many images there are is not asked, so it is not told.
         alike = torch.ones(len(cohort), dtype=torch.float64)
-        return Update({}, alike, report={"sparsity": vectors.float()})
+        guarantee = promised(received.config, Guarantee(self.dp_epsilon, self.dp_delta))
+        if guarantee is None:
+            return Update({}, alike, report={"sparsity": measure().float()})
+        said, kept = release_once(cohort, received, measure, guarantee, self.noise_seed)
+        return Update({}, alike, report={"sparsity": said}, kept={KEPT: kept})
 
     def expected(self, action: str, sent: Weights) -> Weights:
         return {} if action == SPARSITY else self._average.expected(action, sent)
@@ -154,7 +171,7 @@ class PFA(Strategy[PfaState]):
             return served
         return served | {"personal": state.groups.personal(state.base, devices)}
 
-    def receive(self, cohort: Cohort, weights: Weights) -> Weights:
+    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         return self._average.receive(cohort, weights)
 
     def describe(self, state: PfaState) -> dict[str, Facts]:
@@ -170,6 +187,8 @@ class PFA(Strategy[PfaState]):
                 "epsilon": self.epsilon,
             }
         )
+        if self.dp_epsilon:
+            how |= {"dp_epsilon": self.dp_epsilon, "dp_delta": self.dp_delta}
         return {"groups": state.groups.describe() | how}
 
     def pack(self, state: PfaState) -> tuple[dict[str, Tensor], Facts]:

@@ -1,9 +1,10 @@
 """PFA's ``--strategy-args``: checked without loading torch."""
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
-from fedadapt.config import RunConfig, Scalar, parse_arguments
+from fedadapt.config import RunConfig, Scalar, as_float, parse_arguments
 from fedadapt.errors import InputError
 
 FEDERATED_SHARE = (5, 8)  # of all rounds, as in the paper: 50 federated, 30 in groups
@@ -13,6 +14,15 @@ Rule = tuple[Callable[[Scalar], bool], str]
 
 def _whole(least: int) -> Rule:
     return lambda v: type(v) is int and v >= least, f"a whole number >= {least}"
+
+
+def _number(holds: Callable[[float], bool], allowed: str) -> Rule:
+    def checked(value: Scalar) -> bool:
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = as_float(value)
+        return isinstance(value, float) and holds(value)
+
+    return checked, allowed
 
 
 def _word(*allowed: str) -> Rule:
@@ -27,14 +37,13 @@ RULES: dict[str, Rule] = {
         lambda v: bool(v) if isinstance(v, str) else type(v) is int and v >= 0,
         "first, a whole number >= 0 or a dotted name",
     ),
-    "epsilon": (
-        lambda v: type(v) in (int, float) and 0 <= v < float("inf"),  # type: ignore[operator]
-        "a number >= 0",
-    ),
+    "epsilon": _number(lambda v: 0 <= v < inf, "a number >= 0"),
     "method": _word("efficient", "exact"),
     "preset": _word("paper", "released"),
     "random": (lambda v: isinstance(v, bool), "true or false"),
     "regroup_every": _whole(0),
+    "dp_epsilon": _number(lambda v: v == 0 or 1e-6 <= v <= 1e6, "0 (off) or 1e-6 to 1e6"),
+    "dp_delta": _number(lambda v: 0 < v < 1, "a number > 0 and < 1"),
 }
 
 
@@ -69,4 +78,17 @@ def pfa_arguments(config: RunConfig) -> dict[str, Any]:
         raise InputError("strategy-args: random: true; give groups, their number, as well")
     if given.get("random") and given.get("regroup_every"):
         raise InputError("strategy-args: random: true; random groups stay, without regroup_every")
+    if given.get("dp_epsilon"):
+        _check_private(config, given)
     return given
+
+
+def _check_private(config: RunConfig, given: dict[str, Any]) -> None:
+    """Refuse settings under which the promise would be empty."""
+    if given.get("random"):
+        raise InputError("strategy-args: dp_epsilon: random groups ask for no vector to protect")
+    if config.batch_norm == "local":
+        raise InputError(
+            "strategy-args: dp_epsilon: with batch-norm=local one image moves all others' "
+            "activations and the noise would not cover it; use shared or reestimate"
+        )

@@ -24,7 +24,16 @@ from fedadapt.client.cohort import Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.models.mode import training, training_norms
 from fedadapt.models.network import Network
-from fedadapt.objectives import Distillation, Ewc, L2Transfer, Mas, Proximal, cross_entropy
+from fedadapt.objectives import (
+    Distillation,
+    Ewc,
+    L2Transfer,
+    Mas,
+    OneHead,
+    Proximal,
+    WithoutForgetting,
+    cross_entropy,
+)
 from fedadapt.selectors import everything, head, norm_affine, norm_statistics
 from fedadapt.weights import repeat, row
 
@@ -37,6 +46,8 @@ OBJECTIVES = {
     "ewc": Ewc(0.8),
     "mas": Mas(0.2),
     "distillation": Distillation(0.6, 3.0),
+    "one head": OneHead(0, CLASSES),
+    "without forgetting": WithoutForgetting(0.5, 2.0, ((0, 1), (1, CLASSES))),
 }
 SELECTORS = {"all": everything, "norm-affine": norm_affine, "head": head}
 
@@ -237,3 +248,45 @@ def test_bf16_is_the_arithmetic_and_not_the_weights():
     assert {t.dtype for t in rough.weights.values()} == {torch.float32, torch.int64}
     torch.testing.assert_close(rough.loss, exact.loss, rtol=0.05, atol=0.05)
     assert not torch.equal(rough.loss, exact.loss)
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+@pytest.mark.parametrize("make", [dense, conv])
+def test_training_goes_on_where_it_stopped_with_the_velocity_it_had(make, stacked):
+    members = cohort(make(), SPLITS, stacked=stacked)
+    first, then = Schedule(4, 2, purpose="first"), Schedule(4, 2, purpose="then")
+    start = initials(make(), 3)
+    half = fit(members, start, Sgd(0.1, 0.9), first)
+    before = copied(half.weights), copied(half.velocity)
+    found = fit(members, half.weights, Sgd(0.02, 0.9), then, velocity=half.velocity)
+    assert_same_bits(half.weights, before[0])
+    assert_same_bits(half.velocity, before[1])
+
+    for d in range(3):
+        model = make().double().train()
+        model.load_state_dict(row(start, d))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for schedule, lr in ((first, 0.1), (then, 0.02)):
+            optimizer.param_groups[0]["lr"] = lr
+            for [(_, batch)] in members.only(d).steps(schedule):
+                optimizer.zero_grad()
+                F.cross_entropy(model(batch.inputs[0]), batch.labels[0]).backward()
+                optimizer.step()
+        assert_close(row(found.weights, d), model.state_dict())
+        buffers = {n: optimizer.state[p]["momentum_buffer"] for n, p in model.named_parameters()}
+        assert_close(row(found.velocity, d), buffers)
+
+
+def test_from_rest_is_another_way_on_and_without_momentum_there_is_no_velocity():
+    members, start = cohort(plain(), SPLITS), initials(plain(), 3)
+    half = fit(members, start, Sgd(0.1, 0.9), Schedule(4))
+    rest = {n: torch.zeros_like(t) for n, t in half.velocity.items()}
+
+    def on(velocity):
+        return fit(members, half.weights, Sgd(0.1, 0.9), Schedule(4), velocity=velocity).weights
+
+    assert_same_bits(on(None), on(rest))
+    assert not torch.isclose(on(None)["head.weight"], on(half.velocity)["head.weight"]).all()
+    moved = fit(members, start, Sgd(0.1, 0.9), Schedule(4), trainable=head)
+    assert set(moved.velocity) == {"head.weight", "head.bias"}
+    assert fit(members, start, Sgd(0.1), Schedule(4)).velocity == {}

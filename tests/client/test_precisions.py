@@ -18,11 +18,11 @@ from toys import (
 )
 
 from fedadapt.client.cohort import Schedule
-from fedadapt.client.precisions import GRADIENTS_AT_ONCE, fisher
+from fedadapt.client.precisions import IMAGES_AT_ONCE, fisher
 from fedadapt.models.mode import evaluating
 from fedadapt.weights import row
 
-SPLITS = [split(count, adapt=7, seed=count) for count in (5, 2 * GRADIENTS_AT_ONCE + 1, 9)]
+SPLITS = [split(count, adapt=7, seed=count) for count in (5, 2 * IMAGES_AT_ONCE + 1, 9)]
 
 
 def make():

@@ -1,0 +1,188 @@
+"""Letting a mean of bounded values leave the device with (epsilon, delta)-differential privacy.
+
+Gaussian mechanism with the least noise that does it: Balle & Wang 2018, "Improving the Gaussian
+mechanism for differential privacy", theorem 8. Neighbours are two data sets of N images that differ
+in one of them; N is public. An image moves each of q means in [0, 1] by 1 / N at most, so all
+together by sqrt(q) / N (L2). docs/pfa-privacy.md derives it and says what it does not cover.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import random
+from collections.abc import Callable
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from fedadapt.client.cohort import Cohort
+from fedadapt.errors import InputError
+from fedadapt.messages import Config, Sent
+from fedadapt.weights import Weights, row
+
+KEPT = "release"  # the name under which a device keeps what it said
+
+LEAST, MOST = 1e-6, 1e6  # epsilons for which the calibration is exact in float64
+
+log = logging.getLogger(__name__)
+
+
+class Guarantee(NamedTuple):
+    """What one release promises."""
+
+    epsilon: float
+    delta: float
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise on each entry, for a sensitivity (L2) of 1."""
+        return _noise(*self)
+
+    def after(self, releases: int) -> "Guarantee":
+        """What several releases with fresh noise promise together, at the same delta.
+
+        Together they are one Gaussian release of all, sqrt(releases) times as sensitive (Dong, Roth
+        & Su 2022, corollary 3.3); epsilon grows more slowly than by adding.
+        """
+        if releases == 1:
+            return self
+        epsilon = _accounting().get_epsilon_gaussian(self.noise / math.sqrt(releases), self.delta)
+        return Guarantee(float(epsilon), self.delta)
+
+
+def sensitivity(channels: int, images: int) -> float:
+    """How far another image in the place of one moves the vector, at most: sqrt(q) / N (L2)."""
+    return math.sqrt(channels) / images
+
+
+def release(vector: Tensor, images: int, guarantee: Guarantee, source: random.Random) -> Tensor:
+    """``vector`` with noise, back in [0, 1]: cutting off costs no privacy (post-processing).
+
+    Args:
+        vector: [q], means over ``images`` images of values in [0, 1].
+        images: At least one; it is not protected.
+        source: Of the noise; see ``noise_source``.
+
+    """
+    scale = guarantee.noise * sensitivity(len(vector), images)
+    noise = torch.tensor([source.gauss(0.0, scale) for _ in vector], dtype=torch.float64)
+    return (vector.double().cpu() + noise).clamp(0, 1)
+
+
+def noise_source(seed: int | None, *key: int) -> random.Random:
+    """The operating system's entropy; of a ``seed``, the stream of (seed, key).
+
+    A seed repeats a simulation. Whoever knows it can subtract the noise: devices that have
+    something to protect are given none.
+    """
+    if seed is None:
+        return random.SystemRandom()
+    return random.Random("/".join(map(str, (KEPT, seed, *key))))
+
+
+def release_once(
+    cohort: Cohort,
+    asked: Sent,
+    measure: Callable[[], Tensor],
+    guarantee: Guarantee,
+    seed: int | None = None,
+) -> tuple[Tensor, Weights]:
+    """What the devices answer, and what they keep (under ``KEPT``) to answer the same again.
+
+    A question is the model with all settings but the round. Asked the same again, a device repeats
+    itself, which tells nothing new; only another question has fresh noise and spends budget.
+
+    Args:
+        asked: The models, [D, ...], and the settings as they came from the server.
+        measure: The exact vectors, [D, q], in [0, 1]; means over the training images.
+        seed: Of the noise; None for the operating system's entropy.
+
+    Returns:
+        Vectors [D, q], float32, and ``question``, ``vector``, ``releases``, each [D, ...].
+
+    """
+    before = [kept.get(KEPT) for kept in cohort.kept or ({},) * len(cohort)]
+    questions = [_fingerprint(asked, d) for d in range(len(cohort))]
+    exact: Tensor | None = None
+    said, counts = [], []
+    for d, (old, question) in enumerate(zip(before, questions, strict=True)):
+        count = 0 if old is None else int(old["releases"])
+        if old is not None and torch.equal(old["question"].cpu(), question):
+            vector = old["vector"].cpu()
+        else:
+            exact = measure() if exact is None else exact
+            source = noise_source(seed, cohort.round, cohort.devices[d])
+            vector = release(exact[d], len(cohort.splits[d].train), guarantee, source).float()
+            count += 1
+            log.info(
+                "device %d: release %d; in all epsilon %.3g at delta %.3g",
+                *(cohort.devices[d], count, *guarantee.after(count)),
+            )
+        said.append(vector)
+        counts.append(count)
+    vectors = torch.stack(said)
+    return vectors, {
+        "question": torch.stack(questions),
+        "vector": vectors,
+        "releases": torch.tensor(counts),
+    }
+
+
+def promised(config: Config, own: Guarantee) -> Guarantee | None:
+    """The stricter of what the server names and what the device was set up with; None: nothing.
+
+    So a device with an epsilon of its own says nothing with less, whatever it is asked.
+    """
+    asked = Guarantee(float(config.get("dp-epsilon", 0)), float(config.get("dp-delta", 1)))  # type: ignore[arg-type]
+    given = [each for each in (asked, own) if each.epsilon]
+    if not given:
+        return None
+    strict = Guarantee(min(g.epsilon for g in given), min(g.delta for g in given))
+    check(strict)
+    return strict
+
+
+def check(guarantee: Guarantee) -> None:
+    """Refuse what cannot be promised, and say what is missing, before any work.
+
+    Raises:
+        InputError: epsilon or delta out of range, no dp-accounting installed.
+
+    """
+    if not LEAST <= guarantee.epsilon <= MOST:
+        raise InputError(
+            f"dp_epsilon: {guarantee.epsilon}; it must be {LEAST:g} to {MOST:g}, or 0 for no noise"
+        )
+    if not 0 < guarantee.delta < 1:
+        raise InputError(f"dp_delta: {guarantee.delta}; it must be a number > 0 and < 1")
+    _accounting()
+
+
+@lru_cache
+def _noise(epsilon: float, delta: float) -> float:
+    return float(_accounting().get_sigma_gaussian(epsilon, delta))
+
+
+def _accounting() -> ModuleType:
+    """Google's library, which takes a second to import."""
+    try:
+        import dp_accounting
+    except ImportError:
+        raise InputError(
+            'dp_epsilon: dp-accounting is not installed; pip install "fedadapt[privacy]"'
+        ) from None
+    return cast(ModuleType, dp_accounting)
+
+
+def _fingerprint(asked: Sent, index: int) -> Tensor:
+    """SHA-256 of a question to one device, [32], uint8."""
+    settings = {k: v for k, v in asked.config.items() if k != "server-round"}
+    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(row(asked.weights, index).items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(found.digest()), dtype=torch.uint8)

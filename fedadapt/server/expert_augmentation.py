@@ -1,0 +1,29 @@
+"""Other views of a training image: a random crop and a flip, as for ImageNet."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+@dataclass(frozen=True, eq=False)
+class Augmented:
+    """A scaling that crops (8 to 100 % of the area), resizes and flips each image by itself first.
+
+    Images keep their size. The draws are the generator's; torch's global one stays as it was.
+    """
+
+    scaling: Callable[[Tensor], Tensor]
+    generator: np.random.Generator
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """From [..., C, H, W] uint8 to a network's input."""
+        crop = v2.RandomResizedCrop(list(inputs.shape[-2:]), antialias=True)
+        change = v2.Compose([crop, v2.RandomHorizontalFlip()])
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(self.generator.integers(2**62)))
+            changed = [change(image) for image in inputs.flatten(0, -4)]
+        return self.scaling(torch.stack(changed).view(inputs.shape))

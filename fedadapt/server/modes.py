@@ -1,0 +1,174 @@
+"""Experts made one model by what each of their parameters is worth to a user: DUA's chi."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fedadapt.errors import InputError, unknown
+from fedadapt.server.checks import Expected, listed
+from fedadapt.weights import Weights, repeat, row
+
+ZeroPrecision = Literal["mean", "zero"]
+
+
+def mode_merge(
+    experts: Sequence[Mapping[str, Tensor]],
+    precisions: Sequence[Mapping[str, Tensor]],
+    *,
+    mixing: Sequence[float] | None = None,
+    zero_precision: ZeroPrecision = "mean",
+) -> Weights:
+    """sum_t alpha_t Omega_t theta_t / sum_s alpha_s Omega_s, element by element.
+
+    De Lange et al. 2020 (DUA), eqs 1 and 2; mode-IMM of Lee et al. 2017, eq. 10: the mode of the
+    product of Gaussians with means theta_t and variances 1 / (alpha_t Omega_t).
+
+    >>> import torch
+    >>> one, two = {"w": torch.tensor([0.0, 0.0])}, {"w": torch.tensor([1.0, 1.0])}
+    >>> omega = {"w": torch.tensor([3.0, 0.0])}, {"w": torch.tensor([1.0, 0.0])}
+    >>> mode_merge([one, two], omega)["w"].tolist()
+    [0.25, 0.5]
+
+    Args:
+        experts: theta_1 ... theta_T, models of one architecture (``module.state_dict()``); their
+            heads may differ in shape. Not modified.
+        precisions: Omega_1 ... Omega_T, finite and non-negative, of any scale: the parameters to be
+            merged. What they do not name, heads and batch-norm statistics, is the last expert's.
+        mixing: alpha_1 ... alpha_T, non-negative, of sum 1; equal where None.
+        zero_precision: Where no expert's parameter matters: ``mean``, weighted by ``mixing``, or
+            ``zero``, which DUA's released code comes to. One expert alone stays as it is.
+
+    Returns:
+        A model of the last expert's names, shapes and types.
+
+    Raises:
+        InputError: No expert; precisions that are negative, not finite or do not fit the experts.
+
+    """
+    stacked = [{n: t.unsqueeze(0) for n, t in omega.items()} for omega in precisions]
+    return row(mode_merges(experts, stacked, mixing=mixing, zero_precision=zero_precision), 0)
+
+
+def mode_merges(
+    experts: Sequence[Mapping[str, Tensor]],
+    precisions: Sequence[Mapping[str, Tensor]],
+    *,
+    mixing: Sequence[float] | None = None,
+    zero_precision: ZeroPrecision = "mean",
+) -> Weights:
+    """``mode_merge`` for a cohort: precisions [D, ...] and the same experts [...] for all devices.
+
+    Beside the result, memory is that of one tensor of one device.
+
+    Returns:
+        Each [D, ...]; what is not merged is a view that costs no memory.
+
+    """
+    if zero_precision not in ("mean", "zero"):
+        raise unknown("mode_merge: zero_precision", zero_precision, ("mean", "zero"))
+    alphas = _mixing(mixing, len(experts))
+    num_devices = _checked(experts, precisions)
+    # The mode of one Gaussian is its mean, however wide it is.
+    idle = float(zero_precision == "mean" or len(experts) == 1)
+    present = [t for t, alpha in enumerate(alphas) if alpha > 0]
+    shares = [alphas[t] for t in present]
+    last = experts[-1]
+    merged = {
+        n: torch.stack(
+            [
+                _mode(
+                    [experts[t][n].detach() for t in present],
+                    [precisions[t][n][d] for t in present],
+                    shares,
+                    idle,
+                ).to(last[n])
+                for d in range(num_devices)
+            ]
+        )
+        for n in precisions[0]
+    }
+    kept = {n: t.detach().clone() for n, t in last.items() if n not in merged}
+    every = repeat(kept, num_devices) | merged
+    return {n: every[n] for n in last}
+
+
+def _mode(
+    means: Sequence[Tensor], precisions: Sequence[Tensor], shares: Sequence[float], idle: float
+) -> Tensor:
+    """One tensor of one device, float64. ``idle`` stands for the precisions where all are 0."""
+    known = [p.detach().to(means[0].device, torch.float64) for p in precisions]
+    largest = torch.stack(known).amax(0)
+    # In relation to the largest one, nothing under- or overflows, and shares that sum to 0 do so
+    # because all precisions are 0.
+    relative = [torch.where(largest > 0, p / largest, idle) for p in known]
+    parts = [alpha * r for alpha, r in zip(shares, relative, strict=True)]
+    total = torch.stack(parts).sum(0)
+    total = torch.where(total > 0, total, 1.0)
+    merged = torch.zeros_like(total)
+    for part, mean in zip(parts, means, strict=True):
+        merged += part / total * mean
+    return merged
+
+
+def _mixing(mixing: Sequence[float] | None, num_experts: int) -> list[float]:
+    """The mixing weights, checked."""
+    if not num_experts:
+        raise InputError("mode_merge: 0 experts; it needs at least one")
+    if mixing is None:
+        return [1 / num_experts] * num_experts
+    alphas = [float(alpha) for alpha in mixing]
+    if len(alphas) != num_experts:
+        raise InputError(
+            f"mode_merge: {len(alphas)} mixing weights for {num_experts} experts; one an expert"
+        )
+    if not all(alpha >= 0 for alpha in alphas) or not math.isclose(sum(alphas), 1, abs_tol=1e-6):
+        shown = ", ".join(f"{alpha:g}" for alpha in alphas)
+        raise InputError(f"mode_merge: mixing weights {shown}; they must be >= 0 and sum to 1")
+    return alphas
+
+
+def _checked(
+    experts: Sequence[Mapping[str, Tensor]], precisions: Sequence[Mapping[str, Tensor]]
+) -> int:
+    """The number of devices, of precisions that fit the experts and are precisions."""
+    if len(precisions) != len(experts):
+        raise InputError(
+            f"mode_merge: {len(precisions)} precisions for {len(experts)} experts; one an expert"
+        )
+    if not precisions[0]:
+        raise InputError("mode_merge: precisions of no parameter; name those to be merged")
+    names, num_devices = Expected.of(experts[0]), len(next(iter(precisions[0].values())))
+    merged = Expected.of(precisions[0])
+    for number, (expert, omega) in enumerate(zip(experts, precisions, strict=True), start=1):
+        fault = names.names_fault(expert, f"expert {number}")
+        fault = fault or merged.names_fault(omega, f"precisions of expert {number}")
+        if fault:
+            raise InputError(f"mode_merge: {fault}; all must have the names of the first")
+        strange = [n for n in omega if n not in expert]
+        if strange:
+            raise InputError(
+                f"mode_merge: precisions of expert {number}: {listed(strange)}, which no expert has"
+            )
+        for n, t in omega.items():
+            fault = _fault(t, (num_devices, *experts[0][n].shape), expert[n])
+            if fault:
+                raise InputError(f"mode_merge: precisions of expert {number}: {n!r}: {fault}")
+    return num_devices
+
+
+def _fault(precision: Tensor, wanted: tuple[int, ...], parameter: Tensor) -> str:
+    """What is wrong with one tensor, or an empty string; shapes are said without a device axis."""
+    if tuple(parameter.shape) != wanted[1:]:
+        return f"the expert's shape is {tuple(parameter.shape)}, the first expert's {wanted[1:]}"
+    if tuple(precision.shape) != wanted:
+        return f"shape {tuple(precision.shape[1:])}; expected {wanted[1:]}, as the parameter"
+    fine = (precision >= 0) & (precision < math.inf)  # NaN is neither
+    if fine.all():
+        return ""
+    bad = precision[~fine]
+    where = (~fine).nonzero()[0, 0].item()
+    of = f" (device {where} of {wanted[0]})" if wanted[0] > 1 else ""
+    return f"{len(bad)} values such as {bad[0].item():g}{of}; expected finite and >= 0"

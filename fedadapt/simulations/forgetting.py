@@ -1,0 +1,65 @@
+"""What a model is worth on each task while tasks are learnt one after another.
+
+A[k, t] is the accuracy on task t once k tasks are learnt. Forgetting of task t is A[t, t] minus
+A[T, t]; below zero, later tasks have helped. De Lange et al. 2020 (DUA) report its mean over all T
+tasks, the last of which cannot be forgotten; usual is the mean over the T - 1 before.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedadapt.records import Evaluation
+from fedadapt.simulations.accuracies import order_labels
+
+
+@dataclass(frozen=True, eq=False)
+class TaskScores:
+    """Of one label, such as ``personal+adabn``; arrays hold NaN where nothing was measured."""
+
+    matrix: NDArray[np.float64]  # A by user: [D, T, T], rows are times, in [0, 1]
+
+    @property
+    def accuracy(self) -> NDArray[np.float64]:
+        """Mean over tasks at the end, by user: [D]."""
+        return self.matrix[:, -1].mean(1)
+
+    @property
+    def forgotten(self) -> NDArray[np.float64]:
+        """Sum over tasks of what was forgotten, by user: [D]."""
+        new = np.diagonal(self.matrix, axis1=1, axis2=2)
+        return (new - self.matrix[:, -1]).sum(1)
+
+    def facts(self) -> dict[str, object]:
+        """Means over users; JSON, None for what was not measured."""
+        tasks = self.matrix.shape[1]
+        forgotten = float(self.forgotten.mean())
+        mean = self.matrix.mean(0)
+        return {
+            "accuracy": float(self.accuracy.mean()),
+            "forgetting": forgotten / (tasks - 1) if tasks > 1 else 0.0,
+            "forgetting_over_all": forgotten / tasks,
+            "matrix": [[None if np.isnan(v) else float(v) for v in row] for row in mean],
+        }
+
+
+def task_scores(
+    evaluations: Iterable[Evaluation], adaptations: Sequence[str] = ()
+) -> dict[str, TaskScores]:
+    """By label; users that were not measured on every task at the end are left out."""
+    rows = [r for r in evaluations if r.split == "test" and r.epoch == 0 and r.round > 0]
+    tasks = max((r.round for r in rows), default=0)
+    devices = sorted({r.device for r in rows})
+    place = {device: d for d, device in enumerate(devices)}
+    found = {}
+    for label in order_labels((r.label for r in rows), adaptations):
+        matrix = np.full((len(devices), tasks, tasks), np.nan)
+        for r in rows:
+            if r.label == label:
+                matrix[place[r.device], r.round - 1, r.task] = r.accuracy
+        whole = ~np.isnan(matrix[:, -1]).any(1)
+        if whole.any():
+            found[label] = TaskScores(matrix[whole])
+    return found

@@ -1,0 +1,110 @@
+"""``groups.json``: which devices were grouped, by what, and how that agrees with their kinds."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+GROUPS = "groups.json"
+
+
+class GroupRow(NamedTuple):
+    """One group: how many devices of each kind are in it."""
+
+    group: int  # counts from 1
+    num_devices: int
+    kinds: tuple[tuple[str, int], ...]  # most frequent first
+
+
+@dataclass(frozen=True, eq=False)
+class FoundGroups:
+    """The groups of a run; arrays in ascending device order."""
+
+    round: int  # the first one in groups; what was compared is the model before it
+    method: str  # "efficient", "exact", "random"
+    quality: float | None  # silhouette in [-1, 1]
+    agreement: float | None  # adjusted Rand index with the kinds; None for one kind
+    devices: NDArray[np.int64]  # [n]
+    labels: NDArray[np.int64]  # [n], from 0
+    kinds: tuple[str, ...]  # [n]
+    vectors: NDArray[np.float64]  # [n, q]; q is 0 where groups are random
+
+    @property
+    def num_groups(self) -> int:
+        return len(np.unique(self.labels))
+
+    @property
+    def headline(self) -> dict[str, int | float | None]:
+        """What ``summary.json`` says of them."""
+        return {
+            "round": self.round,
+            "num_groups": self.num_groups,
+            "quality": self.quality,
+            "adjusted_rand_index": self.agreement,
+        }
+
+    @property
+    def rows(self) -> list[GroupRow]:
+        rows = []
+        for label in np.unique(self.labels):
+            kinds = [self.kinds[d] for d in np.flatnonzero(self.labels == label)]
+            told = sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0]))
+            rows.append(GroupRow(int(label) + 1, len(kinds), tuple(told)))
+        return rows
+
+    @staticmethod
+    def parse(text: str) -> "FoundGroups":
+        """From the text of ``groups.json``.
+
+        Raises:
+            ValueError: It is not what a run writes.
+
+        """
+        try:
+            facts: dict[str, Any] = json.loads(text)
+            count = len(facts["devices"])
+            kinds = tuple(map(str, facts.get("kinds", [""] * count)))
+            index = facts.get("adjusted_rand_index")
+            found = FoundGroups(
+                round=int(facts["round"]),
+                method=str(facts.get("method", "")),
+                quality=None if facts["quality"] is None else float(facts["quality"]),
+                agreement=float(index) if index is not None and len(set(kinds)) > 1 else None,
+                devices=np.array(facts["devices"], dtype=np.int64),
+                labels=np.array(facts["labels"], dtype=np.int64),
+                kinds=kinds,
+                vectors=np.array(facts["vectors"], dtype=np.float64).reshape(count, -1),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no groups: {error}") from None
+        if not count or not count == len(found.labels) == len(found.kinds):
+            raise ValueError("no groups: as many labels and kinds as devices")
+        return found
+
+
+def read_groups(folder: Path) -> FoundGroups | None:
+    """The groups of a run; None where it made none.
+
+    Raises:
+        OSError, ValueError: The file cannot be read, or is damaged.
+
+    """
+    path = folder / GROUPS
+    return FoundGroups.parse(path.read_text("utf-8")) if path.is_file() else None
+
+
+def in_words(found: FoundGroups) -> str:
+    """One line: how many groups of how many devices, from when on, how good they are."""
+    groups, devices = found.num_groups, len(found.devices)
+    how = "drawn at random" if found.method == "random" else "found by sparsity"
+    said = f"{groups} group{'s' * (groups != 1)} of {devices} devices, {how}, from round "
+    parts = [f"{said}{found.round} on"]
+    if found.quality is not None:
+        parts.append(f"silhouette {found.quality:.2f}")
+    if found.agreement is not None:
+        parts.append(f"adjusted Rand index {found.agreement:.2f} against the kinds")
+    return "; ".join(parts)

@@ -1,0 +1,106 @@
+"""The strategies that learn task after task on the server, and their ``--strategy-args``.
+
+No torch: all is checked before it is loaded. Names are those of DUA's table 1.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fedadapt.config import RunConfig, Scalar, parse_arguments
+from fedadapt.errors import InputError, unknown
+
+
+@dataclass(frozen=True)
+class Way:
+    """One method of the paper: how experts are trained and what becomes of them."""
+
+    training: str  # ``ExpertTraining.method``
+    merged_by: str = ""  # importance by which experts are merged: mas, fisher; "": they are not
+    personal: bool = False  # by the users' importances, not only by the server's
+    separate: bool = False  # each task is answered by its own expert
+
+
+WAYS: dict[str, Way] = {
+    "mas-racl": Way("imm", "mas", personal=True),
+    "fim-racl": Way("imm", "fisher", personal=True),
+    "mas-imm": Way("imm", "mas"),
+    "fim-imm": Way("imm", "fisher"),
+    "task-experts": Way("imm", separate=True),
+    "sequential": Way("fine-tune"),
+    "ewc": Way("ewc"),
+    "mas": Way("mas"),
+    "lwf": Way("lwf"),
+    "joint": Way("joint"),
+}
+
+TRAINING: dict[str, type] = {
+    "epochs": int, "batch_size": int, "lr": float, "momentum": float, "l2_lambda": float,
+    "ewc_lambda": float, "mas_lambda": float, "lwf_lambda": float,
+}  # fmt: skip
+"""Fields of ``server.experts.ExpertTraining`` that a run may set; it checks their ranges."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "preset": ("paper", "released"),
+    "upload": ("fp32", "fp16", "log8"),
+    "merge_on": ("server", "device"),
+}
+MERGING = ("upload", "merge_on")
+ARGUMENTS = ("preset", *TRAINING, "experts", "draw", *MERGING)
+"""``experts``: a folder that keeps them; ``draw``: which of the users' images, 1 to 5."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a run asks for."""
+
+    way: Way
+    preset: str
+    training: dict[str, Any]  # changes to the preset
+    experts: str  # folder; empty: in the run's own
+    draw: int
+    upload: str
+    merge_on: str
+
+
+def dua_arguments(config: RunConfig) -> Given:
+    """Read them.
+
+    Raises:
+        InputError: an unknown name, a value that is not allowed.
+
+    """
+    way = WAYS[config.strategy]
+    given = {
+        name.replace("-", "_"): value
+        for name, value in parse_arguments(config.strategy_args, "strategy-args").items()
+    }
+    for name, value in given.items():
+        allowed = [a for a in ARGUMENTS if way.personal or a not in MERGING]
+        if name not in allowed:
+            raise unknown(f"strategy-args: {config.strategy}", name, tuple(allowed))
+        if name in CHOICES and value not in CHOICES[name]:
+            raise unknown(f"strategy-args: {name}", str(value), CHOICES[name])
+        if name in TRAINING:
+            given[name] = _number(name, value)
+    draw = given.get("draw", 1)
+    if type(draw) is not int or not 1 <= draw <= 5:
+        raise InputError(f"strategy-args: draw: {draw!r}; it must be a whole number 1 to 5")
+    return Given(
+        way=way,
+        preset=str(given.get("preset", "paper")),
+        training={name: given[name] for name in TRAINING if name in given},
+        experts=str(given.get("experts", "")),
+        draw=draw,
+        upload=str(given.get("upload", "fp32")),
+        merge_on=str(given.get("merge_on", "server")),
+    )
+
+
+def _number(name: str, value: Scalar) -> Scalar:
+    kind = TRAINING[name]
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        word = "a number" if kind is float else "a whole number"
+        raise InputError(f"strategy-args: {name}: {value!r}; it must be {word}")
+    return value
