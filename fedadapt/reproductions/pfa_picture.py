@@ -8,8 +8,8 @@ from fedadapt.reproductions.pfa_plan import Experiment
 from fedadapt.reproductions.pfa_results import Results
 from fedadapt.simulations.style import BEFORE, COLOURS, INK, new_figure, save_png, styled, title
 
-NAMES = ("Fine-tune", "KD", "EWC", "PFA", "Random")
-COLOUR = dict(zip(NAMES, COLOURS[1:4] + COLOURS[:1] + COLOURS[4:5], strict=True))
+NAMES = ("Fine-tune", "KD", "EWC", "PFA", "PFA, number found", "Random")
+COLOUR = dict(zip(NAMES, COLOURS[1:4] + COLOURS[:1] + COLOURS[5:6] + COLOURS[4:5], strict=True))
 
 
 @styled

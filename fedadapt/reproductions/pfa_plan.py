@@ -35,7 +35,10 @@ class Experiment:
 
     name: str
     base: RunConfig  # data, network, local training
-    groups: int  # there are in truth: how many random ones are made
+    groups: int  # there are in truth; the paper knew how many
+    layers: tuple[
+        tuple[str, str], ...
+    ] = ()  # network, whose zeros are counted: where not ``first``
     rounds: Rounds = Rounds(50, 30)  # noqa: RUF009, it is immutable
     random: bool = False  # table 8's baseline as well
     published: Published | None = None
@@ -56,7 +59,9 @@ class Experiment:
                 out=str(folder / "federated"),
             ),
         )
-        groups = {"pfa": "federated_rounds=0"}
+        layer = dict(self.layers).get(self.base.model, "")
+        told = "federated_rounds=0" + (f" layer={layer}" if layer else "")
+        groups = {"pfa": f"{told} groups={self.groups}", "found": told}
         if self.random:
             groups["random"] = f"federated_rounds=0 random=true groups={self.groups}"
         for name, arguments in groups.items():
@@ -95,6 +100,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         name="pfa-cifar10",
         base=replace(PAPER, benchmark="pfa-cifar10", devices=25, model="cnn"),
         groups=5,
+        layers=(("cnn", "2"),),  # trained from scratch, its convolutions hardly tell classes apart
         random=True,
     ),
     "pfa-pacs": Experiment(

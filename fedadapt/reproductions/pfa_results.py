@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,12 @@ from fedadapt.reproductions.pfa_plan import LOCAL, Experiment
 from fedadapt.reproductions.selecting import RULES, Curve, curve
 from fedadapt.simulations.results import read_evaluations
 
-METHODS = {"Baseline": ("federated", "base"), "PFA": ("pfa", "personal"),
-           "Random": ("random", "personal")}  # fmt: skip
+METHODS = {
+    "Baseline": ("federated", "base"),
+    "PFA": ("pfa", "personal"),
+    "PFA, number found": ("found", "personal"),
+    "Random": ("random", "personal"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +30,7 @@ class Results:
     kinds: tuple[str, ...]  # of each device
     accuracy: dict[str, dict[str, NDArray[np.float64]]]  # method -> rule -> [seeds, devices]
     curves: dict[str, list[Curve]]  # method -> one a seed
-    groups: list[dict[str, object]]  # one a seed: number, adjusted Rand index, quality
+    groups: list[dict[str, dict[str, Any]]]  # one a seed: of "pfa" and "found", as groups.json
 
     @property
     def kind_names(self) -> tuple[str, ...]:
@@ -48,7 +53,7 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
     for seed in seeds:
         runs = {name: Path(config.out) for name, config in experiment.runs(seed, folder)}
         rows = {name: read_evaluations(place) for name, place in runs.items()}
-        groups.append(_groups(runs["pfa"]))
+        groups.append({name: _groups(runs[name]) for name in ("pfa", "found")})
         kind_of = {row.device: row.kind for row in rows["federated"] if row.device >= 0}
         kinds = tuple(kind_of[d] for d in sorted(kind_of))
         found = {m: curve(rows[n], label) for m, (n, label) in METHODS.items() if n in rows}

@@ -10,7 +10,7 @@ from fedadapt.reproductions.pfa_published import DOMAINS, METHODS
 from fedadapt.reproductions.pfa_results import Results
 from fedadapt.reproductions.selecting import RULES
 
-ORDER = (*METHODS, "Random")
+ORDER = (*METHODS, "PFA, number found", "Random")
 
 
 def grids(experiment: Experiment, results: Results, *, per_client: bool = False) -> Iterator[Grid]:
@@ -92,12 +92,12 @@ def _grouping(results: Results) -> Grid:
 
     told = ("num_groups", "adjusted_rand_index", "quality", "method")
     lines = [
-        (str(seed), *(shown(groups.get(key, "")) for key in told))
+        (f"seed {seed}", how, *(shown(groups[run].get(key, "")) for key in told))
         for seed, groups in zip(results.seeds, results.groups, strict=True)
+        for run, how in (("pfa", "number given"), ("found", "number found"))
     ]
-    return Grid(
-        "Groups found", ("seed", "groups", "adjusted Rand index", "silhouette", "method"), lines, ()
-    )
+    heads = ("seed", "mode", "groups", "adjusted Rand index", "silhouette", "method")
+    return Grid("Groups", heads, lines, ())
 
 
 def _spread(values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> Sequence[str]:
