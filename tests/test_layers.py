@@ -43,6 +43,8 @@ LIGHT = {
     "datasets/entries.py", "datasets/task_catalog.py", "errors.py", "files.py",
     "models/catalog.py", "privacy/__init__.py", "privacy/command.py", "privacy/settings.py",
     "records.py", "reproductions/catalog.py", "reproductions/command.py",
+    "reproductions/dua_claims.py", "reproductions/dua_command.py", "reproductions/dua_plan.py",
+    "reproductions/dua_published.py", "reproductions/options.py", "reproductions/pfa_command.py",
     "reproductions/pfa_plan.py", "reproductions/pfa_published.py", "simulations/checking.py",
     "simulations/comparing.py", "simulations/folders.py", "strategies/catalog.py",
     "strategies/dua_arguments.py",

@@ -223,3 +223,148 @@ def test_a_mean_needs_a_positive_weight_for_each(net, weights):
 def test_states_of_different_networks_have_no_mean(net):
     with pytest.raises(ValueError, match="differ in names or shapes"):
         fedadapt.server.weighted_mean([net.state_dict(), nn.Linear(2, 2).state_dict()], [1, 1])
+
+
+# Importances
+
+MEASURED = [
+    ("mas", False, "sample"),
+    ("mas", True, "batch"),
+    ("fisher", True, "sample"),
+    ("fisher", True, "batch"),
+    ("fisher", False, "sample"),
+    ("fisher", False, "batch"),
+]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("kind", "labelled", "granularity"), MEASURED)
+def test_measuring_importance_leaves_all_as_it_was(
+    net, images, labels, training, kind, labelled, granularity
+):
+    """Statistics, modes, gradients, what others draw from; it finds the same in either mode."""
+    net.train(training)
+    net[2].train(not training)
+    modes = [module.training for module in net.modules()]
+    before = copy.deepcopy(net.state_dict())
+    pixels, numbers, random = images.clone(), labels.clone(), torch.get_rng_state()
+    given = {"kind": kind, "granularity": granularity}
+    found = fedadapt.client.importance(net, images, labels if labelled else None, **given)
+    assert [module.training for module in net.modules()] == modes
+    assert tiny.same_bits(dict(net.state_dict()), before)
+    assert torch.equal(images, pixels)
+    assert torch.equal(labels, numbers)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    other = fedadapt.client.importance(net.eval(), images, labels if labelled else None, **given)
+    assert tiny.same_bits(found, other)
+
+
+def test_importances_are_of_the_parameters_in_their_shape_and_type(net, images):
+    found = fedadapt.client.importance(net, images)
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {
+        n: (p.shape, torch.float64) for n, p in net.named_parameters()
+    }
+    assert all((t >= 0).all() and t.any() and not t.requires_grad for t in found.values())
+    body = fedadapt.client.importance(net, images, exclude=["4"])
+    assert body.keys() == {n for n in found if not n.startswith("4.")}
+    single = fedadapt.client.importance(net.float(), images.float())
+    assert {t.dtype for t in single.values()} == {torch.float32}
+
+
+def test_importances_of_colour_images_are_sums_over_images(images):
+    """Of a mean over images the parts are images alone; in training mode they would mix."""
+    torch.manual_seed(1)
+    layers = (nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2))
+    colour = nn.Sequential(*layers).double().train()
+    rgb = images[:6].repeat(1, 3, 1, 1) * torch.rand(6, 3, 8, 8, dtype=torch.float64)
+    whole = fedadapt.client.importance(colour, rgb)
+    alone = [fedadapt.client.importance(colour, rgb[i : i + 1]) for i in range(6)]
+    for n, t in whole.items():
+        torch.testing.assert_close(t, torch.stack([one[n] for one in alone]).mean(0))
+
+
+def test_only_given_labels_are_looked_at(net, images, labels):
+    def measured(given, kind):
+        return fedadapt.client.importance(net, images, given, kind=kind)
+
+    assert tiny.same_bits(measured(labels, "mas"), measured(None, "mas"))
+    assert not tiny.same_bits(measured(labels, "fisher"), measured(1 - labels, "fisher"))
+    assert not tiny.same_bits(measured(0 * labels, "fisher"), measured(None, "fisher"))
+
+
+def test_importances_by_batch_depend_on_its_size_and_by_sample_do_not(net, images):
+    def measured(granularity: str, size: int) -> dict[str, torch.Tensor]:
+        given = {"granularity": granularity, "batch_size": size}
+        return fedadapt.client.importance(net, images, **given)
+
+    each = measured("sample", 20)
+    assert tiny.same_bits(measured("sample", 7), each)
+    torch.testing.assert_close(measured("batch", 1), each)
+    few, all_at_once = measured("batch", 7), measured("batch", 41)
+    assert not torch.isclose(few["0.weight"], each["0.weight"]).all()
+    assert not torch.isclose(few["0.weight"], all_at_once["0.weight"]).all()
+
+
+@pytest.mark.parametrize("granularity", ["sample", "batch"])
+def test_draws_are_a_matter_of_the_generator_alone(net, images, granularity):
+    def measured(seed: int | None) -> dict[str, torch.Tensor]:
+        torch.rand(3)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        given = {"kind": "fisher", "granularity": granularity, "generator": generator}
+        return fedadapt.client.importance(net, images, **given)
+
+    assert tiny.same_bits(measured(None), measured(None))
+    assert tiny.same_bits(measured(1), measured(1))
+    assert not tiny.same_bits(measured(1), measured(2))
+
+
+def test_one_generator_draws_anew_for_every_call(net, images):
+    generator = torch.Generator().manual_seed(1)
+    given = {"kind": "fisher", "generator": generator}
+    first, second = (fedadapt.client.importance(net, images, **given) for _ in range(2))
+    assert not tiny.same_bits(first, second)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"kind": "mass"}, "importance: kind: unknown 'mass'; did you mean 'mas'?"),
+        ({"kind": "true-fisher"}, "importance: kind: unknown 'true-fisher'"),
+        ({"granularity": "epoch"}, "importance: granularity: unknown 'epoch'; known: sample, b"),
+        ({"batch_size": 0}, "importance: batch_size: 0 is out of range; it must be >= 1"),
+        ({"images": 0}, "importance: 0 images and 0 labels; one label an image"),
+        ({"labels": torch.zeros(40)}, "importance: 41 images and 40 labels; one label an image"),
+        ({"exclude": ["5"]}, "importance: exclude: the network has no '5'"),
+        ({"exclude": "4.weigth"}, "no '4.weigth'; did you mean '4.weight'?"),
+        ({"exclude": ["0", "1", "4"]}, "importance: exclude leaves no parameter"),
+    ],
+)
+def test_importances_that_cannot_be_are_one_line(net, images, arguments, line):
+    given = dict(arguments)
+    some = images[: given.pop("images", len(images))]
+    with pytest.raises(InputError) as error:
+        fedadapt.client.importance(net, some, **given)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_two_networks_are_merged_by_what_they_are_worth_to_a_device(net, images):
+    """Modules and images in, a module out; where only one has a say, it is that one."""
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    other[1].running_mean += 1
+    models = [net.state_dict(), other.state_dict()]
+    first, second = (fedadapt.client.importance(m, images, exclude="4") for m in (net, other))
+    merged = copy.deepcopy(net)
+    merged.load_state_dict(fedadapt.server.mode_merge(models, [first, second]))
+    for n in first:
+        low, high = models[0][n], models[1][n]
+        assert ((merged.state_dict()[n] >= low) & (merged.state_dict()[n] <= high)).all()
+    for n in ("4.weight", "4.bias", "1.running_mean"):
+        assert torch.equal(merged.state_dict()[n], models[1][n])
+    nothing = {n: torch.zeros_like(t) for n, t in second.items()}
+    alone = fedadapt.server.mode_merge(models, [{n: t + 1 for n, t in first.items()}, nothing])
+    assert all(torch.equal(alone[n], models[0][n]) for n in first)

@@ -1,6 +1,7 @@
 """One piece of the device side for people who have a network and images: module in, module out."""
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -103,6 +104,14 @@ def sparsity(
     """
     if not len(images):
         raise InputError("sparsity: 0 images; it is a mean over at least one")
+    if batch_size < 1:
+        raise InputError(f"sparsity: batch_size: {batch_size} is out of range; it must be >= 1")
+    if not 0 <= epsilon < math.inf:
+        raise InputError(f"sparsity: epsilon: {epsilon}; it must be a number >= 0")
+    if isinstance(layer, bool) or not isinstance(layer, int | str):
+        raise InputError(f"sparsity: layer: {layer!r}; it is 'first', a whole number or a name")
+    if channels is not None:
+        channels = _whole_numbers(channels)
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     cohort = _alone(model, Examples(images, labels), seed=0)
     weights = repeat({n: t.detach() for n, t in model.state_dict().items()}, 1)
@@ -176,6 +185,14 @@ def importance(
         exclude=exclude,
     )
     return row(found, 0)
+
+
+def _whole_numbers(channels: Sequence[int]) -> list[int]:
+    """Of any sequence, a tensor or an array among them."""
+    found = [c.item() if hasattr(c, "item") else c for c in channels]
+    if not all(type(c) is int for c in found):
+        raise InputError(f"sparsity: channels: {found[:3]}; they must be whole numbers")
+    return found
 
 
 def _alone(model: nn.Module, images: Examples, seed: int) -> Cohort:

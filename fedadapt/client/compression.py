@@ -38,7 +38,9 @@ def to_float16(importances: Weights) -> Weights:
     for n, t in importances.items():
         x = t.double().reshape(len(t), -1)
         exponent = (torch.frexp(x.amax(1)).exponent - TOP).clamp(min=-1000).to(torch.int16)
-        coded[n] = (x * torch.exp2(-exponent.double())[:, None]).half().reshape(t.shape)
+        values = (x * torch.exp2(-exponent.double())[:, None]).half()
+        values = values.masked_fill(x < 0, torch.nan)  # a small one would come back as zero
+        coded[n] = values.reshape(t.shape)
         coded[n + EXPONENT] = exponent
     return coded
 

@@ -1,7 +1,9 @@
 """``load_benchmark``: from the settings of a run to its devices' images."""
 
 import json
+import logging
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from fedadapt.datasets.sources import read_digits, read_official
 from fedadapt.datasets.store import Store
 from fedadapt.datasets.stored import StoredBenchmark
 from fedadapt.datasets.strata import Rows
+
+log = logging.getLogger(__name__)
 
 _IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -75,6 +79,11 @@ def choose_scaling(config: RunConfig, store: Store, trained_on: Rows) -> Scaling
     choice = config.normalization
     if choice == "auto":
         choice = "imagenet" if config.weights else "data"
+        if Path(config.weights).name == "base.safetensors":  # as a run writes it
+            log.warning(
+                "normalization: ImageNet's, as weights are given; if they are those of a run, give "
+                "that run's own (its default was: data)"
+            )
     if choice == "symmetric":
         return Scaling((0.5,) * channels, (0.5,) * channels)
     if choice == "unit":

@@ -1,23 +1,27 @@
 """``fedadapt reproduce``: a paper's experiment on this machine, published beside measured."""
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
-from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, unknown
+from fedadapt.reproductions import dua_command, pfa_command
 from fedadapt.reproductions.catalog import EXPERIMENTS
-from fedadapt.reproductions.pfa_plan import PER_CLIENT, Experiment, Rounds, experiment
+from fedadapt.reproductions.options import OVERRIDES, Given
 
-OVERRIDES = {
-    "model": str, "weights": str, "normalization": str, "devices": int, "local_epochs": int,
-    "image_size": int, "data_root": str, "device": str, "workers": int,
-}  # fmt: skip
+
+class Paper(Protocol):
+    """How the experiments of a paper are reproduced: a module."""
+
+    OPTIONS: frozenset[str]
+
+    def reproduce(self, name: str, given: Given) -> None: ...
+
+
+PAPERS: dict[str, Paper] = {"pfa": pfa_command, "dua": dua_command}
 
 
 def _overriding(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,70 +35,31 @@ def _overriding(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("name", metavar=f"[{'|'.join(EXPERIMENTS)}]")
-@click.option("--table", default="", help="which table of the paper, e.g. 4 (default: the first)")
-@click.option("--rounds", default="50+30", help="federated + in groups  [50+30]")
-@click.option("--seeds", default="1,2,3", help="seeds separated by commas  [1,2,3]")
+@click.option("--table", help="which table of the paper, e.g. 4 (default: the experiment's)")
+@click.option("--figure", help="DUA: which figure of the paper instead: 3")
+@click.option("--rounds", help="PFA: federated + in groups  [50+30]")
+@click.option("--preset", help="DUA: paper, or released: as its released code  [paper]")
+@click.option("--seeds", help="separated by commas  [PFA: 1,2,3; DUA: 7,8,9, of scenes 7]")
+@click.option("--draws", help="DUA: which of the users' images  [1; of scenes 1,2,3,4,5]")
+@click.option("--epochs", type=int, help="DUA: an expert's training (default: the paper's)")
+@click.option("--batch-size", type=int, help="DUA: the same")
+@click.option("--lr", type=float, help="DUA: the same")
+@click.option("--experts", type=click.Path(), help="DUA: folder of experts (default: in --out)")
 @_overriding
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the tables")
-def reproduce(
-    name: str, table: str, rounds: str, seeds: str, out: Path | None, **given: Any
-) -> None:
+def reproduce(name: str, **options: Any) -> None:
     """Run a paper's experiment and print published beside measured.
 
     Every run has a folder of its own: finished ones are not run again, cut-off ones are resumed.
     """
     if name not in EXPERIMENTS:
         raise unknown("reproduce", name, tuple(EXPERIMENTS))
-    wanted = experiment(name, table)
-    changed = {key: value for key, value in given.items() if value is not None}
-    wanted = replace(wanted, base=replace(wanted.base, **changed), rounds=Rounds.parse(rounds))
-    if not wanted.base.weights and wanted.base.model.startswith("mobilenetv2-0.25"):
-        raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
-    folder = (out or Path("runs") / f"reproduce-{name}" / wanted.base.model).expanduser()
-    run(wanted, _numbers(seeds), folder, per_client=table in PER_CLIENT)
-
-
-def run(wanted: Experiment, seeds: list[int], folder: Path, *, per_client: bool = False) -> None:
-    """Do what is left of an experiment; then its tables and its picture."""
-    from fedadapt.simulations.checking import check
-    from fedadapt.simulations.comparing import finished
-
-    console = Console(stderr=True)
-    for seed in seeds:
-        for name, config in wanted.runs(seed, folder):
-            check(config)
-            line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}"
-            console.out(line, highlight=False)
-            finished(config, console)
-    from fedadapt.files import write_atomically
-    from fedadapt.reproductions.pfa_picture import draw
-    from fedadapt.reproductions.pfa_results import collect
-    from fedadapt.reproductions.pfa_tables import grids
-
-    results = collect(wanted, seeds, folder)
-    tables = list(grids(wanted, results, per_client=per_client))
-    printed = Console()
-    if not printed.is_terminal:
-        printed = Console(width=160)  # a log can be as wide as it takes
-    for table in tables:
-        printed.print(table.to_rich(), "")
-    text = "\n".join(table.to_markdown() for table in tables)
-    write_atomically(folder / "reproduction.md", text.encode())
-    measured = {
-        method: {rule: values.tolist() for rule, values in rules.items()}
-        for method, rules in results.accuracy.items()
-    }
-    facts = {"seeds": seeds, "kinds": results.kinds, "accuracy": measured, "groups": results.groups}
-    write_atomically(folder / "reproduction.json", json.dumps(facts).encode())
-    click.echo(draw(wanted, results, folder / "reproduction.png"))
-    click.echo(folder / "reproduction.md")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise InputError(f"seeds: {text!r}; give different whole numbers separated by commas")
-    return numbers
+    paper = PAPERS[name.partition("-")[0]]
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if option not in paper.OPTIONS:
+            known = ", ".join(sorted(word.replace("_", "-") for word in paper.OPTIONS))
+            raise InputError(
+                f"{option.replace('_', '-')}: {name} has no such option; it has {known}"
+            )
+    paper.reproduce(name, given)

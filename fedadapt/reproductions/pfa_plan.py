@@ -25,7 +25,9 @@ class Rounds(NamedTuple):
         """``50+30``."""
         parts = text.split("+")
         if len(parts) != 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
-            raise InputError(f"rounds: {text!r} is not of the form FEDERATED+GROUPED, e.g. 50+30")
+            raise InputError(
+                f"rounds: {text!r}; give FEDERATED+GROUPED, each at least 1, e.g. 50+30"
+            )
         return Rounds(int(parts[0]), int(parts[1]))
 
 
@@ -59,6 +61,10 @@ class Experiment:
                 out=str(folder / "federated"),
             ),
         )
+        # What ``auto`` means differs with weights; all runs are to scale images alike.
+        scaling = self.base.normalization
+        if scaling == "auto":
+            scaling = "imagenet" if self.base.weights else "data"
         layer = dict(self.layers).get(self.base.model, "")
         told = "federated_rounds=0" + (f" layer={layer}" if layer else "")
         groups = {"pfa": f"{told} groups={self.groups}", "found": told}
@@ -74,6 +80,7 @@ class Experiment:
                     strategy="pfa",
                     strategy_args=arguments,
                     weights=str(folder / "federated" / "models" / "base.safetensors"),
+                    normalization=scaling,
                     adapt="none",
                     out=str(folder / name),
                 ),
@@ -105,7 +112,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "pfa-pacs": Experiment(
         name="pfa-pacs",
-        base=replace(PAPER, benchmark="pfa-pacs", devices=20, model="squeezenet1_1"),
+        base=replace(
+            PAPER, benchmark="pfa-pacs", devices=20, model="squeezenet1_1", weights="imagenet"
+        ),
         groups=4,
         random=True,
     ),
@@ -129,7 +138,10 @@ def experiment(name: str, table: str = "") -> Experiment:
     found = EXPERIMENTS[name]
     if name != "pfa-office-home":
         if table not in ("", "8"):
-            raise InputError(f"table: {table!r}; {name} has no table in the paper but 8's idea")
+            raise InputError(
+                f"table: {table!r}; the paper prints none of {name}, leave it away (random groups, "
+                "as in table 8, are always among the methods)"
+            )
         return found
     if table and table not in TABLES:
         raise InputError(f"table: {table!r}; one of {', '.join(TABLES)}")

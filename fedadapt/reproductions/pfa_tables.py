@@ -38,13 +38,14 @@ def _by_kind(experiment: Experiment, results: Results) -> Grid:
             values = 100 * results.by_kind(method, rule)
             lines.append((method, RULES[rule], *_spread(values)))
     heads = ("method", "which round", *results.kind_names, "average")
-    seeds = ", ".join(map(str, results.seeds))
     return Grid(
         f"{experiment.name}, {experiment.base.model}: accuracy by kind of device, %",
         heads,
         lines,
         (
-            f"Mean over devices; ± is the standard deviation over seeds {seeds}.",
+            _means(results),
+            f"PFA is told that there are {experiment.groups} groups, unless the number is found"
+            f"{_layer(experiment)}.",
             f"{experiment.rounds.federated} + {experiment.rounds.grouped} rounds of "
             f"{experiment.base.local_epochs} local epochs; local baselines train as many epochs as "
             "PFA does in groups, from the same federated model (that of the last round).",
@@ -52,6 +53,19 @@ def _by_kind(experiment: Experiment, results: Results) -> Grid:
             "optimistic; validation images are the devices' adapt images, which nobody trains on.",
         ),
     )
+
+
+def _means(results: Results) -> str:
+    seeds = ", ".join(map(str, results.seeds))
+    said = "Mean over the devices of a kind; average: mean over kinds"
+    if len(results.seeds) == 1:
+        return f"{said}. Seed {seeds}."
+    return f"{said}. ± is the standard deviation over seeds {seeds}."
+
+
+def _layer(experiment: Experiment) -> str:
+    layer = dict(experiment.layers).get(experiment.base.model)
+    return f"; zeros are counted at ReLU {layer}, from 0" if layer else ""
 
 
 def _by_client(experiment: Experiment, results: Results) -> Grid:

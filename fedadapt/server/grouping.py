@@ -225,6 +225,8 @@ def _is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
     centroids = _centroids(vectors, labels)
     if len(centroids) == 1:
         return groups is None
+    if np.bincount(labels).min() == 1:  # one device cannot tell: all pairs can
+        return True
     between = pdist(centroids).min()
     for group, centroid in enumerate(centroids):
         members = np.flatnonzero(labels == group)

@@ -163,8 +163,10 @@ def _fault(precision: Tensor, wanted: tuple[int, ...], parameter: Tensor) -> str
     """What is wrong with one tensor, or an empty string; shapes are said without a device axis."""
     if tuple(parameter.shape) != wanted[1:]:
         return f"the expert's shape is {tuple(parameter.shape)}, the first expert's {wanted[1:]}"
-    if tuple(precision.shape) != wanted:
+    if tuple(precision.shape[1:]) != wanted[1:]:
         return f"shape {tuple(precision.shape[1:])}; expected {wanted[1:]}, as the parameter"
+    if len(precision) != wanted[0]:
+        return f"{len(precision)} devices; the first has {wanted[0]}"
     fine = (precision >= 0) & (precision < math.inf)  # NaN is neither
     if fine.all():
         return ""

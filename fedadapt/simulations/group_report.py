@@ -26,7 +26,10 @@ def group_sections(run: RunFolder, found: FoundGroups, *, measure: bool) -> list
     if not found.vectors.size:
         return [Section("Groups of devices", note, (), tuple(found.rows))]
     length = found.vectors.shape[1]
-    compared = f"{note} Distances are between what devices reported, {length} numbers each."
+    compared = (
+        f"{note} Distances are between what devices reported: {length} numbers, {4 * length} bytes "
+        "each."
+    )
     figure = distance_matrix(found)
     return [
         Section("Groups of devices", compared, (figure,), tuple(found.rows)),

@@ -23,12 +23,11 @@ from fedadapt.server.exchange import RoundFailedError
 from fedadapt.server.grouping import EXACT_LIMIT, group_devices
 from fedadapt.strategies.base import Facts, LocalTraining, Strategy
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.pfa_arguments import RULES
 from fedadapt.strategies.pfa_groups import Groups, at_random, below, formed
 from fedadapt.weights import Weights, repeat
 
 WEAK = 0.25  # a silhouette below this is no evidence of groups (Kaufman & Rousseeuw 1990)
-
-PRESETS = ("paper", "released")
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +72,15 @@ class PFA(Strategy[PfaState]):
     noise_seed: int | None = None  # repeats a simulation; None, on real devices: true entropy
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset={self.preset!r}; one of {', '.join(PRESETS)}")
+        for name, (holds, allowed) in RULES.items():
+            value = getattr(self, name)
+            if not holds(value) and not (name == "groups" and value is None):
+                raise ValueError(f"{name}={value!r}; it must be {allowed}")
         if self.random and not self.groups:
             raise ValueError("random=True needs groups, their number")
         if self.dp_epsilon:
+            if self.random:
+                raise ValueError("dp_epsilon: random groups ask for no vector to protect")
             check(Guarantee(self.dp_epsilon, self.dp_delta))
             if self.batch_norm == "local":
                 raise ValueError(
@@ -178,14 +181,9 @@ class PFA(Strategy[PfaState]):
         if state.groups is None:
             return {}
         how: Facts = (
-            {"method": "random"}
+            {}
             if self.random
-            else {
-                "method": self.method,
-                "layer": self.layer,
-                "channels": self.channels,
-                "epsilon": self.epsilon,
-            }
+            else {"layer": self.layer, "channels": self.channels, "epsilon": self.epsilon}
         )
         if self.dp_epsilon:
             how |= {"dp_epsilon": self.dp_epsilon, "dp_delta": self.dp_delta}
@@ -257,6 +255,8 @@ class PFA(Strategy[PfaState]):
             log.warning("round %d: no vector of a device that trains; one group for all", round)
             return state
         most = min(len(members), EXACT_LIMIT)
+        if self.groups and self.groups > most:
+            log.warning("round %d: %d groups of %d devices", *(round, self.groups, most))
         grouping = group_devices(
             torch.stack(list(members.values())),
             groups=min(self.groups, most) if self.groups else None,

@@ -67,12 +67,19 @@ def pfa_arguments(config: RunConfig) -> dict[str, Any]:
     if federated == 0 and not config.weights:
         raise InputError(
             "strategy-args: federated_rounds: 0; groups at once need a trained model: give "
-            "weights, e.g. the models/base.safetensors of another run"
+            "weights, e.g. the models/base.safetensors of another run, and its normalization"
         )
+    if config.rounds == 1 and federated:
+        raise InputError("rounds: 1; pfa needs one before the groups and one in groups at least")
     if federated >= config.rounds:
         raise InputError(
             f"strategy-args: federated_rounds: {federated}; it must be below rounds="
             f"{config.rounds}, of which the rest are in groups"
+        )
+    if 0 < config.devices < given.get("groups", 1):
+        raise InputError(
+            f"strategy-args: groups: {given['groups']} of {config.devices} devices; it must be "
+            f"at most {config.devices}"
         )
     if given.get("random") and "groups" not in given:
         raise InputError("strategy-args: random: true; give groups, their number, as well")

@@ -30,6 +30,7 @@ class Groups:
     models: tuple[Weights, ...]  # [...] each
     since: int  # the round in which they were made
     quality: float  # silhouette; NaN where there is none
+    method: str  # what made them in the end: efficient, exact or random
 
     @cached_property
     def of(self) -> dict[int, int]:
@@ -90,6 +91,7 @@ class Groups:
             "round": self.since,
             "num_groups": len(self.models),
             "quality": None if np.isnan(self.quality) else self.quality,
+            "method": self.method,
             "devices": list(self.devices),
             "labels": self.labels.tolist(),
             "vectors": self.vectors.tolist(),
@@ -99,8 +101,12 @@ class Groups:
         tensors = {"vectors": self.vectors, "labels": self.labels, "centroids": self.centroids}
         for g, model in enumerate(self.models):
             tensors |= {f"{g}/{n}": t for n, t in model.items()}
-        quality = None if np.isnan(self.quality) else self.quality  # JSON has no NaN
-        return tensors, {"devices": list(self.devices), "since": self.since, "quality": quality}
+        return tensors, {
+            "devices": list(self.devices),
+            "since": self.since,
+            "quality": None if np.isnan(self.quality) else self.quality,  # JSON has no NaN
+            "method": self.method,
+        }
 
     @staticmethod
     def unpack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "Groups":
@@ -113,6 +119,7 @@ class Groups:
             models=tuple(below(tensors, str(g)) for g in range(len(tensors["centroids"]))),
             since=facts["since"],
             quality=float("nan") if facts["quality"] is None else facts["quality"],
+            method=facts.get("method", ""),  # older checkpoints do not say
         )
 
 
@@ -146,6 +153,7 @@ def formed(
         models=tuple(models),
         since=round,
         quality=grouping.quality,
+        method=grouping.method,
     )
 
 
@@ -170,6 +178,7 @@ def at_random(
         models=(base,) * number,
         since=round,
         quality=float("nan"),
+        method="random",
     )
 
 

@@ -1,0 +1,36 @@
+"""Options that all reproductions understand alike. No torch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedadapt.errors import InputError
+
+OVERRIDES: dict[str, type] = {
+    "model": str, "weights": str, "normalization": str, "devices": int, "local_epochs": int,
+    "examples": int, "image_size": int, "data_root": str, "device": str, "workers": int,
+}  # fmt: skip
+"""Settings of the runs that may be changed: fields of ``RunConfig``."""
+
+Given = Mapping[str, Any]
+"""What was said on the command line, by option; what was not said is not there."""
+
+
+def overrides(given: Given) -> dict[str, Any]:
+    """The part that changes runs' settings."""
+    return {name: value for name, value in given.items() if name in OVERRIDES}
+
+
+def numbers(text: str, what: str) -> tuple[int, ...]:
+    """``"7,8,9"`` -> (7, 8, 9).
+
+    Raises:
+        InputError: Something else, or a number twice.
+
+    """
+    try:
+        found = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found) or min(found) < 0:
+        raise InputError(f"{what}: {text!r}; give different whole numbers separated by commas")
+    return found

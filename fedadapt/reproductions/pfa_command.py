@@ -1,0 +1,65 @@
+"""PFA's experiments: which runs, then their tables and their picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fedadapt.errors import InputError
+from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
+from fedadapt.reproductions.pfa_plan import PER_CLIENT, Experiment, Rounds, experiment
+
+OPTIONS = frozenset({*OVERRIDES, "table", "rounds", "seeds", "out"})
+
+
+def reproduce(name: str, given: Given) -> None:
+    """Do an experiment of PFA.
+
+    Raises:
+        InputError: no such table, bad settings, missing data or weights.
+
+    """
+    table = given.get("table", "")
+    wanted = experiment(name, table)
+    rounds = Rounds.parse(given.get("rounds", "50+30"))
+    wanted = replace(wanted, base=replace(wanted.base, **overrides(given)), rounds=rounds)
+    if not wanted.base.weights and wanted.base.model.startswith("mobilenetv2-0.25"):
+        raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
+    folder = given.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
+    seeds = numbers(given.get("seeds", "1,2,3"), "seeds")
+    run(wanted, seeds, folder.expanduser(), per_client=table in PER_CLIENT)
+
+
+def run(
+    wanted: Experiment, seeds: Sequence[int], folder: Path, *, per_client: bool = False
+) -> None:
+    """Do what is left of an experiment; then its tables and its picture."""
+    from fedadapt.simulations.checking import check
+    from fedadapt.simulations.comparing import finished
+
+    console = Console(stderr=True)
+    for seed in seeds:
+        for name, config in wanted.runs(seed, folder):
+            check(config)  # a later run starts from what an earlier one leaves
+            line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}"
+            console.out(line, highlight=False)
+            finished(config, console)
+    from fedadapt.reproductions.pfa_picture import draw
+    from fedadapt.reproductions.pfa_results import collect
+    from fedadapt.reproductions.pfa_tables import grids
+    from fedadapt.reproductions.publishing import publish
+
+    results = collect(wanted, seeds, folder)
+    measured = {
+        method: {rule: values.tolist() for rule, values in rules.items()}
+        for method, rules in results.accuracy.items()
+    }
+    facts = {
+        "seeds": list(seeds),
+        "kinds": results.kinds,
+        "accuracy": measured,
+        "groups": results.groups,
+    }
+    picture = draw(wanted, results, folder / "reproduction.png")
+    publish(folder, "reproduction", grids(wanted, results, per_client=per_client), facts, picture)

@@ -1,0 +1,33 @@
+"""The outcome of a reproduction: printed, and written beside its runs."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from fedadapt.reproductions.grids import Grid
+from fedadapt.simulations.results import put
+
+
+def show(grids: Iterable[Grid]) -> None:
+    """Print tables."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a log can be as wide as it takes
+    for grid in grids:
+        console.print(grid.to_rich(), "")
+
+
+def publish(
+    folder: Path, name: str, grids: Iterable[Grid], facts: Mapping[str, object], picture: Path
+) -> None:
+    """Print tables and write them as ``name.md``, and ``name.json`` with what they are made of."""
+    grids = list(grids)
+    show(grids)
+    text = "\n".join(grid.to_markdown() for grid in grids)
+    put(folder / f"{name}.json", json.dumps(facts).encode())
+    page = put(folder / f"{name}.md", text.encode())
+    click.echo(picture)
+    click.echo(page)

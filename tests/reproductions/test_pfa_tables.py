@@ -1,0 +1,32 @@
+"""What PFA's tables say of themselves."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedadapt.reproductions.pfa_plan import EXPERIMENTS
+from fedadapt.reproductions.pfa_results import Results
+from fedadapt.reproductions.pfa_tables import grids
+from fedadapt.reproductions.selecting import RULES
+
+
+def notes(seeds: tuple[int, ...], model: str) -> str:
+    values = {rule: np.full((len(seeds), 4), 0.5) for rule in RULES}
+    groups = [{"pfa": {}, "found": {}} for _ in seeds]
+    results = Results(seeds, ("a", "a", "b", "b"), {"PFA": values}, {}, groups)
+    plan = EXPERIMENTS["pfa-cifar10"]
+    plan = replace(plan, base=replace(plan.base, model=model))
+    return " ".join(next(iter(grids(plan, results))).notes)
+
+
+@pytest.mark.parametrize(("seeds", "said"), [((1,), "Seed 1."), ((1, 2), "over seeds 1, 2.")])
+def test_a_deviation_is_spoken_of_where_there_is_one(seeds, said):
+    assert said in notes(seeds, "mlp")
+    assert ("±" in notes(seeds, "mlp")) is (len(seeds) > 1)
+
+
+def test_the_layer_is_told_where_it_is_not_the_papers_first():
+    assert "5 groups" in notes((1,), "mlp")
+    assert "ReLU" not in notes((1,), "mlp")
+    assert "counted at ReLU 2, from 0" in notes((1,), "cnn")
