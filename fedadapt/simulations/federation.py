@@ -29,8 +29,8 @@ from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)
 
-LEAST_AT_ONCE = 100  # devices that are evaluated together, however large their models
-BYTES_AT_ONCE = 2**28  # of their personal models, otherwise
+LEAST_AT_ONCE = 25  # devices that are evaluated together, or a multiple of it
+BYTES_AT_ONCE = 2**26  # of their personal models
 
 CentralTest = Callable[[int, Weights], list[Evaluation]]
 
@@ -178,7 +178,8 @@ class Federation:
             curves=self._config.curves,
         )
         # Personal models are as large as they are many: some devices at a time.
-        some = max(LEAST_AT_ONCE, BYTES_AT_ONCE // max(1, num_bytes(row(base, 0))))
+        fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
+        some = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
         for first in range(0, len(devices), some):
             part = devices[first : first + some]
             for task, models in self._method.served(part):

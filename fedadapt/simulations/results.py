@@ -119,20 +119,27 @@ def _read(folder: Path, kind: type[R]) -> list[R]:
         raise InputError(f"{path}: no such file; a finished run has one")
     try:
         with arrow.parquet.ParquetFile(path) as file:
+            later = kind._field_defaults  # columns that older runs have not
             for field in _schema(kind):
+                if field.name in later and field.name not in file.schema_arrow.names:
+                    continue
                 place = file.schema_arrow.get_field_index(field.name)
                 if place < 0 or file.schema_arrow.field(place).type != field.type:
                     raise InputError(
                         f"{path}: column {field.name!r} of type {field.type} is missing; "
                         f"expected {', '.join(kind._fields)}"
                     )
-            table = file.read(columns=list(kind._fields))
+            there = [name for name in kind._fields if name in file.schema_arrow.names]
+            table = file.read(columns=there)
     except (OSError, arrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: damaged or not Parquet ({reason}); run it again") from None
     if any(column.null_count for column in table.columns):
         raise InputError(f"{path}: has empty cells; every column must be filled")
-    columns = [table[name].to_pylist() for name in kind._fields]
+    columns = [
+        table[name].to_pylist() if name in there else [later[name]] * len(table)
+        for name in kind._fields
+    ]
     return [kind._make(row) for row in zip(*columns, strict=True)]
 
 

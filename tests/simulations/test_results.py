@@ -205,3 +205,13 @@ def test_a_reason_with_line_ends_stays_one_row(tmp_path):
     row = evaluation(0, 0.5, kind="ü <script>")
     write_evaluations(tmp_path, [row])
     assert read_evaluations(tmp_path) == [row]
+
+
+def test_a_table_of_an_older_run_has_the_columns_that_came_later(tmp_path):
+    """``epoch`` and ``task`` were not there in the first runs."""
+    import pyarrow.parquet as parquet
+
+    rows = evaluations(7)
+    path = write_evaluations(tmp_path, rows)
+    parquet.write_table(parquet.read_table(path).drop_columns(["epoch", "task"]), path)
+    assert read_evaluations(tmp_path) == [row._replace(epoch=0, task=0) for row in rows]
