@@ -27,7 +27,7 @@ UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
 """How a measure is shown: its title and decimals."""
 
 
-@click.command("privacy-inversion")
+@click.command("privacy-inversion", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--run",
     "run",

@@ -33,7 +33,7 @@ def _overriding(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", metavar=f"[{'|'.join(EXPERIMENTS)}]")
 @click.option("--table", help="which table of the paper, e.g. 4 (default: the experiment's)")
 @click.option("--figure", help="DUA: which figure of the paper instead: 3")
