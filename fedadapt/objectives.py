@@ -1,10 +1,12 @@
-"""What a device minimises: pure functions from a View to a scalar."""
+"""What devices minimise: pure functions from a View of a stacked cohort to one value a device.
+
+A device's value depends on its own row alone, so the gradient of their sum is each one's own.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,28 +14,30 @@ from fedadapt.weights import Weights
 
 
 class Batch(NamedTuple):
-    """One step of data for one device."""
+    """One step of data, with a leading device axis."""
 
-    inputs: Tensor  # [B, ...], scaled
-    labels: Tensor  # [B], int64
+    inputs: Tensor  # [D, B, ...], scaled
+    labels: Tensor  # [D, B], int64
 
 
 class View(NamedTuple):
     """All an objective may look at."""
 
-    logits: Tensor  # [B, num_classes], of the weights being trained
-    params: Weights  # the weights being trained: the trainable ones only
+    logits: Tensor  # [D, B, num_classes], of the weights being trained
+    params: Weights  # the weights being trained, each [D, ...]: the trainable ones only
     batch: Batch
     memory: Mapping[str, Weights]  # fixed references: "anchor", "importance", "teacher"
     forward: Callable[[Weights, Tensor], Tensor]  # other weights' logits, in eval mode
 
 
-Objective = Callable[[View], Tensor]
+Objective = Callable[[View], Tensor]  # -> [D]
 
 
 def cross_entropy(view: View) -> Tensor:
     """Mean over the batch, nats."""
-    return F.cross_entropy(view.logits, view.batch.labels)
+    logits, labels = view.logits, view.batch.labels
+    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return each.view(labels.shape).mean(1)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class Distillation:
         teacher = view.forward(view.memory["teacher"], view.batch.inputs)
         log_p = F.log_softmax(view.logits / self.temperature, dim=-1)
         log_q = F.log_softmax(teacher / self.temperature, dim=-1)
-        gap = (log_q.exp() * (log_q - log_p)).mean() * self.temperature**2
+        gap = (log_q.exp() * (log_q - log_p)).mean(dim=(1, 2)) * self.temperature**2
         return (1 - self.share) * self.task(view) + self.share * gap
 
 
@@ -115,7 +119,7 @@ class OneHead:
     task: Objective = cross_entropy
 
     def __call__(self, view: View) -> Tensor:
-        return self.task(view._replace(logits=view.logits[:, self.first : self.last]))
+        return self.task(view._replace(logits=view.logits[..., self.first : self.last]))
 
 
 @dataclass(frozen=True)
@@ -134,19 +138,20 @@ class WithoutForgetting:
 
     def __call__(self, view: View) -> Tensor:
         teacher = view.forward(view.memory["teacher"], view.batch.inputs)
-        old = view.logits.new_zeros(())
+        old = view.logits.new_zeros(len(view.logits))
         for first, last in self.heads:
-            wanted = F.softmax(teacher[:, first:last] / self.temperature, dim=-1)
-            old = old + F.cross_entropy(view.logits[:, first:last] / self.temperature, wanted)
+            wanted = F.softmax(teacher[..., first:last] / self.temperature, dim=-1)
+            found = F.log_softmax(view.logits[..., first:last] / self.temperature, dim=-1)
+            old = old - (wanted * found).sum(2).mean(1)
         return self.task(view) + self.lam * old
 
 
 def _pull(view: View, importance: Weights | None = None) -> Tensor:
-    """sum_i (importance_i) (w_i - w_anchor_i)^2 over the trained names that have an anchor."""
-    anchor = view.memory["anchor"]
-    terms = [
-        ((w - anchor[n]) ** 2 * (1 if importance is None else importance[n])).sum()
-        for n, w in view.params.items()
-        if n in anchor and (importance is None or n in importance)
-    ]
-    return torch.stack(terms).sum() if terms else view.logits.new_zeros(())
+    """sum_i (importance_i) (w_i - w_anchor_i)^2 over the trained names that have an anchor: [D]."""
+    anchor, total = view.memory["anchor"], view.logits.new_zeros(len(view.logits))
+    for n, w in view.params.items():
+        if n in anchor and (importance is None or n in importance):
+            square = (w - anchor[n]) ** 2
+            weighted = square if importance is None else square * importance[n]
+            total = total + weighted.reshape(len(total), -1).sum(1)
+    return total

@@ -36,16 +36,23 @@ TEACHER = draw(4, 3)
 
 def view(w=W, teacher=TEACHER, anchor=A):
     memory = {
-        "anchor": {"w": anchor},
-        "importance": {"w": IMPORTANCE},
-        "teacher": {"w": teacher},
+        "anchor": {"w": anchor[None]},
+        "importance": {"w": IMPORTANCE[None]},
+        "teacher": {"w": teacher[None]},
     }
-    return View(X @ w, {"w": w}, Batch(X, LABELS), memory, lambda weights, x: x @ weights["w"])
+    batch = Batch(X[None], LABELS[None])
+    return View(X @ w[None], {"w": w[None]}, batch, memory, lambda weights, x: x @ weights["w"])
+
+
+def value_of(objective, seen):
+    """That of the only device."""
+    [found] = objective(seen)
+    return found
 
 
 def gradient(objective, w=W, **given):
     w = w.clone().requires_grad_()
-    [found] = torch.autograd.grad(objective(view(w, **given)), w)
+    [found] = torch.autograd.grad(value_of(objective, view(w, **given)), w)
     return found
 
 
@@ -64,7 +71,7 @@ SQUARE = (W - A) ** 2
     ],
 )
 def test_values(objective, value):
-    torch.testing.assert_close(objective(view()), value)
+    torch.testing.assert_close(value_of(objective, view()), value)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +89,13 @@ def test_gradients(objective, pull):
 
 @pytest.mark.parametrize("objective", [Proximal(9.0), L2Transfer(9.0), Ewc(9.0), Mas(9.0)])
 def test_on_the_anchor_there_is_only_the_task(objective):
-    torch.testing.assert_close(objective(view(anchor=W)), TASK)
+    torch.testing.assert_close(value_of(objective, view(anchor=W)), TASK)
     torch.testing.assert_close(gradient(objective, anchor=W), gradient(cross_entropy))
 
 
 def test_a_student_like_its_teacher_learns_a_twentieth_of_cross_entropy():
     objective = Distillation(0.95, 6.0)
-    torch.testing.assert_close(objective(view(teacher=W)), 0.05 * TASK)
+    torch.testing.assert_close(value_of(objective, view(teacher=W)), 0.05 * TASK)
     torch.testing.assert_close(gradient(objective, teacher=W), 0.05 * gradient(cross_entropy))
 
 
@@ -101,12 +108,12 @@ def test_distillation_divides_by_batch_and_classes(temperature):
         for c in range(3):
             divergence += teacher[i, c].exp() * (teacher[i, c] - student[i, c])
     value = 0.25 * TASK + 0.75 * temperature**2 * divergence / (5 * 3)
-    torch.testing.assert_close(Distillation(0.75, temperature)(view()), value)
+    torch.testing.assert_close(value_of(Distillation(0.75, temperature), view()), value)
 
 
 def test_the_teacher_is_not_taught():
     w, teacher = W.clone().requires_grad_(), TEACHER.clone()
-    taught = Distillation(1.0, 2.0)(view(w, teacher=teacher))
+    taught = value_of(Distillation(1.0, 2.0), view(w, teacher=teacher))
     [found] = torch.autograd.grad(taught, w)
     p = F.softmax(X @ W / 2, dim=1) - F.softmax(X @ TEACHER / 2, dim=1)
     torch.testing.assert_close(found, 4 * X.T @ p / 2 / (5 * 3))
@@ -120,10 +127,10 @@ def test_objectives_compose():
 @pytest.mark.parametrize("objective", [Proximal(9.0), Ewc(9.0)])
 def test_only_what_is_trained_and_has_a_reference_is_pulled(objective):
     given = view()
-    nothing = {**given.memory, "anchor": {"other": A}}
-    torch.testing.assert_close(objective(given._replace(memory=nothing)), TASK)
+    nothing = {**given.memory, "anchor": {"other": A[None]}}
+    torch.testing.assert_close(value_of(objective, given._replace(memory=nothing)), TASK)
     untrained = given._replace(params={})
-    torch.testing.assert_close(objective(untrained), TASK)
+    torch.testing.assert_close(value_of(objective, untrained), TASK)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.5, 400.0])
@@ -211,10 +218,10 @@ def test_names_without_an_anchor_are_free():
 
 def test_one_head_sees_its_own_logits_and_no_other_ones():
     labels = torch.tensor([0, 1, 1, 0, 0])
-    given = view()._replace(batch=Batch(X, labels))
-    torch.testing.assert_close(OneHead(1, 3)(given), F.cross_entropy((X @ W)[:, 1:3], labels))
+    given = view()._replace(batch=Batch(X[None], labels[None]))
+    torch.testing.assert_close(value_of(OneHead(1, 3), given), F.cross_entropy((X @ W)[:, 1:3], labels))
     w = W.clone().requires_grad_()
-    [found] = torch.autograd.grad(OneHead(1, 3)(given._replace(logits=X @ w)), w)
+    [found] = torch.autograd.grad(value_of(OneHead(1, 3), given._replace(logits=X @ w[None])), w)
     assert found[:, 0].eq(0).all()
     assert found[:, 1:].ne(0).any()
 
@@ -227,7 +234,7 @@ def test_without_forgetting_is_a_mean_over_the_batch_and_a_sum_over_heads(temper
             q = F.softmax((X @ TEACHER)[i, first:last] / temperature, dim=0)
             p = F.softmax((X @ W)[i, first:last] / temperature, dim=0)
             value = value - 0.3 * (q * p.log()).sum() / 5
-    torch.testing.assert_close(WithoutForgetting(0.3, temperature, heads)(view()), value)
+    torch.testing.assert_close(value_of(WithoutForgetting(0.3, temperature, heads), view()), value)
 
 
 def test_what_is_not_to_be_forgotten_pulls_by_the_gap_over_t_without_t_squared():

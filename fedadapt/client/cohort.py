@@ -8,13 +8,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.objectives import Batch
-from fedadapt.weights import Weights, stack
+from fedadapt.weights import Weights, row, stack
 
 Part = Literal["train", "adapt"]
+Network = Callable[
+    ..., Tensor
+]  # a stacked network: (weights [D, ...], inputs [D, B, ...]) -> logits
 
 
 class Schedule(NamedTuple):
@@ -40,7 +43,8 @@ class Cohort:
     seed: int = 0
     round: int = 0
     kept: tuple[Mapping[str, Weights], ...] = ()  # what each device kept from before; () for none
-    stacked: bool = False  # compute all devices at once (vmap), or one after another
+    stacked: bool = False  # compute all devices at once, or one after another
+    network: Network | None = None  # the model made for stacks of devices; None: vmap
     autocast: torch.dtype | None = None  # arithmetic of the forward pass; None: as the weights
 
     def __len__(self) -> int:
@@ -70,11 +74,26 @@ class Cohort:
         rows = [{n: t[d] for n, t in otherwise.items()} for d in range(len(self))]
         return stack([kept.get(name, own) for kept, own in zip(self.kept, rows, strict=True)])
 
-    def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """Logits [B, num_classes] of one device's ``weights``, in the cohort's arithmetic.
+    def logits(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """Logits [D, B, num_classes] of each device's ``weights`` [D, ...] on its ``inputs``.
 
         In training mode batch norm updates its statistics in ``weights`` in place.
         """
+        if len(inputs) == 1:  # without the price of stacking
+            alone = {n: t.squeeze(0) for n, t in weights.items()}
+            return self.forward(alone, inputs.squeeze(0)).unsqueeze(0)
+        if not self.stacked:
+            each = [self.forward(row(weights, d), x) for d, x in enumerate(inputs)]
+            return torch.stack(each)
+        if self.network is None:
+            return vmap(self.forward, randomness="different")(weights, inputs)
+        if self.autocast is None:
+            return self.network(weights, inputs)
+        with torch.autocast(inputs.device.type, self.autocast):
+            return self.network(weights, inputs).float()
+
+    def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """Logits [B, num_classes] of one device's ``weights``, in the cohort's arithmetic."""
         if inputs.dim() == 4 and not self.stacked:  # convolutions alone are faster channels last
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.autocast is None:
@@ -96,13 +115,18 @@ class Cohort:
         """
         examples = self.part(schedule.part)
         orders = [self._order(d, len(examples[d]), schedule) for d in range(len(self))]
+        pool = _pooled(examples)
+        first = np.cumsum([0, *map(len, examples)])
         for step in range(max(map(len, orders))):
             groups: dict[int, list[int]] = {}
             for d, order in enumerate(orders):
                 if step < len(order):
                     groups.setdefault(len(order[step]), []).append(d)
             yield [
-                (members, self._batch([(examples[d], orders[d][step]) for d in members]))
+                (
+                    members,
+                    self._batch(pool, np.stack([first[d] + orders[d][step] for d in members])),
+                )
                 for members in groups.values()
             ]
 
@@ -120,8 +144,16 @@ class Cohort:
         epochs = [generator.permutation(count) for _ in range(schedule.epochs)]
         return [batch for epoch in epochs for batch in np.split(epoch, ends)]
 
-    def _batch(self, members: list[tuple[Examples, np.ndarray]]) -> Batch:
-        rows = [torch.from_numpy(rows).to(e.labels.device) for e, rows in members]
-        inputs = torch.stack([e.inputs[r] for (e, _), r in zip(members, rows, strict=True)])
-        labels = torch.stack([e.labels[r] for (e, _), r in zip(members, rows, strict=True)])
-        return Batch(self.scaling(inputs), labels)
+    def _batch(self, pool: Examples, rows: np.ndarray) -> Batch:
+        """The images of ``rows`` [D, B] of all the cohort's: gathered at once."""
+        index = torch.from_numpy(rows.ravel()).to(pool.labels.device)
+        inputs = pool.inputs.index_select(0, index).unflatten(0, rows.shape)
+        return Batch(self.scaling(inputs), pool.labels.index_select(0, index).view(rows.shape))
+
+
+def _pooled(examples: list[Examples]) -> Examples:
+    """All devices' images one after the other, still as they are stored."""
+    if len(examples) == 1:
+        return examples[0]
+    inputs = torch.cat([e.inputs for e in examples])
+    return Examples(inputs, torch.cat([e.labels for e in examples]))

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import vmap
 
 from fedadapt.client.cohort import Cohort
 from fedadapt.datasets.benchmark import Examples
@@ -67,9 +66,6 @@ def _logits_stacked(cohort: Cohort, weights: Weights, tests: Sequence[Examples])
     for d, test in enumerate(tests):
         blank[d, : len(test)] = test.inputs
 
-    def forward(model: Weights, inputs: Tensor) -> Tensor:
-        return cohort.forward(model, cohort.scaling(inputs))
-
     portion = max(1, IMAGES_AT_ONCE // len(tests))
-    parts = [vmap(forward)(weights, part) for part in blank.split(portion, dim=1)]
+    parts = [cohort.logits(weights, cohort.scaling(part)) for part in blank.split(portion, dim=1)]
     return [z[: len(test)] for z, test in zip(torch.cat(parts, dim=1), tests, strict=True)]

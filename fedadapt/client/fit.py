@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value, vmap
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map
 
@@ -19,7 +17,6 @@ from fedadapt.selectors import Selector, everything
 from fedadapt.weights import Weights
 
 Mode = Callable[[nn.Module], AbstractContextManager[nn.Module]]
-Step = Callable[..., tuple[Weights, Weights, Weights, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -33,12 +30,18 @@ class Sgd:
     def begin(self, params: Weights) -> Weights:
         return {n: torch.zeros_like(w) for n, w in params.items()} if self.momentum else {}
 
-    def update(self, params: Weights, grads: Weights, velocity: Weights) -> tuple[Weights, Weights]:
+    @torch.no_grad()
+    def update(self, params: Weights, grads: Weights, velocity: Weights) -> None:
+        """One step; ``params`` and ``velocity`` move in place."""
+        moving, change = list(params.values()), [grads[n] for n in params]
         if self.weight_decay:
-            grads = {n: g + self.weight_decay * params[n] for n, g in grads.items()}
+            change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
         if self.momentum:
-            grads = velocity = {n: self.momentum * velocity[n] + grads[n] for n in params}
-        return {n: w - self.learning_rate * grads[n] for n, w in params.items()}, velocity
+            kept = [velocity[n] for n in params]
+            torch._foreach_mul_(kept, self.momentum)
+            torch._foreach_add_(kept, change)
+            change = kept
+        torch._foreach_add_(moving, change, alpha=-self.learning_rate)
 
 
 class Fitted(NamedTuple):
@@ -69,20 +72,15 @@ def fit(
         velocity: Of an earlier call, to go on where it stopped; None: from rest. Not modified.
 
     """
-    arguments = (optimizer, schedule, objective, trainable, mode)
     memory = memory or {}
+    names = trainable(cohort.model) & {n for n, _ in cohort.model.named_parameters()}
+    if velocity is None:
+        velocity = optimizer.begin({n: t for n, t in start.items() if n in names})
+    loop = _Loop(optimizer, schedule, objective, names, mode)
     if cohort.stacked:
-        over = partial(vmap, randomness="different")
-        return _fit(cohort, start, memory, velocity, *arguments, over=over)
+        return loop.run(cohort, start, memory, velocity)
     alone = [
-        _fit(
-            cohort.only(d),
-            _slice(start, d),
-            _slice(memory, d),
-            None if velocity is None else _slice(velocity, d),
-            *arguments,
-            over=_squeezed,
-        )
+        loop.run(cohort.only(d), _slice(start, d), _slice(memory, d), _slice(velocity, d))
         for d in range(len(cohort))
     ]
     return Fitted(
@@ -92,88 +90,73 @@ def fit(
     )
 
 
-def _fit(
-    cohort: Cohort,
-    start: Weights,
-    memory: Mapping[str, Weights],
-    velocity: Weights | None,
-    optimizer: Sgd,
-    schedule: Schedule,
-    objective: Objective,
-    trainable: Selector,
-    mode: Mode,
-    *,
-    over: Callable[[Step], Step],
-) -> Fitted:
-    names = trainable(cohort.model) & {n for n, _ in cohort.model.named_parameters()}
-    moving = {n: _own(t, cohort) for n, t in start.items() if n in names}
-    held = {n: _own(t, cohort) for n, t in start.items() if n not in names}
-    if velocity is None:
-        velocity = optimizer.begin(moving)
-    else:  # ours from here on: rows are written in place
+class _Loop(NamedTuple):
+    """One call of ``fit``, for any number of devices."""
+
+    optimizer: Sgd
+    schedule: Schedule
+    objective: Objective
+    names: frozenset[str]  # of what moves
+    mode: Mode
+
+    def run(
+        self,
+        cohort: Cohort,
+        start: Weights,
+        memory: Mapping[str, Weights],
+        velocity: Weights,
+    ) -> Fitted:
+        # Ours from here on: written in place.
+        weights = {n: _own(t, cohort) for n, t in start.items()}
         velocity = {n: _own(t, cohort) for n, t in velocity.items()}
-    step = over(partial(_step, cohort, objective, optimizer))
-    total = torch.zeros(2, len(cohort), dtype=torch.float64)  # loss sum, examples
-    with mode(cohort.model), _own_randomness(cohort, schedule):
-        for groups in cohort.steps(schedule):
-            for members, batch in groups:
-                state = (moving, held, velocity)
-                part = state if len(members) == len(cohort) else _take(state, members)
-                given = memory if len(members) == len(cohort) else _take(memory, members)
-                *after, loss = step(*part, given, batch)
-                if len(members) == len(cohort):
-                    moving, held, velocity = after
-                else:
-                    _put(state, members, after)
-                count = batch.labels.shape[1]
-                total[0, members] += loss.double().cpu() * count
-                total[1, members] += count
-    after_all = held | moving
-    return Fitted({n: after_all[n] for n in start}, total[0] / total[1], velocity)
+        total = torch.zeros(2, len(cohort), dtype=torch.float64)  # loss sum, examples
+        with self.mode(cohort.model), _own_randomness(cohort, self.schedule):
+            for groups in cohort.steps(self.schedule):
+                for members, batch in groups:
+                    if len(members) == len(cohort):
+                        loss = self._step(cohort, weights, velocity, memory, batch)
+                    else:
+                        w, v, m = _take((weights, velocity, memory), members)
+                        loss = self._step(cohort, w, v, m, batch)
+                        _put((weights, velocity), members, (w, v))
+                    count = batch.labels.shape[1]
+                    total[0, members] += loss.double().cpu() * count
+                    total[1, members] += count
+        return Fitted(weights, total[0] / total[1], velocity)
 
+    def _step(
+        self,
+        cohort: Cohort,
+        weights: Weights,
+        velocity: Weights,
+        memory: Mapping[str, Weights],
+        batch: Batch,
+    ) -> Tensor:
+        """One step of every device, in place; their losses [D]."""
+        held = {n: t for n, t in weights.items() if n not in self.names}
+        moving = {n: t.detach().requires_grad_() for n, t in weights.items() if n in self.names}
 
-def _step(
-    cohort: Cohort,
-    objective: Objective,
-    optimizer: Sgd,
-    moving: Weights,
-    held: Weights,
-    velocity: Weights,
-    memory: Mapping[str, Weights],
-    batch: Batch,
-) -> tuple[Weights, Weights, Weights, Tensor]:
-    """One step of one device: nothing here knows whether it runs alone or stacked."""
+        def forward(others: Weights, inputs: Tensor) -> Tensor:
+            with evaluating(cohort.model), torch.no_grad():
+                return cohort.logits(held | others, inputs)
 
-    def forward(weights: Weights, inputs: Tensor) -> Tensor:
-        with evaluating(cohort.model):
-            return cohort.forward(held | weights, inputs)
-
-    def loss(moving: Weights) -> tuple[Tensor, Weights]:
-        # Batch norm updates its statistics in place: on copies, which are handed back.
-        held_after = {n: t.clone() for n, t in held.items()}
-        logits = cohort.forward(held_after | moving, batch.inputs)
-        return objective(View(logits, moving, batch, memory, forward)), held_after
-
-    grads, (value, held_after) = grad_and_value(loss, has_aux=True)(moving)
-    moved, velocity = optimizer.update(moving, grads, velocity)
-    return moved, held_after, velocity, value.detach()
+        with torch.enable_grad():
+            logits = cohort.logits(held | moving, batch.inputs)
+            loss = self.objective(View(logits, moving, batch, memory, forward))
+            if not moving:
+                return loss.detach()
+            found = torch.autograd.grad(
+                loss.sum(), list(moving.values()), allow_unused=True, materialize_grads=True
+            )
+        self.optimizer.update(moving, dict(zip(moving, found, strict=True)), velocity)
+        return loss.detach()
 
 
 def _own(tensor: Tensor, cohort: Cohort) -> Tensor:
     """A copy; filters of a device computed alone channels last, as its images are."""
     if cohort.stacked or tensor.dim() != 5:
-        return tensor.clone()
-    return tensor[0].clone(memory_format=torch.channels_last).unsqueeze(0)
-
-
-def _squeezed(step: Step) -> Step:
-    """Run ``step`` on the only row of its arguments, without the price of ``vmap``."""
-
-    def run(*stacked: Any) -> tuple[Weights, Weights, Weights, Tensor]:
-        result = step(*tree_map(lambda t: t[0], stacked))
-        return tree_map(lambda t: t.unsqueeze(0), result)
-
-    return run
+        return tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor[0].detach().clone(memory_format=torch.channels_last).unsqueeze(0)
 
 
 def _own_randomness(cohort: Cohort, schedule: Schedule) -> AbstractContextManager[None]:

@@ -1,6 +1,6 @@
 """Batch-norm statistics of a model on a device's own images: AdaBN, and re-estimation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.cohort import Cohort, Network, Schedule
 from fedadapt.models.mode import training_norms
 from fedadapt.weights import Weights
 
@@ -28,15 +28,12 @@ def norm_moments(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weight
     """
     total: Weights = {}  # sums of x and x^2 over batches, weighted by batch size
     count = torch.zeros(len(cohort), dtype=torch.float64)
-    measure = partial(_batch_moments, cohort)
+    measure = _measure(cohort)
     with training_norms(cohort.model):
         for groups in cohort.steps(schedule):
             for members, batch in groups:
                 part = {n: t[members] for n, t in weights.items()}
-                if cohort.stacked:
-                    found = vmap(measure)(part, batch.inputs)
-                else:
-                    found = _one_by_one(measure, part, batch.inputs)
+                found = measure(part, batch.inputs)
                 size = batch.labels.shape[1]
                 for n, t in found.items():
                     if n not in total:
@@ -54,8 +51,29 @@ def norm_moments(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weight
     return result
 
 
+def _measure(cohort: Cohort) -> Callable[[Weights, Tensor], Weights]:
+    """How E[x] and E[x^2] are found at the entrance of each layer, for a batch of each device."""
+    alone = partial(_batch_moments, cohort)
+    if not cohort.stacked:
+        return partial(_one_by_one, alone)
+    return vmap(alone) if cohort.network is None else partial(_stacked_moments, cohort.network)
+
+
+def _stacked_moments(network: Network, weights: Weights, inputs: Tensor) -> Weights:
+    seen: Weights = {}
+
+    def listen(path: str, entering: Tensor) -> None:
+        x = entering.double()  # [D, channels, everything else]
+        seen[f"{path}.running_mean"] = x.mean(2)
+        seen[f"{path}.running_var"] = (x**2).mean(2)
+
+    with torch.no_grad():
+        network({n: t.clone() for n, t in weights.items()}, inputs, seen=listen)
+    return seen
+
+
 def _batch_moments(cohort: Cohort, weights: Weights, inputs: Tensor) -> Weights:
-    """E[x] and E[x^2] at the entrance of each layer, for one batch of one device, float64."""
+    """Of one device, [channels] a layer, float64."""
     with torch.no_grad(), _listening(cohort.model) as seen:
         cohort.forward({n: t.clone() for n, t in weights.items()}, inputs)
     return dict(seen)

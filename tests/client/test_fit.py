@@ -77,7 +77,7 @@ def test_sgd_is_that_of_torch(momentum, weight_decay):
     velocity = optimizer.begin(ours)
     for _ in range(5):
         grads = {n: torch.randn(t.shape, generator=generator).double() for n, t in ours.items()}
-        ours, velocity = optimizer.update(ours, grads, velocity)
+        optimizer.update(ours, grads, velocity)
         for n, t in theirs.items():
             t.grad = grads[n].clone()
         reference.step()

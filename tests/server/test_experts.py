@@ -82,9 +82,11 @@ def test_a_penalty_pulls_the_trunk_by_2_lambda_omega_d_and_never_the_head(method
 
     def gradient(objective):
         def value(params):
-            logits = functional_call(model.eval(), params, (own.train.inputs,))
-            batch = Batch(own.train.inputs, own.train.labels)
-            return objective(View(logits, params, batch, wanted.memory, lambda *_: logits))
+            logits = functional_call(model.eval(), params, (own.train.inputs,))[None]
+            batch = Batch(own.train.inputs[None], own.train.labels[None])
+            stacked = {n: t[None] for n, t in params.items()}
+            view = View(logits, stacked, batch, wanted.memory, lambda *_: logits)
+            return objective(view).sum()
 
         return torch.func.grad(value)(params)
 
