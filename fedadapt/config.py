@@ -19,7 +19,12 @@ RUNNING = (
     "out",
     "data-root",
     "rounds",
+    "engine",
+    "ray-address",
     "workers",
+    "gpus-per-worker",
+    "execution",
+    "cohort-size",
     "device",
     "node-wait",
     "round-deadline",
@@ -116,9 +121,22 @@ class RunConfig:
     )
     # How it runs.
     seed: int = _key(1, "fixes data assignment, initial weights, sampling and batches", at_least=0)
-    device: str = _key("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    device: str = _key("auto", "what to compute on", choices=("auto", "cpu", "cuda"))
     precision: str = _key("float32", "arithmetic of training", choices=("float32", "bf16"))
-    workers: int = _key(0, "threads computing devices side by side; 0: one a core", at_least=0)
+    engine: str = _key(
+        "in-process",
+        "who computes: processes of this machine, or Ray actors",
+        choices=("in-process", "ray"),
+    )
+    ray_address: str = _key("", "Ray cluster to join, e.g. auto (default: one of our own, here)")
+    workers: int = _key(0, "processes (Ray: actors) side by side; 0: one a core", at_least=0)
+    gpus_per_worker: float = _key(0.0, "GPUs, or the share of one, of a Ray actor", at_least=0)
+    execution: str = _key(
+        "auto",
+        "devices one by one or stacked, computed together (default: by the network)",
+        choices=("auto", "one-by-one", "stacked"),
+    )
+    cohort_size: int = _key(0, "devices in a stack; 0: by the network", at_least=0)
     out: str = _key("", "run folder; with `flwr run` an absolute path (default: runs/<name>)")
     # When things go wrong.
     node_wait: float = _key(120.0, "seconds to wait for the devices to appear", above=0)

@@ -20,6 +20,8 @@ OTHER = {
     "local-epochs": 2, "batch-size": 16, "lr": 0.125, "momentum": 0.0, "weight-decay": 0.01,
     "adapt": "none", "adapt-args": "fine-tune.epochs=1", "evaluate-every": 2, "curves": True,
     "global-test": "all", "seed": 9, "device": "cpu", "precision": "bf16", "workers": 2,
+    "engine": "ray", "ray-address": "auto", "gpus-per-worker": 0.5, "execution": "stacked",
+    "cohort-size": 7,
     "out": "somewhere", "node-wait": 1.5, "round-deadline": 60.0, "client-deadline": 30.0,
     "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
 }  # fmt: skip

@@ -192,7 +192,7 @@ def test_the_anchor_of_each_device_is_its_own():
     # Huge strength, and a step that goes all the way to the row of the anchor that is theirs.
     anchor = initials(plain(), 3, seed=50)
     found = fit(
-        cohort(plain(), SPLITS, stacked=True),
+        cohort(plain(), SPLITS, "kernels"),
         initials(plain(), 3),
         Sgd(2e-6),
         Schedule(4, 3),

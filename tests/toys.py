@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.fit import Sgd
+from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
 from fedadapt.messages import Sent
 from fedadapt.models.network import Network
@@ -125,15 +126,20 @@ def initials(model: nn.Module, count: int, seed: int = 0) -> Weights:
     return stack([initial(model, seed + d) for d in range(count)])
 
 
-def cohort(model: nn.Module, splits: Sequence[Split], **settings: object) -> Cohort:
+def cohort(
+    model: nn.Module, splits: Sequence[Split], execution: str = "one-by-one", **settings: object
+) -> Cohort:
     """Devices 10, 11, ... with these images."""
+    model = model.to("meta")
     given = {
+        "stacked": execution != "one-by-one",
+        "network": StackedNetwork(model) if execution == "kernels" else None,
         "devices": tuple(range(10, 10 + len(splits))),
         "splits": tuple(splits),
         "scaling": as_they_are,
         **settings,
     }
-    return Cohort(model=model.to("meta"), **given)  # type: ignore[arg-type]
+    return Cohort(model=model, **given)  # type: ignore[arg-type]
 
 
 def copied(weights: Mapping[str, Tensor]) -> Weights:
@@ -210,15 +216,14 @@ def federate(
     start: Weights,
     rounds: int,
     *,
-    stacked: bool = False,
+    execution: str = "one-by-one",
     cohort_size: int = 1,
-    num_threads: int = 1,
     min_replies: float = 0.01,
     adaptations: Sequence = (),
 ) -> Trial:
     """Rounds with all devices that are seen, over the in-process engine."""
-    worker = Worker(benchmark, model, strategy, adaptations, seed=1, stacked=stacked)
-    fleet = InProcessFleet(worker, num_threads=num_threads, cohort_size=cohort_size)
+    worker = Worker(benchmark, model, strategy, adaptations, seed=1, execution=execution)
+    fleet = InProcessFleet(worker, cohort_size=cohort_size)
     method, ledger = OwnMethod(strategy), []
     method.begin(start, benchmark.seen)
     with fleet:

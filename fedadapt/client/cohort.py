@@ -1,7 +1,7 @@
 """The devices of a round, computed together. A single device is a cohort of one."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,6 +15,7 @@ from fedadapt.objectives import Batch
 from fedadapt.weights import Weights, row, stack
 
 Part = Literal["train", "adapt"]
+Execution = Literal["one-by-one", "kernels", "vmap"]  # the last two: stacked
 Network = Callable[
     ..., Tensor
 ]  # a stacked network: (weights [D, ...], inputs [D, B, ...]) -> logits
@@ -74,12 +75,18 @@ class Cohort:
         rows = [{n: t[d] for n, t in otherwise.items()} for d in range(len(self))]
         return stack([kept.get(name, own) for kept, own in zip(self.kept, rows, strict=True)])
 
-    def logits(self, weights: Weights, inputs: Tensor) -> Tensor:
+    def logits(
+        self, weights: Weights, inputs: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
         """Logits [D, B, num_classes] of each device's ``weights`` [D, ...] on its ``inputs``.
 
         In training mode batch norm updates its statistics in ``weights`` in place.
+
+        Args:
+            generators: One a device, for dropout in a stack; a device alone draws from torch's.
+
         """
-        if len(inputs) == 1:  # without the price of stacking
+        if len(self) == 1:  # without the price of stacking
             alone = {n: t.squeeze(0) for n, t in weights.items()}
             return self.forward(alone, inputs.squeeze(0)).unsqueeze(0)
         if not self.stacked:
@@ -88,9 +95,9 @@ class Cohort:
         if self.network is None:
             return vmap(self.forward, randomness="different")(weights, inputs)
         if self.autocast is None:
-            return self.network(weights, inputs)
+            return self.network(weights, inputs, generators=generators)
         with torch.autocast(inputs.device.type, self.autocast):
-            return self.network(weights, inputs).float()
+            return self.network(weights, inputs, generators=generators).float()
 
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
         """Logits [B, num_classes] of one device's ``weights``, in the cohort's arithmetic."""

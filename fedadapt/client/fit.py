@@ -1,7 +1,7 @@
 """Local training as a pure function of weights, for one device or for a stacked cohort of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -110,18 +110,22 @@ class _Loop(NamedTuple):
         weights = {n: _own(t, cohort) for n, t in start.items()}
         velocity = {n: _own(t, cohort) for n, t in velocity.items()}
         total = torch.zeros(2, len(cohort), dtype=torch.float64)  # loss sum, examples
-        with self.mode(cohort.model), _own_randomness(cohort, self.schedule):
+        draws = _draws(cohort, self.schedule)
+        with self.mode(cohort.model), _as_global(draws if len(cohort) == 1 else []):
             for groups in cohort.steps(self.schedule):
                 for members, batch in groups:
+                    count = batch.labels.shape[1]
                     if len(members) == len(cohort):
-                        loss = self._step(cohort, weights, velocity, memory, batch)
+                        loss = self._step(cohort, weights, velocity, memory, batch, draws)
+                        total[0] += loss.double().cpu() * count
+                        total[1] += count
                     else:
                         w, v, m = _take((weights, velocity, memory), members)
-                        loss = self._step(cohort, w, v, m, batch)
+                        own = [draws[d] for d in members] if draws else []
+                        loss = self._step(cohort, w, v, m, batch, own)
                         _put((weights, velocity), members, (w, v))
-                    count = batch.labels.shape[1]
-                    total[0, members] += loss.double().cpu() * count
-                    total[1, members] += count
+                        total[0, members] += loss.double().cpu() * count
+                        total[1, members] += count
         return Fitted(weights, total[0] / total[1], velocity)
 
     def _step(
@@ -131,6 +135,7 @@ class _Loop(NamedTuple):
         velocity: Weights,
         memory: Mapping[str, Weights],
         batch: Batch,
+        draws: list[torch.Generator],
     ) -> Tensor:
         """One step of every device, in place; their losses [D]."""
         held = {n: t for n, t in weights.items() if n not in self.names}
@@ -141,7 +146,7 @@ class _Loop(NamedTuple):
                 return cohort.logits(held | others, inputs)
 
         with torch.enable_grad():
-            logits = cohort.logits(held | moving, batch.inputs)
+            logits = cohort.logits(held | moving, batch.inputs, draws or None)
             loss = self.objective(View(logits, moving, batch, memory, forward))
             if not moving:
                 return loss.detach()
@@ -159,17 +164,27 @@ def _own(tensor: Tensor, cohort: Cohort) -> Tensor:
     return tensor[0].detach().clone(memory_format=torch.channels_last).unsqueeze(0)
 
 
-def _own_randomness(cohort: Cohort, schedule: Schedule) -> AbstractContextManager[None]:
-    """Dropout draws from the global generator: seed it for a device alone, then put it back."""
-    if len(cohort) != 1 or not any(isinstance(m, _DropoutNd) for m in cohort.model.modules()):
-        return nullcontext()
-    return _seeded(int(cohort.generator(0, f"{schedule.purpose}/dropout").integers(2**62)))
+def _draws(cohort: Cohort, schedule: Schedule) -> list[torch.Generator]:
+    """What each device's dropout draws from, on the computing device; [] without dropout."""
+    if not any(isinstance(m, _DropoutNd) for m in cohort.model.modules()):
+        return []
+    where = cohort.splits[0].train.labels.device
+    purpose = f"{schedule.purpose}/dropout"
+    seeds = [int(cohort.generator(d, purpose).integers(2**62)) for d in range(len(cohort))]
+    return [torch.Generator(where).manual_seed(seed) for seed in seeds]
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _as_global(draws: list[torch.Generator]) -> Iterator[None]:
+    """An ordinary network draws from the global generator: lend it the device's, if there is one.
+
+    It is put back as it was.
+    """
+    if not draws:
+        yield
+        return
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(draws[0].initial_seed())
         yield
 
 

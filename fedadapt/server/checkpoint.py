@@ -6,10 +6,12 @@
       LATEST                    the name of the newest complete round
       round-00000007/           a folder gets this name only when all in it is on the disk
         state.safetensors       the strategy's tensors
-        kept.safetensors        what the devices keep, stacked over devices alike
+        kept-<hash>.safetensors what devices keep, where they keep anything; see ``segments``
         manifest.json           facts, configuration, the files' hashes, its own hash
 
 A round is written beside the older ones under a name ending in ``.tmp``, which no reader looks at.
+Files of what devices keep are shared with the round before as long as they are true: damage to one
+of them is damage to both.
 """
 
 import hashlib
@@ -22,28 +24,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedadapt.config import RUNNING
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.files import crash_point, sha256, sync, write_atomically
-from fedadapt.weights import Weights
+from fedadapt.server.segments import Kept, Place, described, read_kept, write_kept
 
-FORMAT = 1
+FORMAT = 2  # 1: what devices keep was one file, written anew each round; it is still read
 
-MAY_CHANGE = (
-    "out",
-    "data-root",
-    "device",
-    "workers",
-    "node-wait",
-    "round-deadline",
-    "client-deadline",
-    "min-replies",
-    "max-failed-rounds",
-)
+MAY_CHANGE = tuple(key for key in RUNNING if key != "rounds")
 """Settings a resumed run may have otherwise: where and how patiently it runs, not what it computes.
 
 ``device`` is among them because a GPU may be gone; the numbers then agree to float tolerance only.
@@ -59,45 +51,66 @@ class Checkpoint:
     round: int  # the last one that is finished
     tensors: dict[str, Tensor] = field(default_factory=dict)  # the strategy's state
     facts: dict[str, Any] = field(default_factory=dict)  # JSON: the rest of it, journal offsets
-    kept: dict[int, dict[str, Weights]] = field(default_factory=dict)  # device -> part -> weights
+    kept: Kept = field(default_factory=dict)  # device -> part -> weights
     config: dict[str, Any] = field(default_factory=dict)  # JSON: the run's settings
 
 
-def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write a checkpoint into the run folder and remove all but the ``keep`` newest.
+class Checkpoints:
+    """Writes the checkpoints of one run folder, each with as little as has changed.
 
-    Rounds after this one are removed too: the run has gone back to before them.
-
-    Returns:
-        The checkpoint's own folder.
-
-    Raises:
-        FedadaptError: it cannot be written (disk full, no permission); the older ones are intact.
+    The first one holds all that devices keep, later ones share files with it. The run must be the
+    only writer.
     """
-    if keep < 1:
-        raise ValueError(f"keep={keep}: at least one checkpoint must stay")
-    base = folder / "checkpoint"
-    final = base / f"round-{checkpoint.round:08d}"
-    unfinished = final.with_suffix(".tmp")
-    try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _write(unfinished, checkpoint)
-        _rename(unfinished, final)
-        write_atomically(base / "LATEST", f"{final.name}\n".encode())
-    except (OSError, SafetensorError) as error:
-        raise FedadaptError(
-            f"{final}: the checkpoint cannot be written ({_one_line(error)}); "
-            "the one before it is intact"
-        ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    crash_point("latest-updated")
-    wanted = [p for p in _rounds(base) if not p.suffix and p.name <= final.name][:keep]
-    for entry in base.glob("round-*"):
-        if entry not in wanted:
-            shutil.rmtree(entry, ignore_errors=True)
-    return final
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        """Begin to write into a run folder, of which all but the ``keep`` newest rounds go."""
+        if keep < 1:
+            raise ValueError(f"keep={keep}: at least one checkpoint must stay")
+        self._base = folder / "checkpoint"
+        self._keep = keep
+        self._last = self._base
+        self._places: dict[int, Place] = {}  # of what devices keep, in ``_last``
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, then remove those that are too old.
+
+        Rounds after this one are removed too: the run has gone back to before them.
+
+        Returns:
+            The checkpoint's own folder.
+
+        Raises:
+            FedadaptError: it cannot be written (disk full, no permission); the older ones are
+                intact.
+        """
+        final = self._base / f"round-{checkpoint.round:08d}"
+        unfinished = final.with_suffix(".tmp")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            places = write_kept(unfinished, checkpoint.kept, self._places, self._last)
+            _write(unfinished, checkpoint, places)
+            _rename(unfinished, final)
+            self._last, self._places = final, places
+            write_atomically(self._base / "LATEST", f"{final.name}\n".encode())
+        except (OSError, SafetensorError) as error:
+            raise FedadaptError(
+                f"{final}: the checkpoint cannot be written ({_one_line(error)}); "
+                "the one before it is intact"
+            ) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        crash_point("latest-updated")
+        rounds = [p for p in _rounds(self._base) if not p.suffix and p.name <= final.name]
+        for entry in self._base.glob("round-*"):
+            if entry not in rounds[: self._keep]:
+                shutil.rmtree(entry, ignore_errors=True)
+        return final
+
+
+def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write a single checkpoint; see ``Checkpoints``."""
+    return Checkpoints(folder, keep).save(checkpoint)
 
 
 def load_latest(folder: Path) -> Checkpoint:
@@ -173,25 +186,24 @@ def _rename(unfinished: Path, final: Path) -> None:
     crash_point("renamed")
 
 
-def _write(folder: Path, checkpoint: Checkpoint) -> None:
-    groups, stacks = _stacked(checkpoint.kept)
-    save_file(_storable(checkpoint.tensors), folder / "state.safetensors")
-    save_file(stacks, folder / "kept.safetensors")
+def _write(folder: Path, checkpoint: Checkpoint, places: Mapping[int, Place]) -> None:
+    state, manifest_file = folder / "state.safetensors", folder / "manifest.json"
+    save_file(_storable(checkpoint.tensors), state)
+    segments = {place.segment for place in places.values()}
     manifest = {
         "format": FORMAT,
         "round": checkpoint.round,
         "facts": checkpoint.facts,
         "config": checkpoint.config,
         "names": list(checkpoint.tensors),  # their order: sums over names depend on it
-        "devices": sorted(checkpoint.kept),
-        "groups": groups,
-        "sha256": {p.name: sha256(p) for p in sorted(folder.iterdir())},
+        "segments": described(places),
+        "sha256": {state.name: sha256(state)} | {s.file: s.sha256 for s in segments},
     }
     text = json.dumps(manifest)
     signed = {"manifest": json.loads(text), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps(signed), "utf-8")
+    manifest_file.write_text(json.dumps(signed), "utf-8")
     crash_point("tmp-written")
-    for path in (*folder.iterdir(), folder):
+    for path in (state, manifest_file, folder):
         sync(path)
     crash_point("fsynced")
 
@@ -209,14 +221,19 @@ def _read(folder: Path) -> Checkpoint:
         if sha256(folder / name) != written:
             raise ValueError(f"{name} is not what was written")
     state = load_file(folder / "state.safetensors")
-    stacks = load_file(folder / "kept.safetensors")
+    segments = manifest["segments"] if manifest["format"] > 1 else [_one_segment(manifest)]
     return Checkpoint(
         round=manifest["round"],
         tensors={name: state[name] for name in manifest["names"]},
         facts=manifest["facts"],
-        kept=_unstacked(manifest["devices"], manifest["groups"], stacks),
+        kept=read_kept(folder, segments),
         config=manifest["config"],
     )
+
+
+def _one_segment(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What format 1 had, as a segment."""
+    return {"file": "kept.safetensors"} | {key: manifest[key] for key in ("devices", "groups")}
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -229,37 +246,3 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         storable[name] = plain.clone() if owner in owners else plain
         owners.add(owner)
     return storable
-
-
-def _stacked(
-    kept: Mapping[int, Mapping[str, Weights]],
-) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """What many devices keep as few tensors: parts of equal names, shapes and types are stacked.
-
-    Returns:
-        Groups of devices, each with its part and the names in it; tensors ``group/name``, [D, ...].
-    """
-    alike: dict[tuple[Any, ...], list[int]] = {}
-    for device in sorted(kept):
-        for part, weights in kept[device].items():
-            kind = tuple((n, tuple(t.shape), t.dtype) for n, t in weights.items())
-            alike.setdefault((part, kind), []).append(device)
-    groups, stacks = [], {}
-    for index, ((part, kind), devices) in enumerate(alike.items()):
-        names = [name for name, _, _ in kind]
-        groups.append({"part": part, "devices": devices, "names": names})
-        for name in names:
-            rows = torch.stack([kept[d][part][name].detach() for d in devices])
-            stacks[f"{index}/{name}"] = rows.cpu()
-    return groups, stacks
-
-
-def _unstacked(
-    devices: list[int], groups: list[dict[str, Any]], stacks: Mapping[str, Tensor]
-) -> dict[int, dict[str, Weights]]:
-    """The inverse of ``_stacked``; each tensor is a row of its stack."""
-    kept: dict[int, dict[str, Weights]] = {device: {} for device in devices}
-    for index, group in enumerate(groups):
-        for row, device in enumerate(group["devices"]):
-            kept[device][group["part"]] = {n: stacks[f"{index}/{n}"][row] for n in group["names"]}
-    return kept

@@ -53,7 +53,7 @@ class Fleet(Protocol):
         """Score models on devices; yields in device order."""
         ...
 
-    def kept(self) -> dict[int, dict[str, Weights]]:
+    def kept(self) -> Mapping[int, Mapping[str, Weights]]:
         """What devices keep between rounds, where it lives with the server; for the checkpoint."""
         ...
 

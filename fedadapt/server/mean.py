@@ -29,12 +29,14 @@ class StreamingMean:
             if t.is_floating_point() and n not in self._sums:
                 self._sums[n] = torch.zeros(t.shape[1:], dtype=torch.float64, device=t.device)
                 self._kinds[n] = t.dtype
-        for d, share in enumerate(by.tolist()):
+        shares = by.tolist()
+        for d, share in enumerate(shares):
             if not 0 < share < float("inf"):
                 raise ValueError(f"row {d}: weight {share}; a weight is finite and > 0")
             self._total += share
-            for n, total in self._sums.items():
-                total.add_(weights[n][d], alpha=share)
+        for n, total in self._sums.items():
+            for one, share in zip(weights[n].double().unbind(), shares, strict=True):
+                total.add_(one, alpha=share)
 
     @property
     def empty(self) -> bool:

@@ -1,6 +1,5 @@
 """From a checked configuration to the things that run: benchmark, model, strategy, worker."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,6 +10,7 @@ from torch import nn
 
 from fedadapt import adaptations
 from fedadapt.client.fit import Sgd
+from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.load import load_benchmark
@@ -19,6 +19,7 @@ from fedadapt.datasets.tasks import TaskBenchmark
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.server.experts import Epoch
+from fedadapt.simulations.execution import plan_for
 from fedadapt.simulations.methods import Method, OwnMethod
 from fedadapt.simulations.task_assembly import server_side, task_worker
 from fedadapt.simulations.worker import Worker
@@ -27,8 +28,6 @@ from fedadapt.strategies.catalog import is_own
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.strategies.pfa import PFA
 from fedadapt.strategies.pfa_arguments import pfa_arguments
-
-STACKED_AT_ONCE = 25  # devices; more do not fit the cache and gain nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +38,8 @@ class Assembly:
     benchmark: Benchmark
     model: nn.Module  # with its initial weights
     worker: Worker
+    plan: Plan  # how devices are computed
     tasks: TaskBenchmark | None = None  # where the server learns task after task
-
-    @property
-    def stacked(self) -> bool:
-        return stacks_well(self.model)
 
 
 @lru_cache(maxsize=2)
@@ -58,6 +54,7 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     start = replace(config, weights="") if on_device else config
     model = build_model(start, benchmark.image_shape, benchmark.num_classes)
     compute = compute_device(config.device)
+    chosen = plan_for(config, model, benchmark.image_shape, compute)
     worker = Worker(
         benchmark,
         model,
@@ -67,15 +64,15 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
         seed=config.seed,
         compute=compute,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
-        stacked=stacks_well(model),
+        execution=chosen.execution,
     )
-    return Assembly(config, benchmark, model, worker)
+    return Assembly(config, benchmark, model, worker, chosen)
 
 
 def _of_tasks(config: RunConfig, *, on_device: bool) -> Assembly:
     start = replace(config, weights="") if on_device else config
-    worker, tasks, network = task_worker(start, compute_device(config.device), stacks_well)
-    return Assembly(config, worker.benchmark, network, worker, tasks)
+    worker, tasks, network, chosen = task_worker(start, compute_device(config.device))
+    return Assembly(config, worker.benchmark, network, worker, chosen, tasks)
 
 
 def local_strategy(
@@ -122,15 +119,6 @@ def method(
     return FlowerMethod(load_strategy(assembly.config), seed=assembly.config.seed)
 
 
-def stacks_well(model: nn.Module) -> bool:
-    """Stacking pays where calling operators costs more than their arithmetic: no convolutions.
-
-    Dropout is left out as well: its draws would depend on who else is in the stack.
-    """
-    heavy = (nn.modules.conv._ConvNd, nn.modules.dropout._DropoutNd)
-    return not any(isinstance(module, heavy) for module in model.modules())
-
-
 def compute_device(word: str) -> torch.device:
     """``auto`` is CUDA where there is a card."""
     if word == "cuda" and not torch.cuda.is_available():
@@ -140,16 +128,3 @@ def compute_device(word: str) -> torch.device:
     if word == "auto":
         word = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(word)
-
-
-def num_workers(config: RunConfig, model: nn.Module, compute: torch.device) -> int:
-    """Threads that compute devices side by side.
-
-    One where dropout draws from torch's global generator, which threads would share, and on a GPU.
-    """
-    if compute.type != "cpu" or any(
-        isinstance(m, nn.modules.dropout._DropoutNd) for m in model.modules()
-    ):
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return config.workers or cores or 1

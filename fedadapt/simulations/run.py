@@ -16,16 +16,10 @@ from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.fleet import Fleet
 from fedadapt.simulations.agreement import compared
-from fedadapt.simulations.assembly import (
-    STACKED_AT_ONCE,
-    Assembly,
-    assemble,
-    method,
-    num_workers,
-)
+from fedadapt.simulations.assembly import Assembly, assemble, method
+from fedadapt.simulations.engines import engine_for
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.found_groups import in_words, read_groups
-from fedadapt.simulations.in_process import InProcessFleet
 from fedadapt.simulations.plots import picture
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report import write_report
@@ -45,20 +39,11 @@ MANIFEST = "manifest.json"
 def simulate(
     config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
 ) -> dict[str, object]:
-    """Run in this process; the summary that is in ``summary.json`` too."""
+    """Run on the engine that is asked for; the summary that is in ``summary.json`` too."""
     with (console or Console(quiet=True)).status("preparing data and model"):
         assembly = assemble(config)
-    worker = assembly.worker
-    threads = num_workers(config, assembly.model, worker.compute)
-    size = STACKED_AT_ONCE if assembly.stacked else 1
-    log.info(
-        "computing %s on %s with %d threads",
-        f"{size} devices at a time" if size > 1 else "one device at a time",
-        worker.compute,
-        threads,
-    )
-    with InProcessFleet(worker, num_threads=threads, cohort_size=size) as fleet:
-        return run(assembly, fleet, folder, resume=resume, console=console)
+    with engine_for(assembly, folder) as fleet:
+        return run(assembly, fleet, folder, engine=config.engine, resume=resume, console=console)
 
 
 def run(

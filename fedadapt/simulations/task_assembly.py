@@ -11,12 +11,14 @@ import torch
 from torch import nn
 
 from fedadapt import adaptations
+from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_load import load_tasks
 from fedadapt.datasets.tasks import TaskBenchmark
 from fedadapt.models.build import build_model
 from fedadapt.server.experts import Epoch, Expert, ExpertTraining, expert_importances, train_experts
 from fedadapt.server.shelf import DiskShelf
+from fedadapt.simulations.execution import plan_for
 from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua import DUA
@@ -31,11 +33,12 @@ log = logging.getLogger(__name__)
 
 
 def task_worker(
-    config: RunConfig, compute: torch.device, stacks: Callable[[nn.Module], bool]
-) -> tuple[TaskWorker, TaskBenchmark, nn.Module]:
-    """The users' side, the benchmark, and the network for the first task."""
+    config: RunConfig, compute: torch.device
+) -> tuple[TaskWorker, TaskBenchmark, nn.Module, Plan]:
+    """The users' side, the benchmark, the network for the first task, and how it is computed."""
     tasks, given = load_tasks(config), dua_arguments(config)
     networks = [build_model(config, tasks.image_shape, len(c)) for c in tasks.task_classes]
+    plans = [plan_for(config, network, tasks.image_shape, compute) for network in networks]
     workers = [
         Worker(
             tasks.of_task(task, given.draw),
@@ -45,11 +48,11 @@ def task_worker(
             seed=config.seed,
             compute=compute,
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
-            stacked=stacks(network),
+            execution=plans[task].execution,
         )
         for task, network in enumerate(networks)
     ]
-    return TaskWorker(workers), tasks, networks[0]
+    return TaskWorker(workers), tasks, networks[0], plans[0]
 
 
 def question(given: Given) -> Question | None:

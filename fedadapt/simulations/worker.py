@@ -1,7 +1,6 @@
 """Computes for devices of one federation: what every engine calls, for one device or for many."""
 
 import copy
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,8 +9,9 @@ from torch import nn
 
 from fedadapt.adaptations import Adaptation, Ewc, Tuning
 from fedadapt.client.adaptation import adapt, fisher_for, stages
-from fedadapt.client.cohort import Cohort
+from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
+from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.messages import Sent, Update
 from fedadapt.records import Evaluation
@@ -24,7 +24,7 @@ SPLITS_IN_MEMORY = 2000  # devices whose images stay decoded between rounds
 
 
 class Worker:
-    """Answers for any device of a benchmark. Safe to call from several threads at once."""
+    """Answers for any device of a benchmark."""
 
     def __init__(
         self,
@@ -36,36 +36,35 @@ class Worker:
         seed: int,
         compute: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
-        stacked: bool = False,
+        execution: Execution = "one-by-one",
     ) -> None:
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
-        self._architecture = copy.deepcopy(model).to("meta")
+        self._model = copy.deepcopy(model).to("meta")
+        self._network = StackedNetwork(self._model) if execution == "kernels" else None
         self._seed = seed
         self.compute = torch.device(compute)
         self._autocast = autocast
-        self._stacked = stacked
-        self._own = threading.local()
+        self._execution = execution
         self._splits: OrderedDict[int, Split] = OrderedDict()
-        self._lock = threading.Lock()
         self._global: Examples | None = None
 
     def cohort(
         self, devices: Sequence[int], round: int, kept: Sequence[Mapping[str, Weights]] = ()
     ) -> Cohort:
-        """The devices' data and this thread's own copy of the architecture."""
-        if not hasattr(self._own, "model"):  # hooks and modes are set on it while computing
-            self._own.model = copy.deepcopy(self._architecture)
+        """The devices' data, and how they are computed."""
+        together = self._execution != "one-by-one" and len(devices) > 1
         return Cohort(
-            model=self._own.model,
+            model=self._model,
             devices=tuple(devices),
             splits=tuple(self._split(d) for d in devices),
             scaling=self.benchmark.scaling,
             seed=self._seed,
             round=round,
             kept=tuple(self._placed_all(k) for k in kept) or ({},) * len(devices),
-            stacked=self._stacked and len(devices) > 1,
+            stacked=together,
+            network=self._network if together else None,
             autocast=self._autocast,
         )
 
@@ -193,15 +192,13 @@ class Worker:
         )
 
     def _split(self, device: int) -> Split:
-        with self._lock:
-            if device in self._splits:
-                self._splits.move_to_end(device)
-                return self._splits[device]
+        if device in self._splits:
+            self._splits.move_to_end(device)
+            return self._splits[device]
         split = Split(*(self._resident(part) for part in self.benchmark.split(device)))
-        with self._lock:
-            self._splits[device] = split
-            while len(self._splits) > SPLITS_IN_MEMORY:
-                self._splits.popitem(last=False)
+        self._splits[device] = split
+        if len(self._splits) > SPLITS_IN_MEMORY:
+            self._splits.popitem(last=False)
         return split
 
     def _resident(self, examples: Examples) -> Examples:

@@ -73,21 +73,22 @@ def test_each_one_with_a_name_has_an_implementation():
     assert {m.name for m in METHODS} == set(ADAPTATIONS)
 
 
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("execution", ["one-by-one", "kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-def test_the_argument_is_not_moved_and_names_and_types_stay(method, stacked):
+def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
     weights = initials(conv(), 3)
     before = copied(weights)
-    found = adapt(method, cohort(conv(), SPLITS, stacked=stacked), weights)
+    found = adapt(method, cohort(conv(), SPLITS, execution), weights)
     assert_same_bits(weights, before)
     kinds = {n: (t.shape, t.dtype) for n, t in found.items()}
     assert kinds == {n: (t.shape, t.dtype) for n, t in weights.items()}
 
 
+@pytest.mark.parametrize("execution", ["kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-def test_stacked_is_one_by_one_and_company_does_not_matter(method):
+def test_stacked_is_one_by_one_and_company_does_not_matter(method, execution):
     weights = initials(conv(), 3)
-    together = adapt(method, cohort(conv(), SPLITS, stacked=True), weights)
+    together = adapt(method, cohort(conv(), SPLITS, execution), weights)
     for d in range(3):
         own = {n: t[d : d + 1] for n, t in weights.items()}
         alone = adapt(method, cohort(conv(), SPLITS).only(d), own)
@@ -254,4 +255,4 @@ def test_an_adaptation_without_an_implementation_says_so():
 
 def test_one_dense_network_with_batch_norm_goes_through_all_of_them():
     for method in METHODS:
-        assert adapt(method, cohort(dense(), SPLITS, stacked=True), initials(dense(), 3))
+        assert adapt(method, cohort(dense(), SPLITS, "kernels"), initials(dense(), 3))

@@ -51,15 +51,16 @@ def test_one_model_for_all_goes_the_same_way_as_many():
     assert len({s.accuracy for s in wanted}) > 1
     close(evaluate(cohort(conv(), SPLITS), repeat(start, 3), TESTS), wanted)
     close(evaluate(cohort(conv(), SPLITS), copies(start, 3), TESTS), wanted)
-    close(evaluate(cohort(conv(), SPLITS, stacked=True), copies(start, 3), TESTS), wanted)
+    for execution in ("kernels", "vmap"):
+        close(evaluate(cohort(conv(), SPLITS, execution), copies(start, 3), TESTS), wanted)
 
 
 @pytest.mark.parametrize("images_at_once", [1, 2, 512])
 def test_stacked_is_one_by_one_however_many_images_at_once(monkeypatch, images_at_once):
     wanted = evaluate(cohort(conv(), SPLITS), initials(conv(), 3), TESTS)
     monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", images_at_once)
-    for stacked in (False, True):
-        members = cohort(conv(), SPLITS, stacked=stacked)
+    for execution in ("one-by-one", "kernels", "vmap"):
+        members = cohort(conv(), SPLITS, execution)
         close(evaluate(members, initials(conv(), 3), TESTS), wanted)
 
 
@@ -71,23 +72,23 @@ def test_the_global_test_is_the_same_for_each():
     close(evaluate(cohort(conv(), SPLITS), copies(start, 3), [together] * 3), [wanted] * 3)
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_each_device_is_scored_with_its_own_model_on_its_own_images(stacked):
+@pytest.mark.parametrize("execution", ["one-by-one", "kernels", "vmap"])
+def test_each_device_is_scored_with_its_own_model_on_its_own_images(execution):
     weights = initials(conv(), 3)
-    found = evaluate(cohort(conv(), SPLITS, stacked=stacked), weights, TESTS)
+    found = evaluate(cohort(conv(), SPLITS, execution), weights, TESTS)
     turned = evaluate(
-        cohort(conv(), SPLITS[::-1], stacked=stacked),
+        cohort(conv(), SPLITS[::-1], execution),
         {n: t.flip(0) for n, t in weights.items()},
         TESTS[::-1],
     )
     close(turned, found[::-1])
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_nothing_moves(stacked):
+@pytest.mark.parametrize("execution", ["one-by-one", "kernels", "vmap"])
+def test_nothing_moves(execution):
     weights = initials(conv(), 3)
     before = copied(weights)
-    members = cohort(conv(), SPLITS, stacked=stacked)
+    members = cohort(conv(), SPLITS, execution)
     members.model.train()
     evaluate(members, weights, TESTS)
     assert_same_bits(weights, before)

@@ -49,6 +49,7 @@ OBJECTIVES = {
     "one head": OneHead(0, CLASSES),
     "without forgetting": WithoutForgetting(0.5, 2.0, ((0, 1), (1, CLASSES))),
 }
+EXECUTIONS = ("one-by-one", "kernels", "vmap")
 SELECTORS = {"all": everything, "norm-affine": norm_affine, "head": head}
 
 
@@ -118,8 +119,8 @@ def test_fit_is_the_plain_torch_loop(make):
     ids=["dense", "conv", "conv, norms only"],
 )
 def test_stacked_is_one_by_one(make, mode, objective, trainable):
-    def trained(stacked):
-        members = cohort(make(), SPLITS, stacked=stacked)
+    def trained(execution):
+        members = cohort(make(), SPLITS, execution)
         return fit(
             members,
             initials(make(), 3),
@@ -131,19 +132,21 @@ def test_stacked_is_one_by_one(make, mode, objective, trainable):
             mode=mode,
         )
 
-    alone, together = trained(False), trained(True)
-    assert_close(together.weights, alone.weights)
-    torch.testing.assert_close(together.loss, alone.loss)
+    alone = trained("one-by-one")
+    for execution in ("kernels", "vmap"):
+        together = trained(execution)
+        assert_close(together.weights, alone.weights)
+        torch.testing.assert_close(together.loss, alone.loss)
     moved = {n for n, t in initials(make(), 3).items() if not torch.equal(t, alone.weights[n])}
     parameters = {n for n, _ in make().named_parameters()}
     assert moved == (trainable(make()) & parameters) | norm_statistics(make())
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
-def test_nothing_given_is_modified(stacked):
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_nothing_given_is_modified(execution):
     start, references = initials(conv(), 3), memory(conv())
     before = copied(start), {name: copied(w) for name, w in references.items()}
-    members = cohort(conv(), SPLITS, stacked=stacked)
+    members = cohort(conv(), SPLITS, execution)
     modes = [m.training for m in members.model.modules()]
     fit(members, start, Sgd(0.1, 0.9), Schedule(4, 2), objective=Ewc(0.5), memory=references)
     assert_same_bits(start, before[0])
@@ -152,26 +155,24 @@ def test_nothing_given_is_modified(stacked):
     assert [m.training for m in members.model.modules()] == modes
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
-def test_one_model_for_all_is_expanded_memory_that_nobody_writes_to(stacked):
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_one_model_for_all_is_expanded_memory_that_nobody_writes_to(execution):
     start = initial(dense())
     before = copied(start)
-    found = fit(
-        cohort(dense(), SPLITS, stacked=stacked), repeat(start, 3), Sgd(0.1), Schedule(4, 2)
-    )
+    found = fit(cohort(dense(), SPLITS, execution), repeat(start, 3), Sgd(0.1), Schedule(4, 2))
     assert_same_bits(start, before)
     for t in found.weights.values():
         assert t.stride(0) != 0  # and the result is each device's own
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
-def test_who_else_is_there_changes_nothing(stacked):
+@pytest.mark.parametrize("execution", EXECUTIONS)
+def test_who_else_is_there_changes_nothing(execution):
     def trained(*order):
         members = cohort(
             conv(),
             [SPLITS[d] for d in order],
             devices=tuple(10 + d for d in order),
-            stacked=stacked,
+            execution=execution,
         )
         start = {n: t[list(order)] for n, t in initials(conv(), 3).items()}
         found = fit(members, start, Sgd(0.1, 0.9), Schedule(4, 2))
@@ -180,7 +181,7 @@ def test_who_else_is_there_changes_nothing(stacked):
     everybody = trained(0, 1, 2)
     for order in [(2, 0, 1), (1,), (2, 1)]:
         for d, (weights, loss) in trained(*order).items():
-            if stacked:
+            if execution != "one-by-one":
                 assert_close(weights, everybody[d][0])
             else:
                 assert_same_bits(weights, everybody[d][0])
@@ -224,6 +225,18 @@ def test_dropout_is_the_devices_own_and_gives_the_global_generator_back(dropout)
     assert not torch.isclose(another["head.weight"], everybody["head.weight"]).all()
 
 
+def test_a_device_drops_out_the_same_in_a_stack_as_alone():
+    def make():
+        body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.5), nn.ReLU())
+        return Network(body, 8, CLASSES)
+
+    def trained(execution):
+        members = cohort(make(), SPLITS, execution)
+        return fit(members, initials(make(), 3), Sgd(0.1), Schedule(4, 2)).weights
+
+    assert_close(trained("kernels"), trained("one-by-one"))
+
+
 def test_a_weight_the_caller_forgot_is_an_error_and_not_the_architectures_own():
     start = initials(plain(), 3)
     del start["body.1.bias"]
@@ -250,10 +263,10 @@ def test_bf16_is_the_arithmetic_and_not_the_weights():
     assert not torch.equal(rough.loss, exact.loss)
 
 
-@pytest.mark.parametrize("stacked", [False, True], ids=["one by one", "stacked"])
+@pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("make", [dense, conv])
-def test_training_goes_on_where_it_stopped_with_the_velocity_it_had(make, stacked):
-    members = cohort(make(), SPLITS, stacked=stacked)
+def test_training_goes_on_where_it_stopped_with_the_velocity_it_had(make, execution):
+    members = cohort(make(), SPLITS, execution)
     first, then = Schedule(4, 2, purpose="first"), Schedule(4, 2, purpose="then")
     start = initials(make(), 3)
     half = fit(members, start, Sgd(0.1, 0.9), first)

@@ -73,18 +73,19 @@ def test_deeper_layers_are_those_of_torchs_own_pass_in_training_mode():
 @pytest.mark.parametrize("make", FIRST)
 def test_stacked_is_one_by_one(make):
     uneven = [split(count, seed=count) for count in (5, 12, 9)]
-    alone, together = (
-        norm_moments(cohort(make(), uneven, stacked=stacked), initials(make(), 3), Schedule(4))
-        for stacked in (False, True)
+    alone, *together = (
+        norm_moments(cohort(make(), uneven, execution), initials(make(), 3), Schedule(4))
+        for execution in ("one-by-one", "kernels", "vmap")
     )
-    assert_close(together, alone)
+    for found in together:
+        assert_close(found, alone)
 
 
-@pytest.mark.parametrize("stacked", [False, True])
-def test_nothing_is_left_behind(stacked):
+@pytest.mark.parametrize("execution", ["one-by-one", "kernels", "vmap"])
+def test_nothing_is_left_behind(execution):
     weights = initials(conv(), 3)
     before = copied(weights)
-    members = cohort(conv(), SPLITS, stacked=stacked)
+    members = cohort(conv(), SPLITS, execution)
     members.model.train()
     found = norm_moments(members, weights, Schedule(4))
     assert_same_bits(weights, before)

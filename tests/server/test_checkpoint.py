@@ -1,6 +1,8 @@
+import hashlib
 import json
 import logging
 import os
+import re
 import resource
 
 import pytest
@@ -80,17 +82,23 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     saved = checkpoint()
     place = save(tmp_path, saved)
     assert_same_bits(load_latest(tmp_path), saved)
-    assert sorted(p.name for p in place.iterdir()) == [
-        "kept.safetensors",
-        "manifest.json",
-        "state.safetensors",
-    ]
+    kept, *others = sorted(p.name for p in place.iterdir())
+    assert re.fullmatch(r"kept-[0-9a-f]{16}\.safetensors", kept)
+    assert others == ["manifest.json", "state.safetensors"]
+
+
+def test_where_nothing_is_kept_there_is_no_file_of_it(tmp_path):
+    plain = Checkpoint(1, {"w": torch.ones(2)})
+    place = save(tmp_path, plain)
+    assert sorted(p.name for p in place.iterdir()) == ["manifest.json", "state.safetensors"]
+    assert_same_bits(load_latest(tmp_path), plain)
 
 
 def test_devices_alike_are_stored_as_one_tensor(tmp_path):
     place = save(tmp_path, checkpoint(devices=50))
     manifest = json.loads((place / "manifest.json").read_text())["manifest"]
-    assert len(manifest["groups"]) == 4  # the fifty, and what 100 and 101 keep
+    [segment] = manifest["segments"]
+    assert len(segment["groups"]) == 4  # the fifty, and what 100 and 101 keep
     assert_same_bits(load_latest(tmp_path), checkpoint(devices=50))
 
 
@@ -111,12 +119,12 @@ def test_a_run_that_went_back_forgets_the_rounds_ahead(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoint").glob("round*")) == ["round-00000005"]
 
 
-@pytest.mark.parametrize("name", ["state.safetensors", "kept.safetensors", "manifest.json"])
+@pytest.mark.parametrize("name", ["state.safetensors", "kept-*.safetensors", "manifest.json"])
 @pytest.mark.parametrize("harm", ["first byte", "middle byte", "last byte", "cut", "empty", "gone"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog, name, harm):
     save(tmp_path, checkpoint(1))
     place = save(tmp_path, checkpoint(2))
-    file = place / name
+    [file] = place.glob(name)
     size = file.stat().st_size
     if harm == "gone":
         file.unlink()
@@ -155,13 +163,26 @@ def test_no_checkpoint_is_one_clear_line(tmp_path):
         load_latest(tmp_path)
 
 
+def test_a_checkpoint_of_the_first_format_is_read(tmp_path):
+    place = save(tmp_path, checkpoint())
+    [file] = place.glob("kept-*.safetensors")
+    content = json.loads((place / "manifest.json").read_text())["manifest"]
+    [segment] = content.pop("segments")
+    content |= {"format": 1, "devices": segment["devices"], "groups": segment["groups"]}
+    content["sha256"]["kept.safetensors"] = content["sha256"].pop(file.name)
+    file.rename(place / "kept.safetensors")
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    (place / "manifest.json").write_text(json.dumps({"manifest": content, "sha256": digest}))
+    assert_same_bits(load_latest(tmp_path), checkpoint())
+
+
 def test_a_newer_format_is_not_taken_for_damage(tmp_path):
     save(tmp_path, checkpoint(1))
     manifest = save(tmp_path, checkpoint(2)) / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["manifest"]["format"] = 2
+    content["manifest"]["format"] = 3
     manifest.write_text(json.dumps(content))
-    with pytest.raises(InputError, match="format 2; this fedadapt reads up to 1"):
+    with pytest.raises(InputError, match="format 3; this fedadapt reads up to 2"):
         load_latest(tmp_path)
 
 

@@ -67,9 +67,8 @@ def test_the_same_settings_give_the_same_run(whole, tmp_path):
     assert_same_run(Run(tmp_path).go(), whole)
 
 
-def test_threads_change_not_a_bit_and_stacking_only_rounding(whole, tmp_path):
-    assert_same_run(Run(tmp_path / "threads", num_threads=2).go(), whole)
-    stacked = Run(tmp_path / "stacked", stacked=True, cohort_size=3).go()
+def test_stacking_changes_only_rounding(whole, tmp_path):
+    stacked = Run(tmp_path / "stacked", execution="kernels", cohort_size=3).go()
     assert_close(stacked.state, whole.state)
     for found, wanted in zip(stacked.rows(Evaluation), whole.rows(Evaluation), strict=True):
         assert found[:9] == wanted[:9]
@@ -163,7 +162,7 @@ def test_a_run_that_gave_up_can_go_on_when_the_devices_are_back(tmp_path):
     assert outcomes.count("lost") == 3  # what went wrong stays on record
 
 
-@pytest.mark.parametrize("engine", [{}, {"stacked": True, "cohort_size": 3}])
+@pytest.mark.parametrize("engine", [{}, {"execution": "kernels", "cohort_size": 3}])
 def test_everybody_diverging_ends_the_run_as_such(tmp_path, engine):
     run = Run(tmp_path, splits=[spoilt(s) for s in SPLITS], **engine)
     with pytest.raises(DivergedError, match="a lower lr may help") as caught:

@@ -1,7 +1,6 @@
 """The engine in this process: numbers do not depend on how it is run, faults stay one device's."""
 
 import math
-import time
 
 import pytest
 import torch
@@ -51,10 +50,10 @@ def without_seconds(ledger):
 
 
 @pytest.mark.parametrize("batch_norm", ["shared", "local", "reestimate"])
-def test_threads_and_cohorts_change_not_a_bit_one_by_one(batch_norm):
+def test_cohorts_change_not_a_bit_one_by_one(batch_norm):
     alone = rounds(batch_norm=batch_norm)
-    for engine in [{"num_threads": 2}, {"cohort_size": 3}, {"num_threads": 3, "cohort_size": 2}]:
-        other = rounds(batch_norm=batch_norm, **engine)
+    for size in (2, 3):
+        other = rounds(batch_norm=batch_norm, cohort_size=size)
         assert_same_bits(other.state, alone.state)
         assert other.fleet.kept().keys() == alone.fleet.kept().keys()
         for d, parts in alone.fleet.kept().items():
@@ -65,13 +64,19 @@ def test_threads_and_cohorts_change_not_a_bit_one_by_one(batch_norm):
 @pytest.mark.parametrize("batch_norm", ["shared", "local", "reestimate"])
 def test_stacking_changes_rounding_only(batch_norm):
     alone = rounds(batch_norm=batch_norm)
-    for size in (3, 7):
-        stacked = rounds(batch_norm=batch_norm, stacked=True, cohort_size=size, num_threads=2)
+    for size, execution in ((3, "kernels"), (7, "kernels"), (3, "vmap")):
+        engine = {"execution": execution, "cohort_size": size}
+        stacked = rounds(batch_norm=batch_norm, **engine)
         assert_close(stacked.state, alone.state)
         assert [e.bytes_up for e in stacked.ledger] == [e.bytes_up for e in alone.ledger]
 
 
-ENGINES = [{}, {"cohort_size": 3}, {"cohort_size": 3, "stacked": True}, {"num_threads": 2}]
+ENGINES = [
+    {},
+    {"cohort_size": 3},
+    {"cohort_size": 3, "execution": "vmap"},
+    {"cohort_size": 3, "execution": "kernels"},
+]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -95,15 +100,20 @@ def test_a_device_that_trains_to_nan_is_rejected_and_the_rest_is_as_without_it(e
     assert outcomes == {d: "rejected" if d == 1 else "accepted" for d in DEVICES}
     assert "NaN or infinite" in next(e.reason for e in found.ledger if e.device == 1)
     others = federate(averaged(), Toys(SPLITS, unseen=[1]), conv(), initial(conv()), 1).state
-    (assert_close if engine.get("stacked") else assert_same_bits)(found.state, others)
+    (assert_close if "execution" in engine else assert_same_bits)(found.state, others)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_device_that_diverged_keeps_what_it_had(engine):
     worker = Worker(
-        Toys(SPLITS), conv(), averaged("local"), (), seed=1, stacked="stacked" in engine
+        Toys(SPLITS),
+        conv(),
+        averaged("local"),
+        (),
+        seed=1,
+        execution=engine.get("execution", "one-by-one"),
     )
-    fleet = InProcessFleet(worker, **{k: v for k, v in engine.items() if k != "stacked"})
+    fleet = InProcessFleet(worker, **{k: v for k, v in engine.items() if k != "execution"})
     start = initial(conv())
     with fleet:
         list(fleet.ask("train", 1, sent(start, DEVICES[:3]), start))
@@ -114,19 +124,6 @@ def test_a_device_that_diverged_keeps_what_it_had(engine):
     assert_same_bits(after[1], before[1])
     assert not torch.equal(after[0]["body.1.weight"], before[0]["body.1.weight"])
     assert not torch.equal(after[2]["body.1.weight"], before[2]["body.1.weight"])
-
-
-def test_answers_come_in_device_order_whoever_is_done_first():
-    class Slow(Toys):
-        def split(self, device):
-            time.sleep(0.08 if device == 0 else 0)
-            return super().split(device)
-
-    worker = Worker(Slow(SPLITS), dense(), FedAvg(training=training(), model=dense()), (), seed=1)
-    start = initial(dense())
-    with InProcessFleet(worker, num_threads=3) as fleet:
-        found = [a.devices for a in fleet.ask("train", 1, sent(start, DEVICES), start)]
-    assert found == [(d,) for d in DEVICES]
 
 
 @pytest.mark.parametrize("cohort_size", [1, 3])
@@ -186,16 +183,3 @@ def test_what_devices_keep_can_be_put_back():
         assert not torch.equal(
             parts["norms"]["body.1.weight"], other.kept()[d]["norms"]["body.1.weight"]
         )
-
-
-def test_torchs_threads_are_as_before():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        worker = Worker(Toys(SPLITS), conv(), averaged(), (), seed=1)
-        with InProcessFleet(worker, num_threads=2) as fleet:
-            assert torch.get_num_threads() == 1
-            assert list(fleet.ready()) == list(DEVICES)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

@@ -1,6 +1,5 @@
 """What any device of a benchmark answers, whichever engine asks."""
 
-import threading
 
 import pytest
 import torch
@@ -119,19 +118,6 @@ def test_the_networks_own_weights_are_never_read():
         for t in worker.answer("train", 1, sent(initial(conv()), (0,))).weights.values()
     )
     assert {t.device.type for t in worker.cohort((0,), 1).model.state_dict().values()} == {"meta"}
-
-
-def test_each_thread_has_an_architecture_of_its_own():
-    worker, found = make(), []
-    threads = [
-        threading.Thread(target=lambda: found.append(worker.cohort((0,), 1).model))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-        thread.join()
-    assert len({id(m) for m in [*found, worker.cohort((0,), 1).model]}) == 3
-    assert worker.cohort((0,), 1).model is worker.cohort((1,), 2).model
 
 
 def test_images_are_made_once():

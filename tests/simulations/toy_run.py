@@ -62,8 +62,8 @@ class Run:
             training=training(0.1, 2, momentum=0.5), model=model, batch_norm=batch_norm
         )
         benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
-        stacked = engine.pop("stacked", False)
-        worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, stacked=stacked)
+        how = {"execution": engine.pop("execution", "one-by-one")}
+        worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, **how)
         self.folder = folder
         self.method = OwnMethod(strategy)
         self.fleet = Faulty(worker, stop=stop, lose=lose, **engine)

@@ -1,0 +1,11 @@
+"""A network for a stack of devices, made automatically from an ordinary one.
+
+``trace(model)`` follows the model with ``torch.fx`` and puts a stacked kernel in the place of each
+layer and function it knows; ``plan(model, ...)`` says whether that, ``vmap`` or one device after
+another is the fast way to compute it.
+"""
+
+from fedadapt.client.stacking.network import StackedNetwork, Unstackable, trace
+from fedadapt.client.stacking.rule import Plan, plan
+
+__all__ = ["Plan", "StackedNetwork", "Unstackable", "plan", "trace"]

@@ -1,0 +1,135 @@
+"""The layers there are stacked kernels for."""
+
+import copy
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import nn
+
+from fedadapt.client.stacking.clamp import Clamp
+from fedadapt.client.stacking.convolution import convolution
+from fedadapt.client.stacking.dropout import dropout
+from fedadapt.client.stacking.functions import flatten
+from fedadapt.client.stacking.linear import linear
+from fedadapt.client.stacking.norm import batch_norm
+from fedadapt.client.stacking.value import Call, Stacked, Unstackable
+
+Kernel = Callable[[Call, Stacked], Stacked]
+
+ELEMENTWISE: tuple[type[nn.Module], ...] = (
+    nn.ReLU,
+    nn.ReLU6,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Mish,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.LogSigmoid,
+    nn.Softplus,
+    nn.Softsign,
+    nn.Hardtanh,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+)
+POOLS: tuple[type[nn.Module], ...] = (
+    nn.MaxPool2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.AdaptiveMaxPool2d,
+)
+FOLDING: tuple[type[nn.Module], ...] = (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+"""Layers into whose kernel a ReLU that follows is folded."""
+OTHERS: tuple[type[nn.Module], ...] = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Conv2d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+)
+KNOWN = frozenset((*ELEMENTWISE, *POOLS, *FOLDING, *OTHERS))
+"""By exact type: a subclass may compute something else."""
+
+
+def kernel_of(path: str, layer: nn.Module, clamp: Clamp | None = None) -> Kernel:
+    """The stacked kernel of a layer of a ``KNOWN`` type; ``clamp`` for ``FOLDING`` ones only.
+
+    Raises:
+        Unstackable: It is used in a way that there is no kernel for.
+
+    """
+    if type(layer) is nn.Linear:
+        return linear(path, layer, clamp)
+    if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
+        return batch_norm(path, layer, clamp)  # type: ignore[arg-type]
+    if type(layer) is nn.Conv2d:
+        return convolution(path, layer)
+    if type(layer) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d):
+        return dropout(layer)  # type: ignore[arg-type]
+    if type(layer) is nn.Flatten:
+        return lambda call, x: flatten(x, layer.start_dim, layer.end_dim)
+    if type(layer) is nn.Identity:
+        return lambda call, x: x
+    if type(layer) is nn.GroupNorm:
+        return _group_norm(path, layer)
+    if type(layer) is nn.LayerNorm:
+        return _layer_norm(path, layer)
+    if type(layer) in POOLS:
+        return _pool(path, layer)
+    if type(layer) in ELEMENTWISE:
+        return _elementwise(layer)
+    raise Unstackable(f"{path}: no kernel for {type(layer).__name__}")
+
+
+def _elementwise(layer: nn.Module) -> Kernel:
+    layer = copy.copy(layer)
+    if hasattr(layer, "inplace"):
+        layer.inplace = False  # type: ignore[assignment]
+    return lambda call, x: x.with_tensor(layer(x.tensor))
+
+
+def _pool(path: str, layer: nn.Module) -> Kernel:
+    """A channel is pooled by itself: that of another device is like any other."""
+    if getattr(layer, "return_indices", False):
+        raise Unstackable(f"{path}: indices of a pool")
+    if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
+        return _global_average
+    return lambda call, x: Stacked(layer(x.images()), call.devices, True)
+
+
+def _global_average(call: Call, x: Stacked) -> Stacked:
+    return Stacked(x.images().mean((2, 3), keepdim=True), call.devices, True)
+
+
+def _group_norm(path: str, layer: nn.GroupNorm) -> Kernel:
+    def kernel(call: Call, x: Stacked) -> Stacked:
+        plain = x.plain()
+        y = F.group_norm(plain.flatten(0, 1), layer.num_groups, eps=layer.eps).view(plain.shape)
+        if layer.affine:
+            shape = (call.devices, 1, -1, *[1] * (plain.dim() - 3))
+            w, b = (call.weights[f"{path}.{name}"].reshape(shape) for name in ("weight", "bias"))
+            y = y * w + b
+        return Stacked(y, call.devices)
+
+    return kernel
+
+
+def _layer_norm(path: str, layer: nn.LayerNorm) -> Kernel:
+    def kernel(call: Call, x: Stacked) -> Stacked:
+        plain = x.plain()
+        y = F.layer_norm(plain, layer.normalized_shape, eps=layer.eps)
+        between = [1] * (plain.dim() - 1 - len(layer.normalized_shape))
+        for name in ("weight", "bias"):
+            if (own := getattr(layer, name)) is not None:
+                given = call.weights[f"{path}.{name}"]
+                given = given.reshape(call.devices, *between, *own.shape)
+                y = y * given if name == "weight" else y + given
+        return Stacked(y, call.devices)
+
+    return kernel

@@ -1,0 +1,197 @@
+"""A model for stacks of devices: its graph, with a stacked kernel at each node.
+
+How it works: ``torch.fx`` follows the model's code once and writes down which layers, functions and
+methods it calls, in which order. Each of them is replaced by a kernel that does the same for the
+values of all devices at once; a call goes through the list. What follows a device's batch through
+the kernels is a ``Stacked``, which changes its layout only where a kernel asks for another one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fedadapt.client.stacking.clamp import Clamp, clamp_of
+from fedadapt.client.stacking.functions import FUNCTIONS, IN_PLACE, METHODS
+from fedadapt.client.stacking.layers import FOLDING, KNOWN, kernel_of
+from fedadapt.client.stacking.value import Call, Seen, Stacked, Unstackable
+from fedadapt.models.mode import evaluating, training
+from fedadapt.weights import Weights
+
+__all__ = ["StackedNetwork", "Unstackable", "trace"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """Computes the value of one node from those of earlier nodes."""
+
+    node: fx.Node
+    kernel: Callable[..., Any]  # (call, *args, **kwargs)
+    last_uses: tuple[fx.Node, ...]  # nodes nobody asks for any more afterwards
+
+
+def trace(model: nn.Module) -> "StackedNetwork | None":
+    """The model for stacks of devices; None where some part of it has no stacked kernel."""
+    try:
+        return StackedNetwork(model)
+    except Unstackable:
+        return None
+
+
+class StackedNetwork:
+    """``model`` for many devices at once, each with weights of its own.
+
+    Which layers train is read from the modules of ``model`` at each call, so whatever switches the
+    mode of ``model`` switches this; its tensors are never read and may be on the meta device.
+
+    Raises:
+        Unstackable: Some part of the model has no stacked kernel.
+
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        graph = _graph(model)
+        _check_names(model)
+        self._input, self._output, self._steps = _compiled(model, graph)
+
+    def __call__(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        seen: Seen | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Logits [D, B, num_classes] of ``weights`` on ``inputs`` [D, B, ...]. Differentiable.
+
+        Args:
+            weights: Parameters and buffers, named as in ``model.state_dict()``, each [D, ...]. They
+                may be expanded from one model. Batch norm in training mode updates its running
+                statistics here, in place, exactly as ``nn.BatchNorm2d`` does.
+            seen: Called with (path, x [D, channels, N]) for what enters each batch-norm layer.
+            generators: One a device, on the device of ``inputs``: dropout in training mode draws
+                each device's mask from its own, as the model alone would from such a generator.
+
+        """
+        call = Call(weights, len(inputs), seen, generators)
+        values: dict[fx.Node, Any] = {self._input: Stacked(inputs, len(inputs))}
+        for step in self._steps:
+            args = fx.node.map_arg(step.node.args, values.__getitem__)
+            kwargs = fx.node.map_arg(step.node.kwargs, values.__getitem__)
+            values[step.node] = step.kernel(call, *args, **kwargs)
+            for node in step.last_uses:
+                del values[node]
+        logits: Stacked = values[self._output]
+        return logits.plain()
+
+
+class _Tracer(fx.Tracer):
+    """Stops at the layers there are kernels for; goes into everything else."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in KNOWN or super().is_leaf_module(m, module_qualified_name)
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    """What the model calls, in order; the same in both modes, or it cannot be switched."""
+    try:
+        with evaluating(model):
+            other = _Tracer().trace(model)
+        with training(model):
+            graph = _Tracer().trace(model)
+    except Exception as error:  # the model's own code may raise anything when given proxies
+        raise Unstackable(f"it cannot be traced ({type(error).__name__})") from error
+    if str(graph) != str(other):
+        raise Unstackable("its code, not its layers, asks for the mode")
+    return graph
+
+
+def _check_names(model: nn.Module) -> None:
+    """One tensor under two names would be two independent ones in ``weights``."""
+    own = [n for n, _ in (*model.named_parameters(), *model.named_buffers())]
+    if not set(model.state_dict()) <= set(own):
+        raise Unstackable("a tensor of it has two names")
+
+
+def _compiled(
+    model: nn.Module, graph: fx.Graph
+) -> tuple[fx.Node, fx.Node, list[_Step]]:
+    """The node of the images, that of the logits, and the steps from one to the other."""
+    modules = dict(model.named_modules())
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    [end] = [node for node in graph.nodes if node.op == "output"]
+    if len(inputs) != 1 or not isinstance(end.args[0], fx.Node):
+        raise Unstackable("it does not take one tensor and return one")
+    _fold(graph, modules)
+    last: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        last.update(dict.fromkeys(node.all_input_nodes, node))
+    steps = [
+        _Step(
+            node,
+            _kernel(model, modules, node),
+            tuple(n for n in node.all_input_nodes if last[n] is node),
+        )
+        for node in graph.nodes
+        if node.op not in ("placeholder", "output")
+    ]
+    return inputs[0], end.args[0], steps
+
+
+def _fold(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Leave out a ReLU that alone follows a layer whose kernel can do it on the way."""
+    for node in list(graph.nodes):
+        before = node.args[0] if node.args else None
+        if not isinstance(before, fx.Node) or len(before.users) > 1 or before.op != "call_module":
+            continue
+        if type(modules[str(before.target)]) in FOLDING and "clamp" not in before.meta:
+            clamp = _clamp(node, modules)
+            if clamp is not None:
+                before.meta["clamp"] = clamp
+                node.replace_all_uses_with(before)
+                graph.erase_node(node)
+
+
+def _clamp(node: fx.Node, modules: dict[str, nn.Module]) -> Clamp | None:
+    if node.op == "call_module":
+        return clamp_of(modules[str(node.target)])
+    is_relu = node.target in (torch.relu, F.relu, "relu")
+    return Clamp(0.0) if is_relu and len(node.args) == 1 else None
+
+
+def _kernel(
+    model: nn.Module, modules: dict[str, nn.Module], node: fx.Node
+) -> Callable[..., Any]:
+    _check_in_place(modules, node)
+    if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+        path = str(node.target)
+        return kernel_of(path, modules[path], node.meta.get("clamp"))
+    if node.op == "call_function" and node.target in FUNCTIONS:
+        return partial(_without_call, FUNCTIONS[node.target])
+    if node.op == "call_method" and node.target in METHODS:
+        return partial(_without_call, METHODS[str(node.target)])
+    if node.op == "get_attr" and node.target in model.state_dict():
+        return partial(_parameter, str(node.target))
+    raise Unstackable(f"no kernel for {node.op} {node.target}")
+
+
+def _without_call(kernel: Callable[..., Any], call: Call, *args: Any, **kwargs: Any) -> Any:
+    return kernel(*args, **kwargs)
+
+
+def _parameter(name: str, call: Call) -> Stacked:
+    return Stacked(call.weights[name], call.devices)
+
+
+def _check_in_place(modules: dict[str, nn.Module], node: fx.Node) -> None:
+    """Kernels never overwrite their input, so nobody else may count on its being overwritten."""
+    in_place = (
+        node.target in IN_PLACE
+        or bool(node.kwargs.get("inplace"))
+        or (node.op == "call_module" and getattr(modules[str(node.target)], "inplace", False))
+    )
+    if in_place and len(node.all_input_nodes[:1]) and len(node.all_input_nodes[0].users) > 1:
+        raise Unstackable("it overwrites a value that is used again")

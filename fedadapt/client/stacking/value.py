@@ -1,0 +1,69 @@
+"""What flows through a stacked network, and what a call of it brings along."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedadapt.weights import Weights
+
+Seen = Callable[[str, Tensor], None]
+
+
+class Unstackable(ValueError):
+    """There is no stacked kernel for some part of a model: compute it by vmap or one by one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call of a stacked network."""
+
+    weights: Weights  # parameters and buffers, each [D, ...]
+    devices: int
+    seen: Seen | None  # told what enters each batch-norm layer
+    generators: Sequence[torch.Generator] | None  # one a device, for dropout
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stacked:
+    """One value of every device, in one of two layouts.
+
+    *Plain* is [D, *shape]. *Images*, what convolutions make of [B, C, H, W] a device, are [B, D *
+    C, H, W] with the channels last in memory: pixel by pixel, the channels of all devices side by
+    side. There a depthwise convolution of all devices is an ordinary one, batch norm and pooling
+    too, and a 1x1 convolution is a batched matrix product of strided views; nothing is permuted.
+    """
+
+    tensor: Tensor
+    devices: int
+    is_images: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What one device alone would see."""
+        if not self.is_images:
+            return tuple(self.tensor.shape[1:])
+        batch, channels, height, width = self.tensor.shape
+        return (batch, channels // self.devices, height, width)
+
+    def plain(self) -> Tensor:
+        """[D, *shape], a view."""
+        if not self.is_images:
+            return self.tensor
+        return self.tensor.unflatten(1, (self.devices, -1)).transpose(0, 1)
+
+    def images(self) -> Tensor:
+        """[B, D * C, H, W]; channels last in memory if they have been images before."""
+        if self.is_images:
+            return self.tensor
+        if self.tensor.dim() != 5:
+            raise Unstackable(f"images of one device are [B, C, H, W], not {list(self.shape)}")
+        together = self.tensor.transpose(0, 1).flatten(1, 2)
+        return together.contiguous(memory_format=torch.channels_last)
+
+    def with_tensor(self, tensor: Tensor) -> Stacked:
+        """The same layout with other numbers."""
+        return Stacked(tensor, self.devices, self.is_images)

@@ -1,0 +1,32 @@
+"""How the devices of a run are computed: as suits the network, or as the run was told."""
+
+import torch
+from torch import nn
+
+from fedadapt.client.stacking import Plan, plan, trace
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+
+STACKED_AT_ONCE = 25  # devices, where the network would rather be computed one by one
+
+
+def plan_for(
+    config: RunConfig, model: nn.Module, image_shape: tuple[int, int, int], compute: torch.device
+) -> Plan:
+    """The plan of a run: a function of its settings and of the network, so it can be repeated.
+
+    Raises:
+        InputError: Devices are to be stacked, and the network cannot be.
+
+    """
+    found = plan(model, image_shape, config.batch_size, compute)
+    if config.execution == "one-by-one":
+        found = Plan("one-by-one", 1, "asked for")
+    elif config.execution == "stacked" and found.execution == "one-by-one":
+        if trace(model) is None:
+            raise InputError(
+                f"execution: {config.model} has parts that cannot be stacked; use auto or "
+                "one-by-one"
+            )
+        found = Plan("kernels", STACKED_AT_ONCE, "asked for")
+    return found._replace(cohort_size=config.cohort_size or found.cohort_size)

@@ -1,0 +1,86 @@
+"""Named tensors in one piece of memory: how models get into other processes without pickling."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedadapt.weights import Weights
+
+Tree = Mapping[Any, Any]
+"""Mappings of mappings, with tensors at the ends."""
+
+Path = tuple[str | int, ...]  # keys, outermost first
+
+ALIGNMENT = 64  # bytes: a cache line
+
+
+class Run(NamedTuple):
+    """All tensors of one type, one after the other."""
+
+    dtype: str
+    offset: int  # bytes
+    counts: tuple[int, ...]  # numbers in each
+
+
+class Layout(NamedTuple):
+    """What lies where. Tensors of a type lie together: few copies do, however many there are."""
+
+    runs: tuple[Run, ...]
+    leaves: tuple[tuple[Path, tuple[int, ...], int], ...]  # shape, run; in the order of the tree
+
+
+def layout(tree: Tree) -> tuple[Layout, int]:
+    """Places for all tensors of a tree, and the bytes it takes."""
+    leaves, runs, end = list(_leaves(tree)), [], 0
+    kinds = {dtype: i for i, dtype in enumerate(dict.fromkeys(t.dtype for _, t in leaves))}
+    for dtype in kinds:
+        counts = tuple(t.numel() for _, t in leaves if t.dtype == dtype)
+        runs.append(Run(str(dtype).removeprefix("torch."), end, counts))
+        end += -(-sum(counts) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
+    shapes = tuple((path, tuple(tensor.shape), kinds[tensor.dtype]) for path, tensor in leaves)
+    return Layout(tuple(runs), shapes), end
+
+
+@torch.no_grad()
+def write(tree: Tree, places: Layout, memory: Any) -> None:
+    """Copy the tensors to their places; ``memory`` is a writable buffer."""
+    parts: list[list[Tensor]] = [[] for _ in places.runs]
+    for (_, tensor), (_, _, index) in zip(_leaves(tree), places.leaves, strict=True):
+        parts[index].append(tensor.reshape(-1))
+    for run, tensors in zip(places.runs, parts, strict=True):
+        if sum(run.counts):
+            torch.cat(tensors, out=_numbers(run, memory))
+
+
+def read(places: Layout, memory: Any) -> dict[Any, Any]:
+    """The tree again: its tensors are views, and ``memory`` lives as long as any of them."""
+    parts = [iter(_numbers(run, memory).split(run.counts)) for run in places.runs]
+    tree: dict[Any, Any] = {}
+    for path, shape, index in places.leaves:
+        inner = tree
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = next(parts[index]).view(shape)
+    return tree
+
+
+def is_one_for_all(weights: Weights) -> bool:
+    """Whether a stack [D, ...] is one model, sent to all."""
+    return all(t.stride(0) == 0 for t in weights.values())
+
+
+def _leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    for key, inner in tree.items():
+        if isinstance(inner, Tensor):
+            yield (*path, key), inner
+        else:
+            yield from _leaves(inner, (*path, key))
+
+
+def _numbers(run: Run, memory: Any) -> Tensor:
+    dtype, count = getattr(torch, run.dtype), sum(run.counts)
+    if not count:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=run.offset)
