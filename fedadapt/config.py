@@ -26,6 +26,7 @@ RUNNING = (
     "execution",
     "cohort-size",
     "device",
+    "checkpoint-every",
     "node-wait",
     "round-deadline",
     "client-deadline",
@@ -109,6 +110,11 @@ class RunConfig:
     evaluate_every: int = _key(
         0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
     )
+    evaluate_devices: int = _key(
+        0,
+        "devices that are evaluated, drawn once; 0: all at the end, on the way at most 1,000",
+        at_least=0,
+    )
     curves: bool = _key(
         False,
         "record what a model is chosen by: scores on the adapt images, and local adaptations "
@@ -139,6 +145,11 @@ class RunConfig:
     cohort_size: int = _key(0, "devices in a stack; 0: by the network", at_least=0)
     out: str = _key("", "run folder; with `flwr run` an absolute path (default: runs/<name>)")
     # When things go wrong.
+    checkpoint_every: int = _key(
+        0,
+        "save the run every so many rounds; 0: as often as a twentieth of the time allows",
+        at_least=0,
+    )
     node_wait: float = _key(120.0, "seconds to wait for the devices to appear", above=0)
     round_deadline: float = _key(3600.0, "seconds a round may take", above=0)
     client_deadline: float = _key(

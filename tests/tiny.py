@@ -23,6 +23,7 @@ SETTINGS = {
     "examples": 60,
     "rounds": 3,
     "local-epochs": 1,
+    "checkpoint-every": 1,
     "adapt": "none,fine-tune",
     "adapt-args": "fine-tune.epochs=2",
 }

@@ -16,6 +16,7 @@ from fedadapt.client.precisions import Granularity, importances
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError, unknown
 from fedadapt.models.norms import has_batch_norm
+from fedadapt.models.shell import shell
 from fedadapt.weights import Weights, repeat, row
 
 
@@ -198,7 +199,7 @@ def _whole_numbers(channels: Sequence[int]) -> list[int]:
 def _alone(model: nn.Module, images: Examples, seed: int) -> Cohort:
     """A cohort of one device that has nothing but these."""
     return Cohort(
-        model=copy.deepcopy(model).to("meta"),
+        model=shell(model),
         devices=(0,),
         splits=(Split(images, images, images),),
         scaling=lambda inputs: inputs,

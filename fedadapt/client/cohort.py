@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -148,8 +149,9 @@ class Cohort:
         ends = list(range(schedule.batch_size, count, schedule.batch_size))
         if ends and ends[-1] == count - 1 and schedule.batch_size > 1:
             ends.pop()
-        epochs = [generator.permutation(count) for _ in range(schedule.epochs)]
-        return [batch for epoch in epochs for batch in np.split(epoch, ends)]
+        parts = [slice(*ends) for ends in pairwise((0, *ends, count))]
+        epochs = (generator.permutation(count) for _ in range(schedule.epochs))
+        return [epoch[part] for epoch in epochs for part in parts]
 
     def _batch(self, pool: Examples, rows: np.ndarray) -> Batch:
         """The images of ``rows`` [D, B] of all the cohort's: gathered at once."""

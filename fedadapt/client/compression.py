@@ -7,7 +7,7 @@ be an importance (NaN, infinity, below zero) is not hidden: it comes back as som
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,11 +22,36 @@ OCTAVES = 40.0  # that the codes span below the largest value, 2^-40 of which is
 TOP = 15  # fp16 values stay below 2^15; the largest float16 is just below 2^16
 
 
-class Code(NamedTuple):
+class Code(Protocol):
     """How importances travel: ``decode(encode(x))`` is about ``x``, in float32."""
+
+    def encode(self, importances: Weights) -> Weights: ...
+
+    def decode(self, coded: Weights) -> Weights: ...
+
+    def faults(self, coded: Weights) -> dict[int, str]:
+        """What is wrong with an upload of the right shapes, by row: anybody may have made it."""
+        ...
+
+
+class ValueByValue(NamedTuple):
+    """Every value travels, by itself."""
 
     encode: Callable[[Weights], Weights]
     decode: Callable[[Weights], Weights]
+
+    def faults(self, coded: Weights) -> dict[int, str]:
+        return impossible(self.decode(coded))
+
+
+def impossible(importances: Weights) -> dict[int, str]:
+    """Which rows hold what no importance is: one line naming the array."""
+    wrong: dict[int, str] = {}
+    for name, tensor in importances.items():
+        fine = ((tensor >= 0) & tensor.isfinite()).unsqueeze(1).flatten(1).all(1)  # NaN is neither
+        for d in (~fine).nonzero().flatten().tolist():
+            wrong.setdefault(d, f"array {name!r}: importances must be finite and >= 0")
+    return wrong
 
 
 def to_float16(importances: Weights) -> Weights:
@@ -88,10 +113,10 @@ def from_log8(coded: Weights) -> Weights:
     return found
 
 
-CODES = {
-    "fp32": Code(lambda importances: importances, lambda coded: coded),
-    "fp16": Code(to_float16, from_float16),
-    "log8": Code(to_log8, from_log8),
+CODES: dict[str, Code] = {
+    "fp32": ValueByValue(lambda importances: importances, lambda coded: coded),
+    "fp16": ValueByValue(to_float16, from_float16),
+    "log8": ValueByValue(to_log8, from_log8),
 }
 
 

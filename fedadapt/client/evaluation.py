@@ -33,13 +33,18 @@ def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> lis
                 _logits(cohort, {n: t[d] for n, t in weights.items()}, test.inputs)
                 for d, test in enumerate(tests)
             ]
-    return [_score(z, test.labels) for z, test in zip(logits, tests, strict=True)]
+    return _scores(torch.cat(logits), tests)
 
 
-def _score(logits: Tensor, labels: Tensor) -> Score:
-    right = (logits.argmax(1) == labels).double().mean().item()
+def _scores(logits: Tensor, tests: Sequence[Examples]) -> list[Score]:
+    """Device by device, of the logits of all their images one after the other."""
+    sizes, labels = [len(test) for test in tests], torch.cat([test.labels for test in tests])
+    lengths = torch.tensor(sizes, device=labels.device)
     # A diverged model has no argmax worth counting: its loss says so.
-    return Score(right, F.cross_entropy(logits.double(), labels).item(), len(labels))
+    right = (logits.argmax(1) == labels).double()
+    loss = F.cross_entropy(logits.double(), labels, reduction="none")
+    means = [torch.segment_reduce(x, "mean", lengths=lengths).tolist() for x in (right, loss)]
+    return [Score(*found) for found in zip(*means, sizes, strict=True)]
 
 
 def _one_model(weights: Weights) -> bool:

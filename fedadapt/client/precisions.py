@@ -6,7 +6,6 @@ or over batches. Always in evaluation mode: batch norm uses its statistics and n
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from fedadapt.client.cohort import Cohort, Part, Schedule
+from fedadapt.client.image_gradients import Magnitude, layers_of, magnitudes
 from fedadapt.errors import InputError, nearest
 from fedadapt.models.mode import evaluating
 from fedadapt.weights import Weights, num_bytes, row
@@ -27,14 +27,9 @@ Score = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Levels are uniform numbers in [0, 1), one an image: the randomness of scores that have any.
 """
-Magnitude = Callable[[Tensor], Tensor]
-Gradient = Callable[[Tensor, Tensor, Tensor], Weights]
-Reduction = Callable[[Gradient, Magnitude, Tensor, Tensor, Tensor], tuple[Weights, int]]
-"""Inputs, labels, levels of a batch -> what it adds to the sum, and to what the sum is divided by.
-"""
-
-GRADIENT_BYTES = 2**26  # per-sample gradients held at a time: bounds memory
-IMAGES_AT_ONCE = 64  # more gain nothing, and small networks have large activations
+GRADIENT_BYTES = 2**26  # images' gradients, or activations, held at a time: bounds memory
+IMAGES_AT_ONCE = 64  # more gain nothing
+ACTIVATIONS = 128  # an image's, in multiples of its own size: as in a VGG
 
 
 class Measure(NamedTuple):
@@ -72,28 +67,6 @@ MEASURES: dict[Kind, Measure] = {
 }
 
 
-def samples(
-    gradient: Gradient, magnitude: Magnitude, x: Tensor, y: Tensor, levels: Tensor
-) -> tuple[Weights, int]:
-    """Mean over images of each one's magnitude."""
-    apart = vmap(gradient)(x.unsqueeze(1), y.unsqueeze(1), levels.unsqueeze(1))
-    return {n: magnitude(g).sum(0) for n, g in apart.items()}, len(x)
-
-
-def batches(
-    gradient: Gradient, magnitude: Magnitude, x: Tensor, y: Tensor, levels: Tensor
-) -> tuple[Weights, int]:
-    """Mean over batches, a short one like any other, of the magnitude of the mean gradient."""
-    return {n: magnitude(g) for n, g in gradient(x, y, levels).items()}, 1
-
-
-def sized_batches(
-    gradient: Gradient, magnitude: Magnitude, x: Tensor, y: Tensor, levels: Tensor
-) -> tuple[Weights, int]:
-    """The same, batches weighted by size."""
-    return {n: magnitude(g) * len(x) for n, g in gradient(x, y, levels).items()}, len(x)
-
-
 def importances(
     cohort: Cohort,
     weights: Weights,
@@ -126,10 +99,8 @@ def importances(
 
     """
     names = _included(cohort.model, exclude)
-    size = batch_size if granularity == "batch" else _images_at_once(weights, names)
-    schedule = Schedule(size, 1, part, "importance")
-    reduction = batches if granularity == "batch" else samples
-    found = _mean(cohort, weights, names, schedule, MEASURES[kind], reduction)
+    way = _Way(names, MEASURES[kind], granularity, batch_size)
+    found = _mean(cohort, weights, way, part, "importance")
     return {n: t.add_(floor) for n, t in found.items()}
 
 
@@ -153,58 +124,104 @@ def fisher(
 
     """
     names = _included(cohort.model)
-    size = batch_size if granularity == "batch" else _images_at_once(weights, names)
-    schedule = Schedule(size, 1, part, "fisher")
-    reduction = sized_batches if granularity == "batch" else samples
-    return _mean(cohort, weights, names, schedule, MEASURES["fisher"], reduction)
+    way = _Way(names, MEASURES["fisher"], granularity, batch_size, by_size=True)
+    return _mean(cohort, weights, way, part, "fisher")
 
 
-def _mean(
-    cohort: Cohort,
-    weights: Weights,
-    names: frozenset[str],
-    schedule: Schedule,
-    measure: Measure,
-    reduction: Reduction,
-) -> Weights:
+class _Way(NamedTuple):
+    """What is measured, and how."""
+
+    names: frozenset[str]  # of the parameters
+    measure: Measure
+    granularity: Granularity
+    batch_size: int  # of ``batch``
+    by_size: bool = False  # of ``batch``: a short batch weighs less
+
+
+def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str) -> Weights:
     """One device after the other: beside the result, memory is that of one."""
     found = {
         n: torch.zeros(t.shape, dtype=t.dtype, device=t.device)
         for n, t in weights.items()
-        if n in names
+        if n in way.names
     }
     with evaluating(cohort.model):
+        layers = layers_of(cohort.model, way.names) if way.granularity == "sample" else None
         for d in range(len(cohort)):
-            gradient = _gradient(cohort, row(weights, d), names, measure.score)
-            levels = cohort.generator(d, f"{schedule.purpose}/levels")
+            alone = cohort.only(d)
+            size = way.batch_size if way.granularity == "batch" else _images_at_once(alone, part)
+            device = _Device(alone, row(weights, d), way, layers)
+            levels = cohort.generator(d, f"{purpose}/levels")
             count = 0
-            for [(_, batch)] in cohort.only(d).steps(schedule):
+            for [(_, batch)] in alone.steps(Schedule(size, 1, part, purpose)):
                 x, y = batch.inputs[0], batch.labels[0]
                 u = torch.from_numpy(levels.random(len(y))).to(y.device)
-                added, size = reduction(gradient, measure.magnitude, x, y, u)
+                added, num = device.add(x, y, u)
                 for n, t in added.items():
                     found[n][d] += t
-                count += size
+                count += num
             for t in found.values():
                 t[d] /= count
     return found
 
 
-def _gradient(cohort: Cohort, weights: Weights, names: frozenset[str], score: Score) -> Gradient:
-    """The gradient of ``score`` for one device's ``weights``, by those called ``names``."""
-    held = {n: t for n, t in weights.items() if n not in names}
-    cohort = replace(cohort, stacked=True)  # under vmap no image can be copied channels last
+class _Device(NamedTuple):
+    """One device while it is measured."""
 
-    def value(params: Weights, x: Tensor, y: Tensor, levels: Tensor) -> Tensor:
-        return score(cohort.forward(held | params, x), y, levels)
+    cohort: Cohort  # of it alone
+    weights: Weights  # [...]
+    way: _Way
+    layers: tuple[str, ...] | None  # see ``layers_of``; None: by ``vmap``
 
-    return partial(grad(value), {n: t for n, t in weights.items() if n in names})
+    def add(self, x: Tensor, y: Tensor, levels: Tensor) -> tuple[Weights, int]:
+        """What a batch adds to the sum, and to what the sum is divided by."""
+        score, magnitude = self.way.measure
+        if self.way.granularity == "batch":
+            weight = len(x) if self.way.by_size else 1
+            mean = self._gradient(x, y, levels)
+            return {n: weight * magnitude(g) for n, g in mean.items()}, weight
+        found = None
+        if self.layers is not None:
+            found = magnitudes(
+                self.cohort,
+                self.weights,
+                self.layers,
+                x,
+                lambda logits: score(logits, y, levels),
+                magnitude,
+            )
+        return found or self._image_by_image(x, y, levels), len(x)
+
+    def _image_by_image(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
+        """Sum over images of each one's magnitude, for any network."""
+        one = num_bytes({n: t for n, t in self.weights.items() if n in self.way.names})
+        some = max(1, GRADIENT_BYTES // one)
+        total: Weights = {}
+        for part in zip(x.split(some), y.split(some), levels.split(some), strict=True):
+            apart = vmap(self._gradient)(*(t.unsqueeze(1) for t in part))
+            for n, g in apart.items():
+                total[n] = total.get(n, 0) + self.way.measure.magnitude(g).sum(0)
+        return total
+
+    def _gradient(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
+        """Of the score by the parameters."""
+        held = {n: t for n, t in self.weights.items() if n not in self.way.names}
+        # Under vmap no image can be copied channels last.
+        cohort = replace(self.cohort, stacked=True)
+
+        def value(params: Weights) -> Tensor:
+            return self.way.measure.score(cohort.forward(held | params, x), y, levels)
+
+        found: Weights = grad(value)({n: t for n, t in self.weights.items() if n not in held})
+        return found
 
 
-def _images_at_once(weights: Weights, names: frozenset[str]) -> int:
-    """How many images' gradients, each as large as one device's parameters, are held at a time."""
-    one = num_bytes({n: t[0] for n, t in weights.items() if n in names})
-    return max(1, min(IMAGES_AT_ONCE, GRADIENT_BYTES // one))
+def _images_at_once(device: Cohort, part: Part) -> int:
+    """How many images' activations fit in memory's share, by the size of the first image."""
+    [examples] = device.part(part)
+    one = device.scaling(examples.inputs[:1].unsqueeze(0))
+    size = ACTIVATIONS * one.numel() * one.element_size()
+    return max(1, min(IMAGES_AT_ONCE, GRADIENT_BYTES // max(1, size)))
 
 
 def _included(model: nn.Module, exclude: Iterable[str] = ()) -> frozenset[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.catalog import check_partition, split_of
-from fedadapt.datasets.decks import Pools, class_shares, deal
+from fedadapt.datasets.decks import class_shares, deal
 from fedadapt.datasets.divide import class_types, divide, groups
 from fedadapt.datasets.entries import Entry
 from fedadapt.datasets.grammar import (
@@ -18,6 +18,7 @@ from fedadapt.datasets.grammar import (
     parse_quantity,
     parse_shift,
 )
+from fedadapt.datasets.hands import Hands, Pools
 from fedadapt.datasets.pooled import pooled
 from fedadapt.datasets.quantity import COMFORTABLE, long_tail, relative_sizes
 from fedadapt.datasets.shifts import shift_kind
@@ -52,7 +53,7 @@ class Skew:
 class Assignment:
     """Numbers of images in the store; see ``Benchmark`` for what the parts are for."""
 
-    devices: tuple[Pools, ...]
+    devices: Hands
     kinds: tuple[str, ...]
     unseen: frozenset[int]
     global_test: Rows | None
@@ -67,11 +68,11 @@ def assign(config: RunConfig, entry: Entry, skew: Skew, store: Store) -> Assignm
         devices = _dealt(config, skew, store, pools)
         everybody: Rows | None = _balanced(config, store, pools.test)
     else:
-        devices = _divided(config, entry, skew, store)
+        devices = Hands.of(_divided(config, entry, skew, store))
         official = np.arange(store.num_train, len(store.labels))
         everybody = _balanced(config, store, official) if len(official) else None
     kinds = _kinds(config, skew, store)
-    return Assignment(tuple(devices), kinds, _unseen(config, kinds), everybody)
+    return Assignment(devices, kinds, _unseen(config, kinds), everybody)
 
 
 def _divided(config: RunConfig, entry: Entry, skew: Skew, store: Store) -> list[Pools]:
@@ -106,7 +107,7 @@ def _pools(config: RunConfig, skew: Skew, store: Store) -> Pools:
     return Pools(train, adapt, test)
 
 
-def _dealt(config: RunConfig, skew: Skew, store: Store, pools: Pools) -> list[Pools]:
+def _dealt(config: RunConfig, skew: Skew, store: Store, pools: Pools) -> Hands:
     rng = stream(config.seed, "partition")
     num = config.devices
     shares = class_shares(skew.partition.rule, num, len(store.classes), rng)

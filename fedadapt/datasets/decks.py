@@ -4,45 +4,51 @@ Three decks a class, for train, adapt and test, share no image: nobody's test im
 training image, however many devices there are.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.datasets.divide import class_types, groups
 from fedadapt.datasets.grammar import Rule
+from fedadapt.datasets.hands import Hands, Pile, Pools, places
 from fedadapt.datasets.strata import Rows, whole_counts
 
 
-class Pools(NamedTuple):
-    """The images each of a device's three sets is drawn from; no image is in two of them."""
-
-    train: Rows
-    adapt: Rows
-    test: Rows
-
-
 class Deck:
-    """Shuffled cards that are dealt, and shuffled anew when they run out."""
+    """Shuffled cards that are dealt device after device, and shuffled anew when they run out."""
 
-    def __init__(self, cards: Rows, rng: np.random.Generator) -> None:
+    def __init__(self, cards: Rows, order: Rows, wanted: Rows) -> None:
+        """Count out the hands; the first shuffle is given, the others are the caller's to ask for.
+
+        Args:
+            cards: All different, [n].
+            order: Places in ``cards``, the first shuffle, [n].
+            wanted: Cards for each device, [D]; none gets one twice, so at most n.
+
+        """
+        num = len(cards)
         self._cards = cards
-        self._rng = rng
-        self._left = rng.permutation(len(cards))  # places in ``cards``
+        self._shuffles = [order]
+        self.counts = np.minimum(wanted, num)
+        self._ends = np.cumsum(self.counts)
+        used_up = np.arange(num, self._ends[-1], num) if num else np.zeros(0, np.int64)
+        self.runs_out_at = np.searchsorted(self._ends, used_up, side="right")
+        """The devices for whose hands the cards must be shuffled anew, ascending."""
+        hands = used_up - (self._ends - self.counts)[self.runs_out_at]
+        self._hands = iter(hands.tolist())  # cards they hold by then
 
-    def draw(self, num: int) -> Rows:
-        """``num`` different cards, [num]; fewer where the deck has fewer."""
-        num = min(num, len(self._cards))
-        hand, self._left = self._left[:num], self._left[num:]
-        needed = num - len(hand)
-        if needed:
+    def shuffle(self, rng: np.random.Generator) -> None:
+        """Go through the cards once more."""
+        fresh = rng.permutation(len(self._cards))
+        if hand := next(self._hands):
             # The hand's own cards go to the bottom of the new deck: they cannot come twice.
-            fresh = self._rng.permutation(len(self._cards))
-            held = np.zeros(len(self._cards), bool)
-            held[hand] = True
-            fresh = np.concatenate((fresh[~held[fresh]], fresh[held[fresh]]))
-            hand, self._left = np.concatenate((hand, fresh[:needed])), fresh[needed:]
-        return self._cards[hand]
+            held = np.zeros(len(fresh), bool)
+            held[self._shuffles[-1][-hand:]] = True
+            fresh = fresh[held[fresh].argsort(kind="stable")]
+        self._shuffles.append(fresh)
+
+    def dealt(self) -> Rows:
+        """All hands, one after the other."""
+        return self._cards[np.concatenate(self._shuffles)[: self._ends[-1]]]
 
 
 def class_shares(
@@ -73,7 +79,7 @@ def deal(
     shares: NDArray[np.float64],
     sizes: list[tuple[int, int, int]],
     rng: np.random.Generator,
-) -> list[Pools]:
+) -> Hands:
     """Each device's train, adapt and test images.
 
     Args:
@@ -87,16 +93,33 @@ def deal(
     num_classes = shares.shape[1]
     weighted = shares * np.bincount(labels[pools.train], minlength=num_classes)
     weighted /= weighted.sum(axis=1, keepdims=True)
-    decks = [[Deck(pool[labels[pool] == c], rng) for c in range(num_classes)] for pool in pools]
-    counts = [
+    cards = [[pool[labels[pool] == c] for c in range(num_classes)] for pool in pools]
+    orders = [[rng.permutation(len(mine)) for mine in of_set] for of_set in cards]
+    wanted = [
         whole_counts(weighted, np.array(numbers), rng) for numbers in zip(*sizes, strict=True)
     ]
+    decks = [
+        [Deck(mine, order, want) for mine, order, want in zip(*of_set, strict=True)]
+        for of_set in zip(cards, orders, (want.T for want in wanted), strict=True)
+    ]
+    # Device after device takes from its train decks, then adapt, then test, class by class; in
+    # this order the decks that run out are shuffled.
+    turns = [
+        (int(device), number, c)
+        for number, of_set in enumerate(decks)
+        for c, deck in enumerate(of_set)
+        for device in deck.runs_out_at
+    ]
+    for _, number, c in sorted(turns):
+        decks[number][c].shuffle(rng)
+    return Hands(*map(_hand_out, decks))
 
-    def hand(number: int, device: int) -> Rows:
-        """The device's images of set ``number``, class by class."""
-        wanted = counts[number][device]
-        return np.concatenate(
-            [decks[number][c].draw(int(wanted[c])) for c in np.flatnonzero(wanted)]
-        )
 
-    return [Pools(hand(0, d), hand(1, d), hand(2, d)) for d in range(len(sizes))]
+def _hand_out(decks: list[Deck]) -> Pile:
+    """What all decks deal, device by device, in the order of the decks."""
+    counts = np.stack([deck.counts for deck in decks], axis=1)  # [D, C]
+    starts = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)
+    found = np.empty(counts.sum(), np.int32)
+    for deck, start in zip(decks, starts.T, strict=True):
+        found[places(start, deck.counts)] = deck.dealt()
+    return Pile(found, counts.sum(axis=1))

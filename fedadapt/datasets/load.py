@@ -42,11 +42,6 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
     skew = Skew.of(config, entry)
     store = _read(config, entry, progress)
     assignment = assign(config, entry, skew, store)
-    trained_on = np.unique(
-        np.concatenate(
-            [d.train for i, d in enumerate(assignment.devices) if i not in assignment.unseen]
-        )
-    )
     return StoredBenchmark(
         config.benchmark,
         store,
@@ -54,7 +49,7 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
         skew.shift,
         config.image_size,
         config.seed,
-        choose_scaling(config, store, trained_on),
+        choose_scaling(config, store, assignment.devices.trained_on(assignment.unseen)),
         describe(config, entry, store, assignment),
     )
 
@@ -114,7 +109,7 @@ def measure(store: Store, rows: Rows) -> Scaling:
 
 def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignment) -> Manifest:
     """The facts of an assignment and their hash; where the files lie is not among them."""
-    sizes = [[len(part) for part in device] for device in assignment.devices]
+    train, adapt, test = (len(pile.images) for pile in assignment.devices.sets)
     everybody = assignment.global_test
     facts: dict[str, object] = {
         "benchmark": "folder" if entry.name.startswith(FOLDER) else config.benchmark,
@@ -134,18 +129,16 @@ def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignme
         "images": len(store.labels),
         "unreadable-images": store.unreadable,
         "content": store.digest(),
-        "train-images": sum(s[0] for s in sizes),
-        "adapt-images": sum(s[1] for s in sizes),
-        "test-images": sum(s[2] for s in sizes),
+        "train-images": train,
+        "adapt-images": adapt,
+        "test-images": test,
         "global-test-images": 0 if everybody is None else len(everybody),
     }
     if split_of(entry, config) != "device":  # the rule there was first; old manifests stay
         facts["split"] = split_of(entry, config)
     seen = sha256(json.dumps(facts, sort_keys=True).encode())
-    for device in assignment.devices:
-        for part in device:
-            seen.update(len(part).to_bytes(8, "little"))
-            seen.update(np.ascontiguousarray(part, dtype="<i8").data)
+    for numbers in assignment.devices.written_out():
+        seen.update(numbers.data)
     if everybody is not None:
         seen.update(np.ascontiguousarray(everybody, dtype="<i8").data)
     return Manifest(seen.hexdigest(), facts)

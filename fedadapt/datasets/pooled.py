@@ -11,10 +11,10 @@ import numpy as np
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.catalog import LEAST_IMAGES, split_of, too_many_devices
-from fedadapt.datasets.decks import Pools
 from fedadapt.datasets.divide import kinds_of
 from fedadapt.datasets.entries import Entry
 from fedadapt.datasets.grammar import Partition
+from fedadapt.datasets.hands import Pools
 from fedadapt.datasets.store import Store
 from fedadapt.datasets.strata import Rows, stratified_order, three_sizes
 from fedadapt.datasets.streams import stream

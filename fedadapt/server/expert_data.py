@@ -1,6 +1,5 @@
 """A task's images as the cohort of one device that ``fit`` and ``evaluate`` know."""
 
-import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
@@ -12,6 +11,7 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.datasets.tasks import Task
 from fedadapt.errors import InputError
+from fedadapt.models.shell import shell
 from fedadapt.selectors import head
 from fedadapt.server.expert_model import TaskHead
 from fedadapt.weights import Weights
@@ -31,7 +31,7 @@ def cohort_of(
     """The server as a device with the task's number; its validation images are its ``adapt``."""
     train, validation = (_examples_on(part, compute) for part in (task.train, task.validation))
     return Cohort(
-        model=copy.deepcopy(network).to("meta"),
+        model=shell(network, compute),
         devices=(number,),
         splits=(Split(train, validation, validation),),
         scaling=scaling,

@@ -6,7 +6,6 @@ from it is like each other) and no algorithm. Ours: agglomerative clustering, av
 
 import logging
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,18 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedadapt.errors import InputError, unknown
-from fedadapt.server.line import line_groups
+from fedadapt.server.aliasing import is_aliased
+from fedadapt.server.distances import Vectors, chunks, distances_to, farthest, mean_of
+from fedadapt.server.group_number import group_means, shortest
+from fedadapt.server.line import line_cuts
 
 EXACT_LIMIT = 2000  # devices compared with each other; more are represented by a sample
 MAX_GROUPS = 64  # that are looked for; more must be asked for
-CHUNK = 65536  # devices measured at once: bounds memory
-ENOUGH = 20000  # devices of a group that show whether it is one
 
 METHODS = ("efficient", "exact")
 
 log = logging.getLogger(__name__)
 
-Vectors = NDArray[np.floating]  # [n, q]
 Labels = NDArray[np.int64]
 
 
@@ -64,15 +63,16 @@ def group_devices(
     ``exact`` compares every pair. ``efficient`` compares all with one reference, and takes
     |s_i - s_j| for the distance of i and j, where s is the distance to it: n distances instead of
     n (n - 1) / 2. The reference is the device farthest from the mean of all: from the edge fewer
-    different devices look equally far than from the middle. Each group found is then measured once
-    more, from its own farthest member; if it falls into parts that lie as far apart as groups do,
-    the exact method takes over.
+    different devices look equally far than from the middle. Groups that a second reference, the
+    device farthest from the first, does not see as well are mixed up, and so are groups that fall
+    into parts when they are measured once more from their own farthest member: then the exact
+    method takes over.
 
     Args:
         vectors: [n, q], finite, as the devices sent them.
-        groups: Their number, or None: the one of 2 to min(n / 2, 64) with the best silhouette.
-            A device that would be alone joins the nearest group, if that leaves as many as asked
-            for. Fewer than four devices are one group.
+        groups: Their number, or None: the one of 1 to min(n / 2, 64) that describes the vectors in
+            fewest bits. A device that would be alone joins the nearest group, if that leaves as
+            many as asked for. Fewer than four devices are one group.
         method: ``efficient`` or ``exact``.
         seed: Of the sample that stands for more than 2000 devices where pairs are compared.
 
@@ -85,10 +85,12 @@ def group_devices(
         groups = 1  # two groups of two are the least to look for
     if method == "exact":
         return _exact(given, groups, seed, None)
-    reference = _farthest(given, _mean(given))
-    distances = _distances(given, given[reference])
-    labels = line_groups(distances, groups, MAX_GROUPS)
-    if _is_aliased(given, labels, groups):
+    reference = farthest(given, mean_of(given))
+    distances = distances_to(given, given[reference])
+    labels = _line_groups(given, distances, groups, seed)
+    opposite = distances_to(given, given[int(distances.argmax())])
+    agreed = np.array_equal(labels, _line_groups(given, opposite, groups, seed))
+    if not agreed or is_aliased(given, labels, groups):
         log.info("grouping: one reference device mixes up groups; comparing pairs instead")
         return _exact(given, groups, seed, reference)
     return _grouping(given, labels, distances, "efficient", reference, seed)
@@ -127,14 +129,15 @@ def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | Non
     from scipy.spatial.distance import pdist, squareform
 
     members = _sample(len(vectors), seed)
-    condensed = pdist(vectors[members].astype(np.float64))
-    found = _pair_groups(condensed, len(members), groups)
+    seen = vectors[members].astype(np.float64)
+    condensed = pdist(seen)
+    found = _pair_groups(seen, condensed, groups)
     if len(members) < len(vectors):
-        centroids = _centroids(vectors[members], found)
+        centroids = group_means(seen, found)
         labels = np.concatenate(
             [
                 nearest(torch.from_numpy(centroids), torch.from_numpy(part)).numpy()
-                for part in _parts(vectors)
+                for part in chunks(vectors)
             ]
         )
     else:
@@ -150,7 +153,7 @@ def _grouping(
     ordered = by_first_device(labels)
     return Grouping(
         labels=torch.from_numpy(ordered),
-        centroids=torch.from_numpy(_centroids(vectors, ordered)),
+        centroids=torch.from_numpy(group_means(vectors, ordered)),
         distances=torch.from_numpy(distances),
         reference=reference,
         method=method,
@@ -159,32 +162,40 @@ def _grouping(
     )
 
 
-def _pair_groups(condensed: NDArray[np.float64], count: int, groups: int | None) -> Labels:
-    """Cut the tree of average linkage: at ``groups``, or where the silhouette is best."""
+def _line_groups(
+    vectors: Vectors, distances: NDArray[np.float64], groups: int | None, seed: int
+) -> Labels:
+    """Groups of devices by their distance to one reference, in the order of their first devices."""
+    most = groups or min(len(vectors) // 2, MAX_GROUPS)
+    cuts, where = line_cuts(distances, most, alone=groups is not None)
+    if groups is not None or len(cuts) == 1:  # all alike
+        return by_first_device(cuts[-1][where])
+    members = _sample(len(vectors), seed)
+    seen = [by_first_device(cut[where[members]]) for cut in cuts]
+    return by_first_device(cuts[shortest(vectors[members].astype(np.float64), seen)][where])
+
+
+def _pair_groups(
+    vectors: NDArray[np.float64], condensed: NDArray[np.float64], groups: int | None
+) -> Labels:
+    """Cut the tree of average linkage: at ``groups``, or where vectors are described best."""
     from scipy.cluster.hierarchy import cut_tree, linkage
     from scipy.spatial.distance import squareform
-    from sklearn.metrics import silhouette_score
 
+    count = len(vectors)
+    one = np.zeros(count, dtype=np.int64)
     if count == 1 or groups == 1:
-        return np.zeros(count, dtype=np.int64)
+        return one
     tree = linkage(condensed, "average")
     if tree[-1, 2] == 0:  # all alike
-        return np.zeros(count, dtype=np.int64)
+        return one
     matrix = squareform(condensed)
     if groups is not None:
         return _cut_into(groups, tree, matrix)
     numbers = np.arange(2, min(count // 2, MAX_GROUPS) + 1)
-    chosen, best = np.zeros(count, dtype=np.int64), (-np.inf, 0.0)
-    for number, labels in zip(numbers, cut_tree(tree, numbers).T, strict=True):
-        candidate = _without_singles(labels.astype(np.int64), matrix)
-        if candidate.max() < 1:
-            continue
-        # Of equally good cuts, the one across the widest step of the tree.
-        gap = tree[count - number, 2] - tree[count - number - 1, 2]
-        merit = (round(silhouette_score(matrix, candidate, metric="precomputed"), 9), gap)
-        if merit > best:
-            chosen, best = candidate, merit
-    return chosen
+    cuts = [_without_singles(c.astype(np.int64), matrix) for c in cut_tree(tree, numbers).T]
+    candidates = [one, *cuts]
+    return candidates[shortest(vectors, candidates)]
 
 
 def _cut_into(groups: int, tree: NDArray[np.float64], matrix: NDArray[np.float64]) -> Labels:
@@ -214,71 +225,10 @@ def _without_singles(labels: Labels, matrix: NDArray[np.float64]) -> Labels:
     return labels
 
 
-def _is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
-    """A group falls into two parts, at least half as far apart as the two nearest groups.
-
-    Devices equally far from one reference may be far from each other. Seen from the member that is
-    farthest from its group's mean, they are not equally far.
-    """
-    from scipy.spatial.distance import pdist
-
-    centroids = _centroids(vectors, labels)
-    if len(centroids) == 1:
-        return groups is None
-    if np.bincount(labels).min() == 1:  # one device cannot tell: all pairs can
-        return True
-    between = pdist(centroids).min()
-    for group, centroid in enumerate(centroids):
-        members = np.flatnonzero(labels == group)
-        mine = vectors[members[:: -(-len(members) // ENOUGH)]].astype(np.float64)
-        if len(mine) < 4:
-            continue
-        distances = _distances(mine, mine[_farthest(mine, centroid)])
-        far = distances > _threshold(distances)
-        if np.linalg.norm(mine[far].mean(0) - mine[~far].mean(0)) >= between / 2:
-            return True
-    return False
-
-
-def _threshold(values: NDArray[np.float64]) -> float:
-    """What parts values into two, of two at least, with the most variance between (Otsu 1979)."""
-    ordered = np.sort(values)
-    low = np.arange(2, len(values) - 1)  # how many are below
-    sums = np.cumsum(ordered)
-    below, above = sums[low - 1] / low, (sums[-1] - sums[low - 1]) / (len(values) - low)
-    cut = int(((above - below) ** 2 * low * (len(values) - low)).argmax())
-    return float(ordered[low[cut] - 1])
-
-
 def by_first_device(labels: Labels) -> Labels:
     """The same groups, numbered from 0 in the order in which they first appear."""
     _, first, where = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[where].astype(np.int64)
-
-
-def _centroids(vectors: Vectors, labels: Labels) -> NDArray[np.float64]:
-    counts = np.bincount(labels)
-    sums = [np.bincount(labels, weights=column) for column in vectors.T]
-    return np.stack(sums, axis=1) / counts[:, None]
-
-
-def _mean(vectors: Vectors) -> NDArray[np.float64]:
-    return np.asarray(vectors.mean(axis=0, dtype=np.float64))
-
-
-def _distances(vectors: Vectors, point: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.concatenate(
-        [np.linalg.norm(part.astype(np.float64) - point, axis=1) for part in _parts(vectors)]
-    )
-
-
-def _farthest(vectors: Vectors, point: NDArray[np.floating]) -> int:
-    return int(_distances(vectors, point).argmax())
-
-
-def _parts(vectors: Vectors) -> Iterator[Vectors]:
-    for first in range(0, len(vectors), CHUNK):
-        yield vectors[first : first + CHUNK]
 
 
 def _sample(count: int, seed: int) -> Labels:

@@ -1,4 +1,4 @@
-"""Who takes part in a round: a function of (seed, round), never of who answered first."""
+"""Who takes part in a round, and who is evaluated: the seed decides, never who answers first."""
 
 import zlib
 from collections.abc import Sequence
@@ -11,5 +11,32 @@ def sample(devices: Sequence[int], fraction: float, seed: int, round: int) -> tu
     count = max(1, int(fraction * len(devices) + 0.5))
     if count >= len(devices):
         return tuple(devices)
-    generator = np.random.default_rng((seed, zlib.crc32(b"sampling"), round))
-    return tuple(sorted(generator.choice(np.asarray(devices), count, replace=False).tolist()))
+    return _drawn(devices, count, (seed, zlib.crc32(b"sampling"), round))
+
+
+def panel(seen: Sequence[int], unseen: Sequence[int], most: int, seed: int) -> tuple[int, ...]:
+    """The devices that are evaluated: all, or ``most`` of them where there are more; ascending.
+
+    The same ones whenever it is asked in a run, so that rounds can be compared. Seen and unseen
+    devices are in it in proportion, each with one at least.
+
+    Args:
+        most: At least 1; 0 for no limit.
+
+    """
+    everyone = tuple(sorted((*seen, *unseen)))
+    if not most or most >= len(everyone):
+        return everyone
+    of_unseen = round(most * len(unseen) / len(everyone))
+    of_unseen = min(max(of_unseen, int(bool(unseen))), most - int(bool(seen)))
+    key = (seed, zlib.crc32(b"panel"))
+    chosen = (
+        *_drawn(seen, most - of_unseen, (*key, 0)),
+        *_drawn(unseen, of_unseen, (*key, 1)),
+    )
+    return tuple(sorted(chosen))
+
+
+def _drawn(devices: Sequence[int], count: int, key: tuple[int, ...]) -> tuple[int, ...]:
+    chosen = np.random.default_rng(key).choice(np.asarray(devices, int), count, replace=False)
+    return tuple(sorted(chosen.tolist()))

@@ -1,6 +1,6 @@
 """Rows of evaluations, turned into one accuracy for each device and label."""
 
-from collections import defaultdict
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation
 
+Numbers = NDArray[np.int64]
 TOLERANCE = 1e-6  # an image more or less is 1 / num_examples; anything below this is arithmetic
 
 
@@ -80,32 +81,59 @@ def last_accuracies(
         InputError: A device has the same label twice in that round.
 
     """
-    rows = [row for row in evaluations if row.split == split and row.epoch == 0]
-    last = max((row.round for row in rows), default=0)
-    rows = sorted((row for row in rows if row.round == last), key=lambda row: row.device)
-    devices = sorted({row.device for row in rows})
-    place = {device: d for d, device in enumerate(devices)}
-    of_device = {row.device: row for row in rows}
-    by_label = {
-        label: np.full(len(devices), np.nan)
-        for label in order_labels((row.label for row in rows), adaptations)
-    }
-    tasks: dict[tuple[str, int], dict[int, float]] = defaultdict(dict)
-    for row in rows:
-        of_task = tasks[row.label, row.device]
-        if row.task in of_task:
-            raise InputError(
-                f"evaluations: device {row.device} has {row.label!r} twice in round {last}; "
-                "a row of a round, device, label, task and split must be the only one"
+    last, found = 0, _Columns()
+    for row in evaluations:
+        if row.split == split and row.epoch == 0 and row.round >= last:
+            if row.round > last:
+                last, found = row.round, _Columns()
+            found.add(row)
+    return found.folded(last, adaptations)
+
+
+class _Columns:
+    """Rows of one round, column by column: some fifty bytes a row, whatever words are in it."""
+
+    def __init__(self) -> None:
+        self._words: dict[str, int] = {}  # labels and kinds, each held once
+        self._numbers = array("q")
+        self._accuracies = array("d")
+
+    def add(self, row: Evaluation) -> None:
+        label = self._words.setdefault(row.label, len(self._words))
+        kind = self._words.setdefault(row.kind, len(self._words))
+        self._numbers.extend((row.device, label, row.task, kind, row.seen, row.num_examples))
+        self._accuracies.append(row.accuracy)
+
+    def folded(self, round: int, adaptations: Sequence[str]) -> Accuracies:
+        """A column a label, a row a device; of several tasks the mean."""
+        words = tuple(self._words)
+        columns = np.array(self._numbers, np.int64).reshape(-1, 6).T
+        device, label, task, kind, seen, num_examples = columns
+        devices, place = np.unique(device, return_inverse=True)
+        self._refuse_twice(device, label, task, round)
+        last = np.zeros(len(devices), np.int64)  # a row of each device
+        last[place] = np.arange(len(place))
+        by_label = {}
+        for name in order_labels((words[code] for code in np.unique(label)), adaptations):
+            mine = label == self._words[name]
+            sums = np.bincount(place[mine], np.array(self._accuracies)[mine], len(devices))
+            counts = np.bincount(place[mine], minlength=len(devices))
+            by_label[name] = np.divide(
+                sums, counts, out=np.full(len(devices), np.nan), where=counts > 0
             )
-        of_task[row.task] = row.accuracy
-    for (label, device), of_task in tasks.items():
-        by_label[label][place[device]] = sum(of_task.values()) / len(of_task)
-    return Accuracies(
-        last,
-        np.array(devices, dtype=np.int64),
-        tuple(of_device[device].kind for device in devices),
-        np.array([of_device[device].seen for device in devices], dtype=bool),
-        np.array([of_device[device].num_examples for device in devices], dtype=np.int64),
-        by_label,
-    )
+        return Accuracies(
+            round,
+            devices,
+            tuple(words[code] for code in kind[last]),
+            seen[last].astype(bool),
+            num_examples[last],
+            by_label,
+        )
+
+    def _refuse_twice(self, device: Numbers, label: Numbers, task: Numbers, round: int) -> None:
+        keys, counts = np.unique(np.stack([device, label, task]), axis=1, return_counts=True)
+        for number, code, _ in keys[:, counts > 1].T[:1]:
+            raise InputError(
+                f"evaluations: device {number} has {tuple(self._words)[code]!r} twice in round "
+                f"{round}; a row of a round, device, label, task and split must be the only one"
+            )

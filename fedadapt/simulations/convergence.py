@@ -4,7 +4,7 @@ Accuracies are drawn in percent.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def draw_accuracy_by_round(
     axes: "Axes",
-    evaluations: Sequence[Evaluation],
+    evaluations: Iterable[Evaluation],
     final: Accuracies,
     groups: FoundGroups | None = None,
 ) -> None:
     """Mean over seen devices with the 10-90 % band: the base, and personal models of groups.
 
-    Adapted models are there at the end only.
+    Adapted models are there at the end only. ``evaluations`` are gone through more than once.
     """
     by_round: dict[bool, dict[int, list[float]]] = {
         True: defaultdict(list),
@@ -68,7 +68,7 @@ def draw_accuracy_by_round(
 
 
 def _draw_personal(
-    axes: "Axes", evaluations: Sequence[Evaluation], final: Accuracies, groups: FoundGroups
+    axes: "Axes", evaluations: Iterable[Evaluation], final: Accuracies, groups: FoundGroups
 ) -> bool:
     """The mean of personal models with its band; False where they were not looked at on the way.
 

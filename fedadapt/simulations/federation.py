@@ -15,11 +15,11 @@ from fedadapt.datasets.task_catalog import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
-from fedadapt.server.checkpoint import Checkpoint, save
+from fedadapt.server.checkpoint import Checkpoint, Checkpoints
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.fleet import EvaluationRequest, Fleet
 from fedadapt.server.mean import StreamingMean
-from fedadapt.server.sampling import sample
+from fedadapt.server.sampling import panel, sample
 from fedadapt.simulations.methods import Method
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results import Journal
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 LEAST_AT_ONCE = 25  # devices that are evaluated together, or a multiple of it
 BYTES_AT_ONCE = 2**26  # of their personal models
+ON_THE_WAY = 1000  # devices that are evaluated before the end, if not told otherwise
+SAVING = 0.05  # of the time goes into checkpoints at most: short rounds share one
 
 CentralTest = Callable[[int, Weights], list[Evaluation]]
 
@@ -49,8 +51,8 @@ class Population(NamedTuple):
 class Federation:
     """One run: drives ``method`` over ``fleet`` and leaves its records in ``folder``.
 
-    Everything it decides derives from (seed, round), and everything it knows is in the checkpoint
-    it writes after every round, so a run that was killed goes on as if nothing had happened.
+    Everything it decides derives from (seed, round), and everything it knows is in its checkpoints,
+    so a run that was killed goes on from the last one as if nothing had happened.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Federation:
         self._population = population
         self._adaptations = adaptations
         self._folder = folder
+        self._checkpoints = Checkpoints(folder)
+        self._save_again = 0.0  # not before this time
         self._parameter_names = parameter_names
         self._central_test = central_test
         self._progress = progress
@@ -117,7 +121,8 @@ class Federation:
                 self._train(self._round + 1)
                 if self._due(self._round):
                     self._evaluate(on_the_way)
-                self._save()
+                if self._worth_saving():
+                    self._save()
             self._evaluate(everything, final=True)
         return self._clock()
 
@@ -160,8 +165,15 @@ class Federation:
         every = self._config.evaluate_every or max(1, self._config.rounds // 10)
         return number % every == 0 and number < self._config.rounds
 
+    def _evaluated(self, final: bool) -> tuple[int, ...]:
+        """Forgetting is told device by device: of tasks, the same are evaluated all along."""
+        config, (seen, unseen) = self._config, self._population
+        all_along = final or is_tasks(config.benchmark)
+        most = config.evaluate_devices or (0 if all_along else ON_THE_WAY)
+        return panel(seen, unseen, most, config.seed)
+
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
-        devices = self._population.everyone
+        devices = self._evaluated(final)
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(devices))
         base = self._method.models(devices[:1])["base"]
         pooled = None
@@ -238,10 +250,16 @@ class Federation:
             progress=self._progress.advance,
         )
 
+    def _worth_saving(self) -> bool:
+        every = self._config.checkpoint_every
+        if self._round == self._config.rounds or (every and self._round % every == 0):
+            return True
+        return not every and time.perf_counter() >= self._save_again
+
     def _save(self) -> None:
+        began = time.perf_counter()
         tensors, facts = self._method.pack()
-        save(
-            self._folder,
+        self._checkpoints.save(
             Checkpoint(
                 round=self._round,
                 tensors={n: t.detach() for n, t in tensors.items()},
@@ -255,6 +273,8 @@ class Federation:
                 config=dict(self._config.to_mapping()),
             ),
         )
+        now = time.perf_counter()
+        self._save_again = now + (now - began) / SAVING
 
     def _clock(self) -> float:
         now = time.perf_counter()

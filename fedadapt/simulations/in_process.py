@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
+import torch
+
 from fedadapt.adaptations import Adaptation
 from fedadapt.client.guard import guarded
 from fedadapt.messages import Answers, Failure, Sent, bytes_up
@@ -17,7 +19,11 @@ Result = TypeVar("Result")
 
 
 class InProcessFleet(AbstractContextManager["InProcessFleet"]):
-    """Computes cohorts of ``cohort_size`` devices one after the other."""
+    """Computes cohorts of ``cohort_size`` devices one after the other.
+
+    On one thread: networks of this size lose more on sharing an operator than they gain, and lose
+    all on a busy machine. More cores are for more processes.
+    """
 
     def __init__(
         self,
@@ -30,8 +36,13 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
         self._keeper = keeper or Keeper()
         self._cohort_size = cohort_size
 
+    def __enter__(self) -> "InProcessFleet":
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        return self
+
     def __exit__(self, *error: Any) -> None:
-        """Nothing to close."""
+        torch.set_num_threads(self._threads_before)
 
     def ready(self) -> Sequence[int]:
         return range(self._worker.benchmark.num_devices)

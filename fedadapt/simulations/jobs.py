@@ -125,21 +125,21 @@ def _told(found: Sequence[Answers]) -> Reply:
     }
     parts: dict[str, Tree] = {
         "numbers": numbers,
-        "weights": {i: u.weights for i, u in updates.items()},
-        "report": {i: u.report for i, u in updates.items()},
-        "kept": {i: u.kept for i, u in updates.items()},
+        "weights": {i: u.weights for i, u in updates.items() if u.weights},
+        "report": {i: u.report for i, u in updates.items() if u.report},
+        "kept": {i: u.kept for i, u in updates.items() if u.kept},
     }
-    return Reply(facts, parts)
+    return Reply(facts, {name: tree for name, tree in parts.items() if tree})
 
 
 def _update(parts: dict[str, Tree], index: int) -> Update:
     numbers = parts["numbers"][index]
     return Update(
-        weights=parts["weights"].get(index, {}),
+        weights=parts.get("weights", {}).get(index, {}),
         num_examples=numbers["num-examples"],
         metrics=numbers.get("metrics", {}),
-        report=parts["report"].get(index, {}),
-        kept=parts["kept"].get(index, {}),
+        report=parts.get("report", {}).get(index, {}),
+        kept=parts.get("kept", {}).get(index, {}),
     )
 
 

@@ -1,5 +1,6 @@
 """The ledger, added up: what each message cost, and why answers were not used."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple, get_args
 
@@ -47,18 +48,17 @@ def by_action(ledger: Iterable[LedgerEntry]) -> list[ActionTotal]:
 
 def by_reason(ledger: Iterable[LedgerEntry]) -> list[ReasonTotal]:
     """Why answers were not used, the most frequent reason first."""
-    found: dict[tuple[str, str, str], list[LedgerEntry]] = {}
+    times: Counter[tuple[str, str, str]] = Counter()
+    devices: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    rounds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     for entry in ledger:
         if entry.outcome != "accepted":
             key = (entry.outcome, entry.action, entry.reason)
-            found.setdefault(key, []).append(entry)
+            times[key] += 1
+            devices[key].add(entry.device)
+            rounds[key].add(entry.round)
     totals = [
-        ReasonTotal(
-            *key,
-            len(entries),
-            tuple(sorted({entry.device for entry in entries})),
-            tuple(sorted({entry.round for entry in entries})),
-        )
-        for key, entries in found.items()
+        ReasonTotal(*key, number, tuple(sorted(devices[key])), tuple(sorted(rounds[key])))
+        for key, number in times.items()
     ]
     return sorted(totals, key=lambda total: (-total.times, total))

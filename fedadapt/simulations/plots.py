@@ -24,7 +24,7 @@ PICTURE = "gain.png"
 
 @styled
 def convergence(
-    evaluations: Sequence[Evaluation],
+    evaluations: Iterable[Evaluation],
     losses: Sequence[RoundLoss],
     final: Accuracies,
     groups: FoundGroups | None = None,

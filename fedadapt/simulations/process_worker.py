@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
@@ -70,16 +71,16 @@ class Ties(NamedTuple):
     """What a worker process has of the server's."""
 
     pipe: Connection  # tasks in, messages out
-    alive: Connection  # ends when the server does
     notes: tuple[str, int]  # a block: the number of the task being done
     folder: Path | None  # for blocks, where memory cannot be anonymous
 
 
-def forked(worker: Worker, ties: Ties, lifeline: Connection) -> None:
-    """Main function of a process that has everything already."""
-    lifeline.close()  # held by the server alone, so that it ends with it
+def forked(worker: Worker, ties: Ties, not_ours: list[Connection]) -> None:
+    """Main function of a process that has everything already, and more than it should have."""
+    for pipe in not_ours:  # the server's ends: pipes are to end with the server
+        pipe.close()
     gc.freeze()  # what is there stays: looking at it would copy its pages
-    _prepare(ties.alive)
+    _prepare()
     try:
         _differentiate()
     except RuntimeError as error:
@@ -92,7 +93,7 @@ def spawned(config: RunConfig, ties: Ties) -> None:
     """Main function of a process that knows nothing."""
     from fedadapt.simulations.assembly import assemble
 
-    _prepare(ties.alive)
+    _prepare()
     try:
         worker = assemble(config).worker
     except FedadaptError as error:
@@ -101,17 +102,10 @@ def spawned(config: RunConfig, ties: Ties) -> None:
     _serve(worker, ties)
 
 
-def _prepare(alive: Connection) -> None:
-    """One thread, and an end when the server's is near."""
+def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
-
-    def end_with_the_server() -> None:
-        alive.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=end_with_the_server, daemon=True).start()
 
 
 def _differentiate() -> None:
@@ -123,16 +117,26 @@ def _serve(worker: Worker, ties: Ties) -> None:
     pipe, pool, theirs = ties.pipe, Pool(ties.folder), Window()
     notes = theirs.memory(*ties.notes).cast("q")
     busy: dict[str, Block] = {}  # written, not yet read by the server
+    tasks: SimpleQueue[Task] = SimpleQueue()
+
+    def listen() -> None:
+        """Take in tasks, whatever is computed, and end when the server does."""
+        try:
+            while True:
+                tasks.put(pipe.recv())
+        except (EOFError, OSError):
+            os._exit(1)
 
     def take(size: int) -> Block:
         block = pool.take(size)
         busy[block.path] = block
         return block
 
+    threading.Thread(target=listen, daemon=True).start()
     common: Tree = {}
     pipe.send(Message())
     while True:
-        task: Task = pipe.recv()
+        task = tasks.get()
         notes[0] = task.number
         for path in task.unused:
             pool.give(busy.pop(path))

@@ -117,9 +117,6 @@ class ProcessCrew:
                 self._folder = Path(stack.enter_context(made))
             self._pool = Pool(self._folder)
             stack.callback(self._pool.close)
-            self._alive, self._lifeline = multiprocessing.Pipe(duplex=False)
-            stack.enter_context(self._alive)
-            stack.enter_context(self._lifeline)
             stack.callback(self._end_all)
             for place in range(self.size):
                 self._begin(place)
@@ -192,7 +189,7 @@ class ProcessCrew:
         notes = Lent(self._pool, 8)
         notes.block.memory[:8] = bytes(8)
         memory = (notes.block.path, len(notes.block.memory))
-        process = self._process(Ties(theirs, self._alive, memory, self._folder))
+        process = self._process(Ties(theirs, memory, self._folder), ours)
         try:
             with warnings.catch_warnings():  # of threads here, which the child does not need
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -204,9 +201,9 @@ class ProcessCrew:
             theirs.close()  # or the end of the process would go unnoticed
         self._places[place] = Place(process, ours, notes)
 
-    def _process(self, ties: Ties) -> BaseProcess:
+    def _process(self, ties: Ties, ours: Connection) -> BaseProcess:
         if self._forks:
-            given = (self._worker, ties, self._lifeline)
+            given = (self._worker, ties, [ours, *(w.pipe for w in self._places.values())])
             context = multiprocessing.get_context("fork")
             return context.Process(target=forked, args=given, daemon=True)
         if self._config is None:

@@ -13,9 +13,10 @@ from fedadapt.records import Outcome
 from fedadapt.simulations import plots
 from fedadapt.simulations.accuracies import Accuracies, last_accuracies
 from fedadapt.simulations.device_gains import device_gains
+from fedadapt.simulations.evaluated import at_the_end, on_the_way
 from fedadapt.simulations.found_groups import GroupRow
 from fedadapt.simulations.group_report import group_sections
-from fedadapt.simulations.ledger import ReasonTotal, by_action, by_reason
+from fedadapt.simulations.ledger import ActionTotal, ReasonTotal, by_action, by_reason
 from fedadapt.simulations.report_page import PAGE
 from fedadapt.simulations.results import put
 from fedadapt.simulations.run_folder import RunFolder
@@ -58,7 +59,9 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     run = RunFolder.read(folder)
     own = last_accuracies(run.evaluations, run.adaptations)
     pictures = _pictures(run, own, measure=measure)
-    html = page.render(_words(run) | _numbers(run, own) | pictures | _ledger(run))
+    travelled = by_action(run.ledger)
+    numbers = _numbers(run, own, travelled)
+    html = page.render(_words(run) | numbers | pictures | _ledger(run, travelled))
     return put(folder / REPORT, html.encode())
 
 
@@ -123,7 +126,7 @@ def _words(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _numbers(run: RunFolder, own: Accuracies) -> dict[str, Any]:
+def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> dict[str, Any]:
     """Tables of accuracies: by label, by kind, and device by device where it went worst."""
     seen, final = own.where(own.seen), own.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
@@ -131,6 +134,7 @@ def _numbers(run: RunFolder, own: Accuracies) -> dict[str, Any]:
     return {
         "round": own.round,
         "evaluated": bool(run.evaluations),
+        "asked": at_the_end(run, own),
         "labels": own.labels,
         "final": final,
         "accuracy": accuracy,
@@ -139,7 +143,7 @@ def _numbers(run: RunFolder, own: Accuracies) -> dict[str, Any]:
             label: facts["mean"]
             for label, facts in by_label(everybody.where(everybody.seen)).items()
         },
-        "cards": _cards(run, accuracy, final),
+        "cards": _cards(run, accuracy, final, travelled),
         "kinds": per_kind(own),
         "worst_off": _devices(own, own.by_label.get(final or "base"), final),
         "most_harmed": [
@@ -151,7 +155,10 @@ def _numbers(run: RunFolder, own: Accuracies) -> dict[str, Any]:
 
 
 def _cards(
-    run: RunFolder, accuracy: dict[str, dict[str, Any]], final: str | None
+    run: RunFolder,
+    accuracy: dict[str, dict[str, Any]],
+    final: str | None,
+    travelled: list[ActionTotal],
 ) -> list[dict[str, Any]]:
     """The headline numbers: those of the final label beside the base's."""
     cards = []
@@ -186,8 +193,8 @@ def _cards(
         agree = "" if index is None else f"; adjusted Rand index {index:.2f} against the kinds"
         card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
         cards.append(card)
-    if run.ledger:
-        up, down = (sum(e.bytes_up for e in run.ledger), sum(e.bytes_down for e in run.ledger))
+    if travelled:
+        up, down = sum(t.bytes_up for t in travelled), sum(t.bytes_down for t in travelled)
         note = f"{data_size(down)} down, all devices together"
         cards.append({"name": "Sent by the devices", "value": data_size(up), "note": note})
     return [{"worse": False} | card for card in cards]
@@ -229,7 +236,9 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
         sections.append({"title": title, "note": note, "svgs": svgs, "groups": groups})
 
     if run.evaluations or run.losses:
-        add("Convergence", "", plots.convergence(run.evaluations, run.losses, own, run.groups))
+        losses = list(run.losses)
+        drawn = plots.convergence(run.evaluations, losses, own, run.groups)
+        add("Convergence", on_the_way(run), drawn)
     if run.groups is not None:
         for section in group_sections(run, run.groups, measure=measure):
             add(section.title, section.note, *section.figures, groups=section.groups)
@@ -247,11 +256,11 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
     return {"figures": sections, "kinds_figure": kinds_figure}
 
 
-def _ledger(run: RunFolder) -> dict[str, Any]:
+def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
     """What travelled, and what was not used."""
     reasons = by_reason(run.ledger)
     return {
-        "ledger": by_action(run.ledger),
+        "ledger": travelled,
         "outcomes": get_args(Outcome),
         "reasons": [_reason(total) for total in reasons[:REASONS_LISTED]],
         "more_reasons": max(0, len(reasons) - REASONS_LISTED),

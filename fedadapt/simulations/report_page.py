@@ -79,7 +79,7 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% endfor %}</section>{% endif %}
 
 {% if accuracy %}<h2>Accuracy on the devices' own test images</h2>
-<p class="soft">{{ 'Devices that took part in training, after' if unseen else 'After' }} round {{ round }}; every device counts once. Gain is over the base model on the same device, in points.</p>
+<p class="soft">{{ 'Devices that took part in training, after' if unseen else 'After' }} round {{ round }}; {{ asked }}every device counts once. Gain is over the base model on the same device, in points.</p>
 {{ accuracy_table(accuracy) }}
 {% elif evaluated %}<h2>Accuracy</h2><p class="soft">No device that took part in training has been evaluated.</p>{% endif %}
 {% if unseen %}<h3>Unseen devices</h3>

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, TypeVar, get_type_hints
+from typing import Any, BinaryIO, Generic, TypeVar, get_type_hints
 
 from fedadapt.errors import InputError
 from fedadapt.files import sync, write_atomically
@@ -18,6 +18,7 @@ from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
 
 Row = Evaluation | LedgerEntry | RoundLoss
 R = TypeVar("R", Evaluation, LedgerEntry, RoundLoss)
+T = TypeVar("T")
 
 TABLES: dict[type[Row], str] = {
     Evaluation: "devices.parquet",
@@ -30,6 +31,20 @@ JOURNALS: dict[type[Row], str] = {
     RoundLoss: "losses.jsonl",
 }
 ROWS_AT_ONCE = 65_536  # rows of a Parquet row group: all that is held in memory while writing
+ROWS_READ = 8_192  # ... and while reading
+
+
+class Rows(Generic[T]):
+    """A table that is read anew by each pass over it: there may be more rows than memory."""
+
+    def __init__(self, read: Callable[[], Iterator[T]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[T]:
+        return self._read()
+
+    def __bool__(self) -> bool:
+        return any(True for _ in self)
 
 
 def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
@@ -63,17 +78,17 @@ def write_losses(folder: Path, rows: Iterable[RoundLoss]) -> Path:
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Read ``devices.parquet``."""
-    return _read(folder, Evaluation)
+    return list(table_rows(folder, Evaluation))
 
 
 def read_ledger(folder: Path) -> list[LedgerEntry]:
     """Read ``ledger.parquet``."""
-    return _read(folder, LedgerEntry)
+    return list(table_rows(folder, LedgerEntry))
 
 
 def read_losses(folder: Path) -> list[RoundLoss]:
     """Read ``losses.parquet``."""
-    return _read(folder, RoundLoss)
+    return list(table_rows(folder, RoundLoss))
 
 
 def _arrow() -> Any:
@@ -113,15 +128,36 @@ def _write(folder: Path, kind: type[R], rows: Iterable[R]) -> Path:
     return put(folder / TABLES[kind], fill)
 
 
-def _read(folder: Path, kind: type[R]) -> list[R]:
+def table_rows(folder: Path, kind: type[R]) -> Iterator[R]:
+    """The rows of a finished run's table, some at a time.
+
+    Raises:
+        InputError: It is missing or damaged, which may show on the way only.
+
+    """
+    for batch in _batches(folder, kind):
+        later = kind._field_defaults  # columns that older runs have not
+        columns = [
+            batch[name].to_pylist() if name in batch.schema.names else [later[name]] * len(batch)
+            for name in kind._fields
+        ]
+        yield from map(kind._make, zip(*columns, strict=True))
+
+
+def check_table(folder: Path, kind: type[Row]) -> None:
+    """Raise what ``table_rows`` would."""
+    for _ in _batches(folder, kind):
+        pass
+
+
+def _batches(folder: Path, kind: type[Row]) -> Iterator[Any]:
     arrow, path = _arrow(), folder / TABLES[kind]
     if not path.is_file():
         raise InputError(f"{path}: no such file; a finished run has one")
     try:
         with arrow.parquet.ParquetFile(path) as file:
-            later = kind._field_defaults  # columns that older runs have not
             for field in _schema(kind):
-                if field.name in later and field.name not in file.schema_arrow.names:
+                if field.name in kind._field_defaults and field.name not in file.schema_arrow.names:
                     continue
                 place = file.schema_arrow.get_field_index(field.name)
                 if place < 0 or file.schema_arrow.field(place).type != field.type:
@@ -130,17 +166,13 @@ def _read(folder: Path, kind: type[R]) -> list[R]:
                         f"expected {', '.join(kind._fields)}"
                     )
             there = [name for name in kind._fields if name in file.schema_arrow.names]
-            table = file.read(columns=there)
+            for batch in file.iter_batches(ROWS_READ, columns=there):
+                if any(column.null_count for column in batch.columns):
+                    raise InputError(f"{path}: has empty cells; every column must be filled")
+                yield batch
     except (OSError, arrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: damaged or not Parquet ({reason}); run it again") from None
-    if any(column.null_count for column in table.columns):
-        raise InputError(f"{path}: has empty cells; every column must be filled")
-    columns = [
-        table[name].to_pylist() if name in there else [later[name]] * len(table)
-        for name in kind._fields
-    ]
-    return [kind._make(row) for row in zip(*columns, strict=True)]
 
 
 def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:

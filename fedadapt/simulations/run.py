@@ -24,6 +24,7 @@ from fedadapt.simulations.plots import picture
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report import write_report
 from fedadapt.simulations.results import (
+    Rows,
     journal_rows,
     write_evaluations,
     write_ledger,
@@ -82,6 +83,7 @@ def run(
             _describe(assembly, engine, folder)
             if checkpoint is not None:
                 federation.resume(checkpoint)
+                checkpoint = None  # it holds files open
             else:
                 start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
                 federation.begin(start)
@@ -127,11 +129,11 @@ def _write(
     assembly: Assembly, federation: Federation, folder: Path, seconds: float
 ) -> dict[str, object]:
     config = assembly.config
-    evaluations = list(journal_rows(folder, Evaluation))
-    ledger = list(journal_rows(folder, LedgerEntry))
+    # Rows are read anew by each who goes through them: they need not fit in memory.
+    evaluations = Rows(lambda: journal_rows(folder, Evaluation))
     losses = list(journal_rows(folder, RoundLoss))
     write_evaluations(folder, evaluations)
-    write_ledger(folder, ledger)
+    write_ledger(folder, journal_rows(folder, LedgerEntry))
     write_losses(folder, losses)
     models = folder / "models"
     models.mkdir(exist_ok=True)
@@ -142,7 +144,9 @@ def _write(
         text = json.dumps(facts | compared(facts, assembly.benchmark.kinds), indent=1)
         write_atomically(folder / f"{name}.json", text.encode())
     hash = assembly.benchmark.manifest.hash
-    summary = summarise(config, hash, evaluations, ledger, losses, seconds)
+    summary = summarise(
+        config, hash, evaluations, journal_rows(folder, LedgerEntry), losses, seconds
+    )
     if (found := read_groups(folder)) is not None:
         summary["groups"] = found.headline
     write_summary(folder, summary)

@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from fedadapt.simulations.results import (
     JOURNALS,
     TABLES,
     R,
+    Rows,
+    check_table,
     journal_rows,
-    read_evaluations,
-    read_ledger,
-    read_losses,
+    table_rows,
 )
 from fedadapt.simulations.summary import SUMMARY
 
@@ -33,9 +34,9 @@ class RunFolder:
     config: dict[str, Any]  # kebab-case keys
     manifest: dict[str, Any]  # one level deep: "hash" and the facts
     summary: dict[str, Any]
-    evaluations: list[Evaluation]
-    ledger: list[LedgerEntry]
-    losses: list[RoundLoss]
+    evaluations: Rows[Evaluation]
+    ledger: Rows[LedgerEntry]
+    losses: Rows[RoundLoss]
     groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
 
@@ -65,9 +66,9 @@ class RunFolder:
             _document(folder / CONFIG, tomllib.loads, missing),
             _flat(_document(folder / MANIFEST, json.loads, missing)),
             _document(folder / SUMMARY, json.loads, missing),
-            _table(folder, Evaluation, read_evaluations, missing),
-            _table(folder, LedgerEntry, read_ledger, missing),
-            _table(folder, RoundLoss, read_losses, missing),
+            _table(folder, Evaluation, missing),
+            _table(folder, LedgerEntry, missing),
+            _table(folder, RoundLoss, missing),
             _groups(folder, missing),
             (),
         )
@@ -87,24 +88,24 @@ def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> di
     return {}
 
 
-def _table(
-    folder: Path, kind: type[R], read: Callable[[Path], list[R]], missing: list[str]
-) -> list[R]:
+def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
     if (folder / TABLES[kind]).is_file():
         try:
-            return read(folder)
+            check_table(folder, kind)
+            return Rows(lambda: table_rows(folder, kind))
         except InputError:
             missing.append(f"{TABLES[kind]} is damaged")
     elif (folder / JOURNALS[kind]).is_file():
         missing.append(f"no {TABLES[kind]} yet")
     else:
         missing.append(f"no {TABLES[kind]}")
-    rows: list[R] = []
+    whole = 0
     try:
-        rows.extend(journal_rows(folder, kind))
+        for _ in journal_rows(folder, kind):
+            whole += 1
     except InputError:
         missing.append(f"{JOURNALS[kind]} is damaged")
-    return rows
+    return Rows(lambda: islice(journal_rows(folder, kind), whole))
 
 
 def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:

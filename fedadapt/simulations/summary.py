@@ -6,7 +6,7 @@ Definitions, also in ``docs/evaluation.md``; every device counts once, however m
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -19,7 +19,7 @@ from fedadapt.errors import InputError
 from fedadapt.records import Evaluation, LedgerEntry, Outcome, RoundLoss
 from fedadapt.simulations.accuracies import TOLERANCE, Accuracies, last_accuracies
 from fedadapt.simulations.forgetting import task_scores
-from fedadapt.simulations.results import put
+from fedadapt.simulations.results import Rows, put
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -28,16 +28,16 @@ DIGITS = 6
 def summarise(
     config: RunConfig,
     manifest_hash: str,
-    evaluations: Iterable[Evaluation],
+    evaluations: Sequence[Evaluation] | Rows[Evaluation],
     ledger: Iterable[LedgerEntry],
     losses: Iterable[RoundLoss],
     seconds: float,
 ) -> dict[str, Any]:
     """Everything ``summary.json`` holds; the same rows in any order give the same summary.
 
+    ``evaluations`` are gone through more than once: a list, or ``Rows``.
     Accuracies are those of the last evaluated round, on the devices' own test images.
     """
-    evaluations = list(evaluations)
     adaptations = requested(config)
     own = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")

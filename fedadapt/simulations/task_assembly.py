@@ -59,7 +59,12 @@ def question(given: Given) -> Question | None:
     """What is asked of the users; the presets are those of ``docs/dua.md``."""
     if not given.way.personal:
         return None
-    return Question(**_measure(given), upload=given.upload, stays=given.merge_on == "device")
+    return Question(
+        **_measure(given),
+        upload=given.upload,
+        share=given.share,
+        stays=given.merge_on == "device",
+    )
 
 
 def _measure(given: Given) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.compression import CODES
+from fedadapt.client.compression import Code
+from fedadapt.client.difference import SHARED, Difference
 from fedadapt.client.precisions import importances
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.selectors import head
@@ -25,7 +26,7 @@ from fedadapt.server.shelf import MemoryShelf, Shelf
 from fedadapt.strategies.base import Facts, Strategy
 from fedadapt.strategies.dua_kept import added, merged_there
 from fedadapt.strategies.dua_question import Question
-from fedadapt.weights import Weights, repeat, stack
+from fedadapt.weights import Weights, repeat, row, stack
 
 IMPORTANCE = "query.importance"
 
@@ -68,15 +69,16 @@ class DUA(Strategy[DuaState]):
     def send(self, state: DuaState, action: str, round: int, devices: Sequence[int]) -> Sent:
         assert self.question is not None
         task = round - 1
-        weights = task_model(self.experts, self.tasks[task], task)
+        weights = task_model(self.experts, self.tasks[task], task) | self._shared(task)
         config = {"server-round": round, "task": task, **self.question.to_config()}
         return Sent(tuple(devices), repeat(weights, len(devices)), config)
 
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         question = Question.from_config(received.config)
+        expert = {n: t for n, t in received.weights.items() if not n.startswith(SHARED)}
         found = importances(
             cohort,
-            received.weights,
+            expert,
             kind=question.kind,
             granularity=question.granularity,
             batch_size=question.batch_size,
@@ -87,8 +89,8 @@ class DUA(Strategy[DuaState]):
         alike = torch.ones(len(cohort), dtype=torch.float64)
         if question.stays:
             first = received.config["task"] == 0
-            return Update({}, alike, kept=added(cohort, received.weights, found, first=first))
-        return Update(CODES[question.upload].encode(found), alike)
+            return Update({}, alike, kept=added(cohort, expert, found, first=first))
+        return Update(question.code(row(received.weights, 0)).encode(found), alike)
 
     def expected(self, action: str, sent: Weights) -> Weights:
         assert self.question is not None
@@ -96,28 +98,22 @@ class DUA(Strategy[DuaState]):
             return {}
         names = {n for n, _ in self.model.named_parameters()} - self._head
         zeros = {n: torch.zeros_like(t).unsqueeze(0) for n, t in sent.items() if n in names}
-        return {n: t[0] for n, t in CODES[self.question.upload].encode(zeros).items()}
+        return row(self.question.code(sent).encode(zeros), 0)
 
     def faults(self, action: str, update: Update) -> Mapping[int, str]:
         """An importance is not negative; an upload that cannot be decoded is none either."""
-        wrong: dict[int, str] = {}
         if action != IMPORTANCE or self.question is None or self.question.stays:
-            return wrong
-        for name, tensor in CODES[self.question.upload].decode(update.weights).items():
-            fine = ((tensor >= 0) & tensor.isfinite()).flatten(1).all(1)  # NaN is neither
-            for d in (~fine).nonzero().flatten().tolist():
-                wrong.setdefault(d, f"array {name!r}: importances must be finite and >= 0")
-        return wrong
+            return {}
+        return self._code(0).faults(update.weights)  # one task's are as another's
 
     def merge(
         self, state: DuaState, action: str, round: int, answers: Iterable[Answers]
     ) -> DuaState:
         assert self.question is not None
-        decode = CODES[self.question.upload].decode
         for some in answers:
             if some.update is None or self.question.stays:
                 continue
-            found = decode(some.update.weights)
+            found = self._code(round - 1).decode(some.update.weights)
             for d, device in enumerate(some.devices):
                 self.shelf.put((round - 1, device), {n: t[d] for n, t in found.items()})
         return state
@@ -160,6 +156,23 @@ class DUA(Strategy[DuaState]):
     @cached_property
     def _head(self) -> frozenset[str]:
         return head(self.model)
+
+    def _shared(self, task: int) -> Weights:
+        """What goes down with an expert where only differences come back."""
+        if self.question is None or self.question.upload != "difference":
+            return {}
+        return Difference.sent_down(self.own_precisions[task])
+
+    def _code(self, task: int) -> Code:
+        assert self.question is not None
+        if task not in self._codes:
+            self._codes[task] = self.question.code(self._shared(task))
+        return self._codes[task]
+
+    @cached_property
+    def _codes(self) -> dict[int, Code]:
+        """How answers of a task travel."""
+        return {}
 
     @cached_property
     def _merged(self) -> dict[int, Weights]:

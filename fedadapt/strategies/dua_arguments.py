@@ -41,10 +41,10 @@ TRAINING: dict[str, type] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("paper", "released"),
-    "upload": ("fp32", "fp16", "log8"),
+    "upload": ("fp32", "fp16", "log8", "difference"),
     "merge_on": ("server", "device"),
 }
-MERGING = ("upload", "merge_on")
+MERGING = ("upload", "share", "merge_on")
 ARGUMENTS = ("preset", *TRAINING, "experts", "draw", *MERGING)
 """``experts``: a folder that keeps them; ``draw``: which of the users' images, 1 to 5."""
 
@@ -59,6 +59,7 @@ class Given:
     experts: str  # folder; empty: in the run's own
     draw: int
     upload: str
+    share: float  # of ``upload=difference``
     merge_on: str
 
 
@@ -85,6 +86,15 @@ def dua_arguments(config: RunConfig) -> Given:
     draw = given.get("draw", 1)
     if type(draw) is not int or not 1 <= draw <= 5:
         raise InputError(f"strategy-args: draw: {draw!r}; it must be a whole number 1 to 5")
+    if "share" in given and given.get("upload") != "difference":
+        raise InputError("strategy-args: share: goes with upload=difference; leave one out")
+    share = given.get("share", 0.1)
+    if not isinstance(share, int | float) or share is True or not 0 < share <= 1:
+        raise InputError(f"strategy-args: share: {share!r}; it must be a number above 0, at most 1")
+    if given.get("merge_on") == "device" and "upload" in given:
+        raise InputError(
+            "strategy-args: upload: with merge_on=device nothing is uploaded; leave one out"
+        )
     return Given(
         way=way,
         preset=str(given.get("preset", "paper")),
@@ -92,6 +102,7 @@ def dua_arguments(config: RunConfig) -> Given:
         experts=str(given.get("experts", "")),
         draw=draw,
         upload=str(given.get("upload", "fp32")),
+        share=float(share),
         merge_on=str(given.get("merge_on", "server")),
     )
 

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
+from fedadapt.client.compression import CODES, Code
+from fedadapt.client.difference import Difference
 from fedadapt.client.precisions import Granularity, Kind
 
 
@@ -15,8 +19,15 @@ class Question:
     granularity: Granularity = "sample"
     batch_size: int = 20
     floor: float = 0.0
-    upload: str = "fp32"  # in ``client.compression.CODES``
+    upload: str = "fp32"  # in ``client.compression.CODES``, or ``difference``
+    share: float = 0.1  # of ``difference``: of the entries that travel
     stays: bool = False  # the device merges by itself: no importance leaves it
+
+    def code(self, sent: Mapping[str, Tensor]) -> Code:
+        """How answers travel. ``sent``: what one device received, [...]."""
+        if self.upload == "difference":
+            return Difference.received(sent, self.share)
+        return CODES[self.upload]
 
     def to_config(self) -> dict[str, Any]:
         """As settings of a message."""

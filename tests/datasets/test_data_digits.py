@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets import hands
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.decks import Deck, class_shares
 from fedadapt.datasets.grammar import DOMAINS, Rule
 from fedadapt.datasets.load import load_benchmark
+from fedadapt.datasets.stored import StoredBenchmark
 
 NAMES = ("digits-classes", "digits-domains", "digits-dirichlet")
 
@@ -71,13 +73,60 @@ def test_a_small_federation_shares_no_image_and_a_large_one_shares_evenly():
     assert max(uses.values()) - min(uses.values()) <= 3
 
 
+def drawn_by(wanted, cards=10, seed=0):
+    """What a deck of its own gives each device."""
+    rng = np.random.default_rng(seed)
+    deck = Deck(np.arange(cards), rng.permutation(cards), np.array(wanted))
+    for _ in deck.runs_out_at:
+        deck.shuffle(rng)
+    return np.split(deck.dealt(), np.cumsum(deck.counts)[:-1])
+
+
 def test_a_deck_deals_every_card_once_before_any_comes_again():
-    deck = Deck(np.arange(10), np.random.default_rng(0))
-    drawn = [deck.draw(4) for _ in range(5)]
+    *drawn, everything = drawn_by([4, 4, 4, 4, 4, 99])
     assert all(len(set(hand.tolist())) == 4 for hand in drawn)
     assert len(set(np.concatenate(drawn[:2]).tolist())) == 8
     assert set(Counter(np.concatenate(drawn).tolist()).values()) == {2}
-    assert sorted(deck.draw(99)) == list(range(10))
+    assert sorted(everything) == list(range(10))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_hand_has_a_card_twice_wherever_the_deck_runs_out(seed):
+    wanted = np.random.default_rng(seed).integers(0, 9, 50)
+    for hand, want in zip(drawn_by(wanted, cards=7, seed=seed), wanted, strict=True):
+        assert len(set(hand.tolist())) == len(hand) == min(want, 7)
+
+
+def test_an_empty_deck_deals_nothing():
+    assert [len(hand) for hand in drawn_by([0, 3, 1], cards=0)] == [0, 0, 0]
+
+
+def test_the_assignment_is_what_it_was_when_devices_drew_one_after_another():
+    # Manifests of older runs must stay true.
+    known = {
+        "digits-classes": "aad862e73d0aa6b74e7637d933add2c1d620285cfd2726a8f3bd67f4088960b2",
+        "digits-dirichlet": "8e78c9c5ed548f0590c19df0e730665707847fcb8fe15af84bdadb6fcb3f948b",
+    }
+    for name, hash in known.items():
+        assert load(benchmark=name, devices=300).manifest.hash == hash
+
+
+def test_a_hundred_thousand_devices_are_assigned_without_making_an_image(monkeypatch):
+    made = []
+    monkeypatch.setattr(StoredBenchmark, "_examples", lambda *of: made.append(of))
+    many = load(devices=100_000, examples=100)
+    assert not made
+    assert sum(pile.images.nbytes for pile in many._assignment.devices.sets) == 4 * 100 * 100_000
+    assert [len(rows) for rows in many.rows(99_999)] == [60, 20, 20]
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 50])
+def test_the_manifest_is_the_same_however_many_devices_are_written_out_at_once(
+    monkeypatch, at_once
+):
+    wanted = load(devices=50, quantity="lognormal:1").manifest
+    monkeypatch.setattr(hands, "AT_ONCE", at_once)
+    assert load(devices=50, quantity="lognormal:1").manifest == wanted
 
 
 def test_class_types_are_five_disjoint_pairs():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedadapt.server.sampling import sample
+from fedadapt.server.sampling import panel, sample
 
 DEVICES = (2, 3, 5, 8, 11, 14, 20, 21, 30, 31)
 
@@ -28,3 +28,31 @@ def test_seed_and_round_decide_and_nothing_else():
 def test_everybody_has_a_turn():
     turns = [d for r in range(400) for d in sample(DEVICES, 0.3, 1, r)]
     assert all(80 < turns.count(d) < 160 for d in DEVICES)  # 120 each on average
+
+
+SEEN, UNSEEN = tuple(range(0, 2000, 2)), tuple(range(1, 400, 2))  # 1000 and 200
+
+
+@pytest.mark.parametrize("most", [0, 1200, 5000])
+def test_where_there_are_no_more_everybody_is_evaluated(most):
+    assert panel(SEEN, UNSEEN, most, seed=1) == tuple(sorted(SEEN + UNSEEN))
+
+
+def test_a_panel_holds_seen_and_unseen_devices_in_proportion():
+    found = panel(SEEN, UNSEEN, 120, seed=1)
+    assert len(found) == len(set(found)) == 120
+    assert list(found) == sorted(found)
+    assert len(set(found) & set(UNSEEN)) == 20
+    assert set(found) <= {*SEEN, *UNSEEN}
+
+
+def test_a_few_unseen_devices_are_not_forgotten_nor_are_the_seen_ones():
+    assert len(set(panel(SEEN, (1,), 10, seed=1)) & {1}) == 1
+    assert len(set(panel((2,), UNSEEN, 10, seed=1)) & {2}) == 1
+    assert len(set(panel((), UNSEEN[:3], 2, seed=1)) & set(UNSEEN[:3])) == 2
+    assert len(panel(SEEN, UNSEEN, 1, seed=1)) == 1
+
+
+def test_the_panel_is_the_seeds_and_stays_the_same():
+    assert panel(SEEN, UNSEEN, 50, 1) == panel(list(SEEN), list(UNSEEN), 50, 1)
+    assert panel(SEEN, UNSEEN, 50, 1) != panel(SEEN, UNSEEN, 50, 2)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from fedadapt.adaptations import Ewc
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
-from fedadapt.server.checkpoint import load_latest
+from fedadapt.server.checkpoint import Checkpoints, load_latest
 from fedadapt.server.sampling import sample
 from fedadapt.simulations.federation import parameter_names
 from fedadapt.weights import num_bytes
@@ -135,7 +136,7 @@ def test_a_failed_round_in_between_does_not_end_the_run(tmp_path):
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_too_many_failed_rounds_in_a_row_end_the_run(tmp_path, resume):
-    config = RunConfig(rounds=5, max_failed_rounds=2, min_replies=0.6)
+    config = RunConfig(rounds=5, max_failed_rounds=2, min_replies=0.6, checkpoint_every=1)
     run = Run(tmp_path, config, lose={2: 3, 3: 3}, stop=("train", 3) if resume else None)
     if resume:  # the count is in the checkpoint
         with pytest.raises(KeyboardInterrupt):
@@ -218,3 +219,37 @@ def test_the_checkpoint_says_what_it_is_of(whole):
     assert checkpoint.config == SETTINGS.to_mapping()
     assert json.dumps(checkpoint.facts)
     assert_same_bits(checkpoint.tensors, whole.state)
+
+
+@pytest.mark.parametrize(("every", "saved"), [(1, [0, 1, 2, 3, 4]), (3, [0, 3, 4]), (9, [0, 4])])
+def test_a_run_is_saved_as_often_as_asked_and_at_both_ends(tmp_path, monkeypatch, every, saved):
+    found, save = [], Checkpoints.save
+
+    def noting(self, checkpoint):
+        found.append(checkpoint.round)
+        return save(self, checkpoint)
+
+    monkeypatch.setattr(Checkpoints, "save", noting)
+    Run(tmp_path, replace(SETTINGS, checkpoint_every=every)).go()
+    assert found == saved
+
+
+def test_if_not_told_otherwise_saving_costs_a_small_share_of_the_time(tmp_path, monkeypatch):
+    def slow(self, checkpoint):
+        time.sleep(0.05)  # twenty times that, and the run is over
+        found.append(checkpoint.round)
+
+    found: list[int] = []
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    Run(tmp_path, replace(SETTINGS, checkpoint_every=0)).go()
+    assert found == [0, 4]
+
+
+def test_rounds_after_the_last_save_are_done_again(tmp_path, whole):
+    config = replace(SETTINGS, checkpoint_every=2)
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, config, stop=("train", 4)).go()
+    assert load_latest(tmp_path).round == 2
+    found = Run(tmp_path, config).go(resume=True)
+    assert_same_bits(found.state, whole.state)
+    assert found.rows(Evaluation) == whole.rows(Evaluation)

@@ -183,3 +183,16 @@ def test_what_devices_keep_can_be_put_back():
         assert not torch.equal(
             parts["norms"]["body.1.weight"], other.kept()[d]["norms"]["body.1.weight"]
         )
+
+
+def test_torchs_threads_are_as_before():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        worker = Worker(Toys(SPLITS), conv(), averaged(), (), seed=1)
+        with InProcessFleet(worker) as fleet:
+            assert torch.get_num_threads() == 1
+            assert list(fleet.ready()) == list(DEVICES)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,66 +1,26 @@
 """Ray actors compute what this process computes, on two machines, and whatever dies."""
 
 import os
-import signal
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import tiny
-from toys import Toys, assert_same_bits, conv, initial, initials, sent, split, training
+from ray_toys import DEVICES, START, ToyRecipe
+from toys import assert_same_bits, conv, initials, sent
 
-from fedadapt.adaptations import AdaBN, NoAdaptation
-from fedadapt.errors import InputError
+from fedadapt.errors import FedadaptError, InputError
 from fedadapt.messages import Sent
 from fedadapt.server.fleet import EvaluationRequest
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.in_process import InProcessFleet
 from fedadapt.simulations.keeping import Keeper
 from fedadapt.simulations.ray_fleet import RayFleet
-from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.simulations.ray_worker import State
 
 pytestmark = pytest.mark.filterwarnings(  # Ray leaves files of its own open
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-
-SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 3, 8)]
-POISONED = [SPLITS[0], OSError("patient 4711: unreadable"), *SPLITS[2:]]
-DEVICES = tuple(range(len(SPLITS)))
-START = initial(conv())
-METHODS = (NoAdaptation(), AdaBN())
-
-
-class Deadly(Worker):
-    """Device 4 kills its actor, as often as it has lives; a file each counts."""
-
-    folder: Path
-    lives: int
-
-    def answer(self, action, round, sent, kept=()):
-        killed = len(list(self.folder.iterdir()))
-        if 4 in sent.devices and killed < self.lives:
-            (self.folder / str(killed)).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().answer(action, round, sent, kept)
-
-
-class ToyRecipe(NamedTuple):
-    """Toy devices instead of what a configuration says."""
-
-    poisoned: bool = False
-    deadly: str = ""
-    lives: int = 0
-
-    def build(self):
-        strategy = FedAvg(training=training(0.1, 2), model=conv(), batch_norm="local")
-        kind = Deadly if self.deadly else Worker
-        splits = POISONED if self.poisoned else SPLITS
-        worker = kind(Toys(splits), conv(), strategy, METHODS, seed=1)
-        if self.deadly:
-            worker.folder, worker.lives = Path(self.deadly), self.lives
-        return worker
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +61,12 @@ def fleet_of(recipe, num_workers=2, cohort_size=3):
 
 
 def rounds(fleet):
-    """The answers of two rounds, the second with a model for each device, and the scores after."""
+    """The answers of two rounds, the second with a model for each device; scores; what is kept."""
     own = Sent(DEVICES, initials(conv(), len(DEVICES)), {"server-round": 2})
     request = EvaluationRequest(2, DEVICES, {"base": own.weights}, ("none", "adabn"), curves=True)
-    with fleet:
-        first = list(fleet.ask("train", 1, sent(START, DEVICES), START))
-        second = list(fleet.ask("train", 2, own, START))
-        scores = list(fleet.evaluate(request))
-        return first, second, scores, fleet.kept()
+    first = list(fleet.ask("train", 1, sent(START, DEVICES), START))
+    second = list(fleet.ask("train", 2, own, START))
+    return first, second, list(fleet.evaluate(request)), fleet.kept()
 
 
 def by_device(answers):
@@ -119,12 +77,16 @@ def by_device(answers):
     }
 
 
+def assert_same_answers(found, wanted):
+    ours, theirs = by_device(found), by_device(wanted)
+    assert list(ours) == list(theirs)  # in order
+    for device in theirs:
+        assert_same_bits(ours[device], theirs[device])
+
+
 def assert_equal(found, wanted):
-    for ours, theirs in zip(found[:2], wanted[:2], strict=True):
-        ours, theirs = by_device(ours), by_device(theirs)
-        assert list(ours) == list(theirs)  # in order
-        for device in theirs:
-            assert_same_bits(ours[device], theirs[device])
+    for number in (0, 1):
+        assert_same_answers(found[number], wanted[number])
     ours, theirs = ([row for a in some[2] for row in a.rows] for some in (found, wanted))
     assert ours == theirs
     assert found[3].keys() == wanted[3].keys()
@@ -132,45 +94,41 @@ def assert_equal(found, wanted):
         assert_same_bits(found[3][device]["norms"], wanted[3][device]["norms"])
 
 
-@pytest.mark.parametrize("poisoned", [False, True])
-def test_actors_compute_what_this_process_computes(cluster, poisoned):
-    recipe = ToyRecipe(poisoned)
+def test_actors_compute_what_this_process_computes_and_are_replaced_when_killed(cluster):
+    import ray
+
+    recipe = ToyRecipe()
     wanted = rounds(InProcessFleet(recipe.build()))
-    found = rounds(fleet_of(recipe))
+    with fleet_of(recipe) as fleet:
+        assert_equal(rounds(fleet), wanted)
+        fleet.restore({})
+        answers = fleet.ask("train", 1, sent(START, DEVICES), START)
+        found = [next(answers)]
+        ray.kill(fleet._crew._actors[0])
+        found += list(answers)
+        assert_same_answers(found, wanted[0])
+
+
+def test_a_device_fails_alone_and_one_that_kills_its_actor_is_computed_again(
+    cluster, tmp_path, caplog
+):
+    wanted = rounds(InProcessFleet(ToyRecipe(True).build()))
+    with fleet_of(ToyRecipe(True, str(tmp_path), 1), cohort_size=1) as fleet:
+        found = rounds(fleet)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert "its devices are computed again" in caplog.text
     assert_equal(found, wanted)
     for answers in found[:3]:
-        assert [d for a in answers for d in a.failures] == [1] * poisoned
+        assert [d for a in answers for d in a.failures] == [1]
     for reason in [f.reason for a in found[0] for f in a.failures.values()]:
         assert reason.startswith("crash:OSError incident=")
         assert "patient" not in reason
 
 
-def test_an_actor_killed_in_the_middle_of_a_round_is_replaced(cluster, tmp_path, caplog):
-    wanted = rounds(InProcessFleet(ToyRecipe().build()))
-    found = rounds(fleet_of(ToyRecipe(False, str(tmp_path), 1), cohort_size=1))
-    assert_equal(found, wanted)
-    assert "its devices are computed again" in caplog.text
-
-
-def test_an_actor_killed_by_ray_is_replaced(cluster):
-    import ray
-
-    with fleet_of(ToyRecipe(), cohort_size=1) as fleet:
-        answers = fleet.ask("train", 1, sent(START, DEVICES), START)
-        found = [next(answers)]
-        ray.kill(fleet._crew._actors[0])
-        found += list(answers)
-    assert [a.devices for a in found] == [(d,) for d in DEVICES]
-    with InProcessFleet(ToyRecipe().build()) as fleet:
-        wanted = by_device(fleet.ask("train", 1, sent(START, DEVICES), START))
-    for device, weights in by_device(found).items():
-        assert_same_bits(weights, wanted[device])
-
-
 def test_a_machine_that_is_gone_is_done_without(cluster):
     """Its actor waits for another machine; the rest is done by those there are."""
     recipe = ToyRecipe()
-    wanted = rounds(InProcessFleet(recipe.build()))
+    wanted = list(InProcessFleet(recipe.build()).ask("train", 1, sent(START, DEVICES), START))
     third = cluster.add_node(num_cpus=1, object_store_memory=2**27)
     cluster.wait_for_nodes()
     with fleet_of(recipe, num_workers=3, cohort_size=1) as fleet:
@@ -178,10 +136,7 @@ def test_a_machine_that_is_gone_is_done_without(cluster):
         found = [next(answers)]
         cluster.remove_node(third, allow_graceful=False)
         found += list(answers)
-    ours, theirs = by_device(found), by_device(wanted[0])
-    assert list(ours) == list(DEVICES)
-    for device in DEVICES:
-        assert_same_bits(ours[device], theirs[device])
+    assert_same_answers(found, wanted)
 
 
 def test_an_actor_builds_what_the_configuration_says(cluster):
@@ -190,19 +145,21 @@ def test_an_actor_builds_what_the_configuration_says(cluster):
     question = ("train", 1, sent(start, range(6)), start)
     engine = {"address": "", "num_workers": 1, "gpus_per_worker": 0.0, "cohort_size": 3}
     with RayFleet(tiny.config(), assembly.worker, **engine, keeper=Keeper()) as fleet:
-        found = by_device(fleet.ask(*question))
+        found = list(fleet.ask(*question))
     with InProcessFleet(assembly.worker, cohort_size=3) as fleet:
-        wanted = by_device(fleet.ask(*question))
-    assert list(found) == list(range(6))
-    for device in range(6):
-        assert_same_bits(found[device], wanted[device])
+        assert_same_answers(found, fleet.ask(*question))
+    assert [d for answers in found for d in answers.devices] == list(range(6))
 
 
-def test_other_data_on_an_actor_s_machine_are_refused(cluster):
-    fleet = fleet_of(ToyRecipe(), num_workers=1)
-    fleet._crew._manifest = "f" * 64
-    with pytest.raises(InputError, match=r"^ray: an actor has other data \(manifest 0000"):
-        fleet.__enter__()
+def test_other_data_on_an_actor_s_machine_are_refused():
+    pytest.importorskip("ray")
+    crew = fleet_of(ToyRecipe())._crew
+    with pytest.raises(
+        InputError, match=r"^ray: an actor has other data \(manifest 1111.* here 0000"
+    ):
+        crew._begun(0, State("1" * 64, ""))
+    with pytest.raises(FedadaptError, match=r"^ray: an actor cannot begin: no such file"):
+        crew._begun(0, State("", "no such file"))
 
 
 def test_more_actors_than_fit_are_refused(cluster):

@@ -1,6 +1,5 @@
 """What any device of a benchmark answers, whichever engine asks."""
 
-
 import pytest
 import torch
 from toys import Toys, assert_same_bits, cohort, conv, dense, images, initial, sent, split, training

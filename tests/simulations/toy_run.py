@@ -20,7 +20,7 @@ from fedadapt.strategies.fedavg import FedAvg
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 8)]
 EVERYWHERE = split(1, test=20, seed=77).test
 METHODS = (NoAdaptation(), AdaBN(), FineTune(epochs=1), Ewc(epochs=1, lam=1.0))
-SETTINGS = RunConfig(rounds=4, fraction=0.5, evaluate_every=2, seed=5)
+SETTINGS = RunConfig(rounds=4, fraction=0.5, evaluate_every=2, checkpoint_every=1, seed=5)
 START = initial(conv())
 
 

@@ -1,0 +1,141 @@
+"""Memory of whole runs with many registered devices: `fedadapt simulate`, watched from outside.
+
+Work: W1, an MLP 64-100-100-10 on the built-in digits, 100 images a device, one local epoch in
+batches of 20; 1 % of the devices a round, evaluations as a run makes them. Counted is the peak of
+the sum over the run's processes of their proportional set size, where memory that processes share
+counts once (their resident size where the system does not tell).
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+MOST = 2 * 2**30  # bytes: what 10,000 registered devices may take
+GROWTH = 0.20  # from 1,000 to 10,000
+EVERY = 0.05  # seconds between two looks
+W1 = {
+    "--benchmark": "digits-classes",
+    "--examples": "100",
+    "--model": "mlp",
+    "--adapt": "none",
+    "--local-epochs": "1",
+    "--batch-size": "20",
+    "--lr": "0.05",
+    "--momentum": "0.5",
+    "--fraction": "0.01",
+}
+
+
+class Measured(NamedTuple):
+    """A run, from the outside."""
+
+    devices: int
+    peak: int  # bytes of all its processes at once
+    processes: int  # at most at once
+    seconds: float
+
+
+def tree(root: int) -> Iterator[int]:
+    """``root`` and all that descend from it."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):  # it may just have ended
+                # The name of the program, in brackets, may hold anything.
+                after = (entry / "stat").read_text().rpartition(")")[2]
+                parents[int(entry.name)] = int(after.split()[1])
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return iter(found)
+
+
+def memory(pid: int) -> int:
+    """Bytes of a process; 0 of one that has ended."""
+    place = Path("/proc") / str(pid)
+    try:
+        for line in (place / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    try:
+        pages = int((place / "statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def run(devices: int, rounds: int, more: Sequence[str]) -> Measured:
+    """Simulate, and look at the processes until they are gone."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = W1 | {"--devices": str(devices), "--rounds": str(rounds)}
+        command = [sys.executable, "-m", "fedadapt", "simulate"]
+        command += [word for pair in settings.items() for word in pair]
+        command += ["--out", f"{folder}/run", *more]
+        began = time.perf_counter()
+        peak = processes = 0
+        log = Path(folder) / "log"
+        with log.open("wb") as file:
+            child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+            while child.poll() is None:
+                sizes = [size for pid in tree(child.pid) if (size := memory(pid))]
+                peak, processes = max(peak, sum(sizes)), max(processes, len(sizes))
+                time.sleep(EVERY)
+        if child.returncode:
+            raise SystemExit(f"{' '.join(command)}:\n{log.read_text(errors='replace')}")
+        return Measured(devices, peak, processes, time.perf_counter() - began)
+
+
+def verdicts(found: Sequence[Measured]) -> list[tuple[str, bool]]:
+    """What is asked of 10,000 devices, and whether it holds; nothing where it was not measured."""
+    peaks = {one.devices: one.peak for one in found}
+    said = []
+    if 10_000 in peaks:
+        holds = peaks[10_000] < MOST
+        said.append((f"10,000 devices: {peaks[10_000] / 2**30:.2f} GiB, below 2 GiB", holds))
+    if {1_000, 10_000} <= peaks.keys():
+        growth = peaks[10_000] / peaks[1_000] - 1
+        said.append((f"1,000 to 10,000 devices: {growth:+.1%}, below +20 %", growth < GROWTH))
+    return said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--devices", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--rounds", type=int, default=3)
+    given, more = parser.parse_known_args(arguments)  # the rest is for `fedadapt simulate`
+    console = Console()
+    found = []
+    for devices in given.devices:
+        with console.status(f"{devices:,} devices"):
+            found.append(run(devices, given.rounds, more))
+    table = Table("registered devices", "peak, MiB", "times the first", "processes", "seconds")
+    for one in found:
+        table.add_row(
+            f"{one.devices:,}",
+            f"{one.peak / 2**20:,.0f}",
+            f"{one.peak / found[0].peak:.2f}",
+            str(one.processes),
+            f"{one.seconds:.0f}",
+        )
+    console.print(table)
+    said = verdicts(found)
+    for words, holds in said:
+        console.print(f"{words}: {'holds' if holds else 'DOES NOT HOLD'}", highlight=False)
+    if not all(holds for _, holds in said):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
