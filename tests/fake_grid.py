@@ -52,20 +52,20 @@ class FakeGrid(Grid):
         return self.faults.get((kind, node), lambda r: r)(reply)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        raise NotImplementedError
+        raise AssertionError("send_and_receive is what is used")
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        raise NotImplementedError
+        raise AssertionError("send_and_receive is what is used")
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None) -> Message:
         return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     @property
     def run(self) -> Any:
-        raise NotImplementedError
+        raise AssertionError("nobody asks a grid for its run")
 
     def set_run(self, run: Any) -> None:
-        raise NotImplementedError
+        raise AssertionError("nobody gives a grid a run")
 
 
 def ask(

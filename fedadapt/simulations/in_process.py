@@ -1,21 +1,17 @@
 """Every device computed in this process, cohort by cohort, without messages."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from fedadapt.adaptations import Adaptation
-from fedadapt.client.guard import guarded
-from fedadapt.messages import Answers, Failure, Sent, bytes_up
+from fedadapt.messages import Answers, Sent
 from fedadapt.server.fleet import EvaluationAnswers, EvaluationRequest
+from fedadapt.simulations.computing import Question, answer, evaluate
 from fedadapt.simulations.keeping import Keeper
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
-
-Result = TypeVar("Result")
 
 
 class InProcessFleet(AbstractContextManager["InProcessFleet"]):
@@ -26,15 +22,11 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
     """
 
     def __init__(
-        self,
-        worker: Worker,
-        *,
-        cohort_size: int = 1,
-        keeper: Keeper | None = None,
+        self, worker: Worker, *, cohort_size: int = 1, keeper: Keeper | None = None
     ) -> None:
         self._worker = worker
-        self._keeper = keeper or Keeper()
         self._cohort_size = cohort_size
+        self._keeper = keeper or Keeper()
 
     def __enter__(self) -> "InProcessFleet":
         self._threads_before = torch.get_num_threads()
@@ -48,51 +40,21 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
         return range(self._worker.benchmark.num_devices)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        def compute(first: int, last: int) -> Answers:
-            devices = sent.devices[first:last]
-            part = Sent(devices, rows(sent.weights, first, last), sent.config)
-            kept = [self._keeper.of(d) for d in devices]
-            began = time.perf_counter()
-            update = self._worker.answer(action, round, part, kept)
-            seconds = (time.perf_counter() - began) / len(devices)
-            return Answers(
-                devices, update, {}, bytes_up(update, devices), dict.fromkeys(devices, seconds)
-            )
-
-        def failed(device: int, failure: Failure) -> Answers:
-            return Answers((), None, {device: failure})
-
-        for answers in self._each(sent.devices, compute, failed):
-            if answers.update is not None:
-                self._keeper.remember(answers.devices, answers.update)
-            yield answers
+        question = Question(action, round, sent.config)
+        for first, last in self._cohorts(sent.devices):
+            some = sent.devices[first:last]
+            models = rows(sent.weights, first, last)
+            for answers in answer(self._worker, question, some, models, self._kept(some)):
+                if answers.update is not None:
+                    self._keeper.remember(answers.devices, answers.update)
+                yield answers
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        methods: list[Adaptation] = [
-            a for a in self._worker.adaptations if a.name in request.adaptations
-        ]
-
-        def compute(first: int, last: int) -> EvaluationAnswers:
-            devices = request.devices[first:last]
-            began = time.perf_counter()
-            found = self._worker.at(request.task).evaluate(
-                request.round,
-                devices,
-                {name: rows(w, first, last) for name, w in request.models.items()},
-                [self._keeper.of(d) for d in devices],
-                adaptations=methods,
-                fisher_of_all=request.fisher_of_all,
-                on_global=request.on_global,
-                curves=request.curves,
-            )
-            seconds = (time.perf_counter() - began) / len(devices)
-            per_device = 8 * 3 * len(found) // len(devices)
-            return EvaluationAnswers(devices, found, {}, per_device, seconds)
-
-        def failed(device: int, failure: Failure) -> EvaluationAnswers:
-            return EvaluationAnswers((), [], {device: failure})
-
-        return self._each(request.devices, compute, failed)
+        for first, last in self._cohorts(request.devices):
+            some = request.devices[first:last]
+            models = {name: rows(w, first, last) for name, w in request.models.items()}
+            part = request._replace(devices=some, models=models)
+            yield from evaluate(self._worker, part, self._kept(some))
 
     def kept(self) -> Mapping[int, Mapping[str, Weights]]:
         return self._keeper.snapshot()
@@ -100,26 +62,9 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
     def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
         self._keeper.restore(kept)
 
-    def _each(
-        self,
-        devices: Sequence[int],
-        compute: Callable[[int, int], Result],
-        failed: Callable[[int, Failure], Result],
-    ) -> Iterator[Result]:
-        """Compute cohort by cohort, in order.
+    def _kept(self, devices: Sequence[int]) -> list[Mapping[str, Weights]]:
+        return [self._keeper.of(device) for device in devices]
 
-        One that fails is computed again device by device: one device's fault is its own.
-        """
-
-        def run(first: int, last: int) -> Iterator[Result]:
-            result = guarded(lambda: compute(first, last))
-            if not isinstance(result, Failure):
-                yield result
-            elif last - first == 1:
-                yield failed(devices[first], result)
-            else:
-                for d in range(first, last):
-                    yield from run(d, d + 1)
-
+    def _cohorts(self, devices: Sequence[int]) -> Iterator[tuple[int, int]]:
         for first in range(0, len(devices), self._cohort_size):
-            yield from run(first, min(first + self._cohort_size, len(devices)))
+            yield first, min(first + self._cohort_size, len(devices))
