@@ -16,6 +16,7 @@ from fedadapt.objectives import Batch
 from fedadapt.weights import Weights, row, stack
 
 Part = Literal["train", "adapt"]
+SCALED_AT_ONCE = 2**24  # numbers: 64 MiB
 Execution = Literal["one-by-one", "kernels", "vmap"]  # the last two: stacked
 Network = Callable[
     ..., Tensor
@@ -122,21 +123,33 @@ class Cohort:
         is done appears in no further step.
         """
         examples = self.part(schedule.part)
-        orders = [self._order(d, len(examples[d]), schedule) for d in range(len(self))]
-        pool = _pooled(examples)
-        first = np.cumsum([0, *map(len, examples)])
+        sizes = [len(e) for e in examples]
+        orders = [self._order(d, size, schedule) for d, size in enumerate(sizes)]
+        images, labels = self._pooled(examples)
+        first = np.cumsum([0, *sizes])
         for step in range(max(map(len, orders))):
             groups: dict[int, list[int]] = {}
             for d, order in enumerate(orders):
                 if step < len(order):
                     groups.setdefault(len(order[step]), []).append(d)
             yield [
-                (
-                    members,
-                    self._batch(pool, np.stack([first[d] + orders[d][step] for d in members])),
-                )
+                (members, _batch(images, labels, [first[d] + orders[d][step] for d in members]))
                 for members in groups.values()
             ]
+
+    def _pooled(self, examples: list[Examples]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """All devices' images, one after the other: how to get scaled rows of them; their labels.
+
+        They are scaled once, and not step by step, where they are few enough.
+        """
+        stored, labels = examples[0].inputs, examples[0].labels
+        if len(examples) > 1:
+            stored = torch.cat([e.inputs for e in examples])
+            labels = torch.cat([e.labels for e in examples])
+        if stored.numel() > SCALED_AT_ONCE:
+            return lambda rows: self.scaling(stored.index_select(0, rows)), labels
+        scaled = self.scaling(stored)
+        return lambda rows: scaled.index_select(0, rows), labels
 
     def _order(self, index: int, count: int, schedule: Schedule) -> list[np.ndarray]:
         """Shuffled index batches of one device, epoch after epoch; every image once an epoch.
@@ -153,16 +166,9 @@ class Cohort:
         epochs = (generator.permutation(count) for _ in range(schedule.epochs))
         return [epoch[part] for epoch in epochs for part in parts]
 
-    def _batch(self, pool: Examples, rows: np.ndarray) -> Batch:
-        """The images of ``rows`` [D, B] of all the cohort's: gathered at once."""
-        index = torch.from_numpy(rows.ravel()).to(pool.labels.device)
-        inputs = pool.inputs.index_select(0, index).unflatten(0, rows.shape)
-        return Batch(self.scaling(inputs), pool.labels.index_select(0, index).view(rows.shape))
 
-
-def _pooled(examples: list[Examples]) -> Examples:
-    """All devices' images one after the other, still as they are stored."""
-    if len(examples) == 1:
-        return examples[0]
-    inputs = torch.cat([e.inputs for e in examples])
-    return Examples(inputs, torch.cat([e.labels for e in examples]))
+def _batch(images: Callable[[Tensor], Tensor], labels: Tensor, members: list[np.ndarray]) -> Batch:
+    """The images at each member's rows, gathered at once."""
+    rows = torch.from_numpy(np.concatenate(members)).to(labels.device)
+    shape = (len(members), len(members[0]))
+    return Batch(images(rows).unflatten(0, shape), labels.index_select(0, rows).view(shape))

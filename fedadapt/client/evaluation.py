@@ -12,7 +12,7 @@ from fedadapt.datasets.benchmark import Examples
 from fedadapt.models.mode import evaluating
 from fedadapt.weights import Weights
 
-IMAGES_AT_ONCE = 512  # bounds memory; results do not depend on it
+NUMBERS_AT_ONCE = 512 * 3 * 32 * 32  # of images: bounds memory; results do not depend on it
 
 
 class Score(NamedTuple):
@@ -53,8 +53,13 @@ def _one_model(weights: Weights) -> bool:
 
 
 def _logits(cohort: Cohort, model: Weights, inputs: Tensor) -> Tensor:
-    parts = inputs.split(IMAGES_AT_ONCE)
+    parts = inputs.split(_at_once(inputs))
     return torch.cat([cohort.forward(model, cohort.scaling(part)) for part in parts])
+
+
+def _at_once(images: Tensor) -> int:
+    """How many of these images [N, ...] go through a network together."""
+    return max(1, NUMBERS_AT_ONCE // max(1, images.shape[1:].numel()))
 
 
 def _logits_of_one(cohort: Cohort, model: Weights, tests: Sequence[Examples]) -> list[Tensor]:
@@ -71,6 +76,6 @@ def _logits_stacked(cohort: Cohort, weights: Weights, tests: Sequence[Examples])
     for d, test in enumerate(tests):
         blank[d, : len(test)] = test.inputs
 
-    portion = max(1, IMAGES_AT_ONCE // len(tests))
+    portion = max(1, _at_once(tests[0].inputs) // len(tests))
     parts = [cohort.logits(weights, cohort.scaling(part)) for part in blank.split(portion, dim=1)]
     return [z[: len(test)] for z, test in zip(torch.cat(parts, dim=1), tests, strict=True)]

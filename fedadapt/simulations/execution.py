@@ -7,7 +7,8 @@ from fedadapt.client.stacking import Plan, plan, trace
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 
-STACKED_AT_ONCE = 25  # devices, where the network would rather be computed one by one
+STACKED_ANYWAY = 10  # devices, where the network would rather be computed one by one
+ONE_BY_ONE = 5  # devices in a cohort: tested together with the model that all have
 
 
 def plan_for(
@@ -21,12 +22,14 @@ def plan_for(
     """
     found = plan(model, image_shape, config.batch_size, compute)
     if config.execution == "one-by-one":
-        found = Plan("one-by-one", 1, "asked for")
+        found = Plan("one-by-one", ONE_BY_ONE, "asked for")
     elif config.execution == "stacked" and found.execution == "one-by-one":
         if trace(model) is None:
             raise InputError(
                 f"execution: {config.model} has parts that cannot be stacked; use auto or "
                 "one-by-one"
             )
-        found = Plan("kernels", STACKED_AT_ONCE, "asked for")
+        found = Plan("kernels", STACKED_ANYWAY, "asked for")
+    elif found.execution == "one-by-one":
+        found = found._replace(cohort_size=ONE_BY_ONE)
     return found._replace(cohort_size=config.cohort_size or found.cohort_size)

@@ -58,7 +58,7 @@ def test_one_model_for_all_goes_the_same_way_as_many():
 @pytest.mark.parametrize("images_at_once", [1, 2, 512])
 def test_stacked_is_one_by_one_however_many_images_at_once(monkeypatch, images_at_once):
     wanted = evaluate(cohort(conv(), SPLITS), initials(conv(), 3), TESTS)
-    monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", images_at_once)
+    monkeypatch.setattr(evaluation, "NUMBERS_AT_ONCE", 16 * images_at_once)
     for execution in ("one-by-one", "kernels", "vmap"):
         members = cohort(conv(), SPLITS, execution)
         close(evaluate(members, initials(conv(), 3), TESTS), wanted)
