@@ -2,13 +2,12 @@
 
 Work: W1, an MLP 64-100-100-10 on the built-in digits, 100 images a device, one local epoch in
 batches of 20; 1 % of the devices a round, evaluations as a run makes them. Counted is the peak of
-the sum over the run's processes of their proportional set size, where memory that processes share
-counts once (their resident size where the system does not tell).
+all the run's processes together: what each has for itself, and the most that one of them shares,
+which forked workers share with each other and libraries perhaps with a neighbour's programs.
 """
 
 import argparse
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -60,20 +59,16 @@ def tree(root: int) -> Iterator[int]:
     return iter(found)
 
 
-def memory(pid: int) -> int:
-    """Bytes of a process; 0 of one that has ended."""
-    place = Path("/proc") / str(pid)
-    try:
-        for line in (place / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    try:
-        pages = int((place / "statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+def memory(pid: int) -> tuple[int, int]:
+    """Bytes of a process: its own, and what it shares; zeros of one that has ended."""
+    own = shared = 0
+    with contextlib.suppress(OSError):
+        for line in (Path("/proc") / str(pid) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_"):
+                own += 1024 * int(line.split()[1])
+            elif line.startswith("Shared_"):
+                shared += 1024 * int(line.split()[1])
+    return own, shared
 
 
 def run(devices: int, rounds: int, more: Sequence[str]) -> Measured:
@@ -89,8 +84,9 @@ def run(devices: int, rounds: int, more: Sequence[str]) -> Measured:
         with log.open("wb") as file:
             child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             while child.poll() is None:
-                sizes = [size for pid in tree(child.pid) if (size := memory(pid))]
-                peak, processes = max(peak, sum(sizes)), max(processes, len(sizes))
+                sizes = [size for pid in tree(child.pid) if any(size := memory(pid))]
+                own, shared = zip(*sizes, strict=True) if sizes else ((0,), (0,))
+                peak, processes = max(peak, sum(own) + max(shared)), max(processes, len(sizes))
                 time.sleep(EVERY)
         if child.returncode:
             raise SystemExit(f"{' '.join(command)}:\n{log.read_text(errors='replace')}")
@@ -111,6 +107,8 @@ def verdicts(found: Sequence[Measured]) -> list[tuple[str, bool]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if not Path("/proc/self/smaps_rollup").is_file():
+        raise SystemExit("/proc/self/smaps_rollup: not there; memory is measured on Linux only")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--devices", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""What another user costs: DUA's personal models from experts that are there, watched from outside.
+"""What another user costs, of DUA, once the experts are there: `python -m benchmarks.personalise`.
 
 Work: `fedadapt simulate` with MAS-RACL: every user's importances of every expert, a merge for each
 user after each task, and all tests of the base and of the personal models. The experts are trained
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from memory import EVERY, memory, tree
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.memory import EVERY, memory, tree
 
 WORK = {"--benchmark": "digits-tasks", "--rounds": "5", "--model": "mlp", "--adapt": "none"}
 
@@ -40,7 +41,8 @@ def run(users: int, folder: Path, arguments: str, more: Sequence[str]) -> Measur
         began, peak = time.perf_counter(), 0
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         while child.poll() is None:
-            peak = max(peak, sum(memory(pid) for pid in tree(child.pid)))
+            sizes = [memory(pid) for pid in tree(child.pid)]
+            peak = max(peak, sum(own for own, _ in sizes) + max((s for _, s in sizes), default=0))
             time.sleep(EVERY)
         seconds = time.perf_counter() - began
     if child.returncode:

@@ -6,7 +6,7 @@ personalization", section 3.2. Only zeros are counted: what ReLU6 cuts off at 6 
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -15,17 +15,14 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.listening import SMOOTH, listening
 from fedadapt.errors import InputError, unknown
 from fedadapt.models.mode import evaluating
 from fedadapt.weights import Weights, row
 
 SPARSITY = "query.sparsity"
 BATCH = 64  # images; the result does not depend on it
-
-RELUS = (nn.ReLU, nn.ReLU6)
-SMOOTH = (nn.GELU, nn.SiLU, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.PReLU, nn.Softplus, nn.Mish,
-          nn.Hardswish, nn.Hardtanh, nn.Sigmoid, nn.Hardsigmoid, nn.Tanh)  # fmt: skip
-"""Activations that are hardly ever exactly zero; they take a threshold."""
+ROOM = 2**20  # numbers in a portion of small images: about 7 of 224 pixels, 340 of 32
 
 Layer = int | str
 
@@ -54,7 +51,8 @@ def sparsity_vectors(
 ) -> Tensor:
     """Share of zeros after ``layer`` by channel, averaged over the device's training images.
 
-    Zeros are counted and divided once, so the order of images and the batch size do not show.
+    Zeros are counted and divided once, so the order of images and the batch size do not show. Where
+    all devices have the same weights, their images go through together.
 
     Args:
         weights: Stacked, each [D, ...]; in PFA the federated model, the same for all.
@@ -104,9 +102,7 @@ def trace(model: nn.Module, forward: Callable[[], object], epsilon: float) -> li
         call = sum(a.path == path for a in seen)
         seen.append(Activation(path, call, output.shape[1], output[0, 0].numel()))
 
-    kinds = RELUS if epsilon == 0 else RELUS + SMOOTH
-    paths = [path for path, module in model.named_modules() if isinstance(module, kinds)]
-    with _listening(model, paths, listen):
+    with listening(model, listen, smooth=epsilon > 0):
         forward()
     return seen
 
@@ -121,10 +117,10 @@ def chosen(
     of execution, from 0. A dotted name: that layer, or all those inside that block.
     """
     if not seen:
-        what = "ReLU module" if epsilon == 0 else "activation module"
+        what = "ReLU" if epsilon == 0 else "activation"
         raise InputError(
-            f"sparsity: the network has no {what} on its way (a functional relu cannot be listened "
-            "to); use nn.ReLU, or epsilon > 0 for other activation modules"
+            f"sparsity: the network has no {what} on its way; give it one (nn.ReLU or relu()), or "
+            "epsilon > 0 for other activations"
         )
     if layer == "first":
         return _of_first_expansion(model, seen) or [seen[0]]
@@ -163,26 +159,75 @@ def _count(
 ) -> tuple[Tensor, Tensor]:
     """Zeros by channel [D, C], each position counting 1 / positions; images [D]. float64."""
     zeros = torch.zeros(len(cohort), sum(a.channels for a in wanted), dtype=torch.float64)
-    count = torch.zeros(len(cohort), dtype=torch.float64)
     measure = partial(_zeros, cohort, wanted, epsilon)
-    for groups in cohort.steps(Schedule(batch_size, 1, "train", SPARSITY)):
-        for members, batch in groups:
-            if cohort.stacked:
-                part = {n: t[members] for n, t in weights.items()}
-                found = vmap(measure)(part, batch.inputs)
-            else:
-                pairs = zip(members, batch.inputs, strict=True)
-                found = torch.stack([measure(row(weights, d), inputs) for d, inputs in pairs])
-            zeros[members] += found.double().cpu()  # whole numbers: exact in any order
-            count[members] += batch.labels.shape[1]
+    # Whole numbers are added up: exact in any order.
+    if _is_one_model(weights):
+        model = row(weights, 0)
+        for owners, inputs in _portions(cohort, batch_size):
+            zeros.index_add_(0, owners, measure(model, inputs).double().cpu())
+    else:
+        for groups in cohort.steps(Schedule(batch_size, 1, "train", SPARSITY)):
+            for members, batch in groups:
+                zeros[members] += _of_each(cohort, measure, weights, members, batch.inputs)
     positions = [float(a.positions) for a in wanted for _ in range(a.channels)]
-    return zeros / torch.tensor(positions, dtype=torch.float64), count
+    return zeros / torch.tensor(positions, dtype=torch.float64), cohort.num_examples
+
+
+def _of_each(
+    cohort: Cohort,
+    measure: Callable[[Weights, Tensor], Tensor],
+    weights: Weights,
+    members: list[int],
+    inputs: Tensor,
+) -> Tensor:
+    """Zeros of devices with different models: of their images [M, B, ...], [M, C]."""
+    if cohort.stacked:
+        found = vmap(measure)({n: t[members] for n, t in weights.items()}, inputs)
+    else:
+        pairs = zip(members, inputs, strict=True)
+        found = torch.stack([measure(row(weights, d), own) for d, own in pairs])
+    return found.sum(1).double().cpu()
+
+
+def _is_one_model(weights: Weights) -> bool:
+    """All devices have the same weights, as with the federated model."""
+    return all(
+        t.stride(0) == 0 or len(t) == 1 or torch.equal(t, t[:1].expand_as(t))
+        for t in weights.values()
+    )
+
+
+def _portions(cohort: Cohort, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All devices' images one after the other: whose they are [B], and network inputs [B, ...].
+
+    Small images come in larger portions, which costs less and needs no more memory.
+    """
+    first = cohort.splits[0].train.inputs
+    portion = max(batch_size, ROOM // max(1, first[0].numel()))
+    taken: list[tuple[int, Tensor]] = []
+    room = portion
+    for device, split in enumerate(cohort.splits):
+        images = split.train.inputs
+        ends = range(room, len(images), portion)
+        for piece in torch.tensor_split(images, tuple(ends)):
+            taken.append((device, piece))
+            room -= len(piece)
+            if not room:
+                yield _joined(cohort, taken)
+                taken, room = [], portion
+    if taken:
+        yield _joined(cohort, taken)
+
+
+def _joined(cohort: Cohort, taken: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    owners = torch.cat([torch.full((len(images),), device) for device, images in taken])
+    return owners, cohort.scaling(torch.cat([images for _, images in taken]))
 
 
 def _zeros(
     cohort: Cohort, wanted: list[Activation], epsilon: float, weights: Weights, inputs: Tensor
 ) -> Tensor:
-    """Zeros by channel in one batch of one device: [C], int64."""
+    """Zeros by channel in each image of one model: [B, C], int64."""
     found: dict[tuple[str, int], Tensor] = {}
     calls: dict[str, int] = {}
     keys = [(a.path, a.call) for a in wanted]
@@ -193,31 +238,13 @@ def _zeros(
         if key in keys:
             # At once: a later layer may write into this memory.
             off = output == 0 if epsilon == 0 else output.abs() < epsilon
-            found[key] = off.transpose(0, 1).flatten(1).sum(1)
+            found[key] = off.flatten(2).sum(2) if off.dim() > 2 else off.long()
         if len(found) == len(keys):
             raise _SeenEnough
 
-    paths = list(dict.fromkeys(a.path for a in wanted))
-    with _listening(cohort.model, paths, listen), suppress(_SeenEnough):
+    with listening(cohort.model, listen, smooth=epsilon > 0), suppress(_SeenEnough):
         cohort.forward(weights, inputs)
-    return torch.cat([found[key] for key in keys])
-
-
-@contextmanager
-def _listening(
-    model: nn.Module, paths: Sequence[str], listen: Callable[[str, Tensor], None]
-) -> Iterator[None]:
-    """Hand the outputs of these layers to ``listen``, in order of execution."""
-
-    def hook(path: str, _layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        listen(path, output)
-
-    hooks = [model.get_submodule(p).register_forward_hook(partial(hook, p)) for p in paths]
-    try:
-        yield
-    finally:
-        for each in hooks:
-            each.remove()
+    return torch.cat([found[key] for key in keys], dim=-1)
 
 
 def _checked(channels: Sequence[int], count: int) -> list[int]:

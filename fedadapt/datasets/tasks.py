@@ -20,7 +20,7 @@ from fedadapt.errors import InputError
 
 DRAWS = 5
 """Monte-Carlo iterations: a user's images are drawn anew in each, its preferences are not."""
-KEPT_BYTES = 2**30
+KEPT_BYTES = 2**28
 """Images that are dear to make are kept up to this size; what does not fit is made again."""
 
 

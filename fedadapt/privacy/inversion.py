@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedadapt.client.activations import Activation, chosen, trace
+from fedadapt.client.listening import listening
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.errors import InputError
 from fedadapt.models.mode import evaluating
@@ -55,19 +56,15 @@ def relu_map(model: nn.Module, layer: Activation, images: Tensor) -> Tensor:
     found: list[Tensor] = []
     calls = 0
 
-    def listen(_layer: nn.Module, _inputs: object, output: Tensor) -> None:
+    def listen(path: str, output: Tensor) -> None:
         nonlocal calls
-        calls += 1
+        calls += path == layer.path
         if calls > layer.call:
             found.append(output)
             raise _SeenEnough
 
-    hook = model.get_submodule(layer.path).register_forward_hook(listen)
-    try:
-        with suppress(_SeenEnough):
-            model(images)
-    finally:
-        hook.remove()
+    with listening(model, listen), suppress(_SeenEnough):
+        model(images)
     return found[0]
 
 

@@ -5,13 +5,24 @@ from typing import Any
 
 from rich.console import Console
 
-from fedadapt.errors import unknown
+from fedadapt.errors import InputError, unknown
 from fedadapt.reproductions.dua_plan import EXPERIMENTS, Experiment, base_config
 from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
 
 TRAINING = ("epochs", "batch_size", "lr")
 OPTIONS = frozenset(
-    {*OVERRIDES, *TRAINING, "table", "figure", "preset", "seeds", "draws", "experts", "out"}
+    {
+        *OVERRIDES,
+        *TRAINING,
+        "rounds",
+        "table",
+        "figure",
+        "preset",
+        "seeds",
+        "draws",
+        "experts",
+        "out",
+    }
 ) - {"local_epochs"}  # users do not train
 FIGURES = ("3",)
 
@@ -41,7 +52,7 @@ def experiment(name: str, given: Given) -> tuple[Experiment, Path]:
     """What is asked for, and the folder of its runs."""
     usual = EXPERIMENTS[name]
     table, preset = given.get("table", usual.table), given.get("preset", "paper")
-    base = base_config(name, table, preset, overrides(given))
+    base = base_config(name, table, preset, overrides(given) | _rounds(given))
     default = Path("runs") / f"reproduce-{name}" / f"{base.model}-{preset}".replace(":", "-")
     folder = Path(given.get("out", default)).expanduser()
     wanted = Experiment(
@@ -55,6 +66,17 @@ def experiment(name: str, given: Given) -> tuple[Experiment, Path]:
         experts=Path(given.get("experts", folder / "experts")).expanduser(),
     )
     return wanted, folder
+
+
+def _rounds(given: Given) -> dict[str, Any]:
+    """A round is a task: the first ones only, where there is not the time for all."""
+    if "rounds" not in given:
+        return {}
+    if not str(given["rounds"]).isdecimal():
+        raise InputError(
+            f"rounds: {given['rounds']!r}; DUA learns a task a round: give a whole number"
+        )
+    return {"rounds": int(given["rounds"])}
 
 
 def run(wanted: Experiment, folder: Path) -> None:

@@ -9,8 +9,10 @@ from rich.console import Console
 from fedadapt.errors import InputError
 from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
 from fedadapt.reproductions.pfa_plan import PER_CLIENT, Experiment, Rounds, experiment
+from fedadapt.strategies import catalog as strategies
 
-OPTIONS = frozenset({*OVERRIDES, "table", "rounds", "seeds", "out"})
+SETTINGS = ("lr", "strategy_args")  # of the runs, beside those that all papers know
+OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out"})
 
 
 def reproduce(name: str, given: Given) -> None:
@@ -23,12 +25,21 @@ def reproduce(name: str, given: Given) -> None:
     table = given.get("table", "")
     wanted = experiment(name, table)
     rounds = Rounds.parse(given.get("rounds", "50+30"))
-    wanted = replace(wanted, base=replace(wanted.base, **overrides(given)), rounds=rounds)
+    settings = overrides(given) | {name: given[name] for name in SETTINGS if name in given}
+    wanted = replace(wanted, base=replace(wanted.base, **settings), rounds=rounds)
+    _check_arguments(wanted)
     if not wanted.base.weights and wanted.base.model.startswith("mobilenetv2-0.25"):
         raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
     folder = given.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
     seeds = numbers(given.get("seeds", "1,2,3"), "seeds")
     run(wanted, seeds, folder.expanduser(), per_client=table in PER_CLIENT)
+
+
+def _check_arguments(wanted: Experiment) -> None:
+    """Refuse PFA's arguments now, not after the federated model has been trained."""
+    for name, config in wanted.runs(0, Path()):
+        if name != "federated":
+            strategies.check(replace(config, weights="federated"))
 
 
 def run(

@@ -45,7 +45,7 @@ def _by_kind(experiment: Experiment, results: Results) -> Grid:
         (
             _means(results),
             f"PFA is told that there are {experiment.groups} groups, unless the number is found"
-            f"{_layer(experiment)}.",
+            f"{_told(experiment)}.",
             f"{experiment.rounds.federated} + {experiment.rounds.grouped} rounds of "
             f"{experiment.base.local_epochs} local epochs; local baselines train as many epochs as "
             "PFA does in groups, from the same federated model (that of the last round).",
@@ -63,9 +63,8 @@ def _means(results: Results) -> str:
     return f"{said}. ± is the standard deviation over seeds {seeds}."
 
 
-def _layer(experiment: Experiment) -> str:
-    layer = dict(experiment.layers).get(experiment.base.model)
-    return f"; zeros are counted at ReLU {layer}, from 0" if layer else ""
+def _told(experiment: Experiment) -> str:
+    return f"; its other arguments: {experiment.told}" if experiment.told else ""
 
 
 def _by_client(experiment: Experiment, results: Results) -> Grid:

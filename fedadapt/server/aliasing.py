@@ -16,11 +16,10 @@ Labels = NDArray[np.int64]
 
 
 def is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
-    """Is a group two?
+    """Does a group fall into two, or can that not be told: of one device, or one group of all.
 
-    So many ``groups`` were asked for: its parts are at least half as far apart as the two nearest
-    groups. Their number was looked for: or the vectors take fewer bits if it is two, even where all
-    channels tell something of their own. A group of one, or one group of all, cannot be told.
+    Its parts are at least half as far apart as the two nearest groups; or, where the number of
+    groups was looked for, the vectors take fewer bits if it is two, be all channels independent.
     """
     from scipy.spatial.distance import pdist
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +20,8 @@ class Augmented:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """From [..., C, H, W] uint8 to a network's input."""
+        from torchvision.transforms import v2  # takes seconds, and 160 MB: few runs need it
+
         crop = v2.RandomResizedCrop(list(inputs.shape[-2:]), antialias=True)
         change = v2.Compose([crop, v2.RandomHorizontalFlip()])
         with torch.random.fork_rng(devices=[]):

@@ -205,7 +205,7 @@ def _cut_into(groups: int, tree: NDArray[np.float64], matrix: NDArray[np.float64
     """
     from scipy.cluster.hierarchy import cut_tree
 
-    plain = cut_tree(tree, groups)[:, 0].astype(np.int64)
+    plain: Labels = cut_tree(tree, groups)[:, 0].astype(np.int64)
     for number in range(groups, min(len(matrix), groups + MAX_GROUPS)):
         labels = _without_singles(cut_tree(tree, number)[:, 0].astype(np.int64), matrix)
         if labels.max() + 1 == groups:

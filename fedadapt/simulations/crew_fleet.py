@@ -34,6 +34,7 @@ class CrewFleet(AbstractContextManager["CrewFleet"]):
         self._crew = crew
         self._cohort_size = cohort_size
         self._keeper = keeper
+        self._costs: dict[int, float] = {}
 
     def __enter__(self) -> "CrewFleet":
         self._threads_before = torch.get_num_threads()
@@ -79,6 +80,8 @@ class CrewFleet(AbstractContextManager["CrewFleet"]):
 
     def _cost(self, device: int) -> float:
         """Every image costs the same; a device that cannot say fails where it is computed."""
-        with suppress(Exception):
-            return float(self._benchmark.num_train_examples(device))
-        return 0.0
+        if device not in self._costs:
+            self._costs[device] = 0.0
+            with suppress(Exception):
+                self._costs[device] = float(self._benchmark.num_train_examples(device))
+        return self._costs[device]

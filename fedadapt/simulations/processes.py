@@ -160,20 +160,25 @@ class ProcessCrew:
         worker = self._places[place]
         try:
             message: Message = worker.pipe.recv()
-        except (EOFError, OSError):
-            how = _ended(self._places.pop(place))
-            if not worker.is_up:
-                raise FedadaptError(f"workers: {how} before it was up") from None
-            self._begin(place)
-            return Down(place, how, memoryview(worker.notes.block.memory).cast("q")[0])
+            reply = received(message, worker.window) if worker.is_up else None
+        except (EOFError, OSError):  # it died, maybe before its blocks were opened here
+            return self._died(place)
         if message.trouble:
             self._build_anew(place, message.trouble)
             return None
-        if not worker.is_up:
+        if reply is None:
             worker.is_up = True
             return Up(place)
         del worker.read[message.number]
-        return Done(place, message.number, received(message, worker.window))
+        return Done(place, message.number, reply)
+
+    def _died(self, place: int) -> Down:
+        worker = self._places.pop(place)
+        how = _ended(worker)
+        if not worker.is_up:
+            raise FedadaptError(f"workers: {how} before it was up")
+        self._begin(place)
+        return Down(place, how, memoryview(worker.notes.block.memory).cast("q")[0])
 
     def _build_anew(self, place: int, trouble: str) -> None:
         """Start a process that could not be forked in another way."""

@@ -78,7 +78,7 @@ class RayCrew:
         self._asked_for = num_workers
         self._gpus = gpus
         self.size = num_workers
-        self._actors: list[Any] = []
+        self._actors: dict[int, Any] = {}  # by place
         self._waiting: dict[Any, tuple[int, int]] = {}  # result -> place, job; 0: to begin
         self._requests = itertools.count(1)
         self._events: list[Up | Done | Down] = []
@@ -99,7 +99,6 @@ class RayCrew:
             actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus)(Station)
             self._class = actor.options(scheduling_strategy="SPREAD")
             for place in range(self.size):
-                self._actors.append(None)
                 self._begin(place)
             events: list[Up | Done | Down] = []
             while sum(isinstance(event, Up) for event in events) < self.size:
@@ -113,7 +112,7 @@ class RayCrew:
             raise
 
     def stop(self) -> None:
-        for actor in self._actors:
+        for actor in self._actors.values():
             self._ray.kill(actor)
         self._actors.clear()
         self._waiting.clear()

@@ -20,7 +20,8 @@ from fedadapt.weights import Weights
 
 FISHER = "query.importance"
 EVALUATE = "evaluate"
-SPLITS_IN_MEMORY = 2000  # devices whose images stay decoded between rounds
+BYTES_IN_MEMORY = 2**28  # of devices' images that stay decoded between rounds
+BYTES_ON_GPU = 2**32
 
 
 class Worker:
@@ -48,6 +49,7 @@ class Worker:
         self._autocast = autocast
         self._execution = execution
         self._splits: OrderedDict[int, Split] = OrderedDict()
+        self._bytes = 0  # of them
         self._global: Examples | None = None
 
     def cohort(
@@ -197,8 +199,10 @@ class Worker:
             return self._splits[device]
         split = Split(*(self._resident(part) for part in self.benchmark.split(device)))
         self._splits[device] = split
-        if len(self._splits) > SPLITS_IN_MEMORY:
-            self._splits.popitem(last=False)
+        self._bytes += _size(split)
+        most = BYTES_IN_MEMORY if self.compute.type == "cpu" else BYTES_ON_GPU
+        while self._bytes > most and len(self._splits) > 1:
+            self._bytes -= _size(self._splits.popitem(last=False)[1])
         return split
 
     def _resident(self, examples: Examples) -> Examples:
@@ -234,6 +238,10 @@ def _looked_at(
 
 def needs_fisher_of_all(adaptations: Sequence[Adaptation]) -> bool:
     return any(isinstance(a, Ewc) and a.fisher == "federation" for a in adaptations)
+
+
+def _size(split: Split) -> int:
+    return sum(part.inputs.nbytes + part.labels.nbytes for part in split)
 
 
 def _home(weights: Weights) -> Weights:

@@ -21,12 +21,12 @@ from fedadapt.client.precisions import importances
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.selectors import head
 from fedadapt.server.expert_model import Expert, head_for, task_model
-from fedadapt.server.modes import mode_merge, mode_merges
+from fedadapt.server.modes import ZeroPrecision, mode_merge
 from fedadapt.server.shelf import MemoryShelf, Shelf
 from fedadapt.strategies.base import Facts, Strategy
 from fedadapt.strategies.dua_kept import added, merged_there
 from fedadapt.strategies.dua_question import Question
-from fedadapt.weights import Weights, repeat, row, stack
+from fedadapt.weights import Weights, repeat, row
 
 IMPORTANCE = "query.importance"
 
@@ -57,7 +57,7 @@ class DUA(Strategy[DuaState]):
     experts: tuple[Expert, ...] = ()  # one a task, or one for all (joint training)
     own_precisions: tuple[Weights, ...] = ()  # Omega of each expert on the server's images
     separate: bool = False
-    zero_precision: str = "mean"
+    zero_precision: ZeroPrecision = "mean"
     shelf: Shelf = field(default_factory=MemoryShelf)
 
     def begin(self, start: Weights, devices: Sequence[int]) -> DuaState:
@@ -187,11 +187,8 @@ class DUA(Strategy[DuaState]):
             return self.experts[min(learnt, len(self.experts)) - 1].body
         if learnt not in self._merged:
             bodies = [expert.body for expert in self.experts[:learnt]]
-            rule = self.zero_precision
             self._merged[learnt] = mode_merge(
-                bodies,
-                self.own_precisions[:learnt],
-                zero_precision=rule,  # type: ignore[arg-type]
+                bodies, self.own_precisions[:learnt], zero_precision=self.zero_precision
             )
         return self._merged[learnt]
 
@@ -201,24 +198,17 @@ class DUA(Strategy[DuaState]):
         return trunk | head_for(self.experts, self.tasks[task], after)
 
     def _personal(self, learnt: int, devices: Sequence[int]) -> Weights:
-        """Each device's trunk, [D, ...]."""
-        base = self._trunk(learnt, learnt - 1)
+        """Each device's trunk, [D, ...]; importances are at hand for one device at a time."""
+        own = repeat(self._trunk(learnt, learnt - 1), len(devices))
         if self.question is None or self.question.stays:
-            return repeat(base, len(devices))
-        told = {d: [self.shelf.get((task, d)) for task in range(learnt)] for d in devices}
-        full = [d for d, answers in told.items() if all(a is not None for a in answers)]
-        own = repeat(base, len(devices))
-        if not full:
             return own
-        merged = mode_merges(
-            [expert.body for expert in self.experts[:learnt]],
-            [stack([told[d][task] or {} for d in full]) for task in range(learnt)],
-            zero_precision=self.zero_precision,  # type: ignore[arg-type]
-        )
-        if len(full) == len(devices):
-            return merged
-        place = [devices.index(d) for d in full]
-        own = {n: t.clone() for n, t in own.items()}
-        for n, t in merged.items():
-            own[n][place] = t
+        own = {n: t.clone(memory_format=torch.contiguous_format) for n, t in own.items()}
+        bodies = [expert.body for expert in self.experts[:learnt]]
+        for d, device in enumerate(devices):
+            told = [self.shelf.get((task, device)) for task in range(learnt)]
+            known = [omega for omega in told if omega is not None]
+            if len(known) == learnt:
+                merged = mode_merge(bodies, known, zero_precision=self.zero_precision)
+                for n, t in merged.items():
+                    own[n][d] = t
         return own

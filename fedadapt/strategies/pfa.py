@@ -86,9 +86,9 @@ class PFA(Strategy[PfaState]):
                 raise ValueError(
                     "dp_epsilon needs a model that is not the device's: no local norms"
                 )
+        _ = self.channels  # a network without the layer is refused at once
 
     def begin(self, start: Weights, devices: Sequence[int]) -> PfaState:
-        _ = self.channels  # a network without the layer is refused before any round
         return PfaState(self._average.begin(start, devices), tuple(sorted(devices)))
 
     @cached_property

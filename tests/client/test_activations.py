@@ -1,6 +1,7 @@
 """What a device's sparsity vector is for networks of any make, beyond PFA's own example."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,9 +9,11 @@ import toys
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedadapt.client.activations import num_channels, sparsity_vectors
+from fedadapt.client import activations
+from fedadapt.client.activations import chosen, num_channels, sparsity_vectors, trace
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
+from fedadapt.weights import repeat, stack
 
 
 def reported(model: nn.Module, images: Tensor, **how: object) -> Tensor:
@@ -45,17 +48,66 @@ def test_the_mask_of_a_convolution_made_by_hand():
     assert reported(model, image).tolist() == [9 / 12, 1.0]
 
 
-def test_a_functional_relu_is_refused_in_one_line():
-    class Functional(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(4, 2).double()
+class Functional(nn.Module):
+    """Rectifies its inputs, then calls a module that rectifies what is above 2."""
 
-        def forward(self, inputs: Tensor) -> Tensor:
-            return self.head(functional.relu(inputs))
+    def __init__(self, relu: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.rectify = relu
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(1, 2).double()
 
-    with pytest.raises(InputError, match="functional relu cannot be listened to") as error:
-        reported(Functional(), torch.ones(2, 4, dtype=torch.float64))
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.relu(self.rectify(inputs) - 2))
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        functional.relu,
+        functional.relu6,
+        torch.relu,
+        lambda x: x.relu(),
+        lambda x: (x + 0).relu_(),
+        lambda x: functional.relu(x + 0, inplace=True),
+        lambda x: x.clamp(min=0),
+        lambda x: torch.clamp(x, 0),
+        lambda x: torch.clip(x, 0, 6),
+        lambda x: x.clamp_min(0.0),
+        lambda x: functional.threshold(x, 0, 0),
+    ],
+)
+def test_a_functional_relu_is_heard_in_its_order(relu):
+    x = torch.tensor([[-1.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
+    assert reported(Functional(relu), x).tolist() == [1 / 4]
+    assert reported(Functional(relu), x, layer=1).tolist() == [3 / 4]
+    assert reported(Functional(relu), x, layer="relu").tolist() == [3 / 4]
+    assert num_channels(Functional(relu), (1,), layer=0) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [torch.abs, lambda x: x.clamp(min=-1), lambda x: x.clamp(max=0), functional.leaky_relu,
+     lambda x: functional.threshold(x, 0, -1), lambda x: functional.threshold(x, 1, 0)],
+)  # fmt: skip
+def test_other_functions_are_no_relu(other):
+    x = torch.tensor([[-1.0], [1.0], [2.0], [3.0]], dtype=torch.float64)
+    assert reported(Functional(other), x, layer="first").shape == (1,)
+    with pytest.raises(InputError, match="the network has 1 of them"):
+        reported(Functional(other), x, layer=1)
+
+
+def test_functions_are_named_by_the_module_that_calls_them():
+    model = nn.Sequential(Functional(torch.relu), Functional(torch.tanh))
+    model[1].head = nn.Linear(2, 2).double()
+    seen = trace(model, lambda: model(torch.ones(2, 1, dtype=torch.float64)), 0.5)
+    assert [a.path for a in seen] == ["0.relu()", "0.relu", "1.tanh()", "1.relu"]
+    assert len(chosen(model, seen, "0")) == 2
+
+
+def test_without_any_relu_a_network_is_refused_in_one_line():
+    with pytest.raises(InputError, match="no ReLU on its way") as error:
+        reported(rectified(0, last=nn.Tanh()), torch.ones(2, 1, dtype=torch.float64))
     assert "\n" not in str(error.value)
 
 
@@ -117,3 +169,47 @@ def test_devices_of_different_sizes_are_each_their_own_mean():
         one_by_one * torch.tensor([[3.0], [17], [8]]),
         (one_by_one * torch.tensor([[3.0], [17], [8]])).round(),
     )
+
+
+@pytest.mark.parametrize("room", [1, 5 * 16, 2**20])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_one_model_of_all_devices_sees_their_images_together(monkeypatch, room, stacked):
+    """As device by device: whosever images share a portion, and however large it is."""
+    monkeypatch.setattr(activations, "ROOM", room)
+    model = toys.conv().double()
+    sizes = (3, 17, 8, 1, 5)
+    splits = [toys.split(n, seed=n) for n in sizes]
+    weights = toys.initial(model)
+    alone = [
+        sparsity_vectors(toys.cohort(model, [split]), repeat(weights, 1), batch_size=4)
+        for split in splits
+    ]
+    cohort = toys.cohort(model, splits, stacked=stacked)
+    together = sparsity_vectors(cohort, repeat(weights, len(sizes)), batch_size=4)
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_devices_with_models_of_their_own_are_measured_with_them(stacked):
+    model = toys.dense().double()
+    splits = [toys.split(n, seed=n) for n in (3, 17, 8)]
+    models = [toys.initial(toys.dense().double()) for _ in splits]
+    for i, one in enumerate(models):
+        models[i] = {n: t + 0.1 * i for n, t in one.items()}
+    alone = [
+        sparsity_vectors(toys.cohort(model, [split]), repeat(one, 1))
+        for split, one in zip(splits, models, strict=True)
+    ]
+    cohort = toys.cohort(model, splits, stacked=stacked)
+    assert torch.equal(sparsity_vectors(cohort, stack(models)), torch.cat(alone))
+
+
+def test_one_pass_for_all_devices(monkeypatch):
+    passes = []
+    splits = [toys.split(6, seed=n) for n in range(20)]
+    model = toys.dense().double()
+    cohort = toys.cohort(model, splits)
+    zeros = activations._zeros
+    monkeypatch.setattr(activations, "_zeros", lambda *a: passes.append(len(a[-1])) or zeros(*a))
+    sparsity_vectors(cohort, repeat(toys.initial(model), 20))
+    assert passes == [120]

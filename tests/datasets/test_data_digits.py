@@ -1,5 +1,7 @@
 """The built-in benchmarks: any number of devices, and no test image is trained on."""
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -12,6 +14,7 @@ from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.decks import Deck, class_shares
 from fedadapt.datasets.grammar import DOMAINS, Rule
 from fedadapt.datasets.load import load_benchmark
+from fedadapt.datasets.sources import read_digits
 from fedadapt.datasets.stored import StoredBenchmark
 
 NAMES = ("digits-classes", "digits-domains", "digits-dirichlet")
@@ -43,6 +46,27 @@ def test_digits_use_the_whole_range_of_a_byte():
     assert everybody is not None
     assert int(everybody.inputs.min()) == 0
     assert int(everybody.inputs.max()) == 255
+
+
+def test_the_digits_are_scikit_learns():
+    from sklearn.datasets import load_digits
+
+    wanted, found = load_digits(), read_digits()
+    assert found.labels.tolist() == wanted.target.tolist()
+    levels = found.pixels[:, 0].numpy() * (16 / 255)
+    assert np.abs(levels - wanted.images).max() < 0.04  # half a byte
+
+
+def test_a_run_imports_nothing_that_takes_seconds_and_that_it_does_not_need():
+    code = (
+        "import sys\n"
+        "from fedadapt.simulations import run\n"
+        "from fedadapt.config import RunConfig\n"
+        "run.assemble(RunConfig(devices=5))\n"
+        "print({'sklearn', 'torchvision', 'pandas', 'flwr', 'ray'} & sys.modules.keys())\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 
+import pytest
 import tiny
 
-from fedadapt.reproductions.pfa_command import run
+from fedadapt.errors import InputError
+from fedadapt.reproductions.pfa_command import reproduce, run
 from fedadapt.reproductions.pfa_plan import PAPER, Experiment, Rounds
 
 
@@ -22,3 +24,11 @@ def test_runs_tables_and_picture_of_a_small_experiment(tmp_path, capsys, monkeyp
     assert facts["seeds"] == [1]
     assert len(facts["accuracy"]["PFA"]["last"][0]) == 4
     assert (tmp_path / "reproduction.png").exists()
+
+
+@pytest.mark.parametrize("arguments", ["leyer=8", "layer=8 layer=9", "q=0", "groups=4"])
+def test_arguments_that_are_none_are_refused_before_any_run(tmp_path, arguments):
+    given = {"strategy_args": arguments, "data_root": str(tmp_path), "out": tmp_path / "runs"}
+    with pytest.raises(InputError, match="strategy-args"):
+        reproduce("pfa-cifar10", given)
+    assert not (tmp_path / "runs").exists()

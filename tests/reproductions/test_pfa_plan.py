@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fedadapt import adaptations
 from fedadapt.errors import InputError
 from fedadapt.reproductions.pfa_plan import EXPERIMENTS, Rounds, experiment
 
@@ -20,6 +21,28 @@ def test_all_runs_scale_images_as_the_federated_model_had_them(weights, given, m
     (_, federated), *grouped = plan.runs(1, Path())
     assert federated.normalization == given
     assert {config.normalization for _, config in grouped} == {meant}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "told"),
+    [("cnn", "", "layer=2 "), ("cnn", "layer=1 q=5", "layer=1 q=5 "), ("mlp", "", "")],
+)
+def test_pfa_is_told_what_suits_the_network_or_what_was_given(model, given, told):
+    plan = EXPERIMENTS["pfa-cifar10"]
+    plan = replace(plan, base=replace(plan.base, model=model, strategy_args=given))
+    runs = dict(plan.runs(1, Path()))
+    assert runs["pfa"].strategy_args == f"federated_rounds=0 {told}groups=5"
+    assert runs["found"].strategy_args == f"federated_rounds=0 {told}".strip()
+    assert runs["federated"].strategy_args == ""
+
+
+@pytest.mark.parametrize("lr", [0.01, 0.003])
+def test_local_baselines_train_as_fast_as_pfa(lr):
+    """Their own default is the paper's, 0.01."""
+    plan = EXPERIMENTS["pfa-cifar10"]
+    plan = replace(plan, base=replace(plan.base, lr=lr))
+    federated = dict(plan.runs(1, Path()))["federated"]
+    assert {a.lr for a in adaptations.parse(federated) if a.name != "none"} == {lr}
 
 
 @pytest.mark.parametrize("text", ["50", "0+3", "5+0", "a+b", "1+2+3", "-1+3"])

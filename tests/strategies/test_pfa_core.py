@@ -8,9 +8,11 @@ import pytest
 import tiny
 import torch
 import toys
+from click.testing import CliRunner
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor, nn
 
+from fedadapt.cli import main
 from fedadapt.client.activations import sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
@@ -162,3 +164,11 @@ def test_unseen_devices_get_a_group_too(tmp_path):
 def test_random_groups_ask_nobody(tmp_path):
     tiny.run(tmp_path, **PFA, strategy_args="federated_rounds=2 random=true groups=5")
     assert not [e for e in read_ledger(tmp_path) if e.action == "query.sparsity"]
+
+
+def test_a_layer_that_is_none_is_refused_before_anything_is_written(tmp_path):
+    given = tiny.options(strategy="pfa", rounds=2, strategy_args="layer=99", out=tmp_path / "run")
+    result = CliRunner().invoke(main, ["simulate", *given])
+    assert result.exit_code == 2
+    assert "layer 99" in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

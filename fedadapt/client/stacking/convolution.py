@@ -109,9 +109,8 @@ def _pattern(layer: nn.Conv2d, size: tuple[int, int], like: Tensor) -> Tensor:
     """
     height, width = size
     down, across = layer.kernel_size
-    taps = torch.eye(down * across, dtype=like.dtype, device=like.device)
-    pixels = torch.eye(height * width, dtype=like.dtype, device=like.device)
-    with torch.autocast(like.device.type, enabled=False):
+    taps, pixels = torch.eye(down * across), torch.eye(height * width)
+    with torch.autocast("cpu", enabled=False):
         answer = F.conv2d(
             pixels.view(-1, 1, height, width),
             taps.view(-1, 1, down, across),
@@ -120,4 +119,4 @@ def _pattern(layer: nn.Conv2d, size: tuple[int, int], like: Tensor) -> Tensor:
             layer.padding,
             layer.dilation,
         )
-    return answer.permute(1, 2, 3, 0).contiguous()
+    return answer.permute(1, 2, 3, 0).to(like)

@@ -104,7 +104,10 @@ def _pool(path: str, layer: nn.Module) -> Kernel:
 
 
 def _global_average(call: Call, x: Stacked) -> Stacked:
-    return Stacked(x.images().mean((2, 3), keepdim=True), call.devices, True)
+    images = x.images()
+    if images.shape[2:] != (1, 1):
+        images = images.mean((2, 3), keepdim=True)
+    return Stacked(images, call.devices, True)
 
 
 def _group_norm(path: str, layer: nn.GroupNorm) -> Kernel:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fedadapt.client.stacking.clamp import Clamp, clamp_, clamp_backward
-from fedadapt.client.stacking.value import Call, Stacked
+from fedadapt.client.stacking.value import Call, Stacked, casts
 
 
 def linear(path: str, layer: nn.Linear, clamp: Clamp | None) -> Callable[[Call, Stacked], Stacked]:
@@ -26,13 +26,12 @@ def linear(path: str, layer: nn.Linear, clamp: Clamp | None) -> Callable[[Call, 
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None, clamp: Clamp | None) -> Tensor:
-    """x [D, N, I], weight [D, O, I], bias [D, O] -> [D, N, O]."""
-    if torch.is_autocast_enabled(x.device.type):  # casts what it is given: operators it knows only
+    """X [D, N, I], weight [D, O, I], bias [D, O] -> [D, N, O]."""
+    if casts(x):
         y = torch.bmm(x, weight.transpose(1, 2))
         y = y if bias is None else y + bias.unsqueeze(1).to(y.dtype)
         return y if clamp is None else clamp_(y, clamp)
-    y: Tensor = _Affine.apply(x, weight, bias, clamp)
-    return y
+    return _Affine.apply(x, weight, bias, clamp)
 
 
 class _Affine(torch.autograd.Function):

@@ -54,6 +54,7 @@ class StackedNetwork:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self.model = model
         graph = _graph(model)
         _check_names(model)
         self._input, self._output, self._steps = _compiled(model, graph)
@@ -116,9 +117,7 @@ def _check_names(model: nn.Module) -> None:
         raise Unstackable("a tensor of it has two names")
 
 
-def _compiled(
-    model: nn.Module, graph: fx.Graph
-) -> tuple[fx.Node, fx.Node, list[_Step]]:
+def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node, list[_Step]]:
     """The node of the images, that of the logits, and the steps from one to the other."""
     modules = dict(model.named_modules())
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -162,9 +161,7 @@ def _clamp(node: fx.Node, modules: dict[str, nn.Module]) -> Clamp | None:
     return Clamp(0.0) if is_relu and len(node.args) == 1 else None
 
 
-def _kernel(
-    model: nn.Module, modules: dict[str, nn.Module], node: fx.Node
-) -> Callable[..., Any]:
+def _kernel(model: nn.Module, modules: dict[str, nn.Module], node: fx.Node) -> Callable[..., Any]:
     _check_in_place(modules, node)
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         path = str(node.target)

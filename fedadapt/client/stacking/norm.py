@@ -1,12 +1,13 @@
 """Batch norm of all devices: a channel of a device is a channel like any other."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from fedadapt.client.stacking.clamp import Clamp, clamp_
+from fedadapt.client.stacking.clamp import Clamp, clamp_, clamp_backward
 from fedadapt.client.stacking.value import Call, Stacked
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -18,23 +19,25 @@ def batch_norm(
     """As ``nn.BatchNorm``, running statistics and all, followed by ``clamp``."""
 
     def kernel(call: Call, x: Stacked) -> Stacked:
-        plain = x.tensor if x.is_images else x.tensor.movedim(2, 1).flatten(0, 1).movedim(0, 1)
+        last = x.channels_last()
+        rows = last.reshape(-1, last.shape[-1])  # [N, D * C]
         if call.seen is not None:
-            rows = plain.detach().transpose(0, 1).flatten(1)
-            call.seen(path, rows.unflatten(0, (call.devices, -1)))
-        y = _normalised(path, layer, call, plain)
-        y = y if clamp is None else clamp_(y, clamp)
-        y = y if x.is_images else y.unflatten(1, (call.devices, -1)).transpose(0, 1)
-        return x.with_tensor(y)
+            call.seen(path, rows.detach().t().unflatten(0, (call.devices, -1)))
+        y = _normalised(path, layer, call, rows, clamp)
+        return x.of_channels_last(y.view(last.shape))
 
     return kernel
 
 
-def _normalised(path: str, layer: BatchNorm, call: Call, x: Tensor) -> Tensor:
-    """x [B, D * C, ...], as it is."""
+def _normalised(
+    path: str, layer: BatchNorm, call: Call, rows: Tensor, clamp: Clamp | None
+) -> Tensor:
+    """Rows [N, D * C], as it is; running statistics are updated in place."""
+    if layer.training and len(rows) == 1:
+        raise ValueError(f"{path}: one value a channel has no variance; give larger batches")
     given = call.weights
-    w = given[f"{path}.weight"].flatten() if layer.affine else None
-    b = given[f"{path}.bias"].flatten() if layer.affine else None
+    weight = given[f"{path}.weight"].flatten() if layer.affine else None
+    bias = given[f"{path}.bias"].flatten() if layer.affine else None
     has_running = layer.running_mean is not None
     mean = var = None
     if has_running and not layer.training:
@@ -42,28 +45,89 @@ def _normalised(path: str, layer: BatchNorm, call: Call, x: Tensor) -> Tensor:
         var = given[f"{path}.running_var"].flatten()
     elif has_running and layer.track_running_stats:
         given[f"{path}.num_batches_tracked"].add_(1)
-        # In place: views, which there are none of where several devices share their memory.
+        # Written to, so views: there are none where several devices share their memory.
         mean = given[f"{path}.running_mean"].view(-1)
         var = given[f"{path}.running_var"].view(-1)
         if layer.momentum is None:
-            _average(mean, var, given[f"{path}.num_batches_tracked"], x)
+            _average(mean, var, given[f"{path}.num_batches_tracked"], rows)
             mean = var = None
-    return F.batch_norm(
-        x,
-        mean,
-        var,
-        w,
-        b,
-        layer.training or not has_running,
-        layer.momentum or 0.0,
-        layer.eps,
+    by_batch = layer.training or not has_running
+    y: Tensor = _Norm.apply(
+        rows, weight, bias, mean, var, by_batch, layer.momentum or 0.0, layer.eps, clamp
     )
+    return y
 
 
 @torch.no_grad()
-def _average(mean: Tensor, var: Tensor, count: Tensor, x: Tensor) -> None:
+def _average(mean: Tensor, var: Tensor, count: Tensor, rows: Tensor) -> None:
     """Cumulative averages over batches: ``momentum=None``."""
-    v, m = torch.var_mean(x.to(mean.dtype).transpose(0, 1).flatten(1), 1)
+    v, m = torch.var_mean(rows.to(mean.dtype), 0)
     share = 1.0 / count.to(mean.dtype).repeat_interleave(len(mean) // len(count))
     mean.lerp_(m, share)
     var.lerp_(v, share)
+
+
+class _Norm(torch.autograd.Function):
+    """PyTorch's own batch norm, on rows that it is made to see as images of one pixel.
+
+    So it always takes its fastest way, channels last, which it does not recognise by itself where
+    images are very small.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor | None,
+        var: Tensor | None,
+        by_batch: bool,
+        momentum: float,
+        eps: float,
+        clamp: Clamp | None,
+    ) -> Tensor:
+        y, batch_mean, batch_deviation = torch.native_batch_norm(
+            _pixels(rows), weight, bias, mean, var, by_batch, momentum, eps
+        )
+        y = y.view(rows.shape)
+        if clamp is not None:
+            clamp_(y, clamp)
+        ctx.save_for_backward(
+            rows,
+            weight,
+            *((None, None) if by_batch else (mean, var)),
+            batch_mean,
+            batch_deviation,
+            None if clamp is None else y,
+        )
+        ctx.settings = by_batch, eps, clamp
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, mean, var, batch_mean, batch_deviation, y = ctx.saved_tensors
+        by_batch, eps, clamp = ctx.settings
+        if clamp is not None:
+            dy = clamp_backward(dy, y, clamp)
+        found = torch.ops.aten.native_batch_norm_backward(
+            _pixels(dy.contiguous()),
+            _pixels(rows),
+            weight,
+            mean,
+            var,
+            batch_mean,
+            batch_deviation,
+            by_batch,
+            eps,
+            ctx.needs_input_grad[:3],
+        )
+        dx, dw, db = (t if t is not None and t.numel() else None for t in found)
+        return (None if dx is None else dx.view(rows.shape), dw, db, *[None] * 6)
+
+
+def _pixels(rows: Tensor) -> Tensor:
+    """Rows [N, C] as images [N, C, 1, 1] with strides that say: channels last."""
+    channels = rows.shape[1]
+    return rows.as_strided((*rows.shape, 1, 1), (channels, 1, channels, channels))

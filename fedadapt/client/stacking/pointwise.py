@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fedadapt.client.stacking.value import casts
+
 NARROW = 16  # channels; fewer are written faster one below the other and then turned
 
 
 def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """images [B, G * I, H, W] of G groups, weight [G, O, I], bias [G * O] -> [B, G * O, H, W]."""
+    """Images [B, G * I, H, W] of G groups, weight [G, O, I], bias [G * O] -> [B, G * O, H, W]."""
     batch, _, height, width = images.shape
     rows = images.permute(0, 2, 3, 1).reshape(batch * height * width, len(weight), -1)
-    if torch.is_autocast_enabled(images.device.type):  # knows operators only
+    if casts(images):
         y = torch.bmm(rows.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
     else:
         y = _Pointwise.apply(rows, weight)
@@ -51,7 +53,7 @@ class _Pointwise(torch.autograd.Function):
 
 
 def _product(rows: Tensor, matrices: Tensor) -> Tensor:
-    """rows [P, G, K] times matrices [G, K, M] -> [P, G, M], contiguous."""
+    """Rows [P, G, K] times matrices [G, K, M] -> [P, G, M], contiguous."""
     width = matrices.shape[2]
     if width < NARROW and width < matrices.shape[1]:
         turned = torch.bmm(matrices.transpose(1, 2), rows.permute(1, 2, 0))

@@ -64,6 +64,26 @@ class Stacked:
         together = self.tensor.transpose(0, 1).flatten(1, 2)
         return together.contiguous(memory_format=torch.channels_last)
 
+    def channels_last(self) -> Tensor:
+        """[B, ..., D * C]; a view of images."""
+        if self.is_images:
+            return self.tensor.permute(0, 2, 3, 1)
+        batch_first = self.tensor.transpose(0, 1)  # [B, D, C, ...]
+        return batch_first.flatten(1, 2).movedim(1, -1)
+
+    def of_channels_last(self, values: Tensor) -> Stacked:
+        """The inverse of ``channels_last``: ``values`` in the layout of this."""
+        channels_first = values.movedim(-1, 1)
+        if self.is_images:
+            return self.with_tensor(channels_first)
+        return self.with_tensor(channels_first.unflatten(1, (self.devices, -1)).transpose(0, 1))
+
     def with_tensor(self, tensor: Tensor) -> Stacked:
         """The same layout with other numbers."""
         return Stacked(tensor, self.devices, self.is_images)
+
+
+def casts(x: Tensor) -> bool:
+    """Whether autocast is on, which knows PyTorch's operators but not functions of our own."""
+    where = x.device.type
+    return where in ("cpu", "cuda") and torch.is_autocast_enabled(where)

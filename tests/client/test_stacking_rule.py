@@ -1,0 +1,115 @@
+"""Which networks are stacked, how many devices at a time, and that it is always the same answer."""
+
+import pytest
+import torch
+from torch import nn
+
+from fedadapt.client.stacking import plan
+from fedadapt.models.build import FAMILIES
+from fedadapt.models.mobilenetv2 import mobilenetv2
+from fedadapt.models.norms import batch_norms
+
+
+def made(name, shape=(3, 32, 32)):
+    with torch.device("meta"):
+        return (
+            mobilenetv2(shape, 10, width=0.25)
+            if name == "mobilenetv2"
+            else FAMILIES[name](shape, 10)
+        )
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet", "mobilenetv2", "squeezenet1_1"])
+def test_where_calling_operators_costs_most_devices_are_stacked(name):
+    found = plan(made(name), (3, 32, 32), 20)
+    assert found.execution == "kernels"
+    assert found.cohort_size > 10
+
+
+@pytest.mark.parametrize("name", ["cnn", "vgg11", "resnet18"])
+def test_dense_convolutions_are_computed_one_device_at_a_time_except_on_a_gpu(name):
+    found = plan(made(name), (3, 32, 32), 20)
+    assert (found.execution, found.cohort_size) == ("one-by-one", 1)
+    assert "% of the arithmetic is in dense convolutions" in found.reason
+    on_gpu = plan(made(name), (3, 32, 32), 20, torch.device("cuda"))
+    assert on_gpu.execution == "kernels"
+    assert on_gpu.cohort_size > 1
+
+
+def test_what_counts_as_dense_grows_with_the_step():
+    kinds = [plan(made("squeezenet1_1"), (3, side, side), 20).execution for side in (32, 96)]
+    assert kinds == ["kernels", "one-by-one"]
+
+
+def test_larger_images_and_batches_make_smaller_stacks_until_none_is_left():
+    sizes = [
+        plan(made("mobilenetv2"), (3, side, side), batch).cohort_size
+        for side, batch in [(32, 20), (64, 20), (224, 100)]
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == 3
+    assert sizes[-1] == 1
+
+
+class Odd(nn.Module):
+    """A function without a kernel."""
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.layers(x.flatten(1)).cumsum(1)
+
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 3)
+
+    def forward(self, x):
+        y = self.layer(x.flatten(1))
+        return y if y.sum() > 0 else -y
+
+
+class Convolving(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.layer(x).flatten(1).cumsum(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "execution"),
+    [
+        (Odd(nn.Linear(12, 3)), "vmap"),
+        (Odd(nn.Linear(12, 3), nn.Dropout(0.1)), "one-by-one"),
+        (Odd(nn.Linear(12, 3), nn.BatchNorm1d(3)), "vmap"),
+        (Branching(), "one-by-one"),
+        (Convolving(), "one-by-one"),
+    ],
+)
+def test_without_kernels_vmap_is_taken_where_it_can_be_and_pays(model, execution):
+    assert plan(model, (3, 2, 2), 4).execution == execution
+
+
+def test_dropout_is_stacked_by_kernels():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Dropout(0.5))
+    assert plan(model, (3, 2, 2), 4).execution == "kernels"
+
+
+def test_a_network_that_does_not_fit_the_images_is_nobodys_error_here():
+    assert plan(nn.Linear(5, 3), (3, 2, 2), 4).execution == "one-by-one"
+
+
+def test_planning_leaves_the_network_alone():
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Flatten()).eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    first = plan(model, (3, 2, 2), 4)
+    assert plan(model, (3, 2, 2), 4) == first
+    assert not any(m.training for m in model.modules())
+    assert not any(layer._forward_hooks for layer in model.modules())
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert len(batch_norms(model)) == 1
