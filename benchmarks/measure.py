@@ -19,7 +19,10 @@ def _from(module: str, **settings: object) -> Run:
     """Imported when it runs: an engine is measured without the others in its memory."""
 
     def run(work: Work, clock: Clock) -> str | None:
-        return import_module(f"benchmarks.engines.{module}").run(work, clock, **settings)
+        note: str | None = import_module(f"benchmarks.engines.{module}").run(
+            work, clock, **settings
+        )
+        return note
 
     return run
 

@@ -71,8 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if so_far and not so_far[-1].seconds:
                     continue  # it failed, and would again
                 with console.status(f"{work}, repetition {turn + 1}: {TITLES[engine]}"):
-                    how = {"python": pfl} if engine == "pfl" else {}
-                    so_far.append(measured(engine, work, given.seconds, **how))
+                    python = pfl if engine == "pfl" else sys.executable
+                    so_far.append(measured(engine, work, given.seconds, python=python))
             if given.json:
                 given.json.write_text(json.dumps(_facts(found), indent=1))
         _show(console, parsed(work), found[work])

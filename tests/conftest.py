@@ -12,6 +12,13 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that start servers do so one after the other, beside the rest."""
+    for item in items:
+        if item.get_closest_marker("flower") or item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """A folder with real data sets; tests that need one are skipped where there is none."""

@@ -153,8 +153,10 @@ class Loop:
     def sparsity(self, device: int) -> Tensor:
         """How often each channel after the first ReLU is zero; what comes later is left out."""
         images, _ = self.data[device]
-        first = next(i for i, m in enumerate(self.model.body) if isinstance(m, nn.ReLU))
-        return (self.model.eval().body[: first + 1](images) == 0).double().mean((0, 2, 3))
+        layers: Any = self.model.eval().body
+        first = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
+        off: Tensor = layers[: first + 1](images) == 0
+        return off.double().mean((0, 2, 3))
 
     def importance(self, device: int) -> dict[str, Tensor]:
         """The mean |gradient of the squared norm of the logits|, all images' gradients at once."""
@@ -162,7 +164,8 @@ class Loop:
         params = {n: p.detach() for n, p in self.model.named_parameters()}
 
         def score(weights: dict[str, Tensor], image: Tensor) -> Tensor:
-            return functional_call(self.model, weights, (image[None],)).square().sum()
+            logits: Tensor = functional_call(self.model, weights, (image[None],))
+            return logits.square().sum()
 
         found = vmap(grad(score), (None, 0))(params, self.data[device][0])
         return {n: t.abs().mean(0) for n, t in found.items()}

@@ -30,7 +30,8 @@ def _received(message: Message, context: Context) -> tuple[Work, TensorDataset, 
     torch.set_num_threads(1)
     work, data = _devices(os.environ[WORK])
     model = network(work)
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    arrays: Any = message.content["arrays"]
+    model.load_state_dict(arrays.to_torch_state_dict())
     return work, data[int(context.node_config["partition-id"])], model
 
 

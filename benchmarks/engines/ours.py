@@ -38,7 +38,7 @@ def run(work: Work, clock: Clock, **settings: Any) -> str:
         fleet = stack.enter_context(_fleet(made, work, folder))
         stack.enter_context(suppress(Enough))
         if work.kind == "train":
-            run_folder(made, Timed(fleet, clock), folder)  # type: ignore[arg-type]
+            run_folder(made, Timed(fleet, clock), folder)
         else:
             _ask(work, made, fleet, clock)
     return f"{made.plan.execution}, {made.plan.cohort_size} at a time"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import check_root, data_root, find, need
+from fedadapt.datasets.catalog import check_root, data_root, find, need, rows
+from fedadapt.datasets.entries import CATALOG, Entry
 from fedadapt.datasets.grammar import Shift, parse_shift
 from fedadapt.errors import InputError, unknown
 
@@ -39,7 +40,7 @@ class TaskEntry:
 
 _PAIRS = tuple(f"{first}+{first + 1}" for first in range(0, 10, 2))
 _PLACES = ("home", "leisure", "public", "store")
-TASK_CATALOG: tuple[TaskEntry, ...] = (
+NAMED: tuple[TaskEntry, ...] = (
     TaskEntry("dua-numbers", "DUA, sec. 5: pairs of digits of MNIST and SVHN (USPS without it)",
               2, DOMAINS, "none", _PAIRS, ("mnist", "svhn", "usps")),
     TaskEntry("dua-catprior", "DUA, sec. 5: indoor scenes, users who prefer categories",
@@ -51,6 +52,57 @@ TASK_CATALOG: tuple[TaskEntry, ...] = (
     TaskEntry("digits-tasks", "pairs of scikit-learn's digits, users who prefer classes",
               5, CATEGORY_PRIOR, "none", _PAIRS, free=True),
 )  # fmt: skip
+
+
+def _pairs_of(entry: Entry) -> TaskEntry:
+    """Of a data set with a test part: pairs of its classes; an odd last class is left out."""
+    pairs = tuple(f"{first}+{first + 1}" for first in range(0, entry.classes - 1, 2))
+    about = f"pairs of classes of {entry.name}, users with a corruption each"
+    data = (entry.name,)
+    return TaskEntry(
+        f"{entry.name}-tasks", about, 10, SAME_IMAGES, "corruptions:3", pairs, data, free=True
+    )
+
+
+TASK_CATALOG: tuple[TaskEntry, ...] = (
+    *NAMED,
+    *(
+        _pairs_of(entry)
+        for entry in CATALOG
+        if entry.files and not entry.data and not entry.folders and entry.name != "cifar10"
+    ),
+)
+
+
+class TaskRow(NamedTuple):
+    """A line of ``fedadapt benchmarks``."""
+
+    name: str
+    description: str
+    tasks: int
+    users: int  # the benchmark's own number
+    default: str  # partition, and shift where there is one
+    found: bool
+
+
+def task_rows(given_root: str = "") -> list[TaskRow]:
+    """Each benchmark with tasks, and whether its images are there."""
+    here = {row.name: row.found for row in rows(given_root)}
+    found = []
+    for entry in TASK_CATALOG:
+        there = all(here[name] for name in entry.data)
+        if entry.partition == DOMAINS:  # the third stands in for the second
+            first, *others = entry.data
+            there = here[first] and any(here[name] for name in others)
+        if entry.indoor:
+            try:
+                indoor_root(given_root)
+            except InputError:
+                there = False
+        words = entry.partition + f", {entry.shift}" * (entry.shift != "none")
+        count = len(entry.tasks)
+        found.append(TaskRow(entry.name, entry.description, count, entry.devices, words, there))
+    return found
 
 
 class UserRule(NamedTuple):

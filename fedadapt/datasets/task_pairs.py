@@ -1,4 +1,4 @@
-"""Pairs of classes as tasks, over a data set in memory: ``digits-tasks``, ``cifar10-tasks``."""
+"""Pairs of classes as tasks, over a data set in memory: ``digits-tasks``, ``cifar10-tasks``, ..."""
 
 from functools import cache
 
@@ -24,14 +24,14 @@ USERS_SHARE = 0.4
 
 
 def make_pairs(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
-    """Five tasks of two classes each, in the data set's order.
+    """Tasks of two classes each, in the data set's order.
 
     The server has the training images, the users the official test images; where there are none,
     each class is cut in two.
     """
     rule, num = user_rule(entry, config), num_users(entry, config)
     store = read_official(find(entry.data[0]), config.data_root) if entry.data else read_digits()
-    pairs = [store.classes[c : c + PAIR] for c in range(0, len(store.classes), PAIR)]
+    pairs = [store.classes[c : c + PAIR] for c in range(0, len(store.classes) - 1, PAIR)]
     names = tuple("+".join(pair) for pair in pairs)
     of_server, of_users = _sides(store, config.seed)
     server = tuple(

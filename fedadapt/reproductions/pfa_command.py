@@ -46,18 +46,24 @@ def run(
     wanted: Experiment, seeds: Sequence[int], folder: Path, *, per_client: bool = False
 ) -> None:
     """Do what is left of an experiment; then its tables and its picture."""
+    from fedadapt.reproductions.pfa_results import collect, finds_the_given
     from fedadapt.simulations.checking import check
     from fedadapt.simulations.comparing import finished
 
     console = Console(stderr=True)
     for seed in seeds:
+        places: dict[str, Path] = {}
         for name, config in wanted.runs(seed, folder):
+            places[name] = Path(config.out)
+            begun = (places[name] / "config.toml").exists()
+            if name == "found" and not begun and finds_the_given(places["pfa"], seed):
+                console.out(f"seed {seed}, {name}: the groups are those given, so is all the rest")
+                continue
             check(config)  # a later run starts from what an earlier one leaves
             line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}"
             console.out(line, highlight=False)
             finished(config, console)
     from fedadapt.reproductions.pfa_picture import draw
-    from fedadapt.reproductions.pfa_results import collect
     from fedadapt.reproductions.pfa_tables import grids
     from fedadapt.reproductions.publishing import publish
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedadapt.errors import InputError
 from fedadapt.reproductions.pfa_plan import LOCAL, Experiment
 from fedadapt.reproductions.selecting import RULES, Curve, curve
+from fedadapt.server.grouping import group_devices
+from fedadapt.simulations.found_groups import GROUPS
 from fedadapt.simulations.results import read_evaluations
 
 METHODS = {
@@ -52,6 +55,8 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
     kinds: tuple[str, ...] = ()
     for seed in seeds:
         runs = {name: Path(config.out) for name, config in experiment.runs(seed, folder)}
+        if not (runs["found"] / GROUPS).exists():  # its groups are the given ones
+            runs["found"] = runs["pfa"]
         rows = {name: read_evaluations(place) for name, place in runs.items()}
         groups.append({name: _groups(runs[name]) for name in ("pfa", "found")})
         kind_of = {row.device: row.kind for row in rows["federated"] if row.device >= 0}
@@ -66,6 +71,16 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
                 by_rule.setdefault(rule, []).append(line.chosen(rule, units))
     stacked = {m: {r: np.stack(v) for r, v in rules.items()} for m, rules in accuracy.items()}
     return Results(tuple(seeds), kinds, stacked, curves, groups)
+
+
+def finds_the_given(run: Path, seed: int) -> bool:
+    """Had this run of PFA not been given the number of groups, would they be the same?
+
+    Then so would be everything after, to the bit.
+    """
+    told = _groups(run)
+    vectors = torch.tensor(told["vectors"])
+    return group_devices(vectors, seed=seed).labels.tolist() == told["labels"]
 
 
 def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:
@@ -84,13 +99,13 @@ def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] |
 
 def _labels(run: Path) -> dict[int, int]:
     told = _groups(run)
-    return dict(zip(told["devices"], told["labels"], strict=True))  # type: ignore[call-overload]
+    return dict(zip(told["devices"], told["labels"], strict=True))
 
 
-def _groups(run: Path) -> dict[str, object]:
-    path = run / "groups.json"
+def _groups(run: Path) -> dict[str, Any]:
+    path = run / GROUPS
     try:
-        told: dict[str, object] = json.loads(path.read_text("utf-8"))
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; it is written by a run of PFA") from None
     return told

@@ -1,10 +1,13 @@
 """What runs in a worker process: jobs in through a pipe, replies out, tensors in shared memory."""
 
+import ctypes
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,6 +22,7 @@ from fedadapt.simulations.packing import Layout, Tree, layout, read, write
 from fedadapt.simulations.shared_memory import Block, Pool, Window
 from fedadapt.simulations.worker import Worker
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 SMALL = 2**15  # bytes: what is not larger goes through the pipe
 
 
@@ -106,6 +110,20 @@ def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
+    _keep_pages()
+
+
+def _keep_pages() -> None:
+    """Large tensors come and go at every step: have glibc use their pages again, not unmap them.
+
+    Worth a tenth of the time of a stack of convolutions.
+    """
+    if sys.platform != "linux":
+        return
+    with suppress(OSError, AttributeError):  # another C library: no matter
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most it takes
+        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _differentiate() -> None:

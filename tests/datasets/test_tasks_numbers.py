@@ -6,7 +6,7 @@ from task_sets import load
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets import task_numbers
-from fedadapt.datasets.task_catalog import check
+from fedadapt.datasets.task_catalog import TASK_CATALOG, check, task_rows
 from fedadapt.datasets.task_load import load_tasks
 from fedadapt.datasets.task_users import mixtures
 
@@ -63,3 +63,13 @@ def test_real_mnist_and_usps_make_numbers(data_root):
     assert sizes[0] == 1194 + 1005 + 10_000  # USPS has 1,194 zeros and 1,005 ones to train on
     tests = [sum(len(h) for t in range(5) for h in benchmark.users(t, 1)[d]) for d in (0, 1)]
     assert tests == [2007, 10_000]
+
+
+def test_all_benchmarks_with_tasks_are_listed_with_what_is_there(root, tmp_path):
+    rows = {row.name: row for row in task_rows(root)}
+    assert rows.keys() == {entry.name for entry in TASK_CATALOG}
+    assert {name for name, row in rows.items() if row.found} == {
+        "dua-numbers", "cifar10-tasks", "digits-tasks", "mnist-tasks", "usps-tasks", "svhn-tasks",
+    }  # fmt: skip
+    assert rows["cifar10-tasks"][2:5] == (5, 10, "same-images, corruptions:3")
+    assert [row.name for row in task_rows(str(tmp_path)) if row.found] == ["digits-tasks"]

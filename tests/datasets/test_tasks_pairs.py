@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from task_sets import load
+from task_sets import images, load
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets import task_pairs
 from fedadapt.datasets.grammar import parse_shift
 from fedadapt.datasets.shifts import shifted
-from fedadapt.datasets.task_catalog import TASK_CATALOG, find_tasks, user_rule
+from fedadapt.datasets.task_catalog import NAMED, TASK_CATALOG, find_tasks, user_rule
 from fedadapt.datasets.task_users import category_prior, preferences, same_images
 from fedadapt.datasets.tasks import DRAWS, TaskBenchmark
 from fedadapt.errors import InputError
@@ -19,6 +19,8 @@ CASES = [
     {"benchmark": "digits-tasks", "shift": "rotation", "devices": 3},
     {"benchmark": "cifar10-tasks", "devices": 10},
     {"benchmark": "cifar10-tasks", "partition": "category-prior", "devices": 60},
+    {"benchmark": "mnist-tasks", "shift": "rotation", "devices": 3},
+    {"benchmark": "svhn-tasks", "partition": "category-prior"},
     {"benchmark": "dua-numbers", "devices": 2},
     {"benchmark": "dua-numbers", "devices": 7},
 ]
@@ -182,6 +184,22 @@ def test_the_server_sees_no_corruption(root):
         assert torch.equal(one.train.inputs, other.train.inputs)
 
 
+def test_any_data_set_with_a_test_part_has_pairs_of_its_classes(tmp_path):
+    """An odd last class is nobody's; of EMNIST, the 47th."""
+    names = {entry.name: len(entry.tasks) for entry in TASK_CATALOG}
+    assert names["emnist-tasks"] == 23
+    assert names["cifar100-tasks"] == 50
+    assert {"mnist-tasks", "fashion-mnist-tasks", "svhn-tasks", "usps-tasks"} <= names.keys()
+    x, y = images(47 * 8, 28, 1, 0)
+    y = np.arange(len(y)) % 47
+    np.savez(tmp_path / "emnist.npz", x_train=x, y_train=y, x_test=x[::-1], y_test=y[::-1])
+    benchmark = load(str(tmp_path), benchmark="emnist-tasks", devices=2, shift="rotation")
+    assert benchmark.num_tasks == 23
+    assert {len(classes) for classes in benchmark.task_classes} == {2}
+    used = [part for rows in benchmark.server for part in rows]
+    assert sum(map(len, used)) == 46 * 8
+
+
 def test_same_images_takes_as_many_as_asked_and_no_more_than_there_are():
     rng = np.random.default_rng(0)
     assert [len(h) for h in same_images(np.arange(3000), 1, 0, rng)[0]] == [500, 500]
@@ -245,7 +263,7 @@ def test_a_task_or_draw_that_is_not_there_is_refused():
 
 
 def test_no_devices_means_the_benchmarks_own_number(root):
-    for entry in TASK_CATALOG:
+    for entry in NAMED:
         if not entry.indoor:
             assert load(root, benchmark=entry.name, devices=0).num_devices == entry.devices
 

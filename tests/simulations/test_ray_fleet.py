@@ -18,9 +18,12 @@ from fedadapt.simulations.keeping import Keeper
 from fedadapt.simulations.ray_fleet import RayFleet
 from fedadapt.simulations.ray_worker import State
 
-pytestmark = pytest.mark.filterwarnings(  # Ray leaves files of its own open
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(  # Ray leaves files of its own open
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

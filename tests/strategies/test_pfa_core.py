@@ -47,6 +47,12 @@ def test_nine_zeros_of_sixteen_are_0_5625():
     assert found.tolist() == [0.5625]
 
 
+def test_the_least_number_above_zero_is_none():
+    image = torch.full((1, 1, 4, 4), 5e-324, dtype=torch.float64)
+    image.view(-1)[:4] = 0
+    assert reported(identity(1, nn.ReLU()), image).tolist() == [0.25]
+
+
 def test_what_relu6_cuts_off_is_no_zero():
     image = torch.full((1, 1, 4, 4), 7.0, dtype=torch.float64)
     image.view(-1)[:4] = 0
