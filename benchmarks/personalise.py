@@ -6,6 +6,7 @@ before, by a run of two users that is not counted. Seconds a user are those beyo
 """
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ class Measured(NamedTuple):
 
     users: int
     seconds: float
+    cpu_seconds: float  # of all its processes: steadier on a busy machine
     peak: int  # bytes of all its processes at once
 
 
@@ -38,7 +40,7 @@ def run(users: int, folder: Path, arguments: str, more: Sequence[str]) -> Measur
     command += [word for pair in settings.items() for word in pair]
     with tempfile.TemporaryDirectory(dir=folder) as out, (folder / "log").open("wb") as log:
         command += [*more, "--out", f"{out}/run"]
-        began, peak = time.perf_counter(), 0
+        began, spent, peak = time.perf_counter(), cpu_seconds(), 0
         child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         while child.poll() is None:
             sizes = [memory(pid) for pid in tree(child.pid)]
@@ -47,18 +49,25 @@ def run(users: int, folder: Path, arguments: str, more: Sequence[str]) -> Measur
         seconds = time.perf_counter() - began
     if child.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{(folder / 'log').read_text(errors='replace')}")
-    return Measured(users, seconds, peak)
+    return Measured(users, seconds, cpu_seconds() - spent, peak)
+
+
+def cpu_seconds() -> float:
+    """Of all processes that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def shown(found: Sequence[Measured]) -> Table:
-    table = Table("users", "seconds", "seconds a user", "peak MiB", "KiB a user")
+    table = Table("users", "seconds", "CPU seconds", "... a user", "peak MiB", "KiB a user")
     first = found[0]
     for one in found:
-        cells = [f"{one.users:,}", f"{one.seconds:.1f}", "", f"{one.peak / 2**20:.0f}", ""]
+        cells = [f"{one.users:,}", f"{one.seconds:.1f}", f"{one.cpu_seconds:.1f}", ""]
+        cells += [f"{one.peak / 2**20:.0f}", ""]
         if one is not first:
             more = one.users - first.users
-            cells[2] = f"{(one.seconds - first.seconds) / more:.3f}"
-            cells[4] = f"{(one.peak - first.peak) / 2**10 / more:+.0f}"
+            cells[3] = f"{(one.cpu_seconds - first.cpu_seconds) / more:.3f}"
+            cells[5] = f"{(one.peak - first.peak) / 2**10 / more:+.0f}"
         table.add_row(*cells)
     return table
 

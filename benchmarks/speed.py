@@ -35,26 +35,24 @@ TITLES = {
     "ours": "fedadapt",
     "ours-bf16": "fedadapt, bf16",
 }
-TRAINING = (
-    "flower",
-    "pfl",
-    "bare-1",
-    "bare",
-    "ours-one-by-one",
-    "ours-stacked",
-    "ours-ray",
-    "ours",
-)
-CONVOLUTIONS = ("bare-cl", "bare-bf16", "ours-bf16")
+PEERS = ("flower", "pfl")  # they train, and know no queries
 QUERIES = ("bare-1", "bare", "ours")
+CONVOLUTIONS = ("bare-cl",)
+DENSE = ("bare-bf16", "ours-bf16")
 
 
-def engines_for(work: Work, asked: Sequence[str]) -> list[str]:
-    """Those that can do the work, in the order of the table."""
-    able = set(TRAINING if work.kind == "train" else QUERIES)
-    if work.kind == "train" and work.model != "mlp":
-        able |= set(CONVOLUTIONS)
-    return [e for e in TITLES if e in able and (e in asked or not asked)]
+def engines_for(work: Work, asked: Sequence[str] = ()) -> list[str]:
+    """Those worth comparing, or those asked for that can do the work; in the table's order."""
+    trains = work.kind == "train"
+    if asked:
+        wanted = set(asked) if trains else set(asked) - {*PEERS}
+    elif trains:
+        wanted = {*TITLES} - {*DENSE, *CONVOLUTIONS}
+        wanted |= {*CONVOLUTIONS} if work.model != "mlp" else set()
+        wanted |= {*DENSE} if work.dense else set()
+    else:
+        wanted = {*QUERIES}
+    return [engine for engine in TITLES if engine in wanted]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -87,13 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--work",
-        type=lambda text: [w for w in text.split(",") if parsed(w)],
+        type=_works,
         default=list(WORKS),
         help="separated by commas, W1:1000 for another number of devices (default: all)",
     )
     parser.add_argument(
         "--engines",
-        type=lambda text: text.split(","),
+        type=_engines,
         default=[],
         help=f"separated by commas, of {', '.join(TITLES)} (default: all)",
     )
@@ -102,6 +100,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
     parser.add_argument("--pfl-python", default="", help="interpreter of an environment with pfl")
     return parser
+
+
+def _works(text: str) -> list[str]:
+    words = text.split(",")
+    for each in words:
+        parsed(each)
+    return words
+
+
+def _engines(text: str) -> list[str]:
+    words = text.split(",")
+    for each in words:
+        if each not in TITLES:
+            raise argparse.ArgumentTypeError(f"{each!r}; it is of {', '.join(TITLES)}")
+    return words
 
 
 def rates_of(work: Work, found: Mapping[str, Sequence[Found]]) -> Rates:

@@ -1,5 +1,6 @@
 """The work every engine is given: devices, their images, their network and how they train it."""
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ class Work:
     examples: int = 100  # of a device
     lr: float = 0.0
     momentum: float = 0.0
+    dense: bool = False  # convolutions as bf16 is for
     evaluated: bool = False  # the new global model, on every device's images, in every round
 
 
@@ -51,6 +53,7 @@ WORKS = {
             model="cnn",
             shape=(1, 28, 28),
             lr=0.05,
+            dense=True,
         ),
         Work(
             name="W3",
@@ -151,8 +154,9 @@ def word(work: Work) -> str:
 def parsed(word: str) -> Work:
     """``W1`` or, with another number of devices, ``W1:1000``."""
     name, _, devices = word.partition(":")
-    work = WORKS[name]
-    return replace(work, devices=int(devices)) if devices else work
+    if name not in WORKS or (devices and not devices.isdecimal()):
+        raise ArgumentTypeError(f"{word!r}; it is of {', '.join(WORKS)}, or one with ':1000'")
+    return replace(WORKS[name], devices=int(devices)) if devices else WORKS[name]
 
 
 def network(work: Work) -> nn.Module:

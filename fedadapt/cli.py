@@ -241,14 +241,17 @@ def report(folders: tuple[Path, ...]) -> None:
 def benchmarks(data_root: str) -> None:
     """List the data sets: sizes, whether they are here, where their files must be."""
     from fedadapt.datasets.catalog import rows
+    from fedadapt.datasets.task_catalog import task_rows
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    found = rows(data_root)
-    for column in found[0]._fields:
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for row in found:
-        table.add_row(*(_word(value) for value in row))
-    Console().print(table)
+    for title, found in ("", rows(data_root)), ("learnt task after task", task_rows(data_root)):
+        table = Table(
+            title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
+        for column in found[0]._fields:
+            table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
+        for row in found:
+            table.add_row(*(_word(value) for value in row))
+        Console().print(table)
 
 
 def _word(value: object) -> str:

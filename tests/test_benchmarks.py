@@ -179,6 +179,23 @@ def test_engines_take_turns_and_all_is_written_down(monkeypatch, tmp_path, capsy
     assert found["bare"]["devices per second"] == []
 
 
+def test_a_work_is_done_by_those_who_can():
+    assert not {"flower", "bare-cl"} & set(speed.engines_for(WORKS["mas"]))
+    assert speed.engines_for(WORKS["mas"], ["flower", "ours-ray"]) == ["ours-ray"]
+    assert "bare-cl" not in speed.engines_for(WORKS["W1"])
+    assert "ours-bf16" in speed.engines_for(WORKS["W2"])
+    assert "ours-bf16" not in speed.engines_for(WORKS["W3"])
+
+
+@pytest.mark.parametrize(
+    "words", [["--work", "W9"], ["--work", "W1:many"], ["--engines", "theirs"]]
+)
+def test_a_wrong_word_is_refused_with_those_there_are(words, capsys):
+    with pytest.raises(SystemExit):
+        speed.main(words)
+    assert words[1] in capsys.readouterr().err
+
+
 def test_growth_is_shown_for_every_number_of_devices(monkeypatch, capsys):
     def measured(engine, work, seconds, watch):
         return Found([parsed(work).devices / 100], engine)

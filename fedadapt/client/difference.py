@@ -50,19 +50,26 @@ class Difference:
     def encode(self, importances: Weights) -> Weights:
         """What travels: about ``share`` bytes an entry, and a bit (or ``share`` times four bytes).
 
+        One device after the other: beside the result, memory is that of one.
+
         Args:
             importances: Of the names of ``shared``, each [D, ...].
 
         """
-        own = torch.cat([importances[n].double().unsqueeze(1).flatten(1) for n in self._names], 1)
+        devices = range(len(importances[self._names[0]]))
+        alone = [self._encoded({n: t[d] for n, t in importances.items()}) for d in devices]
+        return {n: torch.stack([each[n] for each in alone]) for n in alone[0]}
+
+    def _encoded(self, importances: Mapping[str, Tensor]) -> Weights:
+        own = torch.cat([importances[n].double().flatten() for n in self._names])
         own = own.masked_fill(own < 0, torch.nan)  # or it would be taken to be a shared one
         shared = self._flat.to(own.device)
-        gap = (own - self._spread(self._usual_ratio(own)) * shared).abs()
+        gap = (own - self._spread(self._usual_ratio(own, shared)) * shared).abs()
         # What is no number differs most: it travels, and is refused.
-        at = gap.nan_to_num(torch.inf).topk(self._count, dim=1).indices.sort(1).values
-        rest = torch.ones_like(own).scatter(1, at, 0)
+        at = gap.nan_to_num(torch.inf).topk(self._count).indices.sort().values
+        rest = torch.ones_like(own).index_fill(0, at, 0)
         scales = _ratio(self._sums(own * rest), self._sums(shared * rest))
-        values = to_log8({VALUES: own.gather(1, at)})
+        values = row(to_log8({VALUES: own[at].unsqueeze(0)}), 0)
         return {**values, PLACES: self._packed(at), SCALES: scales}
 
     def decode(self, coded: Weights) -> Weights:
@@ -118,23 +125,22 @@ class Difference:
         """Tensor by tensor: [..., entries] -> [..., tensors]."""
         return torch.stack([part.sum(-1) for part in flat.split(self._sizes, dim=-1)], dim=-1)
 
-    def _usual_ratio(self, own: Tensor) -> Tensor:
+    def _usual_ratio(self, own: Tensor, shared: Tensor) -> Tensor:
         """The median of own / shared, tensor by tensor: a few that differ a lot do not show."""
-        ratios = (own / self._flat.to(own.device)).split(self._sizes, dim=1)
-        found = [part.nan_to_num(posinf=torch.nan).nanmedian(1).values for part in ratios]
-        return torch.stack(found, dim=1)
+        ratios = (own / shared).nan_to_num(torch.nan, torch.nan).split(self._sizes)
+        return torch.stack([part.nanmedian() for part in ratios]).nan_to_num(1.0)
 
     def _spread(self, scales: Tensor) -> Tensor:
-        """The inverse shape: [D, tensors] -> [D, entries]."""
+        """The inverse shape: [..., tensors] -> [..., entries]."""
         sizes = torch.tensor(self._sizes, device=scales.device)
-        return scales.repeat_interleave(sizes, dim=1)
+        return scales.repeat_interleave(sizes, dim=-1)
 
     def _packed(self, at: Tensor) -> Tensor:
         if not self._as_bits:
             return at.int()
         size = 8 * math.ceil(self._flat.numel() / 8)
-        bits = torch.zeros(len(at), size, dtype=torch.uint8, device=at.device).scatter(1, at, 1)
-        return (bits.unflatten(1, (-1, 8)) << _shifts(at)).sum(2, dtype=torch.uint8)
+        bits = torch.zeros(size, dtype=torch.uint8, device=at.device).index_fill(0, at, 1)
+        return (bits.unflatten(0, (-1, 8)) << _shifts(at)).sum(1, dtype=torch.uint8)
 
     def _unpacked(self, places: Tensor) -> Tensor:
         """Entries' numbers, ascending: [D, k]."""

@@ -141,7 +141,7 @@ class _Way(NamedTuple):
 def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str) -> Weights:
     """One device after the other: beside the result, memory is that of one."""
     found = {
-        n: torch.zeros(t.shape, dtype=t.dtype, device=t.device)
+        n: torch.empty(t.shape, dtype=t.dtype, device=t.device)
         for n, t in weights.items()
         if n in way.names
     }
@@ -152,16 +152,16 @@ def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str)
             size = way.batch_size if way.granularity == "batch" else _images_at_once(alone, part)
             device = _Device(alone, row(weights, d), way, layers)
             levels = cohort.generator(d, f"{purpose}/levels")
+            total: Weights = {}
             count = 0
             for [(_, batch)] in alone.steps(Schedule(size, 1, part, purpose)):
                 x, y = batch.inputs[0], batch.labels[0]
                 u = torch.from_numpy(levels.random(len(y))).to(y.device)
                 added, num = device.add(x, y, u)
-                for n, t in added.items():
-                    found[n][d] += t
+                total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
                 count += num
-            for t in found.values():
-                t[d] /= count
+            for n, t in total.items():
+                torch.div(t, count, out=found[n][d])
     return found
 
 

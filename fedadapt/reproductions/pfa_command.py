@@ -52,11 +52,10 @@ def run(
 
     console = Console(stderr=True)
     for seed in seeds:
-        places: dict[str, Path] = {}
-        for name, config in wanted.runs(seed, folder):
-            places[name] = Path(config.out)
-            begun = (places[name] / "config.toml").exists()
-            if name == "found" and not begun and finds_the_given(places["pfa"], seed):
+        runs = dict(wanted.runs(seed, folder))
+        for name, config in runs.items():
+            begun = (Path(config.out) / "config.toml").exists()
+            if name == "found" and not begun and finds_the_given(runs["pfa"]):
                 console.out(f"seed {seed}, {name}: the groups are those given, so is all the rest")
                 continue
             check(config)  # a later run starts from what an earlier one leaves

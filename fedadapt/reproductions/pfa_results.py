@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.reproductions.pfa_plan import LOCAL, Experiment
 from fedadapt.reproductions.selecting import RULES, Curve, curve
 from fedadapt.server.grouping import group_devices
 from fedadapt.simulations.found_groups import GROUPS
 from fedadapt.simulations.results import read_evaluations
+from fedadapt.strategies.pfa_arguments import pfa_arguments
 
 METHODS = {
     "Baseline": ("federated", "base"),
@@ -73,14 +75,12 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
     return Results(tuple(seeds), kinds, stacked, curves, groups)
 
 
-def finds_the_given(run: Path, seed: int) -> bool:
-    """Had this run of PFA not been given the number of groups, would they be the same?
-
-    Then so would be everything after, to the bit.
-    """
-    told = _groups(run)
-    vectors = torch.tensor(told["vectors"])
-    return group_devices(vectors, seed=seed).labels.tolist() == told["labels"]
+def finds_the_given(pfa: RunConfig) -> bool:
+    """Whether this finished run would be the same to the bit without the number of groups."""
+    told = _groups(Path(pfa.out))
+    method = pfa_arguments(pfa).get("method", "efficient")
+    found = group_devices(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
+    return bool(found.labels.tolist() == told["labels"])
 
 
 def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:

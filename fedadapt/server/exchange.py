@@ -64,6 +64,7 @@ class Exchange:
 
         """
         shape = Expected.of(expected)
+        limit = self._max_update_norm if action == "train" else 0.0  # other answers are no updates
         down = num_bytes({n: t[0] for n, t in sent.weights.items()})
         position = {device: row for row, device in enumerate(sent.devices)}
         waiting = set(sent.devices)
@@ -71,8 +72,8 @@ class Exchange:
         why: list[str] = []
         for answers in self._fleet.ask(action, self.round, sent, expected):
             at = [position[d] for d in answers.devices]
-            base = {n: t[at] for n, t in sent.weights.items()} if self._max_update_norm else None
-            found = faults(answers, shape, base, max_norm=self._max_update_norm)
+            base = {n: t[at] for n, t in sent.weights.items()} if limit else None
+            found = faults(answers, shape, base, max_norm=limit)
             usable = accept(answers, found)
             if usable.update is not None:
                 rows = more_faults(action, usable.update)

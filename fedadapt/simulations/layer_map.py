@@ -3,7 +3,6 @@
 Liu et al. 2021, section 5.5. Measured after a run, from its base model and its devices' images.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from fedadapt.client.activations import Activation, sparsity_vectors, trace
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.errors import InputError
+from fedadapt.models.shell import shell
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.simulations.results import put
 from fedadapt.simulations.run_folder import RunFolder
@@ -168,10 +168,10 @@ def _weights(content: bytes, assembly: Assembly) -> Weights:
 
 def _activations(pfa: PFA) -> list[Activation]:
     """All layers that can be compared, in order of execution; nothing is computed."""
-    shell = copy.deepcopy(pfa.model).to("meta").eval()
+    empty = shell(pfa.model).eval()
     with torch.no_grad():
         inputs = torch.empty((1, *pfa.image_shape), device="meta")
-        return trace(shell, lambda: shell(inputs), pfa.epsilon)
+        return trace(empty, lambda: empty(inputs), pfa.epsilon)
 
 
 def _vectors(

@@ -83,7 +83,7 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {{ accuracy_table(accuracy) }}
 {% elif evaluated %}<h2>Accuracy</h2><p class="soft">No device that took part in training has been evaluated.</p>{% endif %}
 {% if unseen %}<h3>Unseen devices</h3>
-<p class="soft">Held out of training; they only received the model.</p>
+<p class="soft">Held out of training: nothing that they know went into any model.</p>
 {{ accuracy_table(unseen) }}{% endif %}
 {% if global_test %}<h3>Balanced global test</h3>
 <p class="soft">One test for everybody: what a device's model still knows beyond its own images.</p>

@@ -102,7 +102,8 @@ def run(
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
     """The state to go on from; refused where the settings or the data are not what they were."""
     checkpoint = load_latest(folder)
-    check_same_config(checkpoint.config, config.to_mapping())
+    begun_with = RunConfig().to_mapping() | checkpoint.config  # a key may be newer than the run
+    check_same_config(begun_with, config.to_mapping())
     try:
         begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
     except (OSError, ValueError, KeyError) as error:

@@ -1,6 +1,5 @@
 """Computes for devices of one federation: what every engine calls, for one device or for many."""
 
-import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,6 +13,7 @@ from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.messages import Sent, Update
+from fedadapt.models.shell import shell
 from fedadapt.records import Evaluation
 from fedadapt.strategies.base import Strategy
 from fedadapt.weights import Weights
@@ -38,18 +38,20 @@ class Worker:
         compute: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
         execution: Execution = "one-by-one",
+        bytes_in_memory: int = BYTES_IN_MEMORY,
     ) -> None:
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
-        self._model = copy.deepcopy(model).to("meta")
-        self._network = StackedNetwork(self._model) if execution == "kernels" else None
         self._seed = seed
         self.compute = torch.device(compute)
+        self._model = shell(model, self.compute)
+        self._network = StackedNetwork(self._model) if execution == "kernels" else None
         self._autocast = autocast
         self._execution = execution
         self._splits: OrderedDict[int, Split] = OrderedDict()
         self._bytes = 0  # of them
+        self._most = bytes_in_memory if self.compute.type == "cpu" else BYTES_ON_GPU
         self._global: Examples | None = None
 
     def cohort(
@@ -200,8 +202,7 @@ class Worker:
         split = Split(*(self._resident(part) for part in self.benchmark.split(device)))
         self._splits[device] = split
         self._bytes += _size(split)
-        most = BYTES_IN_MEMORY if self.compute.type == "cpu" else BYTES_ON_GPU
-        while self._bytes > most and len(self._splits) > 1:
+        while self._bytes > self._most and len(self._splits) > 1:
             self._bytes -= _size(self._splits.popitem(last=False)[1])
         return split
 

@@ -105,9 +105,9 @@ class FlowerStrategy(Flower):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         nodes = sorted(grid.get_node_ids())
-        models = self._strategy.serve(self._state, nodes)
+        *_, (task, models) = self._strategy.served(self._state, nodes)  # the newest, of several
         best = models.get("personal", models["base"])
-        sent = Sent(tuple(nodes), dict(best), {"server-round": server_round})
+        sent = Sent(tuple(nodes), dict(best), {"server-round": server_round, "task": task})
         return list(self._messages("evaluate", sent, dict(config)))
 
     def aggregate_evaluate(

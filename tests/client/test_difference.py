@@ -110,6 +110,12 @@ def test_importances_of_zero_have_no_scale():
         coded = code.encode(own)
         assert code.faults(coded) == {}
         assert all(t.isfinite().all() for t in code.decode(coded).values())
+    # A layer that is idle for the server is not what differs most: it is idle for the user too.
+    idle = shared() | {"body.weight": nothing["body.weight"]}
+    own = {n: t * (n != "body.weight") for n, t in users.items()}
+    code = Difference(idle, 0.02)
+    at = code.encode(own)[PLACES][0].long()
+    assert (flat({n: t.unsqueeze(0) for n, t in idle.items()})[0, at] > 0).all()
 
 
 @pytest.mark.parametrize("share", SHARES)

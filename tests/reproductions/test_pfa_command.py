@@ -9,6 +9,7 @@ import tiny
 from fedadapt.errors import InputError
 from fedadapt.reproductions.pfa_command import reproduce, run
 from fedadapt.reproductions.pfa_plan import PAPER, Experiment, Rounds
+from fedadapt.reproductions.pfa_results import finds_the_given
 
 
 def test_runs_tables_and_picture_of_a_small_experiment(tmp_path, capsys, monkeypatch):
@@ -23,6 +24,7 @@ def test_runs_tables_and_picture_of_a_small_experiment(tmp_path, capsys, monkeyp
     facts = json.loads((tmp_path / "reproduction.json").read_text())
     assert facts["seeds"] == [1]
     assert len(facts["accuracy"]["PFA"]["last"][0]) == 4
+    assert len(facts["accuracy"]["PFA, number found"]["last"][0]) == 4
     assert (tmp_path / "reproduction.png").exists()
 
 
@@ -32,3 +34,10 @@ def test_arguments_that_are_none_are_refused_before_any_run(tmp_path, arguments)
     with pytest.raises(InputError, match="strategy-args"):
         reproduce("pfa-cifar10", given)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("labels", "same"), [([0, 0, 0, 1, 1, 1], True), ([0] * 6, False)])
+def test_the_number_found_is_run_for_where_its_groups_are_others(tmp_path, labels, same):
+    vectors = [[0.1, 0.1], [0.11, 0.1], [0.1, 0.11], [0.9, 0.9], [0.9, 0.91], [0.91, 0.9]]
+    (tmp_path / "groups.json").write_text(json.dumps({"vectors": vectors, "labels": labels}))
+    assert finds_the_given(replace(PAPER, strategy="pfa", out=str(tmp_path))) is same

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
+from fedadapt.server.aliasing import is_aliased
 from fedadapt.server.group_number import code_length, independent, shortest
 from fedadapt.server.grouping import group_devices
 
@@ -100,3 +101,24 @@ def test_groups_without_any_scatter_are_not_divided_further():
     vectors = np.repeat(np.eye(3), 4, axis=0)
     true, finer = np.repeat([0, 1, 2], 4), np.repeat(np.arange(6), 2)
     assert shortest(vectors, [np.zeros(12, dtype=np.int64), true, finer]) == 1
+
+
+@pytest.mark.parametrize("seed", [13, 145, 351, 475, 486, 505, 906, 1074, 1107, 1114])
+def test_a_second_reference_sees_what_one_mixes_up(seed):
+    """Kinds of two or three devices: too few for a group to be seen to fall apart."""
+    generator = np.random.default_rng(seed)
+    number, channels = int(generator.integers(3, 6)), int(generator.integers(2, 4))
+    truth = np.repeat(np.arange(number), generator.integers(2, 4, number))
+    centres = generator.random((number, channels))
+    noise = 0.01 * generator.normal(size=(len(truth), channels))
+    found = group_devices(torch.from_numpy(centres[truth] + noise), groups=number)
+    assert found.aliased
+    assert adjusted_rand_score(truth, found.labels) == 1.0
+
+
+def test_a_group_of_two_kinds_falls_apart():
+    vectors, truth = blobs(corners(3), 5, 0.02, seed=0)
+    mixed = np.minimum(truth.numpy(), 1)
+    assert is_aliased(vectors.numpy(), mixed, groups=2)
+    assert not is_aliased(vectors.numpy(), truth.numpy(), groups=3)
+    assert not is_aliased(vectors.numpy(), truth.numpy(), groups=None)
