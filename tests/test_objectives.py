@@ -219,7 +219,9 @@ def test_names_without_an_anchor_are_free():
 def test_one_head_sees_its_own_logits_and_no_other_ones():
     labels = torch.tensor([0, 1, 1, 0, 0])
     given = view()._replace(batch=Batch(X[None], labels[None]))
-    torch.testing.assert_close(value_of(OneHead(1, 3), given), F.cross_entropy((X @ W)[:, 1:3], labels))
+    torch.testing.assert_close(
+        value_of(OneHead(1, 3), given), F.cross_entropy((X @ W)[:, 1:3], labels)
+    )
     w = W.clone().requires_grad_()
     [found] = torch.autograd.grad(value_of(OneHead(1, 3), given._replace(logits=X @ w[None])), w)
     assert found[:, 0].eq(0).all()

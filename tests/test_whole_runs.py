@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -561,3 +562,11 @@ def test_a_run_without_its_manifest_does_not_go_on(tmp_path):
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"manifest\.json: .*; without it no run goes on"):
         tiny.run(tmp_path, resume=True, rounds=1)
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path, monkeypatch):
+    tiny.run_interrupted(tmp_path)
+    begun = load_latest(tmp_path)
+    older = {key: value for key, value in begun.config.items() if key != "evaluate-devices"}
+    monkeypatch.setattr(tiny.runs, "load_latest", lambda folder: replace(begun, config=older))
+    assert tiny.run(tmp_path, resume=True)
