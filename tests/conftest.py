@@ -1,6 +1,7 @@
 """Fixtures only. One thread: on small tensors more are slower, and tests run side by side."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -8,6 +9,9 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import pytest
 import torch
+
+# Processes that run tests side by side ignore it, and whatever they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 

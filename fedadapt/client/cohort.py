@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedadapt.datasets.benchmark import Examples, Split
+from fedadapt.datasets.benchmark import Examples, Scaling, Split
 from fedadapt.objectives import Batch
 from fedadapt.weights import Weights, row, stack
 
@@ -140,16 +141,17 @@ class Cohort:
     def _pooled(self, examples: list[Examples]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """All devices' images, one after the other: how to get scaled rows of them; their labels.
 
-        They are scaled once, and not step by step, where they are few enough.
+        They are scaled once, and not step by step, where they are few enough, and scaling draws
+        nothing: experts' training views are other ones at every step.
         """
         stored, labels = examples[0].inputs, examples[0].labels
         if len(examples) > 1:
             stored = torch.cat([e.inputs for e in examples])
             labels = torch.cat([e.labels for e in examples])
-        if stored.numel() > SCALED_AT_ONCE:
-            return lambda rows: self.scaling(stored.index_select(0, rows)), labels
+        if stored.numel() > SCALED_AT_ONCE or not isinstance(self.scaling, Scaling):
+            return lambda rows: self.scaling(_rows(stored, rows)), labels
         scaled = self.scaling(stored)
-        return lambda rows: scaled.index_select(0, rows), labels
+        return partial(_rows, scaled), labels
 
     def _order(self, index: int, count: int, schedule: Schedule) -> list[np.ndarray]:
         """Shuffled index batches of one device, epoch after epoch; every image once an epoch.
@@ -169,6 +171,10 @@ class Cohort:
 
 def _batch(images: Callable[[Tensor], Tensor], labels: Tensor, members: list[np.ndarray]) -> Batch:
     """The images at each member's rows, gathered at once."""
-    rows = torch.from_numpy(np.concatenate(members)).to(labels.device)
-    shape = (len(members), len(members[0]))
-    return Batch(images(rows).unflatten(0, shape), labels.index_select(0, rows).view(shape))
+    rows = torch.from_numpy(np.stack(members)).to(labels.device)
+    return Batch(images(rows), _rows(labels, rows))
+
+
+def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """The rows [D, B] of a tensor [N, ...]: [D, B, ...]."""
+    return tensor.index_select(0, rows.flatten()).unflatten(0, rows.shape)

@@ -89,7 +89,7 @@ def test_stock_flower_says_mu_in_its_message():
     assert not torch.isclose(plainly["head.bias"], wanted["head.bias"]).all()
 
 
-@pytest.mark.parametrize("engine", [{"stacked": True, "cohort_size": 3}, {"cohort_size": 2}])
+@pytest.mark.parametrize("engine", [{"execution": "kernels", "cohort_size": 3}, {"cohort_size": 2}])
 def test_a_round_is_the_weighted_mean_of_what_devices_trained(engine):
     start, strategy = initial(conv()), averaged()
     members = cohort(conv(), SPLITS, devices=(0, 1, 2), seed=1, round=1)
@@ -198,7 +198,7 @@ def test_local_norms_of_the_first_round_start_the_second():
         assert_close(trial.fleet.kept()[d]["norms"], {n: mine[d][n] for n in own})
 
 
-@pytest.mark.parametrize("engine", [{"stacked": True, "cohort_size": 3}, {"cohort_size": 2}])
+@pytest.mark.parametrize("engine", [{"execution": "kernels", "cohort_size": 3}, {"cohort_size": 2}])
 def test_reestimated_statistics_are_those_of_all_images_under_the_averaged_weights(engine):
     start = initial(conv())
     trial = federate(averaged("reestimate"), Toys(SPLITS), conv(), start, 1, **engine)
