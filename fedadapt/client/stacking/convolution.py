@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedadapt.client.stacking.patches import by_patches, suits_patches
 from fedadapt.client.stacking.pointwise import pointwise
 from fedadapt.client.stacking.value import Call, Stacked, Unstackable
 
@@ -17,12 +18,15 @@ FEW_PIXELS = 4  # up to here a depthwise filter is a matrix over all pixels
 
 
 def convolution(path: str, layer: nn.Conv2d) -> Kernel:
-    """1x1: a matrix product; depthwise of very small images: too; all others: PyTorch's own."""
+    """1x1, and a first layer: a matrix product; depthwise on tiny maps: too; else PyTorch's own."""
     if layer.padding_mode != "zeros":
         raise Unstackable(f"{path}: padding_mode {layer.padding_mode}")
     convolve = _convolve(layer)
+    of_patches = by_patches(path, layer) if suits_patches(layer) else None
 
     def kernel(call: Call, x: Stacked) -> Stacked:
+        if of_patches and not x.tensor.requires_grad:
+            return of_patches(call, x)
         filters = call.weights[f"{path}.weight"].flatten(0, 1)
         bias = None if layer.bias is None else call.weights[f"{path}.bias"].flatten()
         return Stacked(convolve(x.images(), filters, bias, call.devices), call.devices, True)

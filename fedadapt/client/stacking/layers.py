@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import nn
 
-from fedadapt.client.stacking.clamp import Clamp
+from fedadapt.client.stacking.clamp import Clamp, clamp_
 from fedadapt.client.stacking.convolution import convolution
 from fedadapt.client.stacking.dropout import dropout
 from fedadapt.client.stacking.functions import flatten
@@ -41,7 +41,12 @@ POOLS: tuple[type[nn.Module], ...] = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
 )
-FOLDING: tuple[type[nn.Module], ...] = (nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+FOLDING: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.MaxPool2d,
+)
 """Layers into whose kernel a ReLU that follows is folded."""
 OTHERS: tuple[type[nn.Module], ...] = (
     nn.Identity,
@@ -81,7 +86,7 @@ def kernel_of(path: str, layer: nn.Module, clamp: Clamp | None = None) -> Kernel
     if type(layer) is nn.LayerNorm:
         return _layer_norm(path, layer)
     if type(layer) in POOLS:
-        return _pool(path, layer)
+        return _pool(path, layer, clamp)
     if type(layer) in ELEMENTWISE:
         return _elementwise(layer)
     raise Unstackable(f"{path}: no kernel for {type(layer).__name__}")
@@ -94,13 +99,18 @@ def _elementwise(layer: nn.Module) -> Kernel:
     return lambda call, x: x.with_tensor(layer(x.tensor))
 
 
-def _pool(path: str, layer: nn.Module) -> Kernel:
+def _pool(path: str, layer: nn.Module, clamp: Clamp | None) -> Kernel:
     """A channel is pooled by itself: that of another device is like any other."""
     if getattr(layer, "return_indices", False):
         raise Unstackable(f"{path}: indices of a pool")
     if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
         return _global_average
-    return lambda call, x: Stacked(layer(x.images()), call.devices, True)
+
+    def kernel(call: Call, x: Stacked) -> Stacked:
+        y = layer(x.images())
+        return Stacked(y if clamp is None else clamp_(y, clamp), call.devices, True)
+
+    return kernel
 
 
 def _global_average(call: Call, x: Stacked) -> Stacked:

@@ -124,6 +124,7 @@ def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node, list
     [end] = [node for node in graph.nodes if node.op == "output"]
     if len(inputs) != 1 or not isinstance(end.args[0], fx.Node):
         raise Unstackable("it does not take one tensor and return one")
+    _pool_first(graph, modules)
     _fold(graph, modules)
     last: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
@@ -138,6 +139,29 @@ def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node, list
         if node.op not in ("placeholder", "output")
     ]
     return inputs[0], end.args[0], steps
+
+
+def _pool_first(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """``pool(relu(x))`` as ``relu(pool(x))``: the same numbers and gradients, of fewer values.
+
+    The largest of some values, clamped, is the largest of the clamped ones. Where several are
+    clamped to it, no gradient goes through any of them.
+    """
+    for node in list(graph.nodes):
+        before = node.args[0] if node.args and _is_max_pool(node, modules) else None
+        if not isinstance(before, fx.Node) or len(before.users) > 1 or not _clamp(before, modules):
+            continue
+        [x] = before.all_input_nodes
+        if len(x.users) == 1:
+            node.replace_all_uses_with(before)
+            node.args, before.args = (x, *node.args[1:]), (node,)
+            node.append(before)
+
+
+def _is_max_pool(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return type(modules[str(node.target)]) is nn.MaxPool2d
+    return node.target is F.max_pool2d
 
 
 def _fold(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:

@@ -1,0 +1,90 @@
+"""A network's first convolution as a matrix product of what its filters see.
+
+PyTorch's own is slow on images of one to three channels. Stored images have no gradient, which
+would have to be added up from the patches.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from fedadapt.client.stacking.value import Call, Stacked, casts
+
+MOST_SEEN = 32  # numbers under a filter; more are much to copy
+LEAST_MADE = 16  # channels that come out; products of fewer are slow
+
+
+def suits_patches(layer: nn.Conv2d) -> bool:
+    """Whether ``by_patches`` can compute it, and is fast, if its images need no gradient."""
+    seen = layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and isinstance(layer.padding, tuple)
+    return plain and seen <= MOST_SEEN and layer.out_channels >= LEAST_MADE
+
+
+def by_patches(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked]:
+    """The convolution of every device's images [D, B, C, H, W]."""
+
+    def kernel(call: Call, x: Stacked) -> Stacked:
+        patches, size = _patches(layer, x.plain())
+        weight = call.weights[f"{path}.weight"].flatten(2)
+        if layer.bias is not None:
+            weight = torch.cat([weight, call.weights[f"{path}.bias"].unsqueeze(2)], 2)
+        y = _times(patches, weight.flatten(2))  # [P, D, O]
+        return Stacked(y.view(*size, -1).permute(0, 3, 1, 2), call.devices, True)
+
+    return kernel
+
+
+def _patches(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """What filters see at each place, and with a bias a one: its gradient needs no pass of its own.
+
+    Returns:
+        [D, C * kh * kw (+ 1), B * H * W], and B, H, W of what comes out.
+
+    """
+    (down, across), (high, wide) = layer.stride, layer.kernel_size
+    above, aside = cast("tuple[int, int]", layer.padding)
+    padded = F.pad(images, (aside, aside, above, above)).transpose(1, 2)  # [D, C, B, ...]
+    devices, channels, batch = padded.shape[:3]
+    height = (padded.shape[3] - high) // down + 1
+    width = (padded.shape[4] - wide) // across + 1
+    seen = channels * high * wide
+    patches = images.new_empty(devices, seen + (layer.bias is not None), batch, height, width)
+    by_tap = patches[:, :seen].unflatten(1, (channels, high, wide))
+    for i in range(high):
+        for j in range(wide):
+            rows = padded[:, :, :, i : i + down * (height - 1) + 1 : down]
+            by_tap[:, :, i, j] = rows[..., j : j + across * (width - 1) + 1 : across]
+    patches[:, seen:] = 1.0
+    return patches.flatten(2), (batch, height, width)
+
+
+def _times(patches: Tensor, weight: Tensor) -> Tensor:
+    """Patches [D, I, P], weight [D, O, I] -> [P, D, O], contiguous."""
+    if casts(patches):
+        y = torch.bmm(patches.transpose(1, 2), weight.transpose(1, 2))
+        return y.transpose(0, 1).contiguous()
+    product: Tensor = _Product.apply(patches, weight)
+    return product
+
+
+class _Product(torch.autograd.Function):
+    """The product is written straight to where the next layer wants it."""
+
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(patches)
+        devices, _, places = patches.shape
+        y = patches.new_empty(places, devices, weight.shape[1])
+        torch.bmm(patches.transpose(1, 2), weight.transpose(1, 2), out=y.transpose(0, 1))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[None, Tensor]:
+        (patches,) = ctx.saved_tensors
+        return None, torch.bmm(patches, dy.transpose(0, 1)).transpose(1, 2)
