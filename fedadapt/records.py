@@ -27,6 +27,19 @@ class Evaluation(NamedTuple):
         return self.model if self.adaptation == "none" else f"{self.model}+{self.adaptation}"
 
 
+class TaskForgetting(NamedTuple):
+    """One user x model x adaptation x task, at the end of a task-incremental run."""
+
+    device: int
+    kind: str
+    model: str
+    adaptation: str
+    task: int
+    when_new: float  # accuracy just after the task was learnt, in [0, 1]; NaN: not measured
+    at_end: float  # accuracy after the last task
+    forgetting: float  # when_new - at_end: below zero, later tasks have helped
+
+
 class LedgerEntry(NamedTuple):
     """One message to one device and what became of it."""
 

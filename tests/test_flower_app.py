@@ -1,15 +1,8 @@
 """The same app in Flower: asked directly, over a Grid in memory, and under a real ``flwr run``."""
 
-import contextlib
 import json
 import logging
 import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +11,7 @@ import torch
 from fake_grid import FakeGrid, ask
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
+from flwr_command import flower_command, run_flower
 
 from fedadapt import __version__
 from fedadapt.client.app import app
@@ -373,105 +367,16 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 # The real thing
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def processes_with(word: str) -> list[int]:
-    """Processes whose command line holds ``word``."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = entry.read_bytes().decode(errors="replace").split("\0")
-        except OSError:  # gone meanwhile
-            continue
-        if word in words:
-            found.append(int(entry.parent.name))
-    return found
-
-
-def ray_and_others_of(home: Path) -> list[int]:
-    """Processes that were started with this FLWR_HOME."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if f"FLWR_HOME={home}".encode() in entry.read_bytes().split(b"\0"):
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
-
-
-@pytest.fixture
-def flower(tmp_path):
-    """Runs ``flwr`` with a SuperLink of its own, which is ended afterwards, by its process id."""
-    api, control = free_ports(2)
-    home, neutral = tmp_path / "flwr", tmp_path / "cwd"
-    home.mkdir()
-    neutral.mkdir()
-    path = os.pathsep.join([str(tiny.ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": path.rstrip(os.pathsep),
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(api),
-        "FLWR_LOCAL_CONTROL_API_PORT": str(control),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-
-    def flwr(*words: str, timeout: float = 60) -> str:
-        done = subprocess.run(
-            ["flwr", *words], env=environment, cwd=neutral, text=True, timeout=timeout,
-            capture_output=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    try:
-        yield flwr
-    finally:
-        end(processes_with(str(api)) + ray_and_others_of(home), signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while (left := ray_and_others_of(home)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        end(left, signal.SIGKILL)
-
-
-def end(processes: list[int], how: signal.Signals) -> None:
-    for pid in processes:
-        with contextlib.suppress(ProcessLookupError):  # gone meanwhile
-            os.kill(pid, how)
-
-
 @pytest.mark.flower
 @pytest.mark.timeout(240)
-def test_flwr_run_is_the_same_run(tmp_path, flower):
+def test_flwr_run_is_the_same_run(tmp_path):
     """From the repository, by Flower's command, with as many nodes as Flower was told."""
     changes = {"rounds": 2, "model": "mlp", "unseen": 0.0}
     wanted = tiny.run(tmp_path / "here", devices=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "devices"} | {"out": out}
-    words = [f'{k}="{v}"' if isinstance(v, str | Path) else f"{k}={v}" for k, v in given.items()]
-    nodes = "num-supernodes=2 client-resources-num-cpus=1"
-    answer = flower("run", str(tiny.ROOT), "local", "--federation-config", nodes,
-                    "--run-config", " ".join(words), "--format", "json")  # fmt: skip
-    run = str(json.loads(answer)["run-id"])
-    deadline = time.monotonic() + 180
-    while True:
-        [state] = json.loads(flower("list", "--run-id", run, "--format", "json"))["runs"]
-        if state["status"].startswith("finished"):
-            break
-        assert time.monotonic() < deadline, state
-        time.sleep(1)
-    assert state["status"] == "finished:completed", flower("log", run, "--show")
+    with flower_command(tmp_path) as flwr:
+        run_flower(flwr, 2, given)
     found = json.loads((out / "summary.json").read_text())
     same = ("accuracy", "global_test", "manifest", "messages", "outcomes", "devices")
     assert {k: found[k] for k in same} == {k: wanted[k] for k in same}

@@ -1,7 +1,8 @@
 """The tables of a run: Parquet files when it is done, journals of JSON lines while it goes on.
 
-``devices.parquet`` holds ``Evaluation`` rows, ``ledger.parquet`` ``LedgerEntry`` rows and
-``losses.parquet`` ``RoundLoss`` rows; their columns are the records' fields, in order.
+``devices.parquet`` holds ``Evaluation`` rows, ``ledger.parquet`` ``LedgerEntry`` rows,
+``losses.parquet`` ``RoundLoss`` rows and, of runs with tasks, ``tasks.parquet`` ``TaskForgetting``
+rows; their columns are the records' fields, in order.
 """
 
 import json
@@ -14,16 +15,19 @@ from typing import Any, BinaryIO, Generic, TypeVar, get_type_hints
 
 from fedadapt.errors import InputError
 from fedadapt.files import sync, write_atomically
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss, TaskForgetting
 
 Row = Evaluation | LedgerEntry | RoundLoss
 R = TypeVar("R", Evaluation, LedgerEntry, RoundLoss)
+Table = Row | TaskForgetting
+A = TypeVar("A", Evaluation, LedgerEntry, RoundLoss, TaskForgetting)
 T = TypeVar("T")
 
-TABLES: dict[type[Row], str] = {
+TABLES: dict[type[Table], str] = {
     Evaluation: "devices.parquet",
     LedgerEntry: "ledger.parquet",
     RoundLoss: "losses.parquet",
+    TaskForgetting: "tasks.parquet",
 }
 JOURNALS: dict[type[Row], str] = {
     Evaluation: "evaluations.jsonl",
@@ -76,6 +80,11 @@ def write_losses(folder: Path, rows: Iterable[RoundLoss]) -> Path:
     return _write(folder, RoundLoss, rows)
 
 
+def write_tasks(folder: Path, rows: Iterable[TaskForgetting]) -> Path:
+    """Write ``tasks.parquet``; returns its path."""
+    return _write(folder, TaskForgetting, rows)
+
+
 def read_evaluations(folder: Path) -> list[Evaluation]:
     """Read ``devices.parquet``."""
     return list(table_rows(folder, Evaluation))
@@ -91,6 +100,11 @@ def read_losses(folder: Path) -> list[RoundLoss]:
     return list(table_rows(folder, RoundLoss))
 
 
+def read_tasks(folder: Path) -> list[TaskForgetting]:
+    """Read ``tasks.parquet``."""
+    return list(table_rows(folder, TaskForgetting))
+
+
 def _arrow() -> Any:
     try:
         import pyarrow
@@ -102,7 +116,7 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _schema(kind: type[Row]) -> Any:
+def _schema(kind: type[Table]) -> Any:
     arrow = _arrow()
     columns = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_()}
     return arrow.schema(
@@ -112,7 +126,7 @@ def _schema(kind: type[Row]) -> Any:
     )
 
 
-def _write(folder: Path, kind: type[R], rows: Iterable[R]) -> Path:
+def _write(folder: Path, kind: type[A], rows: Iterable[A]) -> Path:
     arrow, schema = _arrow(), _schema(kind)
     rest = iter(rows)
 
@@ -128,7 +142,7 @@ def _write(folder: Path, kind: type[R], rows: Iterable[R]) -> Path:
     return put(folder / TABLES[kind], fill)
 
 
-def table_rows(folder: Path, kind: type[R]) -> Iterator[R]:
+def table_rows(folder: Path, kind: type[A]) -> Iterator[A]:
     """The rows of a finished run's table, some at a time.
 
     Raises:
@@ -144,13 +158,13 @@ def table_rows(folder: Path, kind: type[R]) -> Iterator[R]:
         yield from map(kind._make, zip(*columns, strict=True))
 
 
-def check_table(folder: Path, kind: type[Row]) -> None:
+def check_table(folder: Path, kind: type[Table]) -> None:
     """Raise what ``table_rows`` would."""
     for _ in _batches(folder, kind):
         pass
 
 
-def _batches(folder: Path, kind: type[Row]) -> Iterator[Any]:
+def _batches(folder: Path, kind: type[Table]) -> Iterator[Any]:
     arrow, path = _arrow(), folder / TABLES[kind]
     if not path.is_file():
         raise InputError(f"{path}: no such file; a finished run has one")

@@ -10,6 +10,7 @@ from rich.console import Console
 from safetensors.torch import save
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.task_catalog import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
@@ -19,6 +20,7 @@ from fedadapt.simulations.agreement import compared
 from fedadapt.simulations.assembly import Assembly, assemble, method
 from fedadapt.simulations.engines import engine_for
 from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.forgetting import forgetting_rows, task_scores
 from fedadapt.simulations.found_groups import in_words, read_groups
 from fedadapt.simulations.plots import picture
 from fedadapt.simulations.progress import Progress
@@ -29,6 +31,7 @@ from fedadapt.simulations.results import (
     write_evaluations,
     write_ledger,
     write_losses,
+    write_tasks,
 )
 from fedadapt.simulations.summary import requested, summarise, write_summary
 
@@ -136,6 +139,8 @@ def _write(
     write_evaluations(folder, evaluations)
     write_ledger(folder, journal_rows(folder, LedgerEntry))
     write_losses(folder, losses)
+    if is_tasks(config.benchmark):
+        write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
     models = folder / "models"
     models.mkdir(exist_ok=True)
     base = federation.models([0])["base"]

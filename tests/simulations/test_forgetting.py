@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedadapt.records import Evaluation
-from fedadapt.simulations.forgetting import task_scores
+from fedadapt.simulations.forgetting import forgetting_rows, task_scores
 
 
 def rows(matrix, device=0, label="base"):
@@ -22,7 +22,7 @@ TWO = [[0.5, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 0.5]]
 def test_forgetting_is_what_a_task_was_worth_when_new_less_what_it_is_worth_at_the_end():
     found = task_scores(rows(ONE))["base"]
     assert found.accuracy.tolist() == pytest.approx([0.8])
-    assert found.forgotten.tolist() == pytest.approx([0.3 - 0.1 + 0.0])
+    assert found.forgotten.tolist() == [pytest.approx([0.3, -0.1, 0.0])]
     facts = found.facts()
     assert facts["forgetting"] == pytest.approx(0.1)  # over the two tasks that can be forgotten
     assert facts["forgetting_over_all"] == pytest.approx(0.2 / 3)  # as DUA counts
@@ -46,3 +46,17 @@ def test_other_tests_and_epochs_on_the_way_do_not_count():
     extra = [row._replace(split="adapt", accuracy=0.0) for row in rows(ONE)]
     extra += [row._replace(epoch=5, accuracy=0.0) for row in rows(ONE)]
     assert np.allclose(task_scores(rows(ONE) + extra)["base"].accuracy, 0.8)
+
+
+def test_each_user_and_task_is_a_row_of_its_own():
+    adapted = [row._replace(adaptation="adabn") for row in rows(TWO, 1)]
+    found = list(forgetting_rows(task_scores([*rows(ONE, 1, "personal"), *rows(TWO, 0), *adapted])))
+    labels = [("base", "none", 0), ("base", "adabn", 1), ("personal", "none", 1)]
+    assert sorted({(r.model, r.adaptation, r.device) for r in found}) == sorted(labels)
+    assert len(found) == 3 * 3
+    own = [r for r in found if r.model == "personal"]
+    assert [r.task for r in own] == [0, 1, 2]
+    assert [r.when_new for r in own] == pytest.approx([0.9, 0.7, 1.0])
+    assert [r.at_end for r in own] == pytest.approx([0.6, 0.8, 1.0])
+    assert [r.forgetting for r in own] == pytest.approx([0.3, -0.1, 0.0])
+    assert {r.kind for r in own} == {"all"}

@@ -6,7 +6,7 @@ import pytest
 from made_up import evaluation, evaluations, ledger, losses
 
 from fedadapt.errors import InputError
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss, TaskForgetting
 from fedadapt.simulations import results
 from fedadapt.simulations.results import (
     Journal,
@@ -14,9 +14,11 @@ from fedadapt.simulations.results import (
     read_evaluations,
     read_ledger,
     read_losses,
+    read_tasks,
     write_evaluations,
     write_ledger,
     write_losses,
+    write_tasks,
 )
 
 
@@ -29,10 +31,14 @@ def test_tables_give_back_the_rows_that_were_written(tmp_path):
     assert read_ledger(tmp_path) == entries
     assert read_losses(tmp_path) == means
     assert type(read_evaluations(tmp_path)[0].seen) is bool
+    forgotten = [TaskForgetting(1, "mnist", "personal", "adabn", 2, 0.5, 0.25, 0.25)]
+    write_tasks(tmp_path, forgotten)
+    assert read_tasks(tmp_path) == forgotten
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "devices.parquet",
         "ledger.parquet",
         "losses.parquet",
+        "tasks.parquet",
     ]
 
 

@@ -14,7 +14,7 @@ from fedadapt.server.modes import mode_merge
 from fedadapt.server.shelf import DiskShelf, MemoryShelf
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.checking import check
-from fedadapt.simulations.results import read_evaluations, read_ledger
+from fedadapt.simulations.results import read_evaluations, read_ledger, read_tasks
 from fedadapt.simulations.task_assembly import server_side
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua import IMPORTANCE, DuaState
@@ -206,6 +206,10 @@ def test_every_way_of_learning_serves_every_task(tmp_path, strategy):
         [True, False, False], [True, True, False], [True, True, True]
     ]  # fmt: skip
     assert summary["tasks"]["base"]["accuracy"] > 0.6
+    rows = read_tasks(tmp_path)
+    assert [(r.device, r.task) for r in rows] == [(d, t) for d in range(4) for t in range(3)]
+    mean = sum(r.forgetting for r in rows) / 4 / 2  # of two tasks something can be forgotten
+    assert mean == pytest.approx(summary["tasks"]["base"]["forgetting"], abs=1e-6)
     if strategy in ("task-experts", "joint"):
         assert summary["tasks"]["base"]["forgetting"] == 0
 
