@@ -1,11 +1,15 @@
 """How the devices of a run are computed: as suits the network, or as the run was told."""
 
+import logging
+
 import torch
 from torch import nn
 
 from fedadapt.client.stacking import Plan, plan, trace
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
+
+log = logging.getLogger(__name__)
 
 STACKED_ANYWAY = 10  # devices, where the network would rather be computed one by one
 ONE_BY_ONE = 5  # devices in a cohort: tested together with the model that all have
@@ -20,6 +24,8 @@ def plan_for(
         InputError: Devices are to be stacked, and the network cannot be.
 
     """
+    if config.precision == "bf16" and compute.type == "cpu" and not _has_bf16():
+        log.warning("precision=bf16: this processor has no arithmetic for it; float32 is faster")
     found = plan(model, image_shape, config.batch_size, compute)
     if config.execution == "one-by-one":
         found = Plan("one-by-one", ONE_BY_ONE, "asked for")
@@ -33,3 +39,11 @@ def plan_for(
     elif found.execution == "one-by-one":
         found = found._replace(cohort_size=ONE_BY_ONE)
     return found._replace(cohort_size=config.cohort_size or found.cohort_size)
+
+
+def _has_bf16() -> bool:
+    """Whether the processor says so; True where it is not asked, by older versions of PyTorch."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    found = torch.cpu.get_capabilities()
+    return any(has for name, has in found.items() if name.endswith("bf16"))

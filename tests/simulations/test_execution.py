@@ -42,3 +42,25 @@ def test_the_run_may_say_otherwise():
 def test_what_cannot_be_stacked_is_refused_in_a_line():
     with pytest.raises(InputError, match="execution: mlp has parts that cannot be stacked; use"):
         planned(Undecided(), execution="stacked")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "warned"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "bf16", True),
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, "bf16", False),
+        ({"avx2": True, "avx512_bf16": False}, "float32", False),
+    ],
+)
+def test_bf16_without_arithmetic_for_it_is_warned_of(
+    capabilities, precision, warned, monkeypatch, caplog
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    planned(dense(), precision=precision)
+    assert ("precision=bf16: this processor has no arithmetic" in caplog.text) == warned
+
+
+def test_a_pytorch_that_cannot_be_asked_is_not_warned_of(monkeypatch, caplog):
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    planned(dense(), precision="bf16")
+    assert not caplog.text
