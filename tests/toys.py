@@ -132,8 +132,8 @@ def cohort(
     """Devices 10, 11, ... with these images."""
     model = model.to("meta")
     given = {
-        "stacked": execution != "one-by-one",
-        "network": StackedNetwork(model) if execution == "kernels" else None,
+        "stacked": execution in ("kernels", "vmap"),
+        "network": StackedNetwork(model) if execution in ("alone", "kernels") else None,
         "devices": tuple(range(10, 10 + len(splits))),
         "splits": tuple(splits),
         "scaling": as_they_are,

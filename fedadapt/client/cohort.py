@@ -18,7 +18,7 @@ from fedadapt.weights import Weights, row, stack
 
 Part = Literal["train", "adapt"]
 SCALED_AT_ONCE = 2**24  # numbers: 64 MiB
-Execution = Literal["one-by-one", "kernels", "vmap"]  # the last two: stacked
+Execution = Literal["one-by-one", "alone", "kernels", "vmap"]  # the last two: stacked
 Network = Callable[
     ..., Tensor
 ]  # a stacked network: (weights [D, ...], inputs [D, B, ...]) -> logits
@@ -48,7 +48,7 @@ class Cohort:
     round: int = 0
     kept: tuple[Mapping[str, Weights], ...] = ()  # what each device kept from before; () for none
     stacked: bool = False  # compute all devices at once, or one after another
-    network: Network | None = None  # the model made for stacks of devices; None: vmap
+    network: Network | None = None  # the model made of kernels; None: vmap, or the model itself
     autocast: torch.dtype | None = None  # arithmetic of the forward pass; None: as the weights
 
     def __len__(self) -> int:
@@ -86,13 +86,13 @@ class Cohort:
         In training mode batch norm updates its statistics in ``weights`` in place.
 
         Args:
-            generators: One a device, for dropout in a stack; a device alone draws from torch's.
+            generators: One a device, for dropout in kernels; the model itself draws from torch's.
 
         """
-        if len(self) == 1:  # without the price of stacking
+        if self.network is None and len(self) == 1:  # without the price of stacking
             alone = {n: t.squeeze(0) for n, t in weights.items()}
             return self.forward(alone, inputs.squeeze(0)).unsqueeze(0)
-        if not self.stacked:
+        if not self.stacked and len(self) > 1:
             each = [self.forward(row(weights, d), x) for d, x in enumerate(inputs)]
             return torch.stack(each)
         if self.network is None:

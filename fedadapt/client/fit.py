@@ -158,8 +158,8 @@ class _Loop(NamedTuple):
 
 
 def _own(tensor: Tensor, cohort: Cohort) -> Tensor:
-    """A copy; filters of a device computed alone channels last, as its images are."""
-    if cohort.stacked or tensor.dim() != 5:
+    """A copy; filters that the model itself computes with channels last, as its images are."""
+    if cohort.stacked or cohort.network is not None or tensor.dim() != 5:
         return tensor.detach().clone(memory_format=torch.contiguous_format)
     return tensor[0].detach().clone(memory_format=torch.channels_last).unsqueeze(0)
 

@@ -11,6 +11,7 @@ from fedadapt.errors import InputError
 
 log = logging.getLogger(__name__)
 
+ONE_AT_A_TIME = ("one-by-one", "alone")
 STACKED_ANYWAY = 10  # devices, where the network would rather be computed one by one
 ONE_BY_ONE = 5  # devices in a cohort: tested together with the model that all have
 
@@ -29,14 +30,14 @@ def plan_for(
     found = plan(model, image_shape, config.batch_size, compute)
     if config.execution == "one-by-one":
         found = Plan("one-by-one", ONE_BY_ONE, "asked for")
-    elif config.execution == "stacked" and found.execution == "one-by-one":
+    elif config.execution == "stacked" and found.execution in ONE_AT_A_TIME:
         if trace(model) is None:
             raise InputError(
                 f"execution: {config.model} has parts that cannot be stacked; use auto or "
                 "one-by-one"
             )
         found = Plan("kernels", STACKED_ANYWAY, "asked for")
-    elif found.execution == "one-by-one":
+    elif found.execution in ONE_AT_A_TIME:
         found = found._replace(cohort_size=ONE_BY_ONE)
     return found._replace(cohort_size=config.cohort_size or found.cohort_size)
 

@@ -46,7 +46,8 @@ class Worker:
         self._seed = seed
         self.compute = torch.device(compute)
         self._model = shell(model, self.compute)
-        self._network = StackedNetwork(self._model) if execution == "kernels" else None
+        has_kernels = execution in ("alone", "kernels")
+        self._network = StackedNetwork(self._model) if has_kernels else None
         self._autocast = autocast
         self._execution = execution
         self._splits: OrderedDict[int, Split] = OrderedDict()
@@ -58,7 +59,7 @@ class Worker:
         self, devices: Sequence[int], round: int, kept: Sequence[Mapping[str, Weights]] = ()
     ) -> Cohort:
         """The devices' data, and how they are computed."""
-        together = self._execution != "one-by-one" and len(devices) > 1
+        together = self._execution in ("kernels", "vmap") and len(devices) > 1
         return Cohort(
             model=self._model,
             devices=tuple(devices),
@@ -68,7 +69,7 @@ class Worker:
             round=round,
             kept=tuple(self._placed_all(k) for k in kept) or ({},) * len(devices),
             stacked=together,
-            network=self._network if together else None,
+            network=self._network,
             autocast=self._autocast,
         )
 

@@ -73,7 +73,7 @@ def test_each_one_with_a_name_has_an_implementation():
     assert {m.name for m in METHODS} == set(ADAPTATIONS)
 
 
-@pytest.mark.parametrize("execution", ["one-by-one", "kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
     weights = initials(conv(), 3)
@@ -84,7 +84,7 @@ def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
     assert kinds == {n: (t.shape, t.dtype) for n, t in weights.items()}
 
 
-@pytest.mark.parametrize("execution", ["kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["alone", "kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_stacked_is_one_by_one_and_company_does_not_matter(method, execution):
     weights = initials(conv(), 3)

@@ -49,7 +49,7 @@ OBJECTIVES = {
     "one head": OneHead(0, CLASSES),
     "without forgetting": WithoutForgetting(0.5, 2.0, ((0, 1), (1, CLASSES))),
 }
-EXECUTIONS = ("one-by-one", "kernels", "vmap")
+EXECUTIONS = ("one-by-one", "alone", "kernels", "vmap")
 SELECTORS = {"all": everything, "norm-affine": norm_affine, "head": head}
 
 
@@ -133,7 +133,7 @@ def test_stacked_is_one_by_one(make, mode, objective, trainable):
         )
 
     alone = trained("one-by-one")
-    for execution in ("kernels", "vmap"):
+    for execution in ("alone", "kernels", "vmap"):
         together = trained(execution)
         assert_close(together.weights, alone.weights)
         torch.testing.assert_close(together.loss, alone.loss)

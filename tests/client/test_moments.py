@@ -75,13 +75,13 @@ def test_stacked_is_one_by_one(make):
     uneven = [split(count, seed=count) for count in (5, 12, 9)]
     alone, *together = (
         norm_moments(cohort(make(), uneven, execution), initials(make(), 3), Schedule(4))
-        for execution in ("one-by-one", "kernels", "vmap")
+        for execution in ("one-by-one", "alone", "kernels", "vmap")
     )
     for found in together:
         assert_close(found, alone)
 
 
-@pytest.mark.parametrize("execution", ["one-by-one", "kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
 def test_nothing_is_left_behind(execution):
     weights = initials(conv(), 3)
     before = copied(weights)

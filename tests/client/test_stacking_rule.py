@@ -19,34 +19,31 @@ def made(name, shape=(3, 32, 32)):
         )
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "mobilenetv2", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "mobilenetv2", "squeezenet1_1", "resnet18"])
 def test_where_calling_operators_costs_most_devices_are_stacked(name):
     found = plan(made(name), (3, 32, 32), 20)
     assert found.execution == "kernels"
-    assert found.cohort_size > 10
+    assert found.cohort_size > (1 if name == "resnet18" else 10)  # its weights fill the memory
 
 
 def test_a_dense_network_is_stacked_while_its_steps_are_small():
     found = [plan(made("cnn", (1, side, side)), (1, side, side), 20) for side in (28, 64)]
-    assert [f.execution for f in found] == ["kernels", "one-by-one"]
+    assert [f.execution for f in found] == ["kernels", "alone"]
     assert 1 < found[0].cohort_size < 10
 
 
-@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
-def test_convolutions_that_are_large_or_heavy_are_computed_one_device_at_a_time_except_on_a_gpu(
-    name,
-):
-    found = plan(made(name), (3, 32, 32), 20)
-    assert (found.execution, found.cohort_size) == ("one-by-one", 1)
-    assert "% of the arithmetic is in convolutions that are fastest one" in found.reason
-    on_gpu = plan(made(name), (3, 32, 32), 20, torch.device("cuda"))
+def test_large_convolutions_are_computed_one_device_at_a_time_except_on_a_gpu():
+    found = plan(made("vgg11"), (3, 32, 32), 20)
+    assert (found.execution, found.cohort_size) == ("alone", 1)
+    assert "% of the arithmetic is in convolutions too large for a stack" in found.reason
+    on_gpu = plan(made("vgg11"), (3, 32, 32), 20, torch.device("cuda"))
     assert on_gpu.execution == "kernels"
     assert on_gpu.cohort_size > 1
 
 
 def test_what_counts_as_dense_grows_with_the_step():
     kinds = [plan(made("squeezenet1_1"), (3, side, side), 20).execution for side in (32, 224)]
-    assert kinds == ["kernels", "one-by-one"]
+    assert kinds == ["kernels", "alone"]
 
 
 def test_larger_images_and_batches_make_smaller_stacks_until_none_is_left():

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedadapt.client.stacking.columns import by_columns, suits_columns
 from fedadapt.client.stacking.patches import by_patches, suits_patches
 from fedadapt.client.stacking.pointwise import pointwise
 from fedadapt.client.stacking.value import Call, Stacked, Unstackable
@@ -18,15 +19,18 @@ FEW_PIXELS = 4  # up to here a depthwise filter is a matrix over all pixels
 
 
 def convolution(path: str, layer: nn.Conv2d) -> Kernel:
-    """1x1, and a first layer: a matrix product; depthwise on tiny maps: too; else PyTorch's own."""
+    """Matrix products where they win: 1x1, first layers, few pixels; else PyTorch's own."""
     if layer.padding_mode != "zeros":
         raise Unstackable(f"{path}: padding_mode {layer.padding_mode}")
     convolve = _convolve(layer)
     of_patches = by_patches(path, layer) if suits_patches(layer) else None
+    of_columns = by_columns(path, layer)
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         if of_patches and not x.tensor.requires_grad:
             return of_patches(call, x)
+        if layer.kernel_size != (1, 1) and suits_columns(layer, x):
+            return of_columns(call, x)
         filters = call.weights[f"{path}.weight"].flatten(0, 1)
         bias = None if layer.bias is None else call.weights[f"{path}.bias"].flatten()
         return Stacked(convolve(x.images(), filters, bias, call.devices), call.devices, True)

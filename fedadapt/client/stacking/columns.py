@@ -1,0 +1,58 @@
+"""Convolutions with more filters than pixels, as one matrix product for all filters.
+
+There PyTorch's own spends its time on arranging the filters: on a 2 x 2 map of 512 channels, with
+32 images, the product takes 0.3 of its time.
+"""
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedadapt.client.stacking.linear import affine
+from fedadapt.client.stacking.value import Call, Stacked
+
+HEAVY = 10  # times as many numbers in the filters as in what they make
+
+
+def suits_columns(layer: nn.Conv2d, x: Stacked) -> bool:
+    """Whether ``by_columns`` can compute it, and is fast on so many pixels."""
+    batch, _, height, width = x.shape
+    (down, across), (high, wide) = layer.stride, layer.kernel_size
+    places = batch * -(-height // down) * -(-width // across)
+    seen = layer.in_channels * high * wide
+    return layer.groups == 1 and isinstance(layer.padding, tuple) and seen > HEAVY * places
+
+
+def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked]:
+    """The convolution of every device's images [D, B, C, H, W]; differentiable by them too."""
+
+    def kernel(call: Call, x: Stacked) -> Stacked:
+        images, padding = x.plain(), _padding(layer)
+        columns = F.unfold(
+            images.flatten(0, 1), layer.kernel_size, layer.dilation, padding, layer.stride
+        )  # [D * B, C * kh * kw, H * W]
+        rows = columns.unflatten(0, images.shape[:2]).transpose(2, 3).flatten(1, 2)
+        weight = call.weights[f"{path}.weight"].flatten(2)
+        bias = None if layer.bias is None else call.weights[f"{path}.bias"]
+        y = affine(rows, weight, bias, None)  # [D, B * H * W, O]
+        height, width = _size(layer, images.shape[3:])
+        pixels = y.view(call.devices, -1, height, width, y.shape[2])
+        together = pixels.permute(1, 0, 4, 2, 3).flatten(1, 2)
+        together = together.contiguous(memory_format=torch.channels_last)
+        return Stacked(together, call.devices, True)
+
+    return kernel
+
+
+def _size(layer: nn.Conv2d, size: torch.Size) -> list[int]:
+    """Height and width of what comes out."""
+    padding = _padding(layer)
+    spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    return [(size[i] + 2 * padding[i] - spans[i]) // layer.stride[i] + 1 for i in (0, 1)]
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    return cast("tuple[int, int]", layer.padding)
