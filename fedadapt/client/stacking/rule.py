@@ -60,15 +60,15 @@ def plan(
 ) -> Plan:
     """The fast way to compute devices whose steps are ``batch_size`` images of ``image_shape``.
 
-    Nothing is measured and nothing computed (all on the meta device), so the same run is planned
-    in the same way wherever it runs.
+    Nothing is measured, so the same run is planned in the same way wherever it runs. Shapes are
+    found with images of zeros: PyTorch takes seconds to load what it needs for the meta device.
     """
-    images = torch.empty(batch_size, *image_shape, device="meta")
-    state = {n: torch.empty_like(t, device="meta") for n, t in model.state_dict().items()}
-    work = _work(model, state, images)
+    image = torch.zeros(1, *image_shape)
+    state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}
+    work = _work(model, state, image, batch_size)
     on_gpu = torch.device(compute).type != "cpu"
     size = _cohort_size(work, on_gpu)
-    if _kernels_work(model, state, images, work):
+    if _kernels_work(model, state, image, work):
         share = work.dense / max(1, work.total)
         if share > MAX_DENSE_SHARE and not on_gpu:
             reason = f"{share:.0%} of the arithmetic is in convolutions too large for a stack"
@@ -81,7 +81,7 @@ def plan(
         return _one_by_one("parts of the network have no stacked kernel, and it has convolutions")
     if any(isinstance(m, _DropoutNd) and m.p > 0 for m in model.modules()):
         return _one_by_one("parts of the network have no stacked kernel, and it has dropout")
-    if size == 1 or not _vmap_works(model, state, images):
+    if size == 1 or not _vmap_works(model, state, image):
         return _one_by_one("parts of the network can be stacked neither by kernels nor by vmap")
     return Plan("vmap", size, f"parts of the network have no stacked kernel; {size} at a time")
 
@@ -97,27 +97,28 @@ def _cohort_size(work: _Work, on_gpu: bool) -> int:
     return max(1, min(MOST_DEVICES, of_cache, MEMORY // max(1, work.memory)))
 
 
-def _work(model: nn.Module, state: Weights, images: Tensor) -> _Work:
-    """Counted by hooks while meta images go through."""
+def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _Work:
+    """Counted by hooks while an image goes through: all numbers grow with the batch alike."""
     dense, total, outputs, widest = [0], [0], [0], [0]
 
     def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not (isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor)):
             return
-        outputs.append(output.numel())
-        widest.append(output.numel() + inputs[0].numel())
+        made = batch_size * output.numel()
+        outputs.append(made)
+        widest.append(made + batch_size * inputs[0].numel())
         if isinstance(layer, nn.Conv2d):
             taps = prod(layer.kernel_size)
-            total.append(output.numel() * taps * layer.in_channels // layer.groups)
+            total.append(made * taps * layer.in_channels // layer.groups)
             if taps > 1 and layer.in_channels > layer.groups and total[-1] > LARGE:
                 dense.append(total[-1])
         elif isinstance(layer, nn.Linear):
-            total.append(output.numel() * layer.in_features)
+            total.append(made * layer.in_features)
 
     layers = [m for m in model.modules() if not any(True for _ in m.children())]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
-        logits = _shape(lambda: functional_call(model, state, (images,)), model)
+        logits = _shape(lambda: functional_call(model, state, (image,)), model)
     finally:
         for hook in hooks:
             hook.remove()
@@ -134,16 +135,18 @@ def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
         return ()
 
 
-def _kernels_work(model: nn.Module, state: Weights, images: Tensor, work: _Work) -> bool:
+def _kernels_work(model: nn.Module, state: Weights, image: Tensor, work: _Work) -> bool:
     """Whether it can be traced, and a stack of two gives two devices' logits."""
     network = trace(model)
     if network is None:
         return False
-    pair = _shape(lambda: network(_pair(state), images.expand(2, *images.shape)), model)
+    pair = _shape(lambda: network(_pair(state), image.expand(2, *image.shape)), model)
     return pair == (2, *work.logits)
 
 
-def _vmap_works(model: nn.Module, state: Weights, images: Tensor) -> bool:
+def _vmap_works(model: nn.Module, state: Weights, image: Tensor) -> bool:
+    images = image.expand(2, *image.shape[1:])  # batch norm in training wants more than one
+
     def forward(weights: Weights, inputs: Tensor) -> Tensor:
         return functional_call(model, weights, (inputs,))
 
@@ -156,4 +159,4 @@ def _vmap_works(model: nn.Module, state: Weights, images: Tensor) -> bool:
 
 
 def _pair(state: Weights) -> Weights:
-    return {n: torch.empty((2, *t.shape), dtype=t.dtype, device="meta") for n, t in state.items()}
+    return {n: torch.stack([t, t]) for n, t in state.items()}
