@@ -32,15 +32,14 @@ class Sgd:
 
     @torch.no_grad()
     def update(self, params: Weights, grads: Weights, velocity: Weights) -> None:
-        """One step; ``params`` and ``velocity`` move in place."""
+        """One step; ``params`` move in place, ``velocity`` gets new tensors: a pass less."""
         moving, change = list(params.values()), [grads[n] for n in params]
         if self.weight_decay:
             change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
         if self.momentum:
             kept = [velocity[n] for n in params]
-            torch._foreach_mul_(kept, self.momentum)
-            torch._foreach_add_(kept, change)
-            change = kept
+            change = list(torch._foreach_add(change, kept, alpha=self.momentum))
+            velocity.update(zip(params, change, strict=True))
         torch._foreach_add_(moving, change, alpha=-self.learning_rate)
 
 
