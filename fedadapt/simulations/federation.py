@@ -20,9 +20,9 @@ from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.fleet import EvaluationRequest, Fleet
 from fedadapt.server.mean import StreamingMean
 from fedadapt.server.sampling import panel, sample
+from fedadapt.simulations.journal import Journal
 from fedadapt.simulations.methods import Method
 from fedadapt.simulations.progress import Progress
-from fedadapt.simulations.results import Journal
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
 from fedadapt.strategies.base import Facts
 from fedadapt.weights import Weights, num_bytes, repeat, row

@@ -22,12 +22,12 @@ from fedadapt.simulations.engines import engine_for
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.forgetting import forgetting_rows, task_scores
 from fedadapt.simulations.found_groups import in_words, read_groups
+from fedadapt.simulations.journal import journal_rows
 from fedadapt.simulations.plots import picture
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report import write_report
 from fedadapt.simulations.results import (
     Rows,
-    journal_rows,
     write_evaluations,
     write_ledger,
     write_losses,

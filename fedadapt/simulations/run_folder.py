@@ -11,15 +11,8 @@ from typing import Any
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
 from fedadapt.simulations.found_groups import GROUPS, FoundGroups, read_groups
-from fedadapt.simulations.results import (
-    JOURNALS,
-    TABLES,
-    R,
-    Rows,
-    check_table,
-    journal_rows,
-    table_rows,
-)
+from fedadapt.simulations.journal import JOURNALS, R, journal_rows
+from fedadapt.simulations.results import TABLES, Rows, check_table, table_rows
 from fedadapt.simulations.summary import SUMMARY
 
 CONFIG = "config.toml"

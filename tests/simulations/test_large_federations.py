@@ -12,16 +12,10 @@ from fedadapt.records import Evaluation, LedgerEntry
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints, load_latest
 from fedadapt.simulations import federation, results
 from fedadapt.simulations.accuracies import last_accuracies
+from fedadapt.simulations.journal import Journal, journal_rows
 from fedadapt.simulations.keeping import Keeper
 from fedadapt.simulations.ledger import by_action
-from fedadapt.simulations.results import (
-    Journal,
-    Rows,
-    journal_rows,
-    read_evaluations,
-    table_rows,
-    write_evaluations,
-)
+from fedadapt.simulations.results import Rows, read_evaluations, table_rows, write_evaluations
 from fedadapt.simulations.run_folder import RunFolder
 
 ROWS = 6_000

@@ -14,14 +14,10 @@ from fedadapt.errors import InputError
 from fedadapt.records import LedgerEntry
 from fedadapt.simulations import plots
 from fedadapt.simulations.accuracies import last_accuracies
+from fedadapt.simulations.journal import Journal
 from fedadapt.simulations.ledger import by_action, by_reason
 from fedadapt.simulations.report import write_report
-from fedadapt.simulations.results import (
-    Journal,
-    write_evaluations,
-    write_ledger,
-    write_losses,
-)
+from fedadapt.simulations.results import write_evaluations, write_ledger, write_losses
 from fedadapt.simulations.run_folder import RunFolder
 from fedadapt.simulations.style import save_png, to_svg
 from fedadapt.simulations.summary import summarise, write_summary

@@ -8,9 +8,8 @@ from made_up import evaluation, evaluations, ledger, losses
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss, TaskForgetting
 from fedadapt.simulations import results
+from fedadapt.simulations.journal import Journal, journal_rows
 from fedadapt.simulations.results import (
-    Journal,
-    journal_rows,
     read_evaluations,
     read_ledger,
     read_losses,

@@ -11,9 +11,9 @@ from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
 from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.in_process import InProcessFleet
+from fedadapt.simulations.journal import journal_rows
 from fedadapt.simulations.methods import OwnMethod
 from fedadapt.simulations.progress import Progress
-from fedadapt.simulations.results import journal_rows
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 
