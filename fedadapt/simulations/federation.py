@@ -30,7 +30,7 @@ from fedadapt.weights import Weights, num_bytes, repeat, row
 log = logging.getLogger(__name__)
 
 LEAST_AT_ONCE = 25  # devices that are evaluated together, or a multiple of it
-BYTES_AT_ONCE = 2**26  # of their personal models
+BYTES_AT_ONCE = 2**25  # of their personal models
 ON_THE_WAY = 1000  # devices that are evaluated before the end, if not told otherwise
 SAVING = 0.05  # of the time goes into checkpoints at most: short rounds share one
 

@@ -30,6 +30,8 @@ CACHE = 32 * 2**20  # bytes: what the widest layer of a stack may work on, on a 
 MEMORY = 2**30  # bytes: all activations and weights of a stack
 GPU_MEMORY = 4 * 2**30
 MOST_DEVICES = 50  # more gain nothing, and wait for one another
+ENOUGH = 10  # devices, where models are large: more gain nothing, and all wait in memory
+WEIGHTS = 16 * 2**20  # bytes: of more devices than that, a stack's weights are no more than this
 MOST_ON_GPU = 256
 FLOAT = 4  # bytes
 
@@ -45,6 +47,7 @@ class Plan(NamedTuple):
 class _Work(NamedTuple):
     """Of one device's step."""
 
+    weights: int  # bytes of a model
     dense: int  # multiply-adds in large convolutions that are neither 1x1 nor depthwise
     total: int  # multiply-adds in all layers
     memory: int  # bytes: all layers' outputs, and weights, gradients, velocity and a copy
@@ -94,7 +97,8 @@ def _cohort_size(work: _Work, on_gpu: bool) -> int:
     if on_gpu:
         return max(1, min(MOST_ON_GPU, GPU_MEMORY // max(1, work.memory)))
     of_cache = max(2, CACHE // max(1, work.widest))
-    return max(1, min(MOST_DEVICES, of_cache, MEMORY // max(1, work.memory)))
+    enough = max(ENOUGH, WEIGHTS // max(1, work.weights))
+    return max(1, min(MOST_DEVICES, enough, of_cache, MEMORY // max(1, work.memory)))
 
 
 def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _Work:
@@ -122,8 +126,9 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
     finally:
         for hook in hooks:
             hook.remove()
-    memory = sum(outputs) + 4 * sum(t.numel() for t in state.values())
-    return _Work(sum(dense), sum(total), FLOAT * memory, FLOAT * max(widest), logits)
+    weights = sum(t.numel() for t in state.values())
+    memory = sum(outputs) + 4 * weights
+    return _Work(FLOAT * weights, sum(dense), sum(total), FLOAT * memory, FLOAT * max(widest), logits)
 
 
 def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
