@@ -4,7 +4,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -124,19 +123,16 @@ class Cohort:
         is done appears in no further step.
         """
         examples = self.part(schedule.part)
-        sizes = [len(e) for e in examples]
-        orders = [self._order(d, size, schedule) for d, size in enumerate(sizes)]
+        rows, edges = self._order([len(e) for e in examples], schedule)
         images, labels = self._pooled(examples)
-        first = np.cumsum([0, *sizes])
-        for step in range(max(map(len, orders))):
-            groups: dict[int, list[int]] = {}
-            for d, order in enumerate(orders):
-                if step < len(order):
-                    groups.setdefault(len(order[step]), []).append(d)
-            yield [
-                (members, _batch(images, labels, [first[d] + orders[d][step] for d in members]))
-                for members in groups.values()
-            ]
+        for begin, end in edges:
+            groups = []
+            for count in dict.fromkeys((end - begin).tolist()):
+                if count:
+                    members = np.flatnonzero(end - begin == count)
+                    own = rows[begin[members, None] + np.arange(count)]
+                    groups.append((members.tolist(), _batch(images, labels, own)))
+            yield groups
 
     def _pooled(self, examples: list[Examples]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
         """All devices' images, one after the other: how to get scaled rows of them; their labels.
@@ -153,26 +149,41 @@ class Cohort:
         scaled = self.scaling(stored)
         return partial(_rows, scaled), labels
 
-    def _order(self, index: int, count: int, schedule: Schedule) -> list[np.ndarray]:
-        """Shuffled index batches of one device, epoch after epoch; every image once an epoch.
+    def _order(self, sizes: Sequence[int], schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
+        """Device by device its images, shuffled epoch after epoch, and where batches begin and end.
 
-        A last batch of one image, which batch norm cannot take statistics of, joins the one before.
+        Images are numbered through all devices. Begins and ends, [steps, 2, D], are places in their
+        order, and equal where a device is done.
         """
-        if not count:
+        if not all(sizes):
             raise ValueError(f"no {schedule.part} images")
-        generator = self.generator(index, schedule.purpose)
-        ends = list(range(schedule.batch_size, count, schedule.batch_size))
-        if ends and ends[-1] == count - 1 and schedule.batch_size > 1:
-            ends.pop()
-        parts = [slice(*ends) for ends in pairwise((0, *ends, count))]
-        epochs = (generator.permutation(count) for _ in range(schedule.epochs))
-        return [epoch[part] for epoch in epochs for part in parts]
+        cuts = {size: _cuts(size, schedule) for size in set(sizes)}
+        edges = np.zeros((max(map(len, cuts.values())), 2, len(sizes)), dtype=np.int64)
+        rows, images, place = [], 0, 0
+        for d, size in enumerate(sizes):
+            generator = self.generator(d, schedule.purpose)
+            rows += [images + generator.permutation(size) for _ in range(schedule.epochs)]
+            edges[: len(cuts[size]), :, d] = place + cuts[size]
+            images, place = images + size, place + size * schedule.epochs
+        return np.concatenate(rows), edges
 
 
-def _batch(images: Callable[[Tensor], Tensor], labels: Tensor, members: list[np.ndarray]) -> Batch:
-    """The images at each member's rows, gathered at once."""
-    rows = torch.from_numpy(np.stack(members)).to(labels.device)
-    return Batch(images(rows), _rows(labels, rows))
+def _cuts(size: int, schedule: Schedule) -> np.ndarray:
+    """Where batches begin and end, for a device of ``size`` images: [steps, 2].
+
+    A last batch of one image, which batch norm cannot take statistics of, joins the one before.
+    """
+    ends = list(range(schedule.batch_size, size, schedule.batch_size))
+    if ends and ends[-1] == size - 1 and schedule.batch_size > 1:
+        ends.pop()
+    epoch = np.stack([[0, *ends], [*ends, size]], axis=1)
+    return np.concatenate([epoch + size * number for number in range(schedule.epochs)])
+
+
+def _batch(images: Callable[[Tensor], Tensor], labels: Tensor, rows: np.ndarray) -> Batch:
+    """The images at each member's rows [D, B], gathered at once."""
+    places = torch.from_numpy(rows).to(labels.device)
+    return Batch(images(places), _rows(labels, places))
 
 
 def _rows(tensor: Tensor, rows: Tensor) -> Tensor:

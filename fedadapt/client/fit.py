@@ -32,14 +32,15 @@ class Sgd:
 
     @torch.no_grad()
     def update(self, params: Weights, grads: Weights, velocity: Weights) -> None:
-        """One step; ``params`` move in place, ``velocity`` gets new tensors: a pass less."""
+        """One step: ``params`` and ``velocity`` move in place."""
         moving, change = list(params.values()), [grads[n] for n in params]
         if self.weight_decay:
             change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
         if self.momentum:
             kept = [velocity[n] for n in params]
-            change = list(torch._foreach_add(change, kept, alpha=self.momentum))
-            velocity.update(zip(params, change, strict=True))
+            for v, g in zip(kept, change, strict=True):
+                torch.add(g, v, alpha=self.momentum, out=v)  # one pass, no memory
+            change = kept
         torch._foreach_add_(moving, change, alpha=-self.learning_rate)
 
 

@@ -39,13 +39,24 @@ class Exchange:
         max_update_norm: float,
         record: Callable[[LedgerEntry], None],
         progress: Callable[[int], None],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
+        """A round's exchange.
+
+        Args:
+            record: Takes the lines of the ledger.
+            progress: Told how many devices more are done with.
+            meanwhile: Called while devices work, if the fleet has them begin at once, before their
+                first answer is taken in.
+
+        """
         self._fleet = fleet
         self.round = round
         self._min_replies = min_replies
         self._max_update_norm = max_update_norm
         self._record = record
         self._progress = progress
+        self._meanwhile = meanwhile
         self._loss_sum = 0.0
         self._examples = 0.0
         self._trained = 0
@@ -70,7 +81,9 @@ class Exchange:
         waiting = set(sent.devices)
         accepted = 0
         why: list[str] = []
-        for answers in self._fleet.ask(action, self.round, sent, expected):
+        stream = self._fleet.ask(action, self.round, sent, expected)
+        self._meanwhile()
+        for answers in stream:
             at = [position[d] for d in answers.devices]
             base = {n: t[at] for n, t in sent.weights.items()} if limit else None
             found = faults(answers, shape, base, max_norm=limit)

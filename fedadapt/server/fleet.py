@@ -43,6 +43,8 @@ class Fleet(Protocol):
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         """Send ``sent``, yield what comes back, in device order; each device appears once.
 
+        Devices may begin when this is called, or when the first answer is asked for.
+
         Args:
             expected: One device's answer, [...]: names, shapes and types to insist on.
 
@@ -50,7 +52,10 @@ class Fleet(Protocol):
         ...
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        """Score models on devices; yields in device order."""
+        """Score models on devices; yields in device order.
+
+        Devices may begin when this is called, or when the first answer is asked for.
+        """
         ...
 
     def kept(self) -> Mapping[int, Mapping[str, Weights]]:

@@ -55,15 +55,19 @@ class CrewFleet(AbstractContextManager["CrewFleet"]):
         return range(self._benchmark.num_devices)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        for answers in cast(
-            Iterator[Answers], self._results(Request.to_answer(action, round, sent))
-        ):
+        """Devices begin at the call, before the first answer is asked for."""
+        results = self._results(Request.to_answer(action, round, sent))
+        return self._remembered(cast(Iterator[Answers], results))
+
+    def _remembered(self, results: Iterator[Answers]) -> Iterator[Answers]:
+        for answers in results:
             if answers.update is not None:
                 self._keeper.remember(answers.devices, answers.update)
             yield answers
             del answers  # so that its memory can be used again
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
+        """Devices begin at the call, before the first answer is asked for."""
         return cast(Iterator[EvaluationAnswers], self._results(Request.to_evaluate(request)))
 
     def kept(self) -> dict[int, Mapping[str, Weights]]:

@@ -7,7 +7,7 @@ come out equal from run to run; who computes what when does not matter.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -90,14 +90,9 @@ class Running:
     fetched: int = -1  # the last cohort that is
     closed: bool = False
 
-    def pick(self, places: int) -> Span | None:
-        """The heaviest of the cohorts that may be computed now: the largest last would be late."""
-        near = [s for s in self.todo if s.cohort <= self.fetched + WAITING * places]
-        if not near:
-            return None
-        heaviest = max(near, key=lambda s: s.cost)  # of equals the first
-        self.todo.remove(heaviest)
-        return heaviest
+    def near(self, places: int) -> list[Span]:
+        """What may be computed now."""
+        return [s for s in self.todo if s.cohort <= self.fetched + WAITING * places]
 
     def put_back(self, span: Span, how: str) -> None:
         """Another worker's turn; after too many of them each device's by itself, or nobody's."""
@@ -129,10 +124,14 @@ def cohorts(num_devices: int, size: int, places: int) -> list[Span]:
 
 
 class Dispatch:
-    """Hands jobs to a crew's workers. Several requests may be under way, or left unfinished."""
+    """Hands jobs to a crew's workers. Several requests may be under way, or left unfinished.
+
+    The jobs of the first of them go first; a worker that gets none of it gets one of the next.
+    """
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
+        self._open: list[Running] = []  # in the order they came
         self._jobs: dict[int, deque[tuple[int, Running, Span]]] = {}  # of each place that is up
         self._number = 0
 
@@ -143,7 +142,7 @@ class Dispatch:
         cohort_size: int,
         cost: Callable[[int], float] = lambda device: 1.0,
     ) -> Iterator[Result]:
-        """Results of all devices, in order.
+        """Results of all devices, in order. The first jobs are handed out before this returns.
 
         Args:
             own: The tensors for positions first to last (excluded) alone.
@@ -151,32 +150,48 @@ class Dispatch:
 
         """
         if not request.devices:
-            return
+            return iter(())
         todo = cohorts(len(request.devices), cohort_size, self._crew.size)
         for span in todo:
             span.cost = sum(cost(d) for d in request.devices[span.first : span.last])
         common, lives = self._crew.publish(request.common), self._crew.lives
-        running = Running(request, own, common, lives, todo)
+        results = self._follow(Running(request, own, common, lives, todo))
+        next(results)
+        return results
+
+    def _follow(self, running: Running) -> Generator[Any, None, None]:
+        """Nothing, once its first jobs are handed out; then its results."""
+        self._open.append(running)
         try:
-            while running.position < len(request.devices):
-                self._hand_out(running)
+            self._hand_out()
+            yield None
+            while running.position < len(running.request.devices):
+                self._hand_out()
                 while (found := running.fetch()) is not None:
-                    self._hand_out(running)
+                    self._hand_out()
                     yield from found
                     del found  # so that memory can be used again
-                if running.position < len(request.devices):
+                if running.position < len(running.request.devices):
                     self._take_in()
         finally:
+            self._open.remove(running)
             running.closed = True
             running.done.clear()
 
-    def _hand_out(self, running: Running) -> None:
+    def _hand_out(self) -> None:
         while self._jobs:
             place = min(self._jobs, key=lambda p: (len(self._jobs[p]), p))
+            for running in self._open:
+                if near := running.near(self._crew.size):
+                    break
+            else:
+                return
             # The last jobs wait for whoever is free first.
             ahead = AHEAD if len(running.todo) > self._crew.size else 1
-            if len(self._jobs[place]) >= ahead or (span := running.pick(self._crew.size)) is None:
+            if len(self._jobs[place]) >= ahead:
                 return
+            span = max(near, key=lambda s: s.cost)  # of equals the first; heavy ones last are late
+            running.todo.remove(span)
             self._number += 1
             self._jobs[place].append((self._number, running, span))
             job = running.request.job(span.first, span.last)

@@ -14,7 +14,7 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.task_catalog import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.messages import Sent
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import Evaluation, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.fleet import EvaluationRequest, Fleet
@@ -23,6 +23,7 @@ from fedadapt.server.sampling import panel, sample
 from fedadapt.simulations.journal import Journal
 from fedadapt.simulations.methods import Method
 from fedadapt.simulations.progress import Progress
+from fedadapt.simulations.trials import Trials
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
 from fedadapt.strategies.base import Facts
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -33,6 +34,7 @@ LEAST_AT_ONCE = 25  # devices that are evaluated together, or a multiple of it
 BYTES_AT_ONCE = 2**25  # of their personal models
 ON_THE_WAY = 1000  # devices that are evaluated before the end, if not told otherwise
 SAVING = 0.05  # of the time goes into checkpoints at most: short rounds share one
+SAVED_FOR = 1.0  # seconds at least: nobody misses less
 
 CentralTest = Callable[[int, Weights], list[Evaluation]]
 
@@ -80,6 +82,7 @@ class Federation:
         self._central_test = central_test
         self._progress = progress
         self._journal = Journal(folder)
+        self._trials = Trials(fleet, self._journal.append, progress)
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
         self._failed_in_a_row = 0
@@ -133,10 +136,17 @@ class Federation:
         return self._method.describe()
 
     def _train(self, number: int) -> None:
-        exchange = self._exchange(number)
         config = self._config
         sampled = sample(self._population.seen, config.fraction, config.seed, number)
-        self._progress.round(number, len(sampled))
+
+        def meanwhile() -> None:  # the last round's models are still being evaluated
+            if self._trials.under_way:
+                self._trials.finish()
+                self._progress.round(number, len(sampled))
+
+        exchange = self._exchange(number, meanwhile)
+        if not self._trials.under_way:
+            self._progress.round(number, len(sampled))
         kept = self._fleet.kept()
         try:
             self._method.round(exchange, sampled)
@@ -195,35 +205,12 @@ class Federation:
         for first in range(0, len(devices), some):
             part = devices[first : first + some]
             for task, models in self._method.served(part):
-                self._try(request._replace(devices=part, models=models, task=task))
+                self._trials.begin(request._replace(devices=part, models=models, task=task))
+                if final or len(models) > 1:  # what only some devices get is not kept for long
+                    self._trials.finish()
         if final and self._config.global_test == "base":
             for evaluation in self._central_test(self._round, base):
                 self._journal.append(evaluation)
-
-    def _try(self, request: EvaluationRequest) -> None:
-        """One exchange of an evaluation: models down, results up."""
-        devices, models, pooled = request.devices, request.models, request.fisher_of_all
-        down = sum(num_bytes(row(w, 0)) for w in models.values()) + num_bytes(pooled or {})
-        waiting = set(devices)
-        for answers in self._fleet.evaluate(request):
-            for evaluation in answers.rows:
-                self._journal.append(evaluation._replace(task=request.task))
-            for device in answers.devices:
-                waiting.discard(device)
-                self._enter(device, "accepted", "", down, answers.bytes_up, answers.seconds)
-            for device, (outcome, reason) in answers.failures.items():
-                waiting.discard(device)
-                log.warning("evaluation of device %d: %s", device, reason)
-                self._enter(device, outcome, reason, down, 0, 0.0)
-            self._progress.advance(len(answers.devices) + len(answers.failures))
-        for device in sorted(waiting):
-            self._enter(device, "lost", "no answer", down, 0, 0.0)
-
-    def _enter(
-        self, device: int, outcome: str, reason: str, down: int, up: int, seconds: float
-    ) -> None:
-        entry = (self._round, device, "evaluate", outcome, reason, down, up, seconds)
-        self._journal.append(LedgerEntry(*entry))  # type: ignore[arg-type]
 
     def _fisher_of_all(self, base: Weights) -> Weights | None:
         """The devices' Fisher at the base model, averaged by examples; None below quorum."""
@@ -240,7 +227,7 @@ class Federation:
             return None
         return mean.result()
 
-    def _exchange(self, number: int) -> Exchange:
+    def _exchange(self, number: int, meanwhile: Callable[[], None] = lambda: None) -> Exchange:
         return Exchange(
             self._fleet,
             number,
@@ -248,6 +235,7 @@ class Federation:
             max_update_norm=self._config.max_update_norm,
             record=self._journal.append,
             progress=self._progress.advance,
+            meanwhile=meanwhile,
         )
 
     def _worth_saving(self) -> bool:
@@ -257,6 +245,7 @@ class Federation:
         return not every and time.perf_counter() >= self._save_again
 
     def _save(self) -> None:
+        self._trials.finish()
         began = time.perf_counter()
         tensors, facts = self._method.pack()
         self._checkpoints.save(
@@ -274,7 +263,7 @@ class Federation:
             ),
         )
         now = time.perf_counter()
-        self._save_again = now + (now - began) / SAVING
+        self._save_again = now + max(SAVED_FOR, (now - began) / SAVING)
 
     def _clock(self) -> float:
         now = time.perf_counter()

@@ -245,6 +245,52 @@ def test_if_not_told_otherwise_saving_costs_a_small_share_of_the_time(tmp_path, 
     assert found == [0, 4]
 
 
+class Watched(Faulty):
+    """Notes what begins and ends when; a trial begins at the call."""
+
+    def ask(self, action, round, sent, expected):
+        self.seen.append(("asks", round))
+        return self._until_answered(super().ask(action, round, sent, expected), round)
+
+    def _until_answered(self, stream, round):
+        for position, answers in enumerate(stream):
+            self.seen += [("answers", round)] if position == 0 else []
+            yield answers
+
+    def evaluate(self, request):
+        self.seen.append(("tries", request.round))
+        return self._until_tried(super().evaluate(request))
+
+    def _until_tried(self, stream):
+        tried = list(stream)
+        yield from tried
+        self.seen.append(("tried", tried[0].rows[0].round))
+
+
+@pytest.mark.parametrize("every", [9, 1])
+def test_devices_train_on_while_the_last_models_are_tried_but_for_checkpoints(
+    tmp_path, whole, every
+):
+    run = Run(tmp_path, replace(SETTINGS, checkpoint_every=every))
+    run.fleet.__class__, run.fleet.seen = Watched, []
+    run.go()
+    around = [("tries", 2), ("asks", 3), ("tried", 2), ("answers", 3)]
+    if every == 1:  # what a checkpoint says has been evaluated has been
+        around[1:3] = around[2], around[1]
+    first = run.fleet.seen.index(around[0])
+    assert run.fleet.seen[first : first + 4] == around
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize("batch_norm", ["local", "shared"])
+def test_trials_of_worker_processes_are_of_their_own_round(tmp_path, batch_norm):
+    """While the next one has begun: what devices keep is as it was, too."""
+    config = replace(SETTINGS, evaluate_every=1, checkpoint_every=9)
+    of = {"batch_norm": batch_norm, "adaptations": METHODS[:2]}
+    found = Run(tmp_path / "found", config, num_workers=2, cohort_size=1, **of).go()
+    assert_same_run(found, Run(tmp_path / "wanted", config, **of).go())
+
+
 def test_rounds_after_the_last_save_are_done_again(tmp_path, whole):
     config = replace(SETTINGS, checkpoint_every=2)
     with pytest.raises(KeyboardInterrupt):

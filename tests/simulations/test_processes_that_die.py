@@ -288,6 +288,35 @@ def test_few_results_wait_for_their_turn_however_slow_the_first_is():
     assert max(ahead) == 2 * WAITING  # and the one that is being looked at
 
 
+def test_a_request_begins_at_the_call_after_the_one_before():
+    crew = Scripted(2)
+    crew.choose = lambda: 0
+    given, dispatch = [], Dispatch(crew)
+    submit = crew.submit
+    crew.submit = lambda *job: (given.append(job[2].devices[0]), submit(*job))
+    first, second = range(8), range(10, 18)
+    ours = dispatch.each(Request.to_answer("a", 1, sent(START, first)), lambda *_: {}, 1)
+    assert next(ours).devices == (0,)
+    theirs = dispatch.each(Request.to_answer("b", 1, sent(START, second)), lambda *_: {}, 1)
+    assert [0, *(a.devices[0] for a in ours)] == list(first)
+    assert given[:8] == list(first)
+    assert given[8:]  # whoever was free went on with the next
+    assert [a.devices[0] for a in theirs] == list(second)
+    assert given[8:] == list(second)
+
+
+def test_a_request_nobody_is_interested_in_any_more_is_in_nobodys_way():
+    crew = Scripted(1)
+    crew.choose = lambda: 0
+    dispatch = Dispatch(crew)
+    for leave in (lambda stream: None, next):
+        stream = dispatch.each(Request.to_answer("a", 1, sent(START, range(8))), lambda *_: {}, 1)
+        leave(stream)
+        del stream
+        after = Request.to_answer("b", 1, sent(START, range(10, 13)))
+        assert [a.devices[0] for a in dispatch.each(after, lambda *_: {}, 1)] == [10, 11, 12]
+
+
 def test_who_dies_without_doing_a_job_is_no_job_s_fault():
     crew = Scripted(1)
     crew.choose = lambda: 0

@@ -12,7 +12,9 @@ from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.in_process import InProcessFleet
 from fedadapt.simulations.journal import journal_rows
+from fedadapt.simulations.keeping import Keeper
 from fedadapt.simulations.methods import OwnMethod
+from fedadapt.simulations.processes import ProcessFleet
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
@@ -55,7 +57,7 @@ class Run:
 
     def __init__(
         self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
-        stop=None, lose=None, adaptations=METHODS, **engine,
+        stop=None, lose=None, adaptations=METHODS, num_workers=0, **engine,
     ):  # fmt: skip
         model = conv()
         strategy = FedAvg(
@@ -66,7 +68,11 @@ class Run:
         worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, **how)
         self.folder = folder
         self.method = OwnMethod(strategy)
-        self.fleet = Faulty(worker, stop=stop, lose=lose, **engine)
+        if num_workers:
+            engine |= {"num_workers": num_workers, "keeper": Keeper()}
+            self.fleet = ProcessFleet(worker, **engine)
+        else:
+            self.fleet = Faulty(worker, stop=stop, lose=lose, **engine)
         self.federation = Federation(
             config,
             self.method,

@@ -128,7 +128,8 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
             hook.remove()
     weights = sum(t.numel() for t in state.values())
     memory = sum(outputs) + 4 * weights
-    return _Work(FLOAT * weights, sum(dense), sum(total), FLOAT * memory, FLOAT * max(widest), logits)
+    sizes = (FLOAT * memory, FLOAT * max(widest))
+    return _Work(FLOAT * weights, sum(dense), sum(total), *sizes, logits)
 
 
 def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
