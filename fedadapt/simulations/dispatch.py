@@ -90,6 +90,9 @@ class Running:
     fetched: int = -1  # the last cohort that is
     closed: bool = False
 
+    def __post_init__(self) -> None:
+        self.count = len(self.todo)  # of cohorts in all
+
     def near(self, places: int) -> list[Span]:
         """What may be computed now."""
         return [s for s in self.todo if s.cohort <= self.fetched + WAITING * places]
@@ -180,14 +183,15 @@ class Dispatch:
 
     def _hand_out(self) -> None:
         while self._jobs:
-            place = min(self._jobs, key=lambda p: (len(self._jobs[p]), p))
+            place = min(self._jobs, key=self._busy)
             for running in self._open:
                 if near := running.near(self._crew.size):
                     break
             else:
                 return
-            # The last jobs wait for whoever is free first.
-            ahead = AHEAD if len(running.todo) > self._crew.size else 1
+            # The last jobs wait for whoever is free first; if there is one each, nobody waits.
+            last = len(running.todo) <= self._crew.size < running.count
+            ahead = 1 if last else AHEAD
             if len(self._jobs[place]) >= ahead:
                 return
             span = max(near, key=lambda s: s.cost)  # of equals the first; heavy ones last are late
@@ -197,6 +201,10 @@ class Dispatch:
             job = running.request.job(span.first, span.last)
             own = running.own(span.first, span.last)
             self._crew.submit(place, self._number, job, running.common, own)
+
+    def _busy(self, place: int) -> tuple[int, float, int]:
+        jobs = self._jobs[place]
+        return len(jobs), sum(span.cost for _, _, span in jobs), place
 
     def _take_in(self) -> None:
         for event in self._crew.wait():
