@@ -202,7 +202,7 @@ def is_running(pid):
     return state not in "ZX"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="a zombie is told by /proc alone")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_server_however_it_ends(how):
     ours, theirs = multiprocessing.Pipe()
