@@ -147,7 +147,7 @@ class RunConfig:
     # When things go wrong.
     checkpoint_every: int = _key(
         0,
-        "save the run every so many rounds; 0: as often as a twentieth of the time allows",
+        "save the run every so many rounds; 0: at most once a second and a twentieth of the time",
         at_least=0,
     )
     node_wait: float = _key(120.0, "seconds to wait for the devices to appear", above=0)
