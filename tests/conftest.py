@@ -16,11 +16,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start servers do so one after the other, beside the rest."""
+    """Tests that start servers do so one after the other, beside the rest, and take their time."""
     for item in items:
         if item.get_closest_marker("flower") or item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("servers"))
+            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")
