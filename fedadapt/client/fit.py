@@ -38,8 +38,12 @@ class Sgd:
             change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
         if self.momentum:
             kept = [velocity[n] for n in params]
-            for v, g in zip(kept, change, strict=True):
-                torch.add(g, v, alpha=self.momentum, out=v)  # one pass, no memory
+            if kept and kept[0].is_cuda:  # few calls
+                torch._foreach_mul_(kept, self.momentum)
+                torch._foreach_add_(kept, change)
+            else:  # one pass over memory
+                for v, g in zip(kept, change, strict=True):
+                    torch.add(g, v, alpha=self.momentum, out=v)
             change = kept
         torch._foreach_add_(moving, change, alpha=-self.learning_rate)
 

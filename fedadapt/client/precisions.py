@@ -160,8 +160,8 @@ def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str)
                 added, num = device.add(x, y, u)
                 total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
                 count += num
-            for n, t in total.items():
-                torch.div(t, count, out=found[n][d])
+            for n, t in found.items():  # a layer's rule gives all of its parameters
+                torch.div(total[n], count, out=t[d])
     return found
 
 

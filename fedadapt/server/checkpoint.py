@@ -1,4 +1,4 @@
-"""Everything a run needs to go on after ``kill -9``, on disk after every round.
+"""Everything a run needs to go on after ``kill -9``, on disk between rounds.
 
 ::
 

@@ -19,7 +19,7 @@ from fedadapt.datasets.tasks import TaskBenchmark
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.server.experts import Epoch
-from fedadapt.simulations.execution import plan_for
+from fedadapt.simulations.execution import plan_for, warn_if_slow
 from fedadapt.simulations.methods import Method, OwnMethod
 from fedadapt.simulations.task_assembly import server_side, task_worker
 from fedadapt.simulations.worker import Worker
@@ -48,12 +48,13 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
 
     A device (``on_device``) gets its weights from the server: it needs no weights file.
     """
+    compute = compute_device(config.device)
+    warn_if_slow(config, compute)
     if is_tasks(config.benchmark):
-        return _of_tasks(config, on_device=on_device)
+        return _of_tasks(config, compute, on_device=on_device)
     benchmark = load_benchmark(config)
     start = replace(config, weights="") if on_device else config
     model = build_model(start, benchmark.image_shape, benchmark.num_classes)
-    compute = compute_device(config.device)
     chosen = plan_for(config, model, benchmark.image_shape, compute)
     worker = Worker(
         benchmark,
@@ -69,9 +70,9 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     return Assembly(config, benchmark, model, worker, chosen)
 
 
-def _of_tasks(config: RunConfig, *, on_device: bool) -> Assembly:
+def _of_tasks(config: RunConfig, compute: torch.device, *, on_device: bool) -> Assembly:
     start = replace(config, weights="") if on_device else config
-    worker, tasks, network, chosen = task_worker(start, compute_device(config.device))
+    worker, tasks, network, chosen = task_worker(start, compute)
     return Assembly(config, worker.benchmark, network, worker, chosen, tasks)
 
 

@@ -25,8 +25,6 @@ def plan_for(
         InputError: Devices are to be stacked, and the network cannot be.
 
     """
-    if config.precision == "bf16" and compute.type == "cpu" and not _has_bf16():
-        log.warning("precision=bf16: this processor has no arithmetic for it; float32 is faster")
     found = plan(model, image_shape, config.batch_size, compute)
     if config.execution == "one-by-one":
         found = Plan("one-by-one", ONE_BY_ONE, "asked for")
@@ -40,6 +38,12 @@ def plan_for(
     elif found.execution in ONE_AT_A_TIME:
         found = found._replace(cohort_size=ONE_BY_ONE)
     return found._replace(cohort_size=config.cohort_size or found.cohort_size)
+
+
+def warn_if_slow(config: RunConfig, compute: torch.device) -> None:
+    """Log what was asked for and costs time here."""
+    if config.precision == "bf16" and compute.type == "cpu" and not _has_bf16():
+        log.warning("precision=bf16: this processor has no arithmetic for it; float32 is faster")
 
 
 def _has_bf16() -> bool:

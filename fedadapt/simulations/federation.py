@@ -150,6 +150,7 @@ class Federation:
         kept = self._fleet.kept()
         try:
             self._method.round(exchange, sampled)
+            meanwhile()  # should nobody have been asked
             self._failed_in_a_row = 0
         except RoundFailedError as failure:
             self._failed_in_a_row += 1

@@ -20,7 +20,7 @@ from fedadapt.server.experts import Epoch, Expert, ExpertTraining, expert_import
 from fedadapt.server.shelf import DiskShelf
 from fedadapt.simulations.execution import plan_for
 from fedadapt.simulations.task_worker import TaskWorker
-from fedadapt.simulations.worker import Worker
+from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
 from fedadapt.strategies.dua import DUA
 from fedadapt.strategies.dua_arguments import Given, dua_arguments
 from fedadapt.strategies.dua_question import Question
@@ -49,7 +49,8 @@ def task_worker(
             compute=compute,
             autocast=torch.bfloat16 if config.precision == "bf16" else None,
             execution=plans[task].execution,
-            bytes_in_memory=0,  # what is dear to make the benchmark keeps, for all tasks
+            # On the CPU the benchmark keeps what is dear to make, for all tasks.
+            bytes_in_memory=0 if compute.type == "cpu" else BYTES_ON_GPU // len(networks),
         )
         for task, network in enumerate(networks)
     ]

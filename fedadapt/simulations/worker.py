@@ -38,7 +38,7 @@ class Worker:
         compute: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
         execution: Execution = "one-by-one",
-        bytes_in_memory: int = BYTES_IN_MEMORY,
+        bytes_in_memory: int | None = None,
     ) -> None:
         self.benchmark = benchmark
         self.strategy = strategy
@@ -52,7 +52,8 @@ class Worker:
         self._execution = execution
         self._splits: OrderedDict[int, Split] = OrderedDict()
         self._bytes = 0  # of them
-        self._most = bytes_in_memory if self.compute.type == "cpu" else BYTES_ON_GPU
+        usual = BYTES_IN_MEMORY if self.compute.type == "cpu" else BYTES_ON_GPU
+        self._most = usual if bytes_in_memory is None else bytes_in_memory
         self._global: Examples | None = None
 
     def cohort(

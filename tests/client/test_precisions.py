@@ -127,12 +127,15 @@ def test_each_device_is_measured_as_if_it_were_alone(kind, granularity):
         assert_same_bits(row(alone, 0), row(everybody, d))
 
 
-@pytest.mark.parametrize("exclude", [["head"], "head", ["head.weight", "head.bias"]])
+@pytest.mark.parametrize(
+    "exclude", [["head"], "head", ["head.weight", "head.bias"], ["head.bias"], ["body.3.weight"]]
+)
 def test_what_is_left_out_changes_nothing_for_the_others(exclude):
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
     whole = importances(members, weights)
     found = importances(members, weights, exclude=exclude)
-    assert found.keys() == {n for n in whole if not n.startswith("head.")}
+    layer = {n: n.rpartition(".")[0] for n in whole}
+    assert found.keys() == {n for n in whole if n not in exclude and layer[n] not in exclude}
     assert_close(found, {n: whole[n] for n in found})
 
 

@@ -139,3 +139,12 @@ def test_patches_under_autocast():
     wanted = torch.stack([functional_call(model, model.state_dict(), (x,)) for x in inputs])
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), wanted, rtol=0.05, atol=0.05)
+
+
+class Averaged(Functional):
+    def forward(self, x):
+        return F.avg_pool2d(F.relu(self.layer(x)), 2).flatten(1)
+
+
+def test_an_average_pool_that_is_a_function_does_not_commute_either():
+    same(Averaged(), (1, 6, 6))

@@ -7,7 +7,7 @@ from toys import conv, dense
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.simulations.execution import plan_for
+from fedadapt.simulations.execution import plan_for, warn_if_slow
 
 
 class Undecided(nn.Module):
@@ -56,11 +56,11 @@ def test_bf16_without_arithmetic_for_it_is_warned_of(
     capabilities, precision, warned, monkeypatch, caplog
 ):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
-    planned(dense(), precision=precision)
+    warn_if_slow(RunConfig(precision=precision), torch.device("cpu"))
     assert ("precision=bf16: this processor has no arithmetic" in caplog.text) == warned
 
 
 def test_a_pytorch_that_cannot_be_asked_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
-    planned(dense(), precision="bf16")
+    warn_if_slow(RunConfig(precision="bf16"), torch.device("cpu"))
     assert not caplog.text

@@ -299,3 +299,25 @@ def test_rounds_after_the_last_save_are_done_again(tmp_path, whole):
     found = Run(tmp_path, config).go(resume=True)
     assert_same_bits(found.state, whole.state)
     assert found.rows(Evaluation) == whole.rows(Evaluation)
+
+
+def test_who_does_not_answer_a_trial_is_lost_and_who_fails_is_an_error_of_that_round(tmp_path):
+    class Mute(Faulty):
+        def evaluate(self, request):
+            return (a for a in super().evaluate(request) if 3 not in a.devices)
+
+    splits = [OSError("gone") if d == 5 else s for d, s in enumerate(SPLITS)]
+    run = Run(tmp_path, splits=splits, adaptations=METHODS[:1])
+    run.fleet.__class__ = Mute
+    found = [e for e in run.go().rows(LedgerEntry) if e.action == "evaluate"]
+    assert [(e.round, e.device) for e in found if e.outcome == "lost"] == [(0, 3), (2, 3), (4, 3)]
+    assert [(e.round, e.device) for e in found if e.outcome == "error"] == [(0, 5), (2, 5), (4, 5)]
+
+
+def test_personal_models_are_tried_before_the_next_round_begins(tmp_path):
+    run = Run(tmp_path, replace(SETTINGS, checkpoint_every=9), adaptations=METHODS[:1])
+    served = run.method.served
+    run.method.served = lambda some: ((t, m | {"personal": m["base"]}) for t, m in served(some))
+    run.fleet.__class__, run.fleet.seen = Watched, []
+    seen = run.go().fleet.seen
+    assert seen.index(("tried", 2)) < seen.index(("asks", 3))

@@ -345,3 +345,48 @@ def test_the_heaviest_come_first_but_not_before_their_time():
     assert [a.devices[0] for a in found] == list(range(7))
     assert asked[:2] == [2, 1]  # of the first three
     assert sorted(asked) == list(range(7))
+
+
+def given(count, busy=0):
+    """How many jobs a worker had when it got each, of two workers that do ``busy`` jobs before."""
+    crew = Scripted(2)
+    crew.choose = lambda: 0
+    dispatch, had, submit = Dispatch(crew), [], crew.submit
+    crew.submit = lambda *job: (had.append([j[0] for j in crew.jobs].count(job[0])), submit(*job))
+    ask = lambda *devices: dispatch.each(  # noqa: E731
+        Request.to_answer("a", 1, sent(START, range(*devices))), lambda *_: {}, 1
+    )
+    list(ask(2))  # both are up
+    others = ask(busy)
+    had.clear()
+    ours = ask(10, 10 + count)
+    list(others), list(ours)
+    return had
+
+
+def test_the_last_jobs_wait_for_who_is_free_first():
+    assert given(8)[:4] == [0, 0, 1, 1]
+    assert given(8)[-2:] == [0, 0]
+
+
+def test_one_job_for_each_worker_is_handed_out_at_once():
+    assert given(2, busy=2) == [1, 1]
+
+
+def test_who_has_the_lighter_job_gets_the_next():
+    crew, costs = Scripted(2), [9, 1, 1, 1, 1]
+    crew.choose = lambda: 0
+    dispatch, places, submit = Dispatch(crew), [], crew.submit
+    crew.submit = lambda *job: (places.append(job[0]), submit(*job))
+    request = Request.to_answer("a", 1, sent(START, range(5)))
+    list(dispatch.each(request, lambda *_: {}, 1, costs.__getitem__))
+    assert places[:3] == [0, 1, 1]
+
+
+def test_a_request_has_begun_before_its_first_result_is_asked_for():
+    crew = Scripted(2)
+    dispatch = Dispatch(crew)
+    list(dispatch.each(Request.to_answer("a", 1, sent(START, range(2))), lambda *_: {}, 1))
+    stream = dispatch.each(Request.to_answer("b", 1, sent(START, range(9))), lambda *_: {}, 1)
+    assert {place for place, _, _ in crew.jobs} == {0, 1}
+    stream.close()

@@ -19,7 +19,7 @@ FEW_PIXELS = 4  # up to here a depthwise filter is a matrix over all pixels
 
 
 def convolution(path: str, layer: nn.Conv2d) -> Kernel:
-    """Matrix products where they win: 1x1, first layers, few pixels; else PyTorch's own."""
+    """Matrix products where they win: 1x1, on a CPU first layers and few pixels; else PyTorch's."""
     if layer.padding_mode != "zeros":
         raise Unstackable(f"{path}: padding_mode {layer.padding_mode}")
     convolve = _convolve(layer)
@@ -27,10 +27,11 @@ def convolution(path: str, layer: nn.Conv2d) -> Kernel:
     of_columns = by_columns(path, layer)
 
     def kernel(call: Call, x: Stacked) -> Stacked:
-        if of_patches and not x.tensor.requires_grad:
-            return of_patches(call, x)
-        if layer.kernel_size != (1, 1) and suits_columns(layer, x):
-            return of_columns(call, x)
+        if not x.tensor.is_cuda:
+            if of_patches and not x.tensor.requires_grad:
+                return of_patches(call, x)
+            if layer.kernel_size != (1, 1) and suits_columns(layer, x):
+                return of_columns(call, x)
         filters = call.weights[f"{path}.weight"].flatten(0, 1)
         bias = None if layer.bias is None else call.weights[f"{path}.bias"].flatten()
         return Stacked(convolve(x.images(), filters, bias, call.devices), call.devices, True)
