@@ -18,10 +18,11 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start servers do so one after the other, beside the rest, and take their time."""
+    """A file's tests stay together, with what they share; those that start servers in one line."""
     for item in items:
-        if item.get_closest_marker("flower") or item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("servers"))
+        servers = item.get_closest_marker("flower") or item.get_closest_marker("ray")
+        item.add_marker(pytest.mark.xdist_group("servers" if servers else item.path.stem))
+        if servers:
             item.add_marker(pytest.mark.timeout(300))
 
 
