@@ -42,7 +42,7 @@ def measure(count: int, method: str, aliased: bool) -> None:
     """Print seconds, MB beyond the vectors, groups, adjusted Rand index."""
     from sklearn.metrics import adjusted_rand_score
 
-    from fedadapt.server.grouping import group_devices
+    from fedadapt.server.clustering.grouping import group_devices
 
     group_devices(vectors(10, True)[0], method="exact")  # everything is imported
     given, kinds = vectors(count, aliased)

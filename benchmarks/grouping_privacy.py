@@ -26,15 +26,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedadapt.client.activations import Layer, sparsity_vectors
-from fedadapt.client.release import Guarantee, check, noise_source, release
+from fedadapt.client.differential_privacy import Guarantee, check, noise_source, release
+from fedadapt.client.statistics.sparsity import Layer, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
-from fedadapt.server.grouping import METHODS, group_devices
+from fedadapt.server.clustering.grouping import METHODS, group_devices
 from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.results import put
-from fedadapt.simulations.style import COLOURS, new_figure, save_png, styled, title
-from fedadapt.strategies.pfa import PFA
+from fedadapt.simulations.report.style import COLOURS, new_figure, save_png, styled, title
+from fedadapt.simulations.results.parquet import put
+from fedadapt.strategies.pfa.strategy import PFA
 from fedadapt.weights import repeat
 
 if TYPE_CHECKING:

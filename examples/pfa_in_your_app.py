@@ -14,7 +14,7 @@ from torch import nn
 from fedadapt.client import sparsity
 from fedadapt.client.fit import Sgd
 from fedadapt.strategies.base import LocalTraining
-from fedadapt.strategies.pfa import PFA
+from fedadapt.strategies.pfa.strategy import PFA
 
 client = ClientApp()
 server = ServerApp()

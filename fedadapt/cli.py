@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_catalog import defaults_of_tasks
+from fedadapt.datasets.task_incremental.catalog import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
@@ -103,8 +103,8 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
 
     Without options: a hundred devices with handwritten digits, each seeing two of the ten classes.
     """
-    from fedadapt.simulations.checking import check
-    from fedadapt.simulations.folders import new_folder
+    from fedadapt.simulations.check import check
+    from fedadapt.simulations.results.new_folder import new_folder
 
     _prepare(verbose)
     if resume is not None:
@@ -144,8 +144,8 @@ def _headline(config: RunConfig, folder: Path) -> Text:
 
 
 def _show(summary: dict[str, Any], folder: Path) -> None:
-    from fedadapt.simulations.rendering import to_rich
-    from fedadapt.simulations.tables import comparison
+    from fedadapt.simulations.results.comparison import comparison
+    from fedadapt.simulations.results.table_formats import to_rich
 
     Console().print(to_rich(comparison([summary])))
     if "tasks" in summary:
@@ -199,9 +199,9 @@ def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: A
 
     Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
     """
-    from fedadapt.simulations import comparing
-    from fedadapt.simulations.checking import check
-    from fedadapt.simulations.rendering import to_rich
+    from fedadapt.simulations import compare as comparing
+    from fedadapt.simulations.check import check
+    from fedadapt.simulations.results.table_formats import to_rich
 
     _prepare(verbose)
     base = _config(given)
@@ -228,7 +228,7 @@ def report(folders: tuple[Path, ...]) -> None:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; name the folder of a run")
-    from fedadapt.simulations.report import write_report
+    from fedadapt.simulations.report.report import write_report
 
     for folder in folders:
         click.echo(write_report(folder))
@@ -241,7 +241,7 @@ def report(folders: tuple[Path, ...]) -> None:
 def benchmarks(data_root: str) -> None:
     """List the data sets: sizes, whether they are here, where their files must be."""
     from fedadapt.datasets.catalog import rows
-    from fedadapt.datasets.task_catalog import task_rows
+    from fedadapt.datasets.task_incremental.catalog import task_rows
 
     for title, found in ("", rows(data_root)), ("learnt task after task", task_rows(data_root)):
         table = Table(

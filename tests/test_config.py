@@ -156,7 +156,8 @@ def test_bad_arguments(text, reason):
 
 def test_torch_is_not_needed_to_refuse_a_setting():
     code = (
-        "import sys; from fedadapt.config import RunConfig; from fedadapt.adaptations import parse;"
+        "import sys; from fedadapt.config import RunConfig; "
+        "from fedadapt.client.adaptations.settings import parse;"
         "parse(RunConfig(adapt='none,kd')); assert not {'torch', 'flwr', 'numpy'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

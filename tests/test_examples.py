@@ -8,7 +8,7 @@ import pytest
 from fake_grid import FakeGrid
 from flwr.app import Context, RecordDict
 
-from fedadapt.server.fleet_grid import flower_identity
+from fedadapt.flower.grid_over_clients import flower_identity
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NODES = (901, 17, 530, 88, 4, 2)  # node NODES[d] holds partition d

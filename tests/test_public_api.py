@@ -50,7 +50,7 @@ def test_examples_in_docstrings_are_true(name):
 
 
 def test_importing_the_package_loads_neither_torch_nor_flower():
-    light = "import sys, fedadapt, fedadapt.cli, fedadapt.adaptations, fedadapt.records;"
+    light = "import sys, fedadapt.cli, fedadapt.client.adaptations.settings, fedadapt.records;"
     heavy = {"torch", "flwr", "ray", "sklearn", "matplotlib"}
     other = tiny.python("-c", f"{light} print({heavy!r} & sys.modules.keys())")
     assert other.communicate(timeout=60) == ("set()\n", "")
@@ -59,7 +59,9 @@ def test_importing_the_package_loads_neither_torch_nor_flower():
 def test_a_device_needs_neither_ray_nor_what_draws_pictures():
     """The ClientApp and all it loads, with what only a simulation installs made unimportable."""
     absent = ("ray", "datasets", "flwr_datasets", "pyarrow", "matplotlib", "jinja2", "cv2")
-    program = f"import sys; sys.modules |= dict.fromkeys({absent!r}); import fedadapt.client.app"
+    program = (
+        f"import sys; sys.modules |= dict.fromkeys({absent!r}); import fedadapt.flower.client_app"
+    )
     other = tiny.python("-c", program)
     _, trouble = other.communicate(timeout=100)
     assert (other.returncode, trouble) == (0, "")

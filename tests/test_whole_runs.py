@@ -24,7 +24,7 @@ from fedadapt.errors import DivergedError, InputError, QuorumLostError
 from fedadapt.models.build import build_model
 from fedadapt.records import Evaluation
 from fedadapt.server.checkpoint import load_latest
-from fedadapt.simulations.results import read_evaluations, read_ledger, read_losses
+from fedadapt.simulations.results.parquet import read_evaluations, read_ledger, read_losses
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.catalog import FLOWER
 

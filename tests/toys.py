@@ -17,8 +17,8 @@ from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, 
 from fedadapt.messages import Sent
 from fedadapt.models.network import Network
 from fedadapt.server.exchange import Exchange
-from fedadapt.simulations.in_process import InProcessFleet
-from fedadapt.simulations.methods import OwnMethod
+from fedadapt.simulations.engines.in_process import InProcessFleet
+from fedadapt.simulations.strategy_state import OwnMethod
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
 from fedadapt.weights import Weights, stack

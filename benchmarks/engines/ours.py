@@ -10,18 +10,18 @@ import torch
 
 from benchmarks.clock import Clock, Enough
 from benchmarks.works import BATCH, Devices, Work, network
-from fedadapt import adaptations
-from fedadapt.client.activations import SPARSITY, sparsity_vectors
-from fedadapt.client.precisions import importances
+from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.statistics.importance import importances
+from fedadapt.client.statistics.sparsity import SPARSITY, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.messages import Answers, Sent, Update
-from fedadapt.server.fleet import EvaluationRequest
+from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.simulations.assembly import Assembly, compute_device, local_strategy
-from fedadapt.simulations.crew_fleet import CrewFleet
-from fedadapt.simulations.engines import Engine, engine_for
-from fedadapt.simulations.execution import plan_for
-from fedadapt.simulations.keeping import Keeper
-from fedadapt.simulations.ray_fleet import RayCrew
+from fedadapt.simulations.engines.client_states import Keeper
+from fedadapt.simulations.engines.execution import plan_for
+from fedadapt.simulations.engines.ray_clients import RayCrew
+from fedadapt.simulations.engines.select import Engine, engine_for
+from fedadapt.simulations.engines.worker_pool import CrewFleet
 from fedadapt.simulations.run import run as run_folder
 from fedadapt.simulations.worker import FISHER, Worker
 from fedadapt.weights import Weights, repeat, row

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fedadapt import adaptations
-from fedadapt.client.activations import BATCH, Layer, sparsity_vectors
-from fedadapt.client.adaptation import adapt as adapt_stacked
+from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations.apply import adapt as adapt_stacked
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.precisions import Granularity, importances
+from fedadapt.client.statistics.importance import Granularity, importances
+from fedadapt.client.statistics.sparsity import BATCH, Layer, sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError, unknown
 from fedadapt.models.norms import has_batch_norm
@@ -46,7 +46,7 @@ def adapt(
         method: ``none``, ``adabn``, ``adabn-s``, ``fine-tune``, ``kd`` or ``ewc``.
         seed: Of the order in which images are gone through.
         hyper: The method's own arguments, such as ``epochs`` or ``batch_size``; see
-            ``fedadapt.adaptations``.
+            ``fedadapt.client.adaptations.settings``.
 
     Raises:
         InputError: unknown method or argument, no labels or no batch norm where they are needed.
@@ -91,7 +91,7 @@ def sparsity(
         model: On any device, in any mode; it stays as it was.
         images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
         layer: ``first``, the number of a ReLU layer by order of execution, or a dotted name; see
-            ``fedadapt.client.activations.chosen``.
+            ``fedadapt.client.statistics.sparsity.chosen``.
         channels: Which ones, in this order; all where None.
         batch_size: Images at once; the result does not depend on it.
         epsilon: 0 counts exact zeros; above it |a| < epsilon, for activations other than ReLU.

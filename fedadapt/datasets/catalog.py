@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.entries import ANY_FOLDER, CATALOG, FOLDER, Entry
-from fedadapt.datasets.folders import Listing, list_images
-from fedadapt.datasets.grammar import (
+from fedadapt.datasets.partitioning.spec import (
     Partition,
     Rule,
     parse_imbalance,
@@ -17,6 +16,7 @@ from fedadapt.datasets.grammar import (
     parse_quantity,
     parse_shift,
 )
+from fedadapt.datasets.sources.image_folder import Listing, list_images
 from fedadapt.errors import InputError, unknown
 
 LEAST_IMAGES = 3

@@ -20,7 +20,7 @@ class Entry:
     partition: str  # what an empty ``partition`` means
     shift: str  # what an empty ``shift`` means
     domains: int = 0
-    split: str = "device"  # what ``split=auto`` means; see ``datasets/pooled.py``
+    split: str = "device"  # what ``split=auto`` means; see ``datasets/partitioning/pooled.py``
     sizes: tuple[int, int, int] | None = None  # train, adapt, test images of a device, where fixed
     data: str = ""  # the benchmark whose files these are; its own where empty
     folders: tuple[str, ...] = ()  # names an image folder may have below the data root

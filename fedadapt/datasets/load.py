@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.assign import Assignment, Skew, assign
 from fedadapt.datasets.benchmark import Benchmark, Manifest, Scaling
 from fedadapt.datasets.catalog import check, find, listing_of, split_of
-from fedadapt.datasets.decode import Progress, decode
 from fedadapt.datasets.entries import FOLDER, Entry
-from fedadapt.datasets.sources import read_digits, read_official
-from fedadapt.datasets.store import Store
-from fedadapt.datasets.stored import StoredBenchmark
-from fedadapt.datasets.strata import Rows
+from fedadapt.datasets.in_memory import StoredBenchmark
+from fedadapt.datasets.partitioning.assign import Assignment, Skew, assign
+from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.datasets.sources.decode import Progress, decode
+from fedadapt.datasets.sources.image_store import Store
+from fedadapt.datasets.sources.official import read_digits, read_official
 
 log = logging.getLogger(__name__)
 

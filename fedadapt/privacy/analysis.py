@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedadapt.client.activations import Activation
+from fedadapt.client.statistics.sparsity import Activation
 from fedadapt.models.mode import evaluating
 from fedadapt.privacy.inversion import (
     PROPERTIES,
@@ -26,7 +26,7 @@ from fedadapt.privacy.inversion import (
 from fedadapt.privacy.quality import MEASURES, Pixels
 from fedadapt.privacy.settings import ORDERED, Attack
 from fedadapt.privacy.victim import Victim
-from fedadapt.simulations.results import put
+from fedadapt.simulations.results.parquet import put
 
 AT_ONCE = 32  # images of a batch; the result does not depend on it
 

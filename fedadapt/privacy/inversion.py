@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedadapt.client.activations import Activation, chosen, trace
-from fedadapt.client.listening import listening
+from fedadapt.client.statistics.activation_hooks import listening
+from fedadapt.client.statistics.sparsity import Activation, chosen, trace
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.errors import InputError
 from fedadapt.models.mode import evaluating

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fedadapt.privacy.analysis import Analysis
 from fedadapt.privacy.quality import Pixels
 from fedadapt.privacy.settings import MEANING
-from fedadapt.simulations.style import INK, new_figure, save_png, styled
+from fedadapt.simulations.report.style import INK, new_figure, save_png, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,10 @@ import click
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, unknown
-from fedadapt.reproductions import dua_command, pfa_command
 from fedadapt.reproductions.catalog import EXPERIMENTS
+from fedadapt.reproductions.dua import command as dua_command
 from fedadapt.reproductions.options import OVERRIDES, Given
+from fedadapt.reproductions.pfa import command as pfa_command
 
 
 class Paper(Protocol):

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from fedadapt.reproductions.grids import Grid
-from fedadapt.simulations.results import put
+from fedadapt.reproductions.table import Grid
+from fedadapt.simulations.results.parquet import put
 
 
 def show(grids: Iterable[Grid]) -> None:

@@ -31,7 +31,7 @@ from torch import Tensor
 from fedadapt.config import RUNNING
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.files import crash_point, sha256, sync, write_atomically
-from fedadapt.server.segments import Kept, Place, described, read_kept, write_kept
+from fedadapt.server.checkpoint_segments import Kept, Place, described, read_kept, write_kept
 
 FORMAT = 2  # 1: what devices keep was one file, written anew each round; it is still read
 

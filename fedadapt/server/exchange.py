@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import LedgerEntry
 from fedadapt.server.checks import Expected, accept, faults
-from fedadapt.server.fleet import Fleet
+from fedadapt.server.client_pool import Fleet
 from fedadapt.weights import Weights, num_bytes
 
 

@@ -8,26 +8,26 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedadapt import adaptations
+from fedadapt.client.adaptations import settings as adaptations
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.load import load_benchmark
-from fedadapt.datasets.task_catalog import is_tasks
-from fedadapt.datasets.tasks import TaskBenchmark
+from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
+from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
-from fedadapt.server.experts import Epoch
-from fedadapt.simulations.execution import plan_for, warn_if_slow
-from fedadapt.simulations.methods import Method, OwnMethod
+from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
+from fedadapt.simulations.strategy_state import Method, OwnMethod
 from fedadapt.simulations.task_assembly import server_side, task_worker
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
 from fedadapt.strategies.catalog import is_own
+from fedadapt.strategies.dua.experts.training import Epoch
 from fedadapt.strategies.fedavg import FedAvg
-from fedadapt.strategies.pfa import PFA
-from fedadapt.strategies.pfa_arguments import pfa_arguments
+from fedadapt.strategies.pfa.arguments import pfa_arguments
+from fedadapt.strategies.pfa.strategy import PFA
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def method(
         return OwnMethod(server_side(config, assembly.tasks, model, *where, progress))  # type: ignore[arg-type]
     if is_own(assembly.config.strategy):
         return OwnMethod(assembly.worker.strategy)
-    from fedadapt.simulations.foreign import FlowerMethod, load_strategy
+    from fedadapt.flower.flower_as_ours import FlowerMethod, load_strategy
 
     return FlowerMethod(load_strategy(assembly.config), seed=assembly.config.seed)
 

@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 import torch
 
-from fedadapt.adaptations import Adaptation
+from fedadapt.client.adaptations.settings import Adaptation
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_catalog import is_tasks
+from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import Evaluation, RoundLoss
+from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints
+from fedadapt.server.client_pool import EvaluationRequest, Fleet
 from fedadapt.server.exchange import Exchange, RoundFailedError
-from fedadapt.server.fleet import EvaluationRequest, Fleet
-from fedadapt.server.mean import StreamingMean
 from fedadapt.server.sampling import panel, sample
-from fedadapt.simulations.journal import Journal
-from fedadapt.simulations.methods import Method
+from fedadapt.simulations.evaluation import Trials
 from fedadapt.simulations.progress import Progress
-from fedadapt.simulations.trials import Trials
+from fedadapt.simulations.results.journal import Journal
+from fedadapt.simulations.strategy_state import Method
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
 from fedadapt.strategies.base import Facts
 from fedadapt.weights import Weights, num_bytes, repeat, row

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from fedadapt.server.experts import Epoch
+from fedadapt.strategies.dua.experts.training import Epoch
 
 
 class Progress(AbstractContextManager["Progress"]):

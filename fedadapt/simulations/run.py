@@ -10,30 +10,30 @@ from rich.console import Console
 from safetensors.torch import save
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_catalog import is_tasks
+from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
-from fedadapt.server.fleet import Fleet
-from fedadapt.simulations.agreement import compared
+from fedadapt.server.client_pool import Fleet
 from fedadapt.simulations.assembly import Assembly, assemble, method
-from fedadapt.simulations.engines import engine_for
+from fedadapt.simulations.engines.select import engine_for
 from fedadapt.simulations.federation import Federation, Population, parameter_names
-from fedadapt.simulations.forgetting import forgetting_rows, task_scores
-from fedadapt.simulations.found_groups import in_words, read_groups
-from fedadapt.simulations.journal import journal_rows
-from fedadapt.simulations.plots import picture
 from fedadapt.simulations.progress import Progress
-from fedadapt.simulations.report import write_report
-from fedadapt.simulations.results import (
+from fedadapt.simulations.report.figures import picture
+from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
+from fedadapt.simulations.results.groups import in_words, read_groups
+from fedadapt.simulations.results.journal import journal_rows
+from fedadapt.simulations.results.parquet import (
     Rows,
     write_evaluations,
     write_ledger,
     write_losses,
     write_tasks,
 )
-from fedadapt.simulations.summary import requested, summarise, write_summary
+from fedadapt.simulations.results.rand_index import compared
+from fedadapt.simulations.results.summary import requested, summarise, write_summary
 
 log = logging.getLogger(__name__)
 

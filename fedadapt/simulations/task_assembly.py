@@ -10,20 +10,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedadapt import adaptations
+from fedadapt.client.adaptations import settings as adaptations
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_load import load_tasks
-from fedadapt.datasets.tasks import TaskBenchmark
+from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
+from fedadapt.datasets.task_incremental.load import load_tasks
 from fedadapt.models.build import build_model
-from fedadapt.server.experts import Epoch, Expert, ExpertTraining, expert_importances, train_experts
-from fedadapt.server.shelf import DiskShelf
-from fedadapt.simulations.execution import plan_for
+from fedadapt.simulations.engines.execution import plan_for
 from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
-from fedadapt.strategies.dua import DUA
-from fedadapt.strategies.dua_arguments import Given, dua_arguments
-from fedadapt.strategies.dua_question import Question
+from fedadapt.strategies.dua.experts.training import (
+    Epoch,
+    Expert,
+    ExpertTraining,
+    expert_importances,
+    train_experts,
+)
+from fedadapt.strategies.dua.importance_store import DiskShelf
+from fedadapt.strategies.dua.request import Question
+from fedadapt.strategies.dua.strategy import DUA
+from fedadapt.strategies.dua.variants import Given, dua_arguments
 from fedadapt.weights import Weights
 
 EXPERTS, PRECISIONS = "experts", "precisions"

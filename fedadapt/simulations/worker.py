@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from fedadapt.adaptations import Adaptation, Ewc, Tuning
-from fedadapt.client.adaptation import adapt, fisher_for, stages
+from fedadapt.client.adaptations.apply import adapt, fisher_for, stages
+from fedadapt.client.adaptations.settings import Adaptation, Ewc, Tuning
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.stacking import StackedNetwork

@@ -17,7 +17,7 @@ from fedadapt.messages import Answers, Sent, Update
 from fedadapt.weights import Weights
 
 if TYPE_CHECKING:
-    from fedadapt.strategies.flower import FlowerStrategy
+    from fedadapt.flower.ours_as_flower import FlowerStrategy
 
 State = TypeVar("State")
 Facts = dict[str, object]  # JSON
@@ -111,7 +111,7 @@ class Strategy(ABC, Generic[State]):
         self, *, fraction: float = 1.0, seed: int = 1, min_nodes: int = 1
     ) -> "FlowerStrategy":
         """The strategy as a ``flwr.serverapp.strategy.Strategy``, for anybody's ServerApp."""
-        from fedadapt.strategies.flower import FlowerStrategy
+        from fedadapt.flower.ours_as_flower import FlowerStrategy
 
         return FlowerStrategy(self, fraction=fraction, seed=seed, min_nodes=min_nodes)  # type: ignore[arg-type]
 

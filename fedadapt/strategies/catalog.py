@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, unknown
-from fedadapt.strategies.dua_arguments import ARGUMENTS, WAYS, dua_arguments
-from fedadapt.strategies.pfa_arguments import RULES, pfa_arguments
+from fedadapt.strategies.dua.variants import ARGUMENTS, WAYS, dua_arguments
+from fedadapt.strategies.pfa.arguments import RULES, pfa_arguments
 
 
 @dataclass(frozen=True)

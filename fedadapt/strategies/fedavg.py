@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import fit
-from fedadapt.client.moments import norm_moments
+from fedadapt.client.statistics.batch_norm import norm_moments
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.objectives import Objective, Proximal, cross_entropy
 from fedadapt.selectors import norms
-from fedadapt.server.mean import StreamingMean
+from fedadapt.server.aggregation import StreamingMean
 from fedadapt.strategies.base import Facts, LocalTraining, Strategy
 from fedadapt.weights import Weights, repeat
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from fedadapt.client.activations import Activation
+from fedadapt.client.statistics.sparsity import Activation
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.errors import InputError
 from fedadapt.models.network import Network

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fedadapt.messages import Answers, Failure, Update
+from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.checks import Expected, accept, faults
-from fedadapt.server.mean import StreamingMean
 from fedadapt.weights import repeat, rows
 
 SENT = {

@@ -8,8 +8,8 @@ import torch
 from toys import assert_same_bits, copied, sent
 
 from fedadapt.messages import Answers, Failure, Update
+from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.exchange import Exchange, RoundFailedError
-from fedadapt.server.mean import StreamingMean
 
 MODEL = {"w": torch.zeros(2, 3, dtype=torch.float64), "count": torch.tensor(3)}
 DEVICES = tuple(range(10, 20))

@@ -9,7 +9,7 @@ import pytest
 from toy_run import METHODS, SETTINGS, SPLITS, START, Faulty, Run, assert_same_run, spoilt
 from toys import assert_close, assert_same_bits, conv
 
-from fedadapt.adaptations import Ewc
+from fedadapt.client.adaptations.settings import Ewc
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.records import Evaluation, LedgerEntry, RoundLoss

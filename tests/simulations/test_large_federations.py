@@ -5,18 +5,24 @@ from dataclasses import replace
 
 import pytest
 from made_up import evaluation, evaluations, ledger
-from test_report import Page, finish, read
+from pages import Page, finish, read
 from toy_run import SETTINGS, Run, assert_same_run
 
 from fedadapt.records import Evaluation, LedgerEntry
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints, load_latest
-from fedadapt.simulations import federation, results
-from fedadapt.simulations.accuracies import last_accuracies
-from fedadapt.simulations.journal import Journal, journal_rows
-from fedadapt.simulations.keeping import Keeper
-from fedadapt.simulations.ledger import by_action
-from fedadapt.simulations.results import Rows, read_evaluations, table_rows, write_evaluations
-from fedadapt.simulations.run_folder import RunFolder
+from fedadapt.simulations import federation
+from fedadapt.simulations.engines.client_states import Keeper
+from fedadapt.simulations.results import parquet as results
+from fedadapt.simulations.results.accuracies import last_accuracies
+from fedadapt.simulations.results.communication import by_action
+from fedadapt.simulations.results.journal import Journal, journal_rows
+from fedadapt.simulations.results.parquet import (
+    Rows,
+    read_evaluations,
+    table_rows,
+    write_evaluations,
+)
+from fedadapt.simulations.results.run_folder import RunFolder
 
 ROWS = 6_000
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from toys import Toys, assert_same_bits, cohort, conv, dense, images, initial, sent, split, training
 
-from fedadapt.adaptations import AdaBN, Ewc, FineTune, NoAdaptation
+from fedadapt.client.adaptations.settings import AdaBN, Ewc, FineTune, NoAdaptation
 from fedadapt.client.evaluation import evaluate
-from fedadapt.client.precisions import fisher
+from fedadapt.client.statistics.importance import fisher
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.simulations.worker import EVALUATE, FISHER, Worker, needs_fisher_of_all
 from fedadapt.strategies.fedavg import FedAvg

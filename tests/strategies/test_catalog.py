@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from fedadapt.errors import InputError
-from fedadapt.simulations.foreign import _parameters
+from fedadapt.flower.flower_as_ours import _parameters
 from fedadapt.strategies.catalog import FLOWER, OWN, STRATEGIES, check, is_own
 
 

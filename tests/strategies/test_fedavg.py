@@ -171,7 +171,7 @@ def test_local_norms_stay_and_are_used_again():
 
 
 def _none():
-    from fedadapt.adaptations import NoAdaptation
+    from fedadapt.client.adaptations.settings import NoAdaptation
 
     return NoAdaptation()
 

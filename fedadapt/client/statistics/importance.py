@@ -1,0 +1,244 @@
+"""How much each parameter matters on a device's images: MAS and the diagonal Fisher information.
+
+Each is a score of the logits, and a magnitude of the score's gradient that is averaged over images
+or over batches. Always in evaluation mode: batch norm uses its statistics and never moves them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from fedadapt.client.cohort import Cohort, Part, Schedule
+from fedadapt.client.statistics.per_sample_gradients import Magnitude, layers_of, magnitudes
+from fedadapt.errors import InputError, nearest
+from fedadapt.models.mode import evaluating
+from fedadapt.weights import Weights, num_bytes, row
+
+Granularity = Literal["sample", "batch"]
+Kind = Literal["mas", "fisher", "true-fisher"]
+
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Logits [B, C], labels [B] and levels [B] -> what is differentiated, a mean over the batch.
+
+Levels are uniform numbers in [0, 1), one an image: the randomness of scores that have any.
+"""
+GRADIENT_BYTES = 2**26  # images' gradients, or activations, held at a time: bounds memory
+IMAGES_AT_ONCE = 64  # more gain nothing
+ACTIVATIONS = 128  # an image's, in multiples of its own size: as in a VGG
+
+
+class Measure(NamedTuple):
+    """What importance is."""
+
+    score: Score
+    magnitude: Magnitude
+
+
+def squared_norm(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
+    """||F(x)||^2, of which MAS takes the gradient (Aljundi et al. 2018, sec. 4.1; DUA, eq. 3)."""
+    return logits.square().sum(-1).mean()
+
+
+def log_likelihood(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
+    """Log p(label | x): of the empirical Fisher."""
+    return -F.cross_entropy(logits, labels)
+
+
+def drawn_log_likelihood(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
+    """Log p(y | x) for y drawn from the model: of the true Fisher, which needs no labels."""
+    return -F.cross_entropy(logits, drawn(logits.detach(), levels))
+
+
+def drawn(logits: Tensor, levels: Tensor) -> Tensor:
+    """Class numbers [B] from the softmax of ``logits`` [B, C], by inverting its distribution."""
+    reached = F.softmax(logits.double(), dim=-1).cumsum(-1) <= levels.unsqueeze(-1)
+    return reached.sum(-1).clamp(max=logits.shape[-1] - 1)  # the last sum may round to below 1
+
+
+MEASURES: dict[Kind, Measure] = {
+    "mas": Measure(squared_norm, torch.abs),
+    "fisher": Measure(log_likelihood, torch.square),
+    "true-fisher": Measure(drawn_log_likelihood, torch.square),
+}
+
+
+def importances(
+    cohort: Cohort,
+    weights: Weights,
+    *,
+    kind: Kind = "mas",
+    granularity: Granularity = "sample",
+    batch_size: int = 20,
+    part: Part = "adapt",
+    exclude: Iterable[str] = (),
+    floor: float = 0.0,
+) -> Weights:
+    """Importance of each parameter on each device's images: Omega of DUA (psi, sec. 3.2).
+
+    ``sample``: the mean over images of each one's magnitude. ``batch``: the mean over batches of
+    the magnitude of a batch's mean gradient, as DUA's released code has it; smaller, for opposite
+    signs cancel. A last image that would be alone joins the batch before.
+
+    Args:
+        kind: ``mas``: |gradient of the squared norm of the logits|. ``fisher``: squared gradient of
+            the log-likelihood of the true labels; ``true-fisher``: of labels the model draws.
+        batch_size: Of ``batch``; ``sample`` takes as many images at once as bounded memory allows.
+        exclude: Names, or the layers they are in: the head.
+        floor: Added to every entry; DUA's released Fisher has 1e-8.
+
+    Returns:
+        Parameter names only, each [D, ...], non-negative.
+
+    Raises:
+        InputError: ``exclude`` names nothing of the network, or leaves nothing.
+
+    """
+    names = _included(cohort.model, exclude)
+    way = _Way(names, MEASURES[kind], granularity, batch_size)
+    found = _mean(cohort, weights, way, part, "importance")
+    return {n: t.add_(floor) for n, t in found.items()}
+
+
+def fisher(
+    cohort: Cohort,
+    weights: Weights,
+    *,
+    part: Part = "train",
+    granularity: Granularity = "sample",
+    batch_size: int = 32,
+) -> Weights:
+    """Squared gradient of the log-likelihood of the true labels: the empirical Fisher, eval mode.
+
+    ``sample``: the mean over images of each one's squared gradient (Kirkpatrick et al. 2017).
+    ``batch``: the mean over batches, weighted by size, of the squared gradient of the batch's mean
+    (Yu et al. 2020, whose EWC constants belong to it). Near an optimum the second is about
+    ``batch_size`` times smaller.
+
+    Returns:
+        Parameter names only, each [D, ...], non-negative.
+
+    """
+    names = _included(cohort.model)
+    way = _Way(names, MEASURES["fisher"], granularity, batch_size, by_size=True)
+    return _mean(cohort, weights, way, part, "fisher")
+
+
+class _Way(NamedTuple):
+    """What is measured, and how."""
+
+    names: frozenset[str]  # of the parameters
+    measure: Measure
+    granularity: Granularity
+    batch_size: int  # of ``batch``
+    by_size: bool = False  # of ``batch``: a short batch weighs less
+
+
+def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str) -> Weights:
+    """One device after the other: beside the result, memory is that of one."""
+    found = {
+        n: torch.empty(t.shape, dtype=t.dtype, device=t.device)
+        for n, t in weights.items()
+        if n in way.names
+    }
+    with evaluating(cohort.model):
+        layers = layers_of(cohort.model, way.names) if way.granularity == "sample" else None
+        for d in range(len(cohort)):
+            alone = cohort.only(d)
+            size = way.batch_size if way.granularity == "batch" else _images_at_once(alone, part)
+            device = _Device(alone, row(weights, d), way, layers)
+            levels = cohort.generator(d, f"{purpose}/levels")
+            total: Weights = {}
+            count = 0
+            for [(_, batch)] in alone.steps(Schedule(size, 1, part, purpose)):
+                x, y = batch.inputs[0], batch.labels[0]
+                u = torch.from_numpy(levels.random(len(y))).to(y.device)
+                added, num = device.add(x, y, u)
+                total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
+                count += num
+            for n, t in found.items():  # a layer's rule gives all of its parameters
+                torch.div(total[n], count, out=t[d])
+    return found
+
+
+class _Device(NamedTuple):
+    """One device while it is measured."""
+
+    cohort: Cohort  # of it alone
+    weights: Weights  # [...]
+    way: _Way
+    layers: tuple[str, ...] | None  # see ``layers_of``; None: by ``vmap``
+
+    def add(self, x: Tensor, y: Tensor, levels: Tensor) -> tuple[Weights, int]:
+        """What a batch adds to the sum, and to what the sum is divided by."""
+        score, magnitude = self.way.measure
+        if self.way.granularity == "batch":
+            weight = len(x) if self.way.by_size else 1
+            mean = self._gradient(x, y, levels)
+            return {n: weight * magnitude(g) for n, g in mean.items()}, weight
+        found = None
+        if self.layers is not None:
+            found = magnitudes(
+                self.cohort,
+                self.weights,
+                self.layers,
+                x,
+                lambda logits: score(logits, y, levels),
+                magnitude,
+            )
+        return found or self._image_by_image(x, y, levels), len(x)
+
+    def _image_by_image(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
+        """Sum over images of each one's magnitude, for any network."""
+        one = num_bytes({n: t for n, t in self.weights.items() if n in self.way.names})
+        some = max(1, GRADIENT_BYTES // one)
+        total: Weights = {}
+        for part in zip(x.split(some), y.split(some), levels.split(some), strict=True):
+            apart = vmap(self._gradient)(*(t.unsqueeze(1) for t in part))
+            for n, g in apart.items():
+                total[n] = total.get(n, 0) + self.way.measure.magnitude(g).sum(0)
+        return total
+
+    def _gradient(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
+        """Of the score by the parameters."""
+        held = {n: t for n, t in self.weights.items() if n not in self.way.names}
+        # Under vmap no image can be copied channels last.
+        cohort = replace(self.cohort, stacked=True)
+
+        def value(params: Weights) -> Tensor:
+            return self.way.measure.score(cohort.forward(held | params, x), y, levels)
+
+        found: Weights = grad(value)({n: t for n, t in self.weights.items() if n not in held})
+        return found
+
+
+def _images_at_once(device: Cohort, part: Part) -> int:
+    """How many images' activations fit in memory's share, by the size of the first image."""
+    [examples] = device.part(part)
+    one = device.scaling(examples.inputs[:1].unsqueeze(0))
+    size = ACTIVATIONS * one.numel() * one.element_size()
+    return max(1, min(IMAGES_AT_ONCE, GRADIENT_BYTES // max(1, size)))
+
+
+def _included(model: nn.Module, exclude: Iterable[str] = ()) -> frozenset[str]:
+    """The parameters that are neither named by ``exclude`` nor inside a layer it names."""
+    out = [exclude] if isinstance(exclude, str) else list(exclude)
+    known = [*model.state_dict(), *(path for path, _ in model.named_modules() if path)]
+    for name in out:
+        if name not in known:
+            raise InputError(
+                f"importance: exclude: the network has no {name!r}{nearest(name, known)}; the "
+                "name of a parameter or of a layer"
+            )
+    left = frozenset(
+        n
+        for n, _ in model.named_parameters()
+        if not any(n == name or n.startswith(f"{name}.") for name in out)
+    )
+    if not left:
+        raise InputError("importance: exclude leaves no parameter; leave out the head only")
+    return left

@@ -1,0 +1,265 @@
+"""How often each channel of a ReLU layer is off on a device's images: PFA's feature extraction.
+
+Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective model
+personalization", section 3.2. Only zeros are counted: what ReLU6 cuts off at 6 is not one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.statistics.activation_hooks import SMOOTH, listening
+from fedadapt.errors import InputError, unknown
+from fedadapt.models.mode import evaluating
+from fedadapt.models.shell import shell
+from fedadapt.weights import Weights, row
+
+SPARSITY = "query.sparsity"
+BATCH = 64  # images; the result does not depend on it
+ROOM = 2**17  # numbers in a portion of small images: 167 of 28 x 28; more leave the cache
+
+Layer = int | str
+
+
+class Activation(NamedTuple):
+    """One output of an activation layer on the way through the network."""
+
+    path: str
+    call: int  # counts from 0 where one layer is used several times
+    channels: int  # axis 1 of the output
+    positions: int  # H x W; 1 for hidden units
+
+
+class _SeenEnough(Exception):
+    """Ends a forward pass."""
+
+
+def sparsity_vectors(
+    cohort: Cohort,
+    weights: Weights,
+    *,
+    layer: Layer = "first",
+    channels: Sequence[int] | None = None,
+    epsilon: float = 0.0,
+    batch_size: int = BATCH,
+) -> Tensor:
+    """Share of zeros after ``layer`` by channel, averaged over the device's training images.
+
+    Zeros are counted and divided once, so the order of images and the batch size do not show. Where
+    all devices have the same weights, their images go through together.
+
+    Args:
+        weights: Stacked, each [D, ...]; in PFA the federated model, the same for all.
+        layer: See ``chosen``.
+        channels: Which ones, in this order; all where None.
+        epsilon: 0 counts exact zeros; above it |a| < epsilon, for activations other than ReLU.
+
+    Returns:
+        [D, q], float64, in [0, 1].
+
+    Raises:
+        InputError: no such layer or channel, no ReLU layer at all.
+
+    """
+    first = cohort.scaling(cohort.splits[0].train.inputs[:1])
+    with torch.no_grad(), evaluating(cohort.model):
+        one = row(weights, 0)
+        seen = trace(cohort.model, lambda: cohort.forward(one, first), epsilon)
+        wanted = chosen(cohort.model, seen, layer, epsilon)
+        zeros, count = _count(cohort, weights, wanted, epsilon, batch_size)
+    shares = zeros / count[:, None]
+    return shares if channels is None else shares[:, _checked(channels, shares.shape[1])]
+
+
+def num_channels(
+    model: nn.Module, image_shape: Sequence[int], layer: Layer = "first", epsilon: float = 0.0
+) -> int:
+    """How many channels ``sparsity_vectors`` has without a selection; nothing is computed for it.
+
+    Args:
+        image_shape: Of one network input, (C, H, W).
+
+    """
+    empty = shell(model).eval()
+    kind = next((p.dtype for p in empty.parameters()), torch.float32)
+    inputs = torch.empty((1, *image_shape), dtype=kind, device="meta")
+    with torch.no_grad():
+        seen = trace(empty, lambda: empty(inputs), epsilon)
+    return sum(a.channels for a in chosen(empty, seen, layer, epsilon))
+
+
+def trace(model: nn.Module, forward: Callable[[], object], epsilon: float) -> list[Activation]:
+    """The activations of a forward pass, in order of execution."""
+    seen: list[Activation] = []
+
+    def listen(path: str, output: Tensor) -> None:
+        call = sum(a.path == path for a in seen)
+        seen.append(Activation(path, call, output.shape[1], output[0, 0].numel()))
+
+    with listening(model, listen, smooth=epsilon > 0):
+        forward()
+    return seen
+
+
+def chosen(
+    model: nn.Module, seen: Sequence[Activation], layer: Layer, epsilon: float = 0.0
+) -> list[Activation]:
+    """Which activations ``layer`` stands for; the channels of several are concatenated.
+
+    ``first``: the first one; in a MobileNetV2, whose first layers are too narrow, the two of the
+    first inverted residual that expands (PFA's code: 96 channels at width 0.25). A number: by order
+    of execution, from 0. A dotted name: that layer, or all those inside that block.
+    """
+    if not seen:
+        what = "ReLU" if epsilon == 0 else "activation"
+        raise InputError(
+            f"sparsity: the network has no {what} on its way; give it one (nn.ReLU or relu()), or "
+            "epsilon > 0 for other activations"
+        )
+    if layer == "first":
+        return _of_first_expansion(model, seen) or [seen[0]]
+    if isinstance(layer, int):
+        if not 0 <= layer < len(seen):
+            raise InputError(
+                f"sparsity: layer {layer}; the network has {len(seen)} of them, 0 to "
+                f"{len(seen) - 1}"
+            )
+        return [seen[layer]]
+    inside = [a for a in seen if a.path == layer or a.path.startswith(f"{layer}.")]
+    if inside:
+        return inside
+    found = dict(model.named_modules()).get(layer) if layer else None
+    if found is None:
+        raise unknown("sparsity: layer", layer, ("first", *dict.fromkeys(a.path for a in seen)))
+    need = "; epsilon > 0 counts |a| < epsilon" if isinstance(found, SMOOTH) else ""
+    raise InputError(
+        f"sparsity: layer {layer!r} is a {type(found).__name__} without a ReLU{need}; those are "
+        f"at {', '.join(dict.fromkeys(a.path for a in seen))}"
+    )
+
+
+def _of_first_expansion(model: nn.Module, seen: Sequence[Activation]) -> list[Activation]:
+    """A block without expansion has one ReLU6. The class has this name wherever it is written."""
+    for path, module in model.named_modules():
+        if type(module).__name__ == "InvertedResidual":
+            inside = [a for a in seen if a.path.startswith(f"{path}.")]
+            if len(inside) > 1:
+                return inside
+    return []
+
+
+def _count(
+    cohort: Cohort, weights: Weights, wanted: list[Activation], epsilon: float, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Zeros by channel [D, C], each position counting 1 / positions; images [D]. float64."""
+    zeros = torch.zeros(len(cohort), sum(a.channels for a in wanted), dtype=torch.float64)
+    measure = partial(_zeros, cohort, wanted, epsilon)
+    # Whole numbers are added up: exact in any order.
+    if _is_one_model(weights):
+        model = row(weights, 0)
+        for owners, inputs in _portions(cohort, batch_size):
+            zeros.index_add_(0, owners, measure(model, inputs).double().cpu())
+    else:
+        for groups in cohort.steps(Schedule(batch_size, 1, "train", SPARSITY)):
+            for members, batch in groups:
+                zeros[members] += _of_each(cohort, measure, weights, members, batch.inputs)
+    positions = [float(a.positions) for a in wanted for _ in range(a.channels)]
+    return zeros / torch.tensor(positions, dtype=torch.float64), cohort.num_examples
+
+
+def _of_each(
+    cohort: Cohort,
+    measure: Callable[[Weights, Tensor], Tensor],
+    weights: Weights,
+    members: list[int],
+    inputs: Tensor,
+) -> Tensor:
+    """Zeros of devices with different models: of their images [M, B, ...], [M, C]."""
+    if cohort.stacked:
+        found = vmap(measure)({n: t[members] for n, t in weights.items()}, inputs)
+    else:
+        pairs = zip(members, inputs, strict=True)
+        found = torch.stack([measure(row(weights, d), own) for d, own in pairs])
+    return found.sum(1).double().cpu()
+
+
+def _is_one_model(weights: Weights) -> bool:
+    """All devices have the same weights, as with the federated model."""
+    return all(
+        t.stride(0) == 0 or len(t) == 1 or torch.equal(t, t[:1].expand_as(t))
+        for t in weights.values()
+    )
+
+
+def _portions(cohort: Cohort, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All devices' images one after the other: whose they are [B], and network inputs [B, ...].
+
+    Small images come in larger portions, which costs less and needs no more memory.
+    """
+    first = cohort.splits[0].train.inputs
+    portion = max(batch_size, ROOM // max(1, first[0].numel()))
+    taken: list[tuple[int, Tensor]] = []
+    room = portion
+    for device, split in enumerate(cohort.splits):
+        images = split.train.inputs
+        ends = range(room, len(images), portion)
+        for piece in torch.tensor_split(images, tuple(ends)):
+            taken.append((device, piece))
+            room -= len(piece)
+            if not room:
+                yield _joined(cohort, taken)
+                taken, room = [], portion
+    if taken:
+        yield _joined(cohort, taken)
+
+
+def _joined(cohort: Cohort, taken: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
+    owners = torch.cat([torch.full((len(images),), device) for device, images in taken])
+    return owners, cohort.scaling(torch.cat([images for _, images in taken]))
+
+
+def _zeros(
+    cohort: Cohort, wanted: list[Activation], epsilon: float, weights: Weights, inputs: Tensor
+) -> Tensor:
+    """Zeros by channel in each image of one model: [B, C], int64."""
+    found: dict[tuple[str, int], Tensor] = {}
+    calls: dict[str, int] = {}
+    keys = [(a.path, a.call) for a in wanted]
+
+    def listen(path: str, output: Tensor) -> None:
+        key = (path, calls.get(path, 0))
+        calls[path] = key[1] + 1
+        if key in keys:
+            # At once: a later layer may write into this memory.
+            off = output == 0 if epsilon == 0 else output.abs() < epsilon
+            found[key] = _counted(off)
+        if len(found) == len(keys):
+            raise _SeenEnough
+
+    with listening(cohort.model, listen, smooth=epsilon > 0), suppress(_SeenEnough):
+        cohort.forward(weights, inputs)
+    return torch.cat([found[key] for key in keys], dim=-1)
+
+
+def _counted(off: Tensor) -> Tensor:
+    """How often, by image and channel: [B, C]. float32 counts exactly, and twice as fast as int64.
+
+    A map has less than 2^24 positions.
+    """
+    if off.dim() == 2:
+        return off.long()
+    return off.float().sum(dim=tuple(range(2, off.dim()))).long()
+
+
+def _checked(channels: Sequence[int], count: int) -> list[int]:
+    wrong = [c for c in channels if not 0 <= c < count]
+    if wrong or not channels or len(set(channels)) < len(channels):
+        what = f"{wrong[0]}" if wrong else f"{len(channels)}, some twice" if channels else "none"
+        raise InputError(f"sparsity: channels: {what}; different ones of 0 to {count - 1}")
+    return list(channels)

@@ -1,0 +1,1 @@
+"""Feature shift: how the images of devices come to look different."""

@@ -1,0 +1,1 @@
+"""Partitioning: which device holds which images."""

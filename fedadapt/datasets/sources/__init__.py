@@ -1,0 +1,1 @@
+"""Sources: how images are read, from torchvision's layouts, npz files and folders."""

@@ -1,0 +1,86 @@
+"""A data set in memory: every image once, as bytes."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """Images by number: first the ones to divide among devices, then the official test part."""
+
+    pixels: Tensor  # uint8 [N, C, H, W]
+    labels: Rows  # int64 [N], 0..len(classes)-1; every class occurs in the first num_train
+    num_train: int
+    classes: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    domain_of: Rows | None = None  # int64 [N], where there are domains
+    unreadable: int = 0  # images left out
+
+    def digest(self) -> str:
+        """Changes with any byte of any image or label."""
+        seen = blake2b(digest_size=16)
+        seen.update(np.ascontiguousarray(self.pixels.numpy()).data)
+        seen.update(self.labels.data)
+        return seen.hexdigest()
+
+
+def make_store(
+    where: str,
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    classes: tuple[str, ...] = (),
+) -> Store:
+    """Put both official parts into one store, after checking what came from outside.
+
+    Args:
+        where: The file or folder, for errors.
+        train: Images uint8 [N, H, W] or [N, H, W, C], C = 1 or 3, and their labels [N].
+        test: The same; may be empty.
+        classes: Names; the numbers of the labels where empty.
+
+    """
+    planes = [_planes(where, part, *of) for part, of in (("train", train), ("test", test))]
+    if planes[0].shape[1:] != planes[1].shape[1:]:
+        raise InputError(
+            f"{where}: training images are {tuple(planes[0].shape[1:])} and test images "
+            f"{tuple(planes[1].shape[1:])}; they must have one shape"
+        )
+    labels = np.concatenate((train[1], test[1])).astype(np.int64)
+    names = classes or tuple(str(c) for c in range(int(labels.max()) + 1))
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise InputError(
+            f"{where}: labels run from {labels.min()} to {labels.max()}; with {len(names)} classes "
+            f"they must be 0 to {len(names) - 1}"
+        )
+    present = np.bincount(labels[: len(train[1])], minlength=len(names))
+    if not present.all():
+        empty = names[int(np.flatnonzero(present == 0)[0])]
+        raise InputError(f"{where}: class {empty!r} has no training images; each class needs some")
+    return Store(torch.cat(planes), labels, len(train[1]), names)
+
+
+def _planes(where: str, part: str, images: np.ndarray, labels: np.ndarray) -> Tensor:
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise InputError(
+            f"{where}: x_{part} is {images.dtype} {list(images.shape)}; it must be uint8 "
+            "[N, H, W] or [N, H, W, C]"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
+        raise InputError(
+            f"{where}: x_{part} is {list(images.shape)}; images have one channel or three, last"
+        )
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: y_{part} is {labels.dtype} {list(labels.shape)}; it must be one whole "
+            f"number for each of the {len(images)} images"
+        )
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

@@ -1,0 +1,1 @@
+"""Task-incremental benchmarks: the server learns task after task, users have images of each."""

@@ -1,0 +1,205 @@
+"""Task-incremental benchmarks: the server's labelled tasks, and users who hold images of each.
+
+De Lange et al. 2020, "Unsupervised Model Personalization while Preserving Privacy and Scalability"
+(DUA): the server learns one task after another from its own images and never sees a user's.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
+from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.errors import InputError
+
+DRAWS = 5
+"""Monte-Carlo iterations: a user's images are drawn anew in each, its preferences are not."""
+KEPT_BYTES = 2**28
+"""Images that are dear to make are kept up to this size; what does not fit is made again."""
+
+
+class Task(NamedTuple):
+    """What the server learns at a time: its own labelled images of some classes."""
+
+    name: str
+    classes: tuple[str, ...]  # in label order
+    train: Examples  # labels 0..C-1 inside the task
+    validation: Examples
+
+
+class Halves(NamedTuple):
+    """A user's images of one task, by number: to adapt with and to be tested on. No overlap."""
+
+    adapt: Rows
+    test: Rows
+
+
+class ServerRows(NamedTuple):
+    """The server's images of one task, by number; never a user's."""
+
+    train: Rows
+    validation: Rows
+
+
+class Pictures(ABC):
+    """All images of a benchmark by number, made when they are asked for.
+
+    Attributes:
+        shape: (C, H, W) of every image.
+        labels: Of every image, inside its task: int64 [N].
+
+    """
+
+    shape: tuple[int, int, int]
+    labels: Rows
+
+    @abstractmethod
+    def inputs(self, rows: Rows, device: int | None) -> Tensor:
+        """Uint8 [n, C, H, W], as the device's camera sees them; None: the server, unspoilt."""
+
+    @abstractmethod
+    def dear(self, device: int) -> bool:
+        """Whether the device's images take work to make and are worth keeping."""
+
+
+class Users(Protocol):
+    """Who holds which images: a function of (task, draw), equal calls give equal rows."""
+
+    def __call__(self, task: int, draw: int) -> Sequence[Halves]:
+        """One a device."""
+
+
+@dataclass(frozen=True, eq=False)
+class TaskBenchmark:
+    """Tasks of a server and the users' images of them; ``of_task`` is an ordinary benchmark.
+
+    Attributes:
+        name: As given on the command line.
+        kinds: One word per device: its domain, preferred classes, corruption, ...
+        task_names: In the order in which the server learns them.
+        task_classes: Of each task, in label order.
+        scaling: From bytes to network input, for all tasks, users and the server.
+        manifest: Describes the server's and all users' images, in all draws.
+
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    task_names: tuple[str, ...]
+    task_classes: tuple[tuple[str, ...], ...]
+    pictures: Pictures
+    server: tuple[ServerRows, ...]  # one a task
+    users: Users
+    scaling: Scaling
+    manifest: Manifest
+    _kept: dict[tuple[int, int, int], Split] = field(default_factory=dict, init=False)
+
+    @property
+    def num_devices(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.task_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        return self.pictures.shape
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """The server's images: made at the first call, so that a device never makes them."""
+        return tuple(
+            Task(name, classes, *(self._examples(part, None) for part in rows))
+            for name, classes, rows in zip(
+                self.task_names, self.task_classes, self.server, strict=True
+            )
+        )
+
+    def of_task(self, task: int, draw: int = 1) -> Benchmark:
+        """The benchmark of one task alone, with the users as its devices.
+
+        A user takes no part in training: all its labelled images are ``split(d).adapt``
+        (user-validation), and ``split(d).train`` is the same images, for what trains on a device.
+        ``split(d).test`` is its evaluation half.
+
+        Args:
+            task: 0..num_tasks-1.
+            draw: The Monte-Carlo iteration, 1..DRAWS.
+
+        """
+        if not 0 <= task < self.num_tasks:
+            raise InputError(f"task: {task}; {self.name} has tasks 0 to {self.num_tasks - 1}")
+        if not 1 <= draw <= DRAWS:
+            raise InputError(f"draw: {draw}; there are draws 1 to {DRAWS}")
+        return _OfTask(self, task, draw)
+
+    def user_split(self, task: int, draw: int, device: int, halves: Halves) -> Split:
+        """The images of one user and task; those that are dear are kept while there is room."""
+        key = (task, draw, device)
+        if key in self._kept:
+            return self._kept[key]
+        adapt, test = (self._examples(rows, device) for rows in halves)
+        made = Split(adapt, adapt, test)
+        if self.pictures.dear(device):
+            kept = sum(part.inputs.numel() for s in self._kept.values() for part in s[1:])
+            if kept + adapt.inputs.numel() + test.inputs.numel() <= KEPT_BYTES:
+                self._kept[key] = made
+        return made
+
+    def _examples(self, rows: Rows, device: int | None) -> Examples:
+        labels = torch.from_numpy(self.pictures.labels[rows])
+        return Examples(self.pictures.inputs(rows, device), labels)
+
+
+class _OfTask(Benchmark):
+    """One task in one draw; everything else is the whole's."""
+
+    def __init__(self, whole: TaskBenchmark, task: int, draw: int) -> None:
+        self.name = f"{whole.name}/{whole.task_names[task]}"
+        self.num_devices = whole.num_devices
+        self.classes = whole.task_classes[task]
+        self.image_shape = whole.image_shape
+        self.scaling = whole.scaling
+        self.kinds = whole.kinds
+        self.unseen = frozenset()
+        facts: dict[str, object] = {**whole.manifest.facts, "task": task, "draw": draw}
+        self.manifest = Manifest(f"{whole.manifest.hash}-{task}-{draw}", facts)
+        self._whole = whole
+        self._key = (task, draw)
+        self._halves = whole.users(task, draw)
+
+    def split(self, device: int) -> Split:
+        return self._whole.user_split(*self._key, device, self._halves[device])
+
+    def num_train_examples(self, device: int) -> int:
+        return len(self._halves[device].adapt)
+
+    def rows(self, device: int) -> Halves:
+        """Which images the user's two halves are, by number."""
+        return self._halves[device]
+
+    @property
+    def global_test(self) -> Examples | None:
+        return None
+
+
+def some_of(rows: ServerRows, examples: int) -> ServerRows:
+    """At most ``examples`` training images and a quarter as many validation images; 0: all."""
+    if not examples:
+        return rows
+    return ServerRows(rows.train[:examples], rows.validation[: max(1, examples // 4)])
+
+
+def server_split(rows: Rows, rng: np.random.Generator) -> ServerRows:
+    """A random 80/20 split (DUA's): both parts in random order."""
+    order = rng.permutation(rows)
+    cut = round(0.8 * len(order))
+    return ServerRows(order[:cut], order[cut:])

@@ -1,0 +1,122 @@
+"""The ClientApp: what a device does when the server asks. The engines in one process skip it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedadapt import __version__
+from fedadapt.client.failures import guard
+from fedadapt.client.state_store import DeviceStore
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.flower import records
+from fedadapt.messages import Config
+from fedadapt.simulations.assembly import Assembly, assemble
+from fedadapt.weights import is_finite, row
+
+app = ClientApp(mods=[guard])
+
+
+@app.query("count")
+def count(message: Message, context: Context) -> Message:
+    """How many devices there are, for a run that did not say."""
+    found = {"devices": _config(context).devices}
+    return Message(records.request({}, found), reply_to=message)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Who this device is; the server refuses a device that does not fit the run."""
+    assembly, device = _self(context)
+    told: Config = {
+        "partition-id": device,
+        "version": __version__,
+        "manifest": assembly.benchmark.manifest.hash,
+        "num-examples": assembly.benchmark.num_train_examples(device),
+    }
+    return Message(records.request({}, told), reply_to=message)
+
+
+def answer(message: Message, context: Context) -> Message:
+    """Compute the answer to any action of the run's strategy."""
+    assembly, device = _self(context)
+    sent = records.received(message.content, device)
+    store = _store(assembly.config, context, device)
+    round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
+    action = message.metadata.message_type
+    # A round that is trained again begins as it did; all else is asked of what there is now.
+    kept = store.load(before=round) if action == "train" else store.load()
+    update = assembly.worker.answer(action, round, sent, [kept])
+    mine = {part: row(weights, 0) for part, weights in update.kept.items()}
+    if mine and all(is_finite(weights) for weights in mine.values()):
+        store.save({**kept, **mine}, round)
+    return Message(records.answer(update), reply_to=message)
+
+
+app.train()(answer)
+app.query("moments")(answer)
+app.query("importance")(answer)
+app.query("sparsity")(answer)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Results of the models received, adapted as asked; a stock strategy gets plain metrics."""
+    assembly, device = _self(context)
+    content = message.content
+    config = records.settings(content)
+    if "adaptations" not in config:
+        return answer(message, context)
+    models = {
+        ("base" if name == records.ARRAYS else name): {
+            n: t.unsqueeze(0) for n, t in records.tensors(record).items()
+        }
+        for name, record in content.array_records.items()
+        if name != "fisher"
+    }
+    fisher = content.array_records.get("fisher")
+    wanted = config["adaptations"]
+    rows = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
+        int(config["server-round"]),  # type: ignore[arg-type]
+        [device],
+        models,
+        [_store(assembly.config, context, device).load()],
+        adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
+        fisher_of_all=records.tensors(fisher) if fisher is not None else None,
+        on_global=bool(config["on-global"]),
+        curves=bool(config.get("curves", False)),
+    )
+    return Message(records.rows_record(rows), reply_to=message)
+
+
+def _config(context: Context) -> RunConfig:
+    """The run's settings; ``devices = 0`` stands for as many as Flower has nodes."""
+    config = RunConfig.from_mapping(context.run_config)
+    if config.devices:
+        return config
+    if "num-partitions" not in context.node_config:
+        raise InputError("devices: 0 works where Flower numbers the partitions; give their number")
+    return replace(config, devices=int(context.node_config["num-partitions"]))
+
+
+def _self(context: Context) -> tuple[Assembly, int]:
+    """The part of the run that is on this device; built once in a process."""
+    config = _config(context)
+    if "partition-id" not in context.node_config:
+        raise InputError('node config: no partition-id; give --node-config "partition-id=0"')
+    device = int(context.node_config["partition-id"])
+    if not 0 <= device < config.devices:
+        raise InputError(
+            f"node config: partition-id={device} must be below devices={config.devices}"
+        )
+    return assemble(config, on_device=True), device
+
+
+def _store(config: RunConfig, context: Context, device: int) -> DeviceStore:
+    """Where this device keeps what stays with it; node config ``state-dir`` says where."""
+    folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "devices"
+    # Every run under Flower begins anew: the same settings once more are another experiment.
+    experiment = f"{config.experiment}-{context.run_id}"
+    return DeviceStore(Path(str(folder)), experiment, str(device))

@@ -1,0 +1,245 @@
+"""Devices behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedadapt import __version__
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError, QuorumLostError
+from fedadapt.flower import records
+from fedadapt.flower.replies import Reply, ReplyError, checked_reply
+from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
+from fedadapt.records import Evaluation
+from fedadapt.server.checks import Expected
+from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.weights import Weights
+
+HELLO, COUNT = "query.hello", "query.count"
+POLL = 0.5  # seconds between looks for devices that have not appeared yet
+
+
+def count_devices(grid: Grid, config: RunConfig) -> int:
+    """How many devices there are: any node of a Flower simulation knows.
+
+    Raises:
+        QuorumLostError: no node appeared within ``node-wait``.
+        InputError: the nodes do not know; ``devices`` must be given.
+
+    """
+    nodes = wait_for_nodes(grid, 1, config.node_wait)
+    message = Message(records.request({}, {}), min(nodes), COUNT)
+    replies = list(grid.send_and_receive([message], timeout=config.round_deadline))
+    if not replies:
+        why = "no answer by the deadline"
+    elif replies[0].has_error():
+        why = replies[0].error.reason or "no reason"
+    else:
+        devices = records.settings(replies[0].content).get("devices")
+        if type(devices) is int and devices > 0:
+            return devices
+        why = f"they say {devices!r}"
+    raise InputError(f"devices: 0, and the nodes do not know how many ({why}); give their number")
+
+
+class GridFleet:
+    """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
+
+    def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
+        self._grid = grid
+        self._config = config
+        self._manifest = manifest
+        self._nodes: dict[int, int] = {}  # partition -> node id
+
+    def ready(self) -> Sequence[int]:
+        """Wait for every device, then ask each who it is.
+
+        Raises:
+            QuorumLostError: fewer than ``devices`` appeared within ``node-wait``.
+            InputError: a device runs other code, holds other data, or shares its partition.
+
+        """
+        nodes = wait_for_nodes(self._grid, self._config.devices, self._config.node_wait)
+        messages = [Message(records.request({}, {}), node, HELLO) for node in sorted(nodes)]
+        for reply in self._grid.send_and_receive(messages, timeout=self._config.round_deadline):
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                raise InputError(f"device at node {node}: {reply.error.reason}")
+            self._introduce(node, reply)
+        missing = sorted(set(range(self._config.devices)) - set(self._nodes))
+        if missing:
+            raise QuorumLostError(
+                f"no device holds partition {missing[0]} ({len(missing)} missing)"
+            )
+        return sorted(self._nodes)
+
+    def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
+        shape = Expected.of(expected)
+        contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
+        asked = (records.request(models, sent.config) for models in contents)
+        for device, reply in self._exchange(action, round, sent.devices, asked):
+            if isinstance(reply, Failure):
+                yield Answers((), None, {device: reply})
+                continue
+            try:
+                update = stacked(checked_reply(reply, shape))
+            except ReplyError as error:
+                yield Answers((), None, {device: Failure("rejected", str(error))})
+                continue
+            yield Answers((device,), update, {}, bytes_up(update, (device,)))
+
+    def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
+        models = {
+            (records.ARRAYS if name == "base" else name): weights
+            for name, weights in request.models.items()
+        }
+        fisher = request.fisher_of_all
+        shared = {"fisher": records.array_record(fisher)} if fisher is not None else {}
+        config: Config = {
+            "server-round": request.round,
+            "adaptations": list(request.adaptations),
+            "on-global": request.on_global,
+            "curves": request.curves,
+            "task": request.task,
+        }
+        contents = models_by_device(models, len(request.devices))
+        asked = (records.request({**mine, **shared}, config) for mine in contents)
+        for device, reply in self._exchange("evaluate", request.round, request.devices, asked):
+            if isinstance(reply, Failure):
+                yield EvaluationAnswers((), [], {device: reply})
+                continue
+            try:
+                rows = as_asked(records.rows(reply.content, request.round, device), request)
+            except ValueError as error:
+                yield EvaluationAnswers((), [], {device: Failure("rejected", str(error))})
+                continue
+            yield EvaluationAnswers((device,), rows, {}, 8 * 3 * len(rows))
+
+    def kept(self) -> dict[int, dict[str, Weights]]:
+        return {}  # on the devices' own disks
+
+    def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
+        pass
+
+    def _introduce(self, node: int, reply: Message) -> None:
+        told = records.settings(reply.content)
+        device, version = told.get("partition-id"), told.get("version")
+        if type(device) is not int or device < 0:
+            raise InputError(
+                f"device at node {node}: its partition-id is {device!r}; it must be a number >= 0"
+            )
+        if version != __version__:
+            raise InputError(
+                f"device {device}: runs fedadapt {version}, the server {__version__}; "
+                "install the same"
+            )
+        if told.get("manifest") != self._manifest:
+            raise InputError(
+                f"device {device}: its data assignment is {told.get('manifest')!r}, the server's "
+                f"{self._manifest!r}; use the same benchmark, seed and files"
+            )
+        if device in self._nodes:
+            raise InputError(
+                f"partition {device}: nodes {self._nodes[device]} and {node} both hold it; give "
+                "each device its own partition-id"
+            )
+        if device < self._config.devices:
+            self._nodes[device] = node
+
+    def _exchange(
+        self, action: str, round: int, devices: Sequence[int], contents: Iterable[RecordDict]
+    ) -> Iterator[tuple[int, Message | Failure]]:
+        """Send each device its content; its reply, or why there is none, in device order."""
+        messages = [
+            Message(
+                content,
+                self._nodes[device],
+                action,
+                group_id=str(round),
+                ttl=self._config.round_deadline,
+            )
+            for device, content in zip(devices, contents, strict=True)
+        ]
+        found = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
+        replies = {reply.metadata.src_node_id: reply for reply in found}
+        for device in devices:
+            reply = replies.get(self._nodes[device])
+            if reply is None:
+                yield device, Failure("late", "no answer by the deadline")
+            elif reply.has_error():
+                yield device, Failure("error", reply.error.reason or "no reason")
+            else:
+                yield device, reply
+
+
+def models_by_device(
+    stacked: Mapping[str, Weights], count: int
+) -> Iterator[dict[str, ArrayRecord]]:
+    """For each device, its records. A model that is the same for all is serialised once."""
+    shared = {
+        name: records.array_record({n: t[0] for n, t in weights.items()})
+        for name, weights in stacked.items()
+        if all(t.stride(0) == 0 or len(t) == 1 for t in weights.values())
+    }
+    for d in range(count):
+        own = {
+            name: records.array_record({n: t[d] for n, t in weights.items()})
+            for name, weights in stacked.items()
+            if name not in shared
+        }
+        yield {**shared, **own}
+
+
+def as_asked(rows: list[Evaluation], request: EvaluationRequest) -> list[Evaluation]:
+    """The rows, if they are of the models and adaptations in the request, each once.
+
+    Raises:
+        ValueError: they are not; in the tables, two of a kind would end the run.
+
+    """
+
+    def of(split: str) -> set[tuple[str, str, str]]:
+        return {
+            (model, method, split) for model in request.models for method in request.adaptations
+        }
+
+    every = Counter((row.model, row.adaptation, row.split, row.epoch) for row in rows)
+    found = {(*words,) for *words, epoch in every if epoch == 0}
+    allowed = of("test") | (of("global") if request.on_global else set())
+    if request.curves:
+        allowed |= of("adapt")
+    on_the_way = {(*words,) for *words, epoch in every if epoch != 0}
+    if (
+        not of("test") <= found <= allowed
+        or every.total() > len(every)
+        or not on_the_way <= (found if request.curves else set())
+    ):
+        raise ValueError("evaluation results are not of the models and adaptations asked for")
+    return rows
+
+
+def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
+    """Flower registers nodes one by one while the server already runs."""
+    deadline = time.monotonic() + seconds
+    while len(nodes := list(grid.get_node_ids())) < wanted:
+        if time.monotonic() > deadline:
+            raise QuorumLostError(
+                f"{len(nodes)} of {wanted} devices after {seconds:g} s; start the others, or set "
+                f'their number (with `flwr run`: --federation-config "num-supernodes={wanted}")'
+            )
+        time.sleep(POLL)
+    return nodes
+
+
+def stacked(reply: Reply) -> Update:
+    """One device's answer as a cohort of one's."""
+    return Update(
+        weights={n: t.unsqueeze(0) for n, t in reply.weights.items()},
+        num_examples=torch.tensor([reply.num_examples], dtype=torch.float64),
+        metrics={n: torch.tensor([v], dtype=torch.float64) for n, v in reply.metrics.items()},
+        report={n: t.unsqueeze(0) for n, t in reply.report.items()},
+    )

@@ -1,0 +1,211 @@
+"""A stock or third-party Flower strategy as a method of ours: same rounds, checks and records."""
+
+import importlib
+import inspect
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp.strategy import Strategy as Flower
+from torch import Tensor
+
+from fedadapt.config import RunConfig, parse_arguments
+from fedadapt.errors import InputError, nearest
+from fedadapt.flower import records
+from fedadapt.flower.grid_over_clients import FleetGrid, floats, flower_identity
+from fedadapt.server.exchange import Exchange, RoundFailedError
+from fedadapt.strategies.base import Facts
+from fedadapt.strategies.catalog import STRATEGIES
+from fedadapt.weights import Weights, repeat
+
+log = logging.getLogger(__name__)
+
+
+class FlowerMethod:
+    """Drives the five hooks of a Flower strategy: configure, aggregate, and the same to evaluate.
+
+    The strategy samples among the devices that ``fraction`` has drawn for the round, with Python's
+    global generator seeded by (seed, round) meanwhile. Its evaluation runs on the devices' adapt
+    images, never on their tests.
+    """
+
+    def __init__(self, strategy: Flower, *, seed: int) -> None:
+        self._strategy = strategy
+        self._seed = seed
+        self._weights: Weights = {}
+
+    def begin(self, start: Weights, devices: Sequence[int]) -> None:
+        self._weights = dict(start)
+
+    def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
+        grid = FleetGrid(exchange, sampled, self._weights)
+        number = exchange.round
+        with flower_identity(), _quiet(), _sampling_seed(self._seed, number):
+            arrays = records.array_record(floats(self._weights))
+            messages = self._strategy.configure_train(number, arrays, ConfigRecord(), grid)
+            replies = grid.send_and_receive(messages)
+            found, _ = self._strategy.aggregate_train(number, replies)
+            if found is not None:
+                self._weights = self._taken(found)
+                arrays = records.array_record(floats(self._weights))
+            messages = self._strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
+            try:
+                scores = grid.send_and_receive(messages)
+            except RoundFailedError as failure:  # the model has been trained all the same
+                log.warning("round %d: %s", number, failure)
+                return
+            self._strategy.aggregate_evaluate(number, scores)
+
+    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
+        return {"base": repeat(self._weights, len(devices))}
+
+    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        yield 0, self.models(devices)
+
+    def describe(self) -> dict[str, Facts]:
+        return {}
+
+    def pack(self) -> tuple[dict[str, Tensor], Facts]:
+        """The model, and the strategy's own arrays and numbers (momenta, step counts)."""
+        tensors = {f"model/{n}": t for n, t in self._weights.items()}
+        facts: Facts = {}
+        for name, value in vars(self._strategy).items():
+            if isinstance(value, bool | int | float | str) or value is None:
+                facts[name] = ["scalar", value]
+            elif isinstance(value, np.ndarray):
+                facts[name] = ["array", None]
+                tensors[f"strategy/{name}/"] = torch.from_numpy(value.copy())
+            elif isinstance(value, ArrayRecord):
+                facts[name] = ["record", None]
+                tensors |= {f"strategy/{name}/{n}": t for n, t in records.tensors(value).items()}
+            elif isinstance(value, dict) and all(isinstance(v, np.ndarray) for v in value.values()):
+                facts[name] = ["dict", None]
+                for n, v in value.items():
+                    tensors[f"strategy/{name}/{n}"] = torch.from_numpy(np.array(v))
+        return tensors, facts
+
+    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+        prefix = "model/"
+        self._weights = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+        for name, fact in facts.items():
+            kind, value = cast(list[Any], fact)
+            prefix = f"strategy/{name}/"
+            own = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+            restored: Any = value
+            if kind == "array":
+                restored = own[""].numpy()
+            elif kind == "record":
+                restored = records.array_record(own)
+            elif kind == "dict":
+                restored = {n: t.numpy() for n, t in own.items()}
+            setattr(self._strategy, name, restored)
+
+    def _taken(self, record: ArrayRecord) -> Weights:
+        """The strategy's result in the model's own types; names and shapes must be the model's."""
+        found = records.tensors(record)
+        known = floats(self._weights)
+        for n in [*known, *found]:
+            if n not in found or n not in known or found[n].shape != known[n].shape:
+                what = list(found[n].shape) if n in found else "missing"
+                want = list(known[n].shape) if n in known else "not of this model"
+                raise InputError(f"strategy: it returned {n!r} as {what}; the model's is {want}")
+        taken = {n: found[n].to(t.dtype) for n, t in known.items()}
+        for n in taken:
+            if n.endswith(".running_var"):  # an adaptive server may step below zero
+                taken[n] = taken[n].clamp(min=0)
+        return self._weights | taken
+
+
+def load_strategy(config: RunConfig) -> Flower:
+    """Build the strategy that the configuration names, with its arguments.
+
+    Raises:
+        InputError: it cannot be imported, is no Flower strategy, or refuses the arguments.
+
+    """
+    name = config.strategy
+    kind = _class(name)
+    given: dict[str, Any] = {
+        k.replace("-", "_"): v
+        for k, v in parse_arguments(config.strategy_args, "strategy-args").items()
+    }
+    accepted = _parameters(kind)
+    for argument in given:
+        if accepted is not None and argument not in accepted:
+            known = tuple(accepted)
+            raise InputError(
+                f"strategy-args: {name} has no argument {argument!r}{nearest(argument, known)}; "
+                f"it has: {', '.join(known)}"
+            )
+    # Flower waits for two nodes unless told otherwise; here the sampling says how many there are.
+    least = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
+    defaults = {k: v for k, v in least.items() if accepted is None or k in accepted}
+    try:
+        with _quiet():
+            return kind(**defaults | given)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"strategy: {name}: {error}") from None
+
+
+def _class(name: str) -> type[Flower]:
+    if name in STRATEGIES:
+        module, attribute = "flwr.serverapp.strategy", STRATEGIES[name].flower_class
+    else:
+        module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"strategy: {name}: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Flower)):
+        raise InputError(f"strategy: {name} is not a subclass of flwr.serverapp.strategy.Strategy")
+    if found.start is not Flower.start:
+        raise InputError(
+            f"strategy: {name} overrides start(); fedadapt calls its configure_ and aggregate_ "
+            "hooks and runs the rounds itself"
+        )
+    return found
+
+
+def _parameters(kind: type) -> dict[str, inspect.Parameter] | None:
+    """What the constructor takes, following ``**kwargs`` up to the parents; None: anything."""
+    names: dict[str, inspect.Parameter] = {}
+    for parent in kind.__mro__:
+        if "__init__" not in vars(parent):
+            continue
+        parameters = inspect.signature(vars(parent)["__init__"]).parameters
+        names |= {
+            n: p
+            for n, p in parameters.items()
+            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        }
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+            return names
+    return None
+
+
+@contextmanager
+def _sampling_seed(seed: int, round: int) -> Iterator[None]:
+    """Flower samples with ``random``: seed it, and put it back."""
+    before = random.getstate()
+    random.seed(f"{seed}/sampling/{round}")
+    try:
+        yield
+    finally:
+        random.setstate(before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Flower logs every step of its own; the run has a progress bar."""
+    logger = logging.getLogger("flwr")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,162 @@
+"""A Flower ``Grid`` over our devices: what a third party's strategy sends its messages through."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Never
+
+import torch
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedadapt.errors import InputError
+from fedadapt.flower import records
+from fedadapt.messages import Answers, Sent
+from fedadapt.server.exchange import Exchange
+from fedadapt.weights import Weights, repeat, stack
+
+PATIENCE = 20  # looks at the node list in one round, before a strategy is told to stop waiting
+FAILED = 900  # error code of a device without a usable answer
+
+
+class FleetGrid(Grid):
+    """The devices sampled for one round, as Flower nodes; node ids are device numbers + 1.
+
+    Messages are answered by the exchange of the round, so third-party strategies get the same
+    checks, quorum and ledger as ours. Integer tensors are not the strategy's business: they go
+    down from ``model`` and are left out on the way up. Arrays travel in the model's own types, in
+    whatever type a strategy computes.
+    """
+
+    def __init__(self, exchange: Exchange, devices: Sequence[int], model: Weights) -> None:
+        self._exchange = exchange
+        self._devices = tuple(devices)
+        self._types = {n: t.dtype for n, t in model.items()}
+        self._held = {n: t for n, t in model.items() if not t.is_floating_point()}
+        self._looks = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        self._looks += 1
+        if self._looks > PATIENCE:
+            raise InputError(
+                f"strategy: it waits for more than the {len(self._devices)} devices of this round; "
+                "lower its min_available_nodes and min_train_nodes, or raise fraction or devices"
+            )
+        return [device + 1 for device in self._devices]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        replies: list[Message] = []
+        by_kind: dict[tuple[str, str], list[Message]] = {}
+        for message in messages:
+            settings = repr(sorted(records.settings(message.content).items()))
+            by_kind.setdefault((message.metadata.message_type, settings), []).append(message)
+        for (action, _), alike in by_kind.items():
+            replies += self._ask(action, sorted(alike, key=lambda m: m.metadata.dst_node_id))
+        return replies
+
+    def _ask(self, action: str, messages: list[Message]) -> Iterator[Message]:
+        if action not in ("train", "evaluate"):
+            raise InputError(
+                f"strategy: it sends {action!r}; devices answer train and evaluate to a third "
+                "party's strategy"
+            )
+        sent = self._sent(messages)
+        expected = {n: t[0] for n, t in sent.weights.items()} if action == "train" else {}
+        waiting = {m.metadata.dst_node_id - 1: m for m in messages}
+        if not waiting.keys() <= set(self._devices) or len(waiting) < len(messages):
+            nodes = ", ".join(str(m.metadata.dst_node_id) for m in messages)
+            raise InputError(
+                f"strategy: it sends {action!r} to the nodes {nodes}; only those that "
+                "grid.get_node_ids() names in this round can be asked, and once"
+            )
+        for answers in self._exchange.ask(action, sent, expected):
+            yield from self._replies(answers, waiting)
+        for message in waiting.values():
+            yield Message(Error(FAILED, "no usable answer"), reply_to=message)
+
+    def _sent(self, messages: list[Message]) -> Sent:
+        found = [_arrays(message) for message in messages]
+        if all(record is found[0] for record in found):
+            weights = repeat(self._model(found[0]), len(messages))
+        else:
+            weights = stack([self._model(record) for record in found])
+        devices = tuple(m.metadata.dst_node_id - 1 for m in messages)
+        return Sent(devices, weights, records.settings(messages[0].content))
+
+    def _model(self, record: ArrayRecord) -> Weights:
+        given = records.tensors(record)
+        return {n: t.to(self._types.get(n, t.dtype)) for n, t in given.items()} | self._held
+
+    def _replies(self, answers: Answers, waiting: dict[int, Message]) -> Iterator[Message]:
+        update = answers.update
+        if update is None:
+            return
+        for row, device in enumerate(answers.devices):
+            message = waiting.pop(device)
+            numbers = {n: float(t[row]) for n, t in update.metrics.items()}
+            if update.weights and "loss" in numbers:
+                numbers["train_loss"] = numbers["loss"]  # what Flower's QFedAvg looks for
+            examples = update.num_examples[row].item()
+            content = RecordDict(
+                {
+                    records.METRICS: records.metric_record(
+                        numbers | {records.NUM_EXAMPLES: int(examples)}
+                    )
+                }
+            )
+            if update.weights:
+                floats = {n: t[row] for n, t in update.weights.items() if n not in self._held}
+                content[records.ARRAYS] = records.array_record(floats)
+            yield Message(content, reply_to=message)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self._refuse()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        self._refuse()
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    @property
+    def run(self) -> Never:
+        self._refuse()
+
+    def set_run(self, run: object) -> None:
+        pass
+
+    def _refuse(self) -> Never:
+        raise InputError("strategy: only grid.send_and_receive and grid.get_node_ids are there")
+
+
+@contextmanager
+def flower_identity() -> Iterator[None]:
+    """Flower builds messages only in a process that has a task: give this one a task."""
+    before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
+    if None in before:
+        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = 1, 1, 1
+    try:
+        yield
+    finally:
+        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+
+def _arrays(message: Message) -> ArrayRecord:
+    found = list(message.content.array_records.values())
+    if len(found) != 1:
+        raise InputError(f"strategy: a message holds {len(found)} array records; it must hold one")
+    return found[0]
+
+
+def floats(weights: Mapping[str, torch.Tensor]) -> Weights:
+    """What a third party's strategy gets to see of a model."""
+    return {n: t for n, t in weights.items() if t.is_floating_point()}

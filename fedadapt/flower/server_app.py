@@ -1,0 +1,35 @@
+"""The ServerApp: the same run as ``fedadapt simulate``, over Flower nodes."""
+
+from dataclasses import replace
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedadapt.config import RunConfig
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Check the settings, wait for the devices, run, write the run folder.
+
+    Raises:
+        FedadaptError: one line. Flower takes it for a failed run; a ``SystemExit`` it would not
+            notice in its simulation, and call the run completed.
+
+    """
+    from fedadapt.flower.clients_over_grid import GridFleet, count_devices
+    from fedadapt.simulations.assembly import assemble
+    from fedadapt.simulations.check import check
+    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.run import run
+
+    config = RunConfig.from_mapping(context.run_config)
+    if not config.devices:
+        config = replace(config, devices=count_devices(grid, config))
+    check(config)
+    assembly = assemble(config)
+    folder = new_folder(config)
+    fleet = GridFleet(grid, config, assembly.benchmark.manifest.hash)
+    run(assembly, fleet, folder, engine="flower")

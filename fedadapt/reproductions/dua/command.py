@@ -1,0 +1,118 @@
+"""DUA's experiments: which runs, then their tables and their picture."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fedadapt.errors import InputError, unknown
+from fedadapt.reproductions.dua.plan import EXPERIMENTS, Experiment, base_config
+from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
+
+TRAINING = ("epochs", "batch_size", "lr")
+OPTIONS = frozenset(
+    {
+        *OVERRIDES,
+        *TRAINING,
+        "rounds",
+        "table",
+        "figure",
+        "preset",
+        "seeds",
+        "draws",
+        "experts",
+        "out",
+    }
+) - {"local_epochs"}  # users do not train
+FIGURES = ("3",)
+
+
+def reproduce(name: str, given: Given) -> None:
+    """Do an experiment of DUA.
+
+    Raises:
+        InputError: no such table or figure, bad settings, missing data or weights.
+
+    """
+    wanted, folder = experiment(name, given)
+    if given.get("figure", FIGURES[0]) not in FIGURES:
+        raise unknown("figure", given["figure"], FIGURES)
+    if "figure" in given:
+        correlation(wanted, folder)
+    elif wanted.table == "1":
+        from fedadapt.reproductions.dua.traits import table
+        from fedadapt.reproductions.publishing import show
+
+        show([table(wanted)])
+    else:
+        run(wanted, folder)
+
+
+def experiment(name: str, given: Given) -> tuple[Experiment, Path]:
+    """What is asked for, and the folder of its runs."""
+    usual = EXPERIMENTS[name]
+    table, preset = given.get("table", usual.table), given.get("preset", "paper")
+    base = base_config(name, table, preset, overrides(given) | _rounds(given))
+    default = Path("runs") / f"reproduce-{name}" / f"{base.model}-{preset}".replace(":", "-")
+    folder = Path(given.get("out", default)).expanduser()
+    wanted = Experiment(
+        name=name,
+        table=table,
+        base=base,
+        preset=preset,
+        seeds=numbers(given["seeds"], "seeds") if "seeds" in given else usual.seeds,
+        draws=numbers(given["draws"], "draws") if "draws" in given else usual.draws,
+        training={option: given[option] for option in TRAINING if option in given},
+        experts=Path(given.get("experts", folder / "experts")).expanduser(),
+    )
+    return wanted, folder
+
+
+def _rounds(given: Given) -> dict[str, Any]:
+    """A round is a task: the first ones only, where there is not the time for all."""
+    if "rounds" not in given:
+        return {}
+    if not str(given["rounds"]).isdecimal():
+        raise InputError(
+            f"rounds: {given['rounds']!r}; DUA learns a task a round: give a whole number"
+        )
+    return {"rounds": int(given["rounds"])}
+
+
+def run(wanted: Experiment, folder: Path) -> None:
+    """Do what is left of a table's runs; then the table and its picture."""
+    from fedadapt.simulations.check import check
+    from fedadapt.simulations.compare import finished
+
+    console = Console(stderr=True)
+    runs = list(wanted.runs(folder))
+    for each in runs:
+        check(each.config)
+    summaries: list[dict[str, Any]] = []
+    for number, (strategy, seed, draw, config) in enumerate(runs, 1):
+        line = f"run {number} of {len(runs)}: {strategy}, seed {seed}, draw {draw} -> {config.out}"
+        console.out(line, highlight=False)
+        summaries.append(finished(config, console))
+    from fedadapt.reproductions.dua.picture import draw as draw_picture
+    from fedadapt.reproductions.dua.results import collect
+    from fedadapt.reproductions.dua.tables import facts, grids
+    from fedadapt.reproductions.publishing import publish
+
+    results = collect(wanted, zip(runs, summaries, strict=True), folder)
+    picture = draw_picture(wanted, results, folder / "reproduction.png")
+    publish(folder, "reproduction", grids(wanted, results), facts(wanted, results), picture)
+
+
+def correlation(wanted: Experiment, folder: Path) -> None:
+    """Figure 3, of experts that are there; the first two are trained where they are not."""
+    from fedadapt.simulations.check import check
+
+    for seed in wanted.seeds:
+        check(wanted.run("mas-racl", seed, wanted.draws[0], folder).config)
+    from fedadapt.reproductions.dua.correlation import correlate, draw, facts, table
+    from fedadapt.reproductions.publishing import publish
+
+    found = correlate(wanted, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = draw(wanted, found, folder / "figure-3.png")
+    publish(folder, "figure-3", [table(wanted, found)], facts(found), picture)

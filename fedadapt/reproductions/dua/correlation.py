@@ -1,0 +1,211 @@
+"""DUA's figure 3: whether importance follows the model or the data.
+
+Omega(M, D) is MAS importance of the parameters of expert M on a user's images D, heads left out.
+Tasks 1 and 2 make two models and two data sets, so four vectors; of each two that share a model or
+the data, Pearson's correlation. MAS needs no labels: a task's images go through the other task's
+expert with that expert's own head.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from fedadapt.client.statistics.importance import importances
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.reproductions.dua.plan import Experiment
+from fedadapt.reproductions.dua.published import FIGURE_3
+from fedadapt.reproductions.table import Grid
+from fedadapt.selectors import head
+from fedadapt.simulations.assembly import assemble, compute_device
+from fedadapt.simulations.report.style import INK, new_figure, save_png, styled, title
+from fedadapt.simulations.task_assembly import question, server_side
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.dua.experts.training import Epoch, Expert
+from fedadapt.strategies.dua.variants import dua_arguments
+from fedadapt.weights import Weights, repeat, row
+
+PAIRS = {"M1": (0, 1), "M2": (2, 3), "D1": (0, 2), "D2": (1, 3)}
+"""What two of the four vectors share; they are in the order of ``Quartet``."""
+NAMES = ("M1 on D1", "M1 on D2", "M2 on D1", "M2 on D2")
+SAME_MODEL, SAME_DATA = ("M1", "M2"), ("D1", "D2")
+POINTS = 200_000  # drawn in a panel at most
+
+
+class Quartet(NamedTuple):
+    """A user's importances: each names the same parameters, [...]."""
+
+    m1_d1: Weights
+    m1_d2: Weights
+    m2_d1: Weights
+    m2_d2: Weights
+
+    def rho(self) -> dict[str, float]:
+        """Pearson's correlation of each pair that shares something."""
+        return {name: pearson(self[a], self[b]) for name, (a, b) in PAIRS.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Correlations of every seed's users, and one user's importances for the picture."""
+
+    seeds: tuple[int, ...]
+    rho: list[list[dict[str, float]]]  # by seed, by user
+    first: Quartet  # of the first seed's first user
+
+    def mean(self, seed: int | None = None, user: int | None = None) -> dict[str, float]:
+        """Over seeds and users, or those of one."""
+        some = [
+            rho
+            for number, users in zip(self.seeds, self.rho, strict=True)
+            if seed in (None, number)
+            for place, rho in enumerate(users)
+            if user in (None, place)
+        ]
+        return {name: float(np.mean([rho[name] for rho in some])) for name in PAIRS}
+
+
+def pearson(a: Weights, b: Weights) -> float:
+    """Correlation of two models' numbers, as one vector each; NaN where one is constant.
+
+    In float64, array by array: no second copy of a large network.
+    """
+    count = sum(t.numel() for t in a.values())
+    means = [sum(t.double().sum().item() for t in w.values()) / count for w in (a, b)]
+    sums = [0.0, 0.0, 0.0]
+    for name in a:
+        x, y = (w[name].double() - m for w, m in zip((a, b), means, strict=True))
+        for place, product in enumerate((x * x, y * y, x * y)):
+            sums[place] += product.sum().item()
+    spread = (sums[0] * sums[1]) ** 0.5
+    return sums[2] / spread if spread else float("nan")
+
+
+def gate(rho: dict[str, float]) -> bool:
+    """The paper's finding: importance depends on the model more than on the data."""
+    return min(rho[name] for name in SAME_MODEL) > max(rho[name] for name in SAME_DATA)
+
+
+def correlate(
+    experiment: Experiment, folder: Path, progress: Callable[[Epoch], None] | None = None
+) -> Found:
+    """All seeds' experts of the first two tasks on all users; experts are trained where missing."""
+    first: Quartet | None = None
+    found = []
+    for seed in experiment.seeds:
+        config = experiment.run("mas-racl", seed, experiment.draws[0], folder).config
+        users = []
+        for quartet in quartets(config, progress):
+            users.append(quartet.rho())
+            first = first or quartet
+        found.append(users)
+    if first is None:
+        raise InputError("figure: 0 users; there must be one at least")
+    return Found(experiment.seeds, found, first)
+
+
+def quartets(
+    config: RunConfig, progress: Callable[[Epoch], None] | None = None
+) -> Iterator[Quartet]:
+    """One user after the other, in the order of devices; ``config`` is a run of MAS-RACL."""
+    # Task Experts are the same experts, which are not merged: nothing else is computed.
+    alone = replace(config, strategy="task-experts", rounds=2, adapt="none", adapt_args="")
+    assembly = assemble(alone)
+    if assembly.tasks is None:
+        raise InputError(f"benchmark: {config.benchmark}; figure 3 needs one with tasks")
+    compute = compute_device(config.device)
+    server = server_side(alone, assembly.tasks, assembly.model, Path(config.out), compute, progress)
+    asked = question(dua_arguments(config))
+    workers = [assembly.worker.at(task) for task in (0, 1)]
+
+    def omega(expert: Expert, model: Worker, data: Worker, device: int) -> Weights:
+        cohort = data.cohort([device], 1)
+        network = model.cohort([device], 1).model
+        weights = {n: t.to(compute) for n, t in repeat(expert.weights, 1).items()}
+        found = importances(
+            replace(cohort, model=network),
+            weights,
+            kind="mas",
+            granularity=asked.granularity if asked else "sample",
+            batch_size=asked.batch_size if asked else 20,
+            exclude=head(network),
+        )
+        return {n: t.cpu() for n, t in row(found, 0).items()}
+
+    for device in range(assembly.tasks.num_devices):
+        yield Quartet(
+            *(
+                omega(server.experts[model], workers[model], workers[data], device)
+                for model in (0, 1)
+                for data in (0, 1)
+            )
+        )
+
+
+def table(experiment: Experiment, found: Found) -> Grid:
+    """Published beside measured."""
+    lines = [_line("published", "not said", FIGURE_3)]
+    for seed in found.seeds:
+        lines.append(_line(f"seed {seed}", "user 1", found.mean(seed, 0)))
+        lines.append(_line(f"seed {seed}", "mean over users", found.mean(seed)))
+    if len(found.seeds) > 1:
+        lines.append(_line("all seeds", "mean over users", found.mean()))
+    one, two = experiment.tasks[:2]
+    heads = (
+        "", "whose images", "M1: D1 and D2", "M2: D1 and D2", "D1: M1 and M2", "D2: M1 and M2",
+        "same model above same data",
+    )  # fmt: skip
+    notes = (
+        f"Pearson's correlation of MAS importances, heads left out. M1, D1: expert and images of "
+        f"task {one}; M2, D2: of {two}.",
+        "The paper's are of indoor scenes, home and leisure.",
+    )
+    title = f"Figure 3: {experiment.name}, {experiment.base.model}, preset {experiment.preset}"
+    return Grid(title, heads, lines, notes)
+
+
+def _line(seed: str, users: str, rho: dict[str, float]) -> tuple[str, ...]:
+    holds = "yes" if gate(rho) else "no"
+    return (seed, users, *(f"{rho[name]:.2f}" for name in PAIRS), holds)
+
+
+@styled
+def draw(experiment: Experiment, found: Found, path: Path) -> Path:
+    """Four panels, a point a parameter; the first user of the first seed."""
+    figure = new_figure(9, 8)
+    rho = found.first.rho()
+    for axes, (shared, (a, b)) in zip(figure.subplots(2, 2).flat, PAIRS.items(), strict=True):
+        x, y = (_flat(found.first[place]) for place in (a, b))
+        both = np.flatnonzero((x > 0) & (y > 0))
+        share = len(both) / len(x)
+        both = both[:: max(1, len(both) // POINTS)]
+        if len(both):
+            axes.hexbin(
+                x[both], y[both], xscale="log", yscale="log", bins="log", gridsize=40,
+                cmap="Blues", mincnt=1, linewidths=0.1,
+            )  # fmt: skip
+            middle = np.median(x[both])
+            axes.axline((middle,) * 2, (2 * middle,) * 2, color=INK, lw=0.6, ls=":")
+        for axis, place in ((axes.xaxis, a), (axes.yaxis, b)):
+            axis.set_major_formatter(lambda value, _: f"{value:.0e}")
+            axis.set_label_text(f"importance, {NAMES[place]}")
+        title(axes, f"same {shared}: rho {rho[shared]:.2f}", f"{share:.0%} above 0 in both")
+    return save_png(figure, path)
+
+
+def _flat(weights: Weights) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    return torch.cat([t.flatten() for t in weights.values()]).double().numpy()
+
+
+def facts(found: Found) -> dict[str, object]:
+    """As JSON."""
+    return {
+        "seeds": found.seeds,
+        "rho": found.rho,
+        "mean": found.mean(),
+        "holds": gate(found.mean()),
+    }

@@ -1,0 +1,103 @@
+"""From the summaries of DUA's runs to accuracy, forgetting and matrix of each row of a table."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedadapt.errors import InputError
+from fedadapt.reproductions.dua.plan import Experiment, Row, Run
+from fedadapt.reproductions.dua.published import Key, Score
+from fedadapt.strategies.dua.variants import WAYS
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A row over R runs, each a seed and a draw; means over users and tasks, in [0, 1]."""
+
+    accuracy: Array  # [R]
+    forgetting: Array  # over the T - 1 tasks that can be forgotten: [R]
+    forgetting_over_all: Array  # over all T, as published: [R]
+    matrix: Array  # [R, T, T], rows are times, NaN above the diagonal
+
+    @property
+    def by_task(self) -> Array:
+        """At the end: [R, T]."""
+        return self.matrix[:, -1]
+
+    def score(self, row: Row, runs: slice = slice(None)) -> Score:
+        """In the paper's units, mean over some of the runs."""
+        forgotten = 100 * float(self.forgetting_over_all[runs].mean())
+        accuracy = 100 * float(self.accuracy[runs].mean())
+        return Score(accuracy, forgotten if can_forget(row) else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What was measured."""
+
+    rows: tuple[Row, ...]
+    measured: tuple[Measured, ...]  # one a row
+    runs: tuple[tuple[int, int], ...]  # (seed, draw), in the order of the arrays
+    domains: tuple[str, ...]  # of the images, where a benchmark has several
+
+    def scores(self, run: int | None = None) -> dict[Key, Score]:
+        """Means over runs, or those of one."""
+        some = slice(None) if run is None else slice(run, run + 1)
+        pairs = zip(self.rows, self.measured, strict=True)
+        return {row.key: found.score(row, some) for row, found in pairs}
+
+
+def can_forget(row: Row) -> bool:
+    """Not where each task keeps its own expert, nor where all are learnt at once."""
+    way = WAYS[row.strategy]
+    return not way.separate and way.training != "joint"
+
+
+def collect(
+    experiment: Experiment, runs: Iterable[tuple[Run, Mapping[str, Any]]], folder: Path
+) -> Results:
+    """Results from finished runs and their summaries.
+
+    Raises:
+        InputError: a summary lacks what a row is made of.
+
+    """
+    found = {(run.strategy, run.seed, run.draw): summary for run, summary in runs}
+    order = tuple(dict.fromkeys((seed, draw) for _, seed, draw in found))
+    rows = experiment.rows
+    measured = tuple(
+        _measured(row, [found[row.strategy, *which] for which in order]) for row in rows
+    )
+    first = experiment.run(rows[0].strategy, *order[0], folder).config.out
+    return Results(rows, measured, order, _domains(Path(first)))
+
+
+def _measured(row: Row, summaries: Sequence[Mapping[str, Any]]) -> Measured:
+    try:
+        facts = [summary["tasks"][row.label] for summary in summaries]
+        return Measured(
+            *(
+                np.array([fact[name] for fact in facts], dtype=np.float64)
+                for name in ("accuracy", "forgetting", "forgetting_over_all", "matrix")
+            )
+        )
+    except (KeyError, ValueError, TypeError):
+        raise InputError(
+            f"summary of {row.strategy}: nothing of {row.label} over the tasks; remove its run "
+            "folder to run it again"
+        ) from None
+
+
+def _domains(run: Path) -> tuple[str, ...]:
+    try:
+        facts = json.loads((run / "manifest.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run / 'manifest.json'}: {error}; a finished run has one") from None
+    return tuple(facts.get("domains", ()))

@@ -1,0 +1,147 @@
+"""DUA's table 1 from what the code does: strategies are asked, nothing is trained."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from fedadapt.client.adaptations.settings import ADAPTATIONS, Adaptation
+from fedadapt.client.statistics.importance import MEASURES, Kind
+from fedadapt.config import RunConfig
+from fedadapt.models.mlp import mlp
+from fedadapt.reproductions.dua.plan import METHODS, Experiment
+from fedadapt.reproductions.dua.published import TABLE_1
+from fedadapt.reproductions.table import Grid
+from fedadapt.simulations.task_assembly import question
+from fedadapt.strategies.dua.strategy import DUA, IMPORTANCE, DuaState
+from fedadapt.strategies.dua.variants import WAYS, Given, dua_arguments
+from fedadapt.weights import num_bytes
+
+ON_TOP = {"+ AdaBN": "adabn", "+ AdaBN-S": "adabn-s"}
+STAYS = "MAS-RACL, merged on the device"
+
+
+class Trainings(NamedTuple):
+    """How many networks are trained, wholly or in part, for N tasks and L users."""
+
+    once: int = 0
+    each_task: int = 0
+    each_task_and_user: int = 0
+
+    def of(self, tasks: int, users: int) -> int:
+        return self.once + tasks * (self.each_task + users * self.each_task_and_user)
+
+    def __str__(self) -> str:
+        terms = zip(self, ("", "N", "N L"), strict=True)
+        words = [(f"{n} {unit}" if n > 1 else unit) or str(n) for n, unit in terms if n]
+        return " + ".join(words) or "0"
+
+
+class Traits(NamedTuple):
+    """A line of table 1. psi: the server's merge is a user's own; phi: the user's model is."""
+
+    psi: bool
+    phi: bool
+    needs_labels: bool  # of the user's images
+    leaves: str  # the device, beside its scores in a simulation
+    server: Trainings
+    users: Trainings
+
+    @property
+    def adaptive(self) -> str:
+        return ", ".join(w for w, has in (("psi", self.psi), ("phi", self.phi)) if has) or "-"
+
+
+def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Traits:
+    """What a run of ``strategy`` with one local adaptation asks of a user."""
+    given = dua_arguments(RunConfig(strategy=strategy, strategy_args=arguments))
+    asked = question(given)
+    local = ADAPTATIONS[adaptation]()
+    return Traits(
+        psi=asked is not None,
+        phi=adaptation != "none",
+        needs_labels=local.needs_labels or (asked is not None and reads_labels(asked.kind)),
+        leaves=_leaves(given),
+        server=Trainings(once=1) if given.way.training == "joint" else Trainings(each_task=1),
+        users=Trainings(each_task_and_user=int(trains(local))),
+    )
+
+
+def reads_labels(kind: Kind) -> bool:
+    """Whether an importance depends on the labels it is given: they are changed to see."""
+    logits, levels = torch.tensor([[0.0, 1.0]]), torch.tensor([0.5])
+    score = MEASURES[kind].score
+    one, other = (score(logits, torch.tensor([label]), levels) for label in (0, 1))
+    return not torch.equal(one, other)
+
+
+def trains(local: Adaptation) -> bool:
+    """Whether a local adaptation moves parameters by gradients."""
+    return hasattr(local, "epochs")
+
+
+def _leaves(given: Given) -> str:
+    """What the server of a small network would expect of a device, and its size."""
+    network = mlp((1, 4, 4), 2)
+    strategy = DUA(model=network, question=question(given))
+    if IMPORTANCE not in strategy.actions(DuaState(0, (0,)), 1):
+        return "nothing"
+    weights = network.state_dict()
+    sent = num_bytes(strategy.expected(IMPORTANCE, weights))
+    if not sent:
+        return "nothing"
+    trunk = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("head."))
+    what = {"mas": "of F", "fisher": "of the loss"}[given.way.merged_by]
+    return f"importances (gradients {what}), {sent / trunk:.2g} bytes a parameter and task"
+
+
+def table(experiment: Experiment) -> Grid:
+    """Table 1, with what the paper says beside it."""
+    preset = f"preset={experiment.preset}"
+    found = dict(_rows(preset))
+    tasks, users = len(experiment.tasks), experiment.base.devices
+    lines: list[tuple[str, ...]] = []
+    for name, what in found.items():
+        total = what.server.of(tasks, users) + what.users.of(tasks, users)
+        lines.append(
+            (
+                name,
+                what.adaptive,
+                "yes" if what.needs_labels else "no",
+                what.leaves,
+                str(what.server),
+                str(what.users),
+                str(total),
+                TABLE_1.get(name, "N trainings" if name in METHODS else "-"),
+            )
+        )
+    heads = (
+        "method", "user-adaptive", "users' labels", "leaves the device", "trainings: server",
+        "users", f"N = {tasks}, L = {users}", "the paper",
+    )  # fmt: skip
+    notes = (
+        "N tasks, L users; psi: experts are merged for the user, phi: the model is adapted there. "
+        "Images and labels stay on the device.",
+        "The paper counts no training for AdaBN-S, which trains scale and shift for some epochs, "
+        "and has Task Experts trained where all images are.",
+    )
+    title = f"Table 1: what each method asks, preset {experiment.preset}"
+    return Grid(title, heads, lines, notes)
+
+
+def _rows(preset: str) -> Iterator[tuple[str, Traits]]:
+    for name, (strategy, model) in METHODS.items():
+        own = strategy if model == "personal" or not WAYS[strategy].personal else _shared(strategy)
+        local = "fine-tune" if WAYS[own].separate else "none"
+        yield name, traits(own, local, preset)
+        if name == "MAS-RACL":
+            yield STAYS, traits(own, local, f"{preset} merge_on=device")
+    for name, local in ON_TOP.items():
+        yield name, traits("sequential", local, preset)
+
+
+def _shared(strategy: str) -> str:
+    """The strategy that makes the base model of ``strategy`` and nothing else."""
+    wanted = replace(WAYS[strategy], personal=False)
+    return next(name for name, way in WAYS.items() if way == wanted)

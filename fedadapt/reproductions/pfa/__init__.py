@@ -1,0 +1,1 @@
+"""The experiments of PFA (Liu et al. 2021), published beside measured."""

@@ -1,0 +1,81 @@
+"""PFA's experiments: which runs, then their tables and their picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fedadapt.errors import InputError
+from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
+from fedadapt.reproductions.pfa.plan import PER_CLIENT, Experiment, Rounds, experiment
+from fedadapt.strategies import catalog as strategies
+
+SETTINGS = ("lr", "strategy_args")  # of the runs, beside those that all papers know
+OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out"})
+
+
+def reproduce(name: str, given: Given) -> None:
+    """Do an experiment of PFA.
+
+    Raises:
+        InputError: no such table, bad settings, missing data or weights.
+
+    """
+    table = given.get("table", "")
+    wanted = experiment(name, table)
+    rounds = Rounds.parse(given.get("rounds", "50+30"))
+    settings = overrides(given) | {name: given[name] for name in SETTINGS if name in given}
+    wanted = replace(wanted, base=replace(wanted.base, **settings), rounds=rounds)
+    _check_arguments(wanted)
+    if not wanted.base.weights and wanted.base.model.startswith("mobilenetv2-0.25"):
+        raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
+    folder = given.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
+    seeds = numbers(given.get("seeds", "1,2,3"), "seeds")
+    run(wanted, seeds, folder.expanduser(), per_client=table in PER_CLIENT)
+
+
+def _check_arguments(wanted: Experiment) -> None:
+    """Refuse PFA's arguments now, not after the federated model has been trained."""
+    for name, config in wanted.runs(0, Path()):
+        if name != "federated":
+            strategies.check(replace(config, weights="federated"))
+
+
+def run(
+    wanted: Experiment, seeds: Sequence[int], folder: Path, *, per_client: bool = False
+) -> None:
+    """Do what is left of an experiment; then its tables and its picture."""
+    from fedadapt.reproductions.pfa.results import collect, finds_the_given
+    from fedadapt.simulations.check import check
+    from fedadapt.simulations.compare import finished
+
+    console = Console(stderr=True)
+    for seed in seeds:
+        runs = dict(wanted.runs(seed, folder))
+        for name, config in runs.items():
+            begun = (Path(config.out) / "config.toml").exists()
+            if name == "found" and not begun and finds_the_given(runs["pfa"]):
+                console.out(f"seed {seed}, {name}: the groups are those given, so is all the rest")
+                continue
+            check(config)  # a later run starts from what an earlier one leaves
+            line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}"
+            console.out(line, highlight=False)
+            finished(config, console)
+    from fedadapt.reproductions.pfa.picture import draw
+    from fedadapt.reproductions.pfa.tables import grids
+    from fedadapt.reproductions.publishing import publish
+
+    results = collect(wanted, seeds, folder)
+    measured = {
+        method: {rule: values.tolist() for rule, values in rules.items()}
+        for method, rules in results.accuracy.items()
+    }
+    facts = {
+        "seeds": list(seeds),
+        "kinds": results.kinds,
+        "accuracy": measured,
+        "groups": results.groups,
+    }
+    picture = draw(wanted, results, folder / "reproduction.png")
+    publish(folder, "reproduction", grids(wanted, results, per_client=per_client), facts, picture)

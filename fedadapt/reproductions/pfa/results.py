@@ -1,0 +1,111 @@
+"""From the run folders of PFA's experiment to accuracies by method, rule, seed and device."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.reproductions.model_selection import RULES, Curve, curve
+from fedadapt.reproductions.pfa.plan import LOCAL, Experiment
+from fedadapt.server.clustering.grouping import group_devices
+from fedadapt.simulations.results.groups import GROUPS
+from fedadapt.simulations.results.parquet import read_evaluations
+from fedadapt.strategies.pfa.arguments import pfa_arguments
+
+METHODS = {
+    "Baseline": ("federated", "base"),
+    "PFA": ("pfa", "personal"),
+    "PFA, number found": ("found", "personal"),
+    "Random": ("random", "personal"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What was measured."""
+
+    seeds: tuple[int, ...]
+    kinds: tuple[str, ...]  # of each device
+    accuracy: dict[str, dict[str, NDArray[np.float64]]]  # method -> rule -> [seeds, devices]
+    curves: dict[str, list[Curve]]  # method -> one a seed
+    groups: list[dict[str, dict[str, Any]]]  # one a seed: of "pfa" and "found", as groups.json
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.kinds))
+
+    def by_kind(self, method: str, rule: str) -> NDArray[np.float64]:
+        """Means over the devices of each kind, then over kinds: [seeds, kinds + 1], in [0, 1]."""
+        values = self.accuracy[method][rule]
+        kinds = np.array(self.kinds, dtype=object)
+        means = [values[:, kinds == kind].mean(1) for kind in self.kind_names]
+        return np.stack([*means, np.mean(means, axis=0)], axis=1)
+
+
+def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Results:
+    """Read the finished runs of all seeds."""
+    accuracy: dict[str, dict[str, list[NDArray[np.float64]]]] = {}
+    curves: dict[str, list[Curve]] = {}
+    groups = []
+    kinds: tuple[str, ...] = ()
+    for seed in seeds:
+        runs = {name: Path(config.out) for name, config in experiment.runs(seed, folder)}
+        if not (runs["found"] / GROUPS).exists():  # its groups are the given ones
+            runs["found"] = runs["pfa"]
+        rows = {name: read_evaluations(place) for name, place in runs.items()}
+        groups.append({name: _groups(runs[name]) for name in ("pfa", "found")})
+        kind_of = {row.device: row.kind for row in rows["federated"] if row.device >= 0}
+        kinds = tuple(kind_of[d] for d in sorted(kind_of))
+        found = {m: curve(rows[n], label) for m, (n, label) in METHODS.items() if n in rows}
+        found |= {m: curve(rows["federated"], "base", how) for m, how in LOCAL.items()}
+        for method, line in found.items():
+            curves.setdefault(method, []).append(line)
+            units = _units(method, runs, line)
+            for rule in RULES:
+                by_rule = accuracy.setdefault(method, {})
+                by_rule.setdefault(rule, []).append(line.chosen(rule, units))
+    stacked = {m: {r: np.stack(v) for r, v in rules.items()} for m, rules in accuracy.items()}
+    return Results(tuple(seeds), kinds, stacked, curves, groups)
+
+
+def finds_the_given(pfa: RunConfig) -> bool:
+    """Whether this finished run would be the same to the bit without the number of groups."""
+    told = _groups(Path(pfa.out))
+    method = pfa_arguments(pfa).get("method", "efficient")
+    found = group_devices(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
+    return bool(found.labels.tolist() == told["labels"])
+
+
+def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:
+    """Who chooses a round together.
+
+    All for the federated model, a group for its own, each device for what it does alone.
+    """
+    if method in LOCAL:
+        return [[d] for d in range(len(line.devices))]
+    if method == "Baseline":
+        return None
+    label_of = _labels(runs[METHODS[method][0]])
+    labels = [label_of[device] for device in line.devices]
+    return [[d for d, own in enumerate(labels) if own == label] for label in sorted(set(labels))]
+
+
+def _labels(run: Path) -> dict[int, int]:
+    told = _groups(run)
+    return dict(zip(told["devices"], told["labels"], strict=True))
+
+
+def _groups(run: Path) -> dict[str, Any]:
+    path = run / GROUPS
+    try:
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; it is written by a run of PFA") from None
+    return told

@@ -1,0 +1,1 @@
+"""Clustering of vectors: distances, number of clusters, one-dimensional clustering."""

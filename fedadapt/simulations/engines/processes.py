@@ -1,0 +1,247 @@
+"""Devices computed by worker processes: every core busy, models in shared memory, data there once.
+
+A worker process has one torch thread: two processes with one each train almost twice as many
+devices as one process with two. It is forked after the benchmark is there, so decoded images are in
+memory once; where that cannot be, it is started afresh and builds everything again.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import warnings
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import FedadaptError
+from fedadapt.simulations.engines.jobs import Job
+from fedadapt.simulations.engines.process_worker import (
+    Message,
+    Parcel,
+    Task,
+    Ties,
+    forked,
+    pack,
+    received,
+    spawned,
+)
+from fedadapt.simulations.engines.scheduler import Done, Down, Up
+from fedadapt.simulations.engines.serialization import Tree
+from fedadapt.simulations.engines.shared_memory import Block, Lent, Pool, Window
+from fedadapt.simulations.engines.worker_pool import CrewFleet, Keeps
+from fedadapt.simulations.worker import Worker
+
+PATIENCE = 600.0  # seconds for processes to start; those that build a benchmark anew need some
+
+log = logging.getLogger(__name__)
+
+
+class ProcessFleet(CrewFleet):
+    """Computes cohorts of at most ``cohort_size`` devices in ``num_workers`` processes.
+
+    A process that dies (killed, out of memory) is replaced and its devices are computed again, with
+    the same results. Devices that end one process after the other are an error of their own.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        *,
+        num_workers: int,
+        cohort_size: int,
+        keeper: Keeps,
+        config: RunConfig | None = None,
+    ) -> None:
+        """Prepare; the processes run while it is open.
+
+        Args:
+            config: What ``worker`` was assembled from, for processes that cannot be forked.
+
+        """
+        crew = ProcessCrew(worker, num_workers, config)
+        super().__init__(worker, crew, cohort_size=cohort_size, keeper=keeper)
+
+
+class Published(NamedTuple):
+    """What all jobs of a request read."""
+
+    parcel: Parcel
+    block: Lent | None  # lent for as long as this is held
+
+
+@dataclass(eq=False)
+class Place:
+    """A worker process, as the server knows it."""
+
+    process: BaseProcess
+    pipe: Connection
+    notes: Lent  # its number for the job it does, 0 for none yet
+    window: Window = field(default_factory=Window)  # on its blocks
+    is_up: bool = False
+    common: "Published | None" = None  # what it has read for all jobs of a request
+    read: dict[int, Lent | None] = field(default_factory=dict)  # by its jobs, which have numbers
+
+
+class ProcessCrew:
+    """Worker processes on this machine."""
+
+    lives = 2
+
+    def __init__(self, worker: Worker, size: int, config: RunConfig | None = None) -> None:
+        self.size = size
+        self._worker = worker
+        self._config = config
+        # Linux alone forks well, and not what has used CUDA.
+        self._forks = sys.platform == "linux" and worker.compute.type == "cpu"
+
+    def start(self) -> None:
+        """Start all processes and wait until they are up.
+
+        Raises:
+            FedadaptError: One cannot be started.
+
+        """
+        self._places: dict[int, Place] = {}
+        self._events: list[Up | Done | Down] = []
+        with ExitStack() as stack:
+            self._folder: Path | None = None
+            if not hasattr(os, "memfd_create"):
+                made = tempfile.TemporaryDirectory(prefix="fedadapt-")
+                self._folder = Path(stack.enter_context(made))
+            self._pool = Pool(self._folder)
+            stack.callback(self._pool.close)
+            stack.callback(self._end_all)
+            for place in range(self.size):
+                self._begin(place)
+            events: list[Up | Done | Down] = []
+            while not all(place.is_up for place in self._places.values()):
+                events += self.wait()
+            self._events = events
+            self._stack = stack.pop_all()
+
+    def stop(self) -> None:
+        """End them; they own nothing that would have to be saved."""
+        self._stack.close()
+
+    def publish(self, tree: Tree) -> Published:
+        return Published(*self._pack(tree))
+
+    def submit(self, place: int, number: int, job: Job, common: Published, own: Tree) -> None:
+        worker = self._places[place]
+        parcel, worker.read[number] = self._pack(own)
+        known = worker.common is common
+        worker.common = common
+        task = Task(number, job, None if known else common.parcel, parcel, worker.window.unused())
+        with suppress(OSError):  # it died: waiting will tell
+            worker.pipe.send(task)
+
+    def wait(self) -> list[Up | Done | Down]:
+        if self._events:  # from the start
+            events, self._events = self._events, []
+            return events
+        pipes = {worker.pipe: place for place, worker in self._places.items()}
+        ready = wait(list(pipes), timeout=None if self._all_up() else PATIENCE)
+        if not ready:
+            raise FedadaptError(f"workers: a process is not up after {PATIENCE:.0f} s")
+        found = [self._heard(pipes[pipe]) for pipe in ready]  # type: ignore[index]
+        return [event for event in found if event is not None]
+
+    def _all_up(self) -> bool:
+        return all(worker.is_up for worker in self._places.values())
+
+    def _heard(self, place: int) -> Up | Done | Down | None:
+        worker = self._places[place]
+        try:
+            message: Message = worker.pipe.recv()
+            reply = received(message, worker.window) if worker.is_up else None
+        except (EOFError, OSError):  # it died, maybe before its blocks were opened here
+            return self._died(place)
+        if message.trouble:
+            self._build_anew(place, message.trouble)
+            return None
+        if reply is None:
+            worker.is_up = True
+            return Up(place)
+        del worker.read[message.number]
+        return Done(place, message.number, reply)
+
+    def _died(self, place: int) -> Down:
+        worker = self._places.pop(place)
+        how = _ended(worker)
+        if not worker.is_up:
+            raise FedadaptError(f"workers: {how} before it was up")
+        self._begin(place)
+        return Down(place, how, memoryview(worker.notes.block.memory).cast("q")[0])
+
+    def _build_anew(self, place: int, trouble: str) -> None:
+        """Start a process that could not be forked in another way."""
+        _ended(self._places.pop(place))
+        if not self._forks or self._config is None:
+            raise FedadaptError(f"workers: a process cannot be started: {trouble}")
+        log.info("worker processes are not forked but build all anew: %s", trouble)
+        self._forks = False
+        self._begin(place)
+
+    def _begin(self, place: int) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        notes = Lent(self._pool, 8)
+        notes.block.memory[:8] = bytes(8)
+        memory = (notes.block.path, len(notes.block.memory))
+        process = self._process(Ties(theirs, memory, self._folder), ours)
+        try:
+            with warnings.catch_warnings():  # of threads here, which the child does not need
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+        except OSError as error:
+            ours.close()
+            raise FedadaptError(f"workers: a process cannot be started: {error}") from error
+        finally:
+            theirs.close()  # or the end of the process would go unnoticed
+        self._places[place] = Place(process, ours, notes)
+
+    def _process(self, ties: Ties, ours: Connection) -> BaseProcess:
+        if self._forks:
+            given = (self._worker, ties, [ours, *(w.pipe for w in self._places.values())])
+            context = multiprocessing.get_context("fork")
+            return context.Process(target=forked, args=given, daemon=True)
+        if self._config is None:
+            raise ValueError("config: a process that cannot be forked needs it to build from")
+        anew = multiprocessing.get_context("spawn")
+        return anew.Process(target=spawned, args=(self._config, ties), daemon=True)
+
+    def _end_all(self) -> None:
+        for worker in self._places.values():
+            worker.process.kill()
+        for worker in self._places.values():
+            _ended(worker)
+        self._places.clear()
+
+    def _pack(self, tree: Tree) -> tuple[Parcel, Lent | None]:
+        lent: list[Lent] = []
+
+        def take(size: int) -> Block:
+            lent.append(Lent(self._pool, size))
+            return lent[0].block
+
+        return pack(tree, take), lent[0] if lent else None
+
+
+def _ended(worker: Place) -> str:
+    """How a process that is ending, or has ended, came to its end; nothing is left of it."""
+    worker.pipe.close()
+    worker.process.join(1.0)
+    if worker.process.exitcode is None:
+        worker.process.kill()
+        worker.process.join()
+    number, code = worker.process.pid, worker.process.exitcode or 0
+    worker.process.close()
+    if code < 0:
+        return f"process {number} was killed by {signal.Signals(-code).name}"
+    return f"process {number} ended with exit code {code}"

@@ -1,0 +1,220 @@
+"""Devices computed by Ray actors: on this machine, or on as many as a cluster has.
+
+Actors build everything themselves, once. A request's models go to the object store once, and from
+there to each machine once. What dies is replaced, and its devices are computed again.
+"""
+
+import itertools
+import logging
+import os
+from typing import Any, NamedTuple
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import FedadaptError, InputError
+from fedadapt.simulations.engines.jobs import Job
+from fedadapt.simulations.engines.ray_worker import Packed, Recipe, State, Station
+from fedadapt.simulations.engines.scheduler import Done, Down, Up
+from fedadapt.simulations.engines.serialization import Layout, Tree
+from fedadapt.simulations.engines.worker_pool import CrewFleet, Keeps
+from fedadapt.simulations.worker import Worker
+
+PATIENCE = 600.0  # seconds for actors to begin, which may wait for machines
+
+log = logging.getLogger(__name__)
+
+
+class RayFleet(CrewFleet):
+    """Computes cohorts of at most ``cohort_size`` devices in Ray actors."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        worker: Worker,
+        *,
+        address: str,
+        num_workers: int,
+        gpus_per_worker: float,
+        cohort_size: int,
+        keeper: Keeps,
+    ) -> None:
+        """Prepare; the actors live while it is open.
+
+        Args:
+            config: What the actors assemble, and ``worker`` was assembled from.
+            address: Of a cluster to join ("auto": the one on this machine); "" starts one here.
+            num_workers: Actors; 0: as many as the cluster has cores (or shares of GPUs).
+            gpus_per_worker: GPUs, or the share of one, of each.
+
+        Raises:
+            InputError: Ray is not installed.
+
+        """
+        manifest = worker.benchmark.manifest.hash
+        recipe = Recipe.of(config, gpus_per_worker)
+        crew = RayCrew(recipe, manifest, address, num_workers, gpus_per_worker)
+        super().__init__(worker, crew, cohort_size=cohort_size, keeper=keeper)
+
+
+class Published(NamedTuple):
+    """What all jobs of a request read."""
+
+    request: int
+    places: Layout
+    content: Any  # a reference into the object store; it is freed with the last of them
+
+
+class RayCrew:
+    """Ray actors."""
+
+    lives = 4  # which job a lost actor was doing is not certain: it may have been lost before
+
+    def __init__(
+        self, recipe: Recipe, manifest: str, address: str, num_workers: int, gpus: float
+    ) -> None:
+        self._ray = _imported()
+        self._recipe = recipe
+        self._manifest = manifest
+        self._address = address
+        self._asked_for = num_workers
+        self._gpus = gpus
+        self.size = num_workers
+        self._actors: dict[int, Any] = {}  # by place
+        self._waiting: dict[Any, tuple[int, int]] = {}  # result -> place, job; 0: to begin
+        self._requests = itertools.count(1)
+        self._events: list[Up | Done | Down] = []
+
+    def start(self) -> None:
+        """Connect, and start all actors.
+
+        Raises:
+            InputError: There is no cluster at the address, or it is too small.
+            FedadaptError: An actor cannot be started.
+
+        """
+        self._is_ours = not self._ray.is_initialized()
+        if self._is_ours:
+            self._connect()
+        try:
+            self.size = self._size()
+            actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus)(Station)
+            self._class = actor.options(scheduling_strategy="SPREAD")
+            for place in range(self.size):
+                self._begin(place)
+            events: list[Up | Done | Down] = []
+            while sum(isinstance(event, Up) for event in events) < self.size:
+                for event in self.wait():
+                    if isinstance(event, Down):
+                        raise FedadaptError(f"ray: {event.how} before it was up")
+                    events.append(event)
+            self._events = events
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        self._actors.clear()
+        self._waiting.clear()
+        if self._is_ours:
+            self._ray.shutdown()
+
+    def publish(self, tree: Tree) -> Published:
+        places, content = Packed.of(tree)
+        return Published(next(self._requests), places, self._ray.put(content))
+
+    def submit(self, place: int, number: int, job: Job, common: Published, own: Tree) -> None:
+        result = self._actors[place].do.remote(job, *common, Packed.of(own))
+        self._waiting[result] = (place, number)
+
+    def wait(self) -> list[Up | Done | Down]:
+        if self._events:  # from the start
+            events, self._events = self._events, []
+            return events
+        # A new actor may have to wait for a machine; while others work that is no trouble.
+        patience = None if any(number for _, number in self._waiting.values()) else PATIENCE
+        waiting = list(self._waiting)
+        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=patience)
+        if not ready:
+            raise FedadaptError(
+                f"ray: no actor began in {PATIENCE:.0f} s; see `ray status` for what is missing"
+            )
+        ready, _ = self._ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        return [self._heard(result) for result in ready if result in self._waiting]
+
+    def _heard(self, result: Any) -> Up | Done | Down:
+        place, number = self._waiting[result]
+        try:
+            found = self._ray.get(result)
+        except self._ray.exceptions.RayError as error:
+            return self._lost(place, error)
+        del self._waiting[result]
+        if isinstance(found, State):
+            return self._begun(place, found)
+        if found is None:
+            raise KeyboardInterrupt  # as if it had been raised here
+        return Done(place, number, found.reply())
+
+    def _begun(self, place: int, state: State) -> Up:
+        if state.trouble:
+            raise FedadaptError(f"ray: an actor cannot begin: {state.trouble}")
+        if state.manifest != self._manifest:
+            raise InputError(
+                f"ray: an actor has other data (manifest {state.manifest[:12]}, here "
+                f"{self._manifest[:12]}); every machine needs the same files in data-root"
+            )
+        return Up(place)
+
+    def _lost(self, place: int, error: Exception) -> Down:
+        """Another actor in the place of one that died, or was lost with its machine."""
+        gone = [result for result, (p, _) in self._waiting.items() if p == place]
+        numbers = [self._waiting.pop(result)[1] for result in gone]
+        self._ray.kill(self._actors[place])
+        self._begin(place)
+        return Down(place, f"{place} (Ray) was lost: {type(error).__name__}", numbers[0])
+
+    def _begin(self, place: int) -> None:
+        self._actors[place] = self._class.remote()
+        self._waiting[self._actors[place].begin.remote(self._recipe)] = (place, 0)
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning
+        how: dict[str, Any] = {"logging_level": logging.WARNING}
+        if self._address:
+            how |= {"address": self._address}
+        else:  # one core an actor, however many there are
+            how |= {"address": "local", "include_dashboard": False}
+            how |= {"num_cpus": self._asked_for or None}
+        try:
+            self._ray.init(**how)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(
+                f"ray-address: {self._address!r}: {str(error).splitlines()[0]}; start a cluster "
+                "with `ray start --head`, or leave it out for one of this run's own"
+            ) from None
+
+    def _size(self) -> int:
+        """As many actors as are asked for, or as fit."""
+        there = self._ray.cluster_resources()
+        fit = int(there.get("CPU", 0))
+        if self._gpus:
+            fit = min(fit, int(there.get("GPU", 0) / self._gpus + 1e-9))
+        wanted = self._asked_for or max(1, fit)
+        if wanted > fit:
+            raise InputError(
+                f"workers: {wanted} Ray actors need {wanted} cores and {wanted * self._gpus:g} "
+                f"GPUs; the cluster has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+            )
+        return wanted
+
+
+def _imported() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise InputError(
+            'engine: ray is not installed; pip install "fedadapt[simulation]"'
+        ) from None
+    return ray

@@ -1,0 +1,86 @@
+"""Gain over the base, device by device, all methods side by side: PFA's figure 5."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedadapt.simulations.report.panels import blocks
+from fedadapt.simulations.report.style import INK, WORSE, colour_of, new_figure, styled, title
+from fedadapt.simulations.results.accuracies import Accuracies
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST = 50  # devices whose bars can be told apart
+
+
+def panels_of(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+    """(title, labels) of each panel: what devices do with the base, and with their own model.
+
+    Personal models as they are stand in the first one, as in the paper.
+    """
+    others = [label for label in labels if label != "base"]
+    own = [label for label in others if label.startswith("personal+")]
+    first = [label for label in others if label not in own]
+    named = [("Gain over the base model, method by method", first)]
+    named.append(("Personal models, adapted on the device as well", own))
+    return [(name, some) for name, some in named if some]
+
+
+@styled
+def device_gains(accuracies: Accuracies) -> "Figure | None":
+    """A group of bars for each device, by kind; None where there are none, or too many devices."""
+    panels = panels_of(accuracies.labels)
+    known = np.array([~np.isnan(accuracies.gain(label)) for _, some in panels for label in some])
+    if not known.any() or known.any(axis=0).sum() > MOST:
+        return None
+    figure = new_figure(10, 0.4 + 3.0 * len(panels))
+    grid = figure.subplots(len(panels), 1, sharey=True, squeeze=False)[:, 0]
+    for axes, (name, labels) in zip(grid, panels, strict=True):
+        _draw(axes, accuracies, name, labels)
+    low, high = grid[0].get_ylim()
+    for axes in grid:  # shared: only now is it known how far down it goes
+        axes.axhspan(min(low, -0.5), 0, color=WORSE, alpha=0.07, lw=0, zorder=0)
+    grid[0].set_ylim(low, high)
+    return figure
+
+
+def _draw(axes: "Axes", accuracies: Accuracies, name: str, labels: list[str]) -> None:
+    gains = {label: 100 * accuracies.gain(label) for label in labels}
+    known: NDArray[np.bool_] = np.any([~np.isnan(gain) for gain in gains.values()], axis=0)
+    width = 0.84 / len(labels)
+    start, ticks, numbers = 0.0, [], []
+    for kind, members in blocks(accuracies, known, otherwise="devices"):
+        x = start + np.arange(len(members))
+        for i, label in enumerate(labels):
+            place = x + (i - (len(labels) - 1) / 2) * width
+            values = gains[label][members]
+            colour = colour_of(label, accuracies.labels)
+            axes.bar(place, values, 0.88 * width, color=colour, label=label if not start else None)
+            zero = values == 0  # a bar without height is no device without a model
+            axes.plot(place[zero], values[zero], "_", color=colour, ms=4, mew=1.5)
+        axes.annotate(
+            kind,
+            ((x[0] + x[-1]) / 2, 0),
+            xytext=(0, -17),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=9,
+        )
+        ticks += x.tolist()
+        numbers += [str(d) for d in accuracies.device[members]]
+        start += len(members) + 0.7
+    axes.axhline(0, color=INK, lw=1)
+    axes.set_xticks(ticks, numbers, fontsize=8)
+    axes.tick_params(axis="x", length=0)
+    axes.spines["bottom"].set_visible(False)
+    axes.set_xlim(-0.9, start - 0.8)
+    axes.grid(axis="y")
+    axes.set_ylabel("gain, points of accuracy")
+    legend: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    axes.legend(**legend, ncols=len(labels), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
+    title(axes, name)

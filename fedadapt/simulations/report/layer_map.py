@@ -1,0 +1,214 @@
+"""How far apart devices look from each ReLU layer, by few channels or many: PFA's figure 7.
+
+Liu et al. 2021, section 5.5. Measured after a run, from its base model and its devices' images.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from fedadapt.client.statistics.sparsity import Activation, sparsity_vectors, trace
+from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import Benchmark
+from fedadapt.errors import InputError
+from fedadapt.models.shell import shell
+from fedadapt.simulations.assembly import Assembly, assemble
+from fedadapt.simulations.results.parquet import put
+from fedadapt.simulations.results.run_folder import RunFolder
+from fedadapt.strategies.pfa.arguments import pfa_arguments
+from fedadapt.strategies.pfa.strategy import PFA
+from fedadapt.weights import Weights, repeat
+
+LAYER_MAP = "layer_map.json"
+BASE = Path("models") / "base.safetensors"
+
+NUMBERS = (10, 20, 30)  # of channels, as in the paper
+PER_KIND = 2  # devices of a kind: the paper's clients 1, 2, 6, 7, ...
+MOST_KINDS = 8
+
+Matrix = list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Distances of some devices to the first of them, for each number of channels and layer."""
+
+    model: str  # SHA-256 of the base model's file
+    devices: list[int]  # kind by kind; the first one is the reference
+    kinds: list[str]  # of these devices
+    layers: list[str]  # ReLU layers, in order of execution
+    channels: list[int]  # of each layer; where there are fewer than q, all of them are taken
+    numbers: list[int]  # q
+    distances: list[list[list[float]]]  # [Q][L][D], Euclidean
+    separation: Matrix  # [Q][L]; see ``separation``
+
+
+def layer_map(run: RunFolder, *, measure: bool = True) -> LayerMap:
+    """The map of a run: as it was written into the folder before, or measured and written.
+
+    Args:
+        measure: False takes only what was written before.
+
+    Raises:
+        InputError: Why it can be neither: no base model, no data, other data than the run's.
+
+    """
+    path = run.folder / BASE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{BASE}: {error.strerror}; a finished run has one") from None
+    digest = hashlib.sha256(content).hexdigest()
+    written = _written(run.folder / LAYER_MAP)
+    if written is not None and written.model == digest:
+        return written
+    if not measure:
+        raise InputError(f"{LAYER_MAP}: not measured yet; fedadapt report {run.folder} does it")
+    assembly = _assembled(run)
+    found = measured(assembly, _weights(content, assembly), digest)
+    put(run.folder / LAYER_MAP, json.dumps(asdict(found)).encode())
+    return found
+
+
+def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
+    """Measure it, with the channels that PFA draws for each layer; fewer are the first of them.
+
+    Args:
+        base: The federated model, [...].
+
+    Raises:
+        InputError: The strategy is not PFA or promises privacy, or all devices are of one kind.
+
+    """
+    pfa = assembly.worker.strategy
+    if not isinstance(pfa, PFA):
+        raise InputError(f"strategy: {assembly.config.strategy} compares no layers; pfa does")
+    if pfa_arguments(assembly.config).get("dp_epsilon"):
+        raise InputError("strategy-args: dp_epsilon: exact distances would tell what it hides")
+    devices = some_of_each_kind(assembly.benchmark)
+    kinds = [assembly.benchmark.kinds[d] for d in devices]
+    activations = _activations(pfa)
+    vectors = _vectors(assembly, base, activations, devices, pfa.epsilon)
+    distances, apart = [], []
+    drawn = [
+        replace(pfa, layer=i, q=max(NUMBERS), random=False).channels
+        for i in range(len(activations))
+    ]
+    for number in NUMBERS:
+        chosen = [v[:, c[:number]] for v, c in zip(vectors, drawn, strict=True)]
+        distances.append([np.linalg.norm(v - v[0], axis=1).tolist() for v in chosen])
+        apart.append([separation(v, kinds) for v in chosen])
+    return LayerMap(
+        model=digest,
+        devices=devices,
+        kinds=kinds,
+        layers=[_name(a) for a in activations],
+        channels=[a.channels for a in activations],
+        numbers=list(NUMBERS),
+        distances=distances,
+        separation=apart,
+    )
+
+
+def some_of_each_kind(benchmark: Benchmark) -> list[int]:
+    """The first two training devices of each kind, kind by kind, of at most eight kinds."""
+    of_kind: dict[str, list[int]] = {}
+    for device in benchmark.seen:
+        of_kind.setdefault(benchmark.kinds[device], []).append(device)
+    if len(of_kind) < 2:
+        raise InputError("devices: all are of one kind; a map of layers shows kinds come apart")
+    return [d for mine in islice(of_kind.values(), MOST_KINDS) for d in mine[:PER_KIND]]
+
+
+def separation(vectors: NDArray[np.float64], kinds: Sequence[str]) -> float | None:
+    """Mean distance between devices of different kinds, over that between those of one kind.
+
+    None where no two devices are of one kind, or those do not differ at all.
+    """
+    first, second = np.triu_indices(len(kinds), 1)
+    distances = np.linalg.norm(vectors[first] - vectors[second], axis=1)
+    names = np.array(kinds, dtype=object)
+    same = names[first] == names[second]
+    if not same.any() or same.all() or not distances[same].any():
+        return None
+    return float(distances[~same].mean() / distances[same].mean())
+
+
+def _assembled(run: RunFolder) -> Assembly:
+    config = replace(RunConfig.from_mapping(run.config, "config.toml"), device="auto")
+    if config.data_root and not Path(config.data_root).is_dir():
+        config = replace(config, data_root="")  # of the machine the run was on
+    assembly = assemble(config, on_device=True)
+    if assembly.benchmark.manifest.hash != run.manifest.get("hash"):
+        raise InputError("data: not those of the run (its manifest differs); restore the files")
+    return assembly
+
+
+def _weights(content: bytes, assembly: Assembly) -> Weights:
+    try:
+        found = load(content)
+    except SafetensorError as error:
+        raise InputError(f"{BASE}: {error}; it is damaged") from None
+    wanted = {n: t.shape for n, t in assembly.model.state_dict().items()}
+    if {n: t.shape for n, t in found.items()} != wanted:
+        raise InputError(f"{BASE}: not the weights of model={assembly.config.model}")
+    return found
+
+
+def _activations(pfa: PFA) -> list[Activation]:
+    """All layers that can be compared, in order of execution; nothing is computed."""
+    empty = shell(pfa.model).eval()
+    with torch.no_grad():
+        inputs = torch.empty((1, *pfa.image_shape), device="meta")
+        return trace(empty, lambda: empty(inputs), pfa.epsilon)
+
+
+def _vectors(
+    assembly: Assembly,
+    base: Weights,
+    activations: Sequence[Activation],
+    devices: Sequence[int],
+    epsilon: float,
+) -> list[NDArray[np.float64]]:
+    """Every channel of every layer, [D, C] each: one pass over a device's images for a block."""
+    worker = assembly.worker
+    base = {n: t.to(worker.compute) for n, t in base.items()}
+    blocks = dict.fromkeys(a.path.split(".")[0] for a in activations)
+    rows: list[dict[int, Tensor]] = []
+    for device in devices:
+        cohort = worker.cohort([device], round=0)
+        weights = worker.strategy.receive(cohort, repeat(base, 1))
+        mine: dict[int, Tensor] = {}
+        for block in blocks:
+            inside = [i for i, a in enumerate(activations) if a.path.split(".")[0] == block]
+            found = sparsity_vectors(cohort, weights, layer=block, epsilon=epsilon)[0]
+            mine |= zip(inside, found.split([activations[i].channels for i in inside]), strict=True)
+        rows.append(mine)
+    return [torch.stack([mine[i] for mine in rows]).numpy() for i in range(len(activations))]
+
+
+def _name(activation: Activation) -> str:
+    call = f", call {activation.call + 1}" if activation.call else ""
+    return f"{activation.path}{call}"
+
+
+def _written(path: Path) -> LayerMap | None:
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found = LayerMap(**facts)
+        shape = (len(found.numbers), len(found.layers), len(found.devices))
+        shapes = [np.array(m, dtype=float).shape for m in (found.distances, found.separation)]
+        return found if shapes == [shape, shape[:2]] else None
+    except (OSError, ValueError, TypeError):
+        return None

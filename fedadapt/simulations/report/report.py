@@ -1,0 +1,288 @@
+"""``report.html``: a run on one page that needs nothing beside itself."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from fedadapt.errors import InputError
+from fedadapt.records import Outcome
+from fedadapt.simulations.report import figures as plots
+from fedadapt.simulations.report.client_gains import device_gains
+from fedadapt.simulations.report.group_section import group_sections
+from fedadapt.simulations.report.notes import at_the_end, on_the_way
+from fedadapt.simulations.report.style import to_svg
+from fedadapt.simulations.report.template import PAGE
+from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
+from fedadapt.simulations.results.communication import (
+    ActionTotal,
+    ReasonTotal,
+    by_action,
+    by_reason,
+)
+from fedadapt.simulations.results.groups import GroupRow
+from fedadapt.simulations.results.parquet import put
+from fedadapt.simulations.results.run_folder import RunFolder
+from fedadapt.simulations.results.summary import by_label, per_kind
+
+REPORT = "report.html"
+DEVICES_LISTED = 10
+MISSING = "\N{EN DASH}"
+REASONS_LISTED = 20
+WORDS_LISTED = 400  # characters of a manifest's fact; lists of all devices are longer
+
+
+def write_report(folder: Path, *, measure: bool = True) -> Path:
+    """Write ``report.html`` into a run folder and return its path.
+
+    Of a run that is not finished the page shows what is there, journals included, and one notice
+    says what is not.
+
+    Args:
+        measure: Of a run with groups, measure its map of layers, which needs the run's data and
+            takes a pass of some devices' images; without, it is shown if it was measured before.
+
+    Raises:
+        InputError: The folder holds nothing of a run, or a library for reports is missing.
+
+    """
+    try:
+        import jinja2
+    except ImportError:
+        raise InputError(
+            'jinja2: not installed; reports need it: pip install "fedadapt[simulation]"'
+        ) from None
+    # Names of kinds, reasons and settings come from files: all text is escaped, figures are not.
+    jinja = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=False
+    )
+    jinja.filters |= {"percent": percent, "points": points, "megabytes": megabytes}
+    page = jinja.from_string(PAGE)
+    run = RunFolder.read(folder)
+    own = last_accuracies(run.evaluations, run.adaptations)
+    pictures = _pictures(run, own, measure=measure)
+    travelled = by_action(run.ledger)
+    numbers = _numbers(run, own, travelled)
+    html = page.render(_words(run) | numbers | pictures | _ledger(run, travelled))
+    return put(folder / REPORT, html.encode())
+
+
+def percent(share: float | None) -> str:
+    """0.8431 -> ``84.3 %``."""
+    return (
+        MISSING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    )
+
+
+def points(share: float | None) -> str:
+    """0.0431 -> ``+4.3``; a true minus sign before losses."""
+    return (
+        MISSING
+        if share is None or math.isnan(share)
+        else f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+    )
+
+
+def megabytes(count: int) -> str:
+    """Bytes in units of 10^6, with as many digits as mean something."""
+    return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
+
+
+def data_size(count: int) -> str:
+    """Bytes in the unit that leaves few digits: ``11.8 GB``."""
+    power = 9 if count >= 1e9 else 6
+    return f"{count / 10**power:.1f}\N{NO-BREAK SPACE}{'GB' if power == 9 else 'MB'}"
+
+
+def _words(run: RunFolder) -> dict[str, Any]:
+    """Title, notice, configuration and manifest."""
+    names = [
+        str(run.config[key]) for key in ("benchmark", "strategy", "model") if key in run.config
+    ]
+    line = [
+        f"{run.config[key]} {word}"
+        for key, word in (("devices", "devices"), ("rounds", "rounds"))
+        if key in run.config
+    ]
+    line += [
+        f"{key.replace('-', ' ')} {run.config[key]}"
+        for key in ("seed", "batch-norm")
+        if key in run.config
+    ]
+    if isinstance(seconds := run.summary.get("seconds"), int | float):
+        line.append(f"{seconds:,.0f} s")
+    notice = ""
+    if run.missing:
+        notice = f"This run is not complete: {'; '.join(run.missing)}. Shown is what is there."
+    facts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in run.manifest.items()
+    }
+    return {
+        "folder": run.folder.resolve().name,
+        "title": " · ".join(names) or run.folder.resolve().name,
+        "line": " · ".join(line),
+        "notice": notice,
+        "config": {k: json.dumps(v, ensure_ascii=False) for k, v in run.config.items()},
+        "manifest": {k: _cut(v) for k, v in facts.items()},
+    }
+
+
+def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> dict[str, Any]:
+    """Tables of accuracies: by label, by kind, and device by device where it went worst."""
+    seen, final = own.where(own.seen), own.final
+    everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
+    accuracy = by_label(seen)
+    return {
+        "round": own.round,
+        "evaluated": bool(run.evaluations),
+        "asked": at_the_end(run, own),
+        "labels": own.labels,
+        "final": final,
+        "accuracy": accuracy,
+        "unseen": by_label(own.where(~own.seen)),
+        "global_test": {
+            label: facts["mean"]
+            for label, facts in by_label(everybody.where(everybody.seen)).items()
+        },
+        "cards": _cards(run, accuracy, final, travelled),
+        "kinds": per_kind(own),
+        "worst_off": _devices(own, own.by_label.get(final or "base"), final),
+        "most_harmed": [
+            row
+            for row in _devices(own, own.gain(final) if final else None, final)
+            if row["gain"] is not None and row["gain"] < 0
+        ],
+    }
+
+
+def _cards(
+    run: RunFolder,
+    accuracy: dict[str, dict[str, Any]],
+    final: str | None,
+    travelled: list[ActionTotal],
+) -> list[dict[str, Any]]:
+    """The headline numbers: those of the final label beside the base's."""
+    cards = []
+    base = accuracy.get("base")
+    after = accuracy.get(final or "") or base
+    if after:
+        name = final if final and after is not base else "base"
+        compared = base is not None and after is not base
+        for key, title in (("mean", "Mean accuracy"), ("worst10", "Worst 10 % of devices")):
+            note = (
+                f"with {name}; {percent(base[key])} with base"
+                if compared and base
+                else f"with {name}"
+            )
+            cards.append({"name": title, "value": percent(after[key]), "note": note})
+        if compared:
+            harmed = round(after["share_worse"] * after["num_devices"])
+            cards.append(
+                {"name": "Mean gain", "value": points(after["gain"]), "note": "points over base"}
+            )
+            cards.append(
+                {
+                    "name": "Made worse",
+                    "value": f"{harmed} of {after['num_devices']}",
+                    "note": "devices of the training, below what base gave them",
+                    "worse": harmed > 0,
+                }
+            )
+    if run.groups is not None:
+        how = "drawn at random" if run.groups.method == "random" else "found by sparsity"
+        index = run.groups.agreement
+        agree = "" if index is None else f"; adjusted Rand index {index:.2f} against the kinds"
+        card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
+        cards.append(card)
+    if travelled:
+        up, down = sum(t.bytes_up for t in travelled), sum(t.bytes_down for t in travelled)
+        note = f"{data_size(down)} down, all devices together"
+        cards.append({"name": "Sent by the devices", "value": data_size(up), "note": note})
+    return [{"worse": False} | card for card in cards]
+
+
+def _devices(
+    own: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
+) -> list[dict[str, Any]]:
+    """The devices with the lowest values of ``by`` [D], lowest first."""
+    if by is None:
+        return []
+    order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:DEVICES_LISTED]
+    missing = np.full(len(own), np.nan)
+    base, after = own.by_label.get("base", missing), own.by_label.get(final or "base", missing)
+    gain = after - base
+    return [
+        {
+            "device": int(own.device[d]),
+            "kind": own.kind[d],
+            "seen": bool(own.seen[d]),
+            "num_examples": int(own.num_examples[d]),
+            "base": float(base[d]),
+            "after": float(after[d]),
+            "gain": None if np.isnan(gain[d]) else float(gain[d]),
+        }
+        for d in order
+    ]
+
+
+def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, Any]:
+    """Figures as inline SVG; those of groups only where the run has any."""
+    from markupsafe import Markup
+
+    sections: list[dict[str, Any]] = []
+
+    def add(title: str, note: str, *figures: Any, groups: Sequence[GroupRow] = ()) -> None:
+        name = f"f{len(sections)}"
+        svgs = [Markup(to_svg(figure, f"{name}-{i}")) for i, figure in enumerate(figures)]
+        sections.append({"title": title, "note": note, "svgs": svgs, "groups": groups})
+
+    if run.evaluations or run.losses:
+        losses = list(run.losses)
+        drawn = plots.convergence(run.evaluations, losses, own, run.groups)
+        add("Convergence", on_the_way(run), drawn)
+    if run.groups is not None:
+        for section in group_sections(run, run.groups, measure=measure):
+            add(section.title, section.note, *section.figures, groups=section.groups)
+    kinds_figure = ""
+    if len(own):
+        add("Distribution over devices", "", plots.distribution(own))
+        gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
+        figures = [plots.gains(own, label) for label in gained if label != "base"]
+        if run.groups is not None and (together := device_gains(own)) is not None:
+            figures.insert(0, together)
+        if figures:
+            note = "Accuracy minus the base's on the same device; seen devices in blocks by kind."
+            add("Gain, device by device", note, *figures)
+        kinds_figure = Markup(to_svg(plots.kinds(own), "kinds"))
+    return {"figures": sections, "kinds_figure": kinds_figure}
+
+
+def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
+    """What travelled, and what was not used."""
+    reasons = by_reason(run.ledger)
+    return {
+        "ledger": travelled,
+        "outcomes": get_args(Outcome),
+        "reasons": [_reason(total) for total in reasons[:REASONS_LISTED]],
+        "more_reasons": max(0, len(reasons) - REASONS_LISTED),
+    }
+
+
+def _reason(total: ReasonTotal) -> dict[str, Any]:
+    listed = {"devices": _listed(total.devices), "rounds": _listed(total.rounds)}
+    return total._asdict() | listed
+
+
+def _listed(numbers: Iterable[int], most: int = 8) -> str:
+    """``1, 2, 3``; long lists end in a count."""
+    words = [str(number) for number in numbers]
+    rest = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(words[:most]) + rest
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WORDS_LISTED else f"{text[:WORDS_LISTED]} …"

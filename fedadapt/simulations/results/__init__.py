@@ -1,0 +1,1 @@
+"""The results of a run: journals, tables, the summary and the run folder."""

@@ -1,0 +1,196 @@
+"""Runs side by side: one row for each strategy and label, mean and spread over seeds."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fedadapt.errors import InputError
+
+Summary = dict[str, Any]  # a ``summary.json``
+
+
+class Column(NamedTuple):
+    """A number of the comparison: its name in files, its title, and where a summary has it."""
+
+    key: str
+    title: str
+    value: Callable[[Summary, str], float | None]  # (summary, label); accuracies in [0, 1]
+    digits: int
+    scale: float  # from a summary's unit to the table's: 100 turns shares into percent
+    best: Callable[[list[float]], float] | None  # which value is set in bold
+
+
+def _accuracy(key: str, group: str = "accuracy") -> Callable[[Summary, str], float | None]:
+    return lambda summary, label: summary.get(group, {}).get(label, {}).get(key)
+
+
+MEAN = Column("mean", "mean %", _accuracy("mean"), 2, 100, max)
+STD = Column("std", "std %", _accuracy("std"), 2, 100, None)
+WORST = Column("worst10", "worst 10 %", _accuracy("worst10"), 2, 100, max)
+MIN = Column("min", "min %", _accuracy("min"), 2, 100, max)
+GAIN = Column("gain", "gain, points", _accuracy("gain"), 2, 100, max)
+WORSE = Column("share_worse", "worse off %", _accuracy("share_worse"), 1, 100, None)
+UNSEEN = Column("unseen", "unseen mean %", _accuracy("mean", "accuracy_unseen"), 2, 100, max)
+GLOBAL = Column(
+    "global_test", "global test %", lambda s, label: s["global_test"].get(label), 2, 100, max
+)
+MB_UP = Column("mb_up", "MB up", lambda s, _: s["bytes_up"], 1, 1e-6, None)
+MB_DOWN = Column("mb_down", "MB down", lambda s, _: s["bytes_down"], 1, 1e-6, None)
+COMPARED = (MEAN, WORST, GAIN, WORSE, UNSEEN, GLOBAL, MB_UP, MB_DOWN)  # `fedadapt compare`
+HEADLINE = (MEAN, STD, WORST, MIN, GAIN, WORSE, UNSEEN, GLOBAL)  # the end of a single run
+OPTIONAL = (UNSEEN, GLOBAL)  # left out where no run has them
+
+
+class Cell(NamedTuple):
+    """Over seeds, in the summaries' units."""
+
+    mean: float | None  # None: no run has this number
+    spread: float | None  # sample standard deviation (divided by n - 1); None below two seeds
+    best: bool = False  # the best of its column
+
+
+class Line(NamedTuple):
+    """A row of the comparison."""
+
+    strategy: str  # with benchmark, model and arguments where runs differ in them
+    label: str
+    num_seeds: int
+    cells: tuple[Cell, ...]  # one a column
+
+
+@dataclass(frozen=True)
+class Table:
+    """Strategies x labels, to be rendered by ``simulations.results.table_formats``."""
+
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]  # what a reader must know before believing the numbers
+
+
+def comparison(summaries: Sequence[Summary], columns: Sequence[Column] = COMPARED) -> Table:
+    """Put runs side by side; rows in the order of the runs given, labels in their own order.
+
+    Runs that differ in nothing but the seed are one row. ``notes`` say where runs of a seed were
+    not made on the same devices (their manifests differ), where rows rest on different seeds, and
+    where runs differ in rounds or batch-norm policy.
+
+    Raises:
+        InputError: No summaries, one that is incomplete, or two of the same row and seed.
+
+    """
+    if not summaries:
+        raise InputError("compare: no runs; give at least one finished run")
+    for summary in summaries:
+        _check(summary)
+    runs: dict[str, dict[int, Summary]] = defaultdict(dict)
+    for summary in summaries:
+        name, seed = _name(summary, summaries), summary["seed"]
+        if seed in runs[name]:
+            raise InputError(f"compare: two runs of {name} with seed {seed}; give one of them")
+        runs[name][seed] = summary
+    columns = tuple(c for c in columns if c not in OPTIONAL or _present(c, summaries))
+    lines = [
+        Line(name, label, len(seeds), tuple(_cell(c, label, seeds) for c in columns))
+        for name, seeds in runs.items()
+        for label in dict.fromkeys(label for s in seeds.values() for label in s["accuracy"])
+    ]
+    best = [_best(c, [line.cells[i] for line in lines]) for i, c in enumerate(columns)]
+    lines = [
+        line._replace(
+            cells=tuple(
+                cell._replace(best=shown(cell, column) == top)
+                for cell, column, top in zip(line.cells, columns, best, strict=True)
+            )
+        )
+        for line in lines
+    ]
+    return Table(_title(summaries), columns, tuple(lines), tuple(_notes(runs)))
+
+
+def shown(cell: Cell, column: Column) -> str:
+    """The mean as the table prints it; empty where there is none."""
+    return "" if cell.mean is None else f"{cell.mean * column.scale:.{column.digits}f}"
+
+
+def shown_spread(cell: Cell, column: Column) -> str:
+    """The spread as the table prints it; empty where there is none."""
+    return "" if cell.spread is None else f"{cell.spread * column.scale:.{column.digits}f}"
+
+
+def _check(summary: Summary) -> None:
+    needed = ("benchmark", "manifest", "strategy", "model", "seed", "rounds", "accuracy")
+    for key in (*needed, "global_test", "bytes_up", "bytes_down"):
+        if key not in summary:
+            raise InputError(f"compare: a summary has no {key!r}; expected a run's summary.json")
+
+
+def _name(summary: Summary, all_: Sequence[Summary]) -> str:
+    """The strategy, and what else tells its runs from the others."""
+    words = [summary["strategy"]]
+    for key in ("strategy_args", "adapt_args", "benchmark", "model"):
+        if len({s.get(key, "") for s in all_}) > 1 and summary.get(key):
+            words.append(f"({summary[key]})" if key.endswith("args") else summary[key])
+    return " ".join(words)
+
+
+def _present(column: Column, summaries: Sequence[Summary]) -> bool:
+    return any(column.value(s, label) is not None for s in summaries for label in s["accuracy"])
+
+
+def _cell(column: Column, label: str, seeds: dict[int, Summary]) -> Cell:
+    found = [column.value(s, label) for _, s in sorted(seeds.items()) if label in s["accuracy"]]
+    values = [value for value in found if value is not None]
+    return Cell(
+        math.fsum(values) / len(values) if values else None,
+        statistics.stdev(values) if len(values) > 1 else None,
+    )
+
+
+def _best(column: Column, cells: Sequence[Cell]) -> str | None:
+    """The best mean as printed, so that equals are equal; None where best means nothing."""
+    values = [cell.mean for cell in cells if cell.mean is not None]
+    if column.best is None or len(cells) < 2 or not values:
+        return None
+    return shown(Cell(column.best(values), None), column)
+
+
+def _title(summaries: Sequence[Summary]) -> str:
+    """What all runs have in common."""
+    words = [
+        f"{key} {summaries[0][key]}"
+        for key in ("benchmark", "model")
+        if len({s[key] for s in summaries}) == 1
+    ]
+    seeds = {s["seed"] for s in summaries}
+    return ", ".join([*words, f"seed{'s' if len(seeds) > 1 else ''} {_listed(seeds)}"])
+
+
+def _notes(runs: dict[str, dict[int, Summary]]) -> list[str]:
+    notes = []
+    summaries = [s for seeds in runs.values() for s in seeds.values()]
+    manifests: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
+    for s in summaries:
+        manifests[s["benchmark"], s["seed"]][s["manifest"]] = None
+    for (benchmark, seed), found in manifests.items():
+        if len(found) > 1:
+            names = ", ".join(manifest[:12] for manifest in found)
+            notes.append(
+                f"NOT the same devices: runs on {benchmark} with seed {seed} have different "
+                f"manifests ({names}); their rows cannot be compared"
+            )
+    if len({frozenset(seeds) for seeds in runs.values()}) > 1:
+        rows = "; ".join(f"{name}: {_listed(set(seeds))}" for name, seeds in runs.items())
+        notes.append(f"Rows rest on different seeds ({rows})")
+    for key, title in (("rounds", "rounds"), ("batch_norm", "batch-norm policy")):
+        values = dict.fromkeys(str(s.get(key, "")) for s in summaries)
+        if len(values) > 1:
+            notes.append(f"Runs differ in {title}: {', '.join(values)}")
+    return notes
+
+
+def _listed(seeds: set[int]) -> str:
+    return ", ".join(str(seed) for seed in sorted(seeds))

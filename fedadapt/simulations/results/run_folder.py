@@ -1,0 +1,118 @@
+"""What a run folder holds, finished or not."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fedadapt.errors import InputError
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
+from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
+from fedadapt.simulations.results.parquet import TABLES, Rows, check_table, table_rows
+from fedadapt.simulations.results.summary import SUMMARY
+
+CONFIG = "config.toml"
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run; what is missing or damaged is empty here and named in ``missing``."""
+
+    folder: Path
+    config: dict[str, Any]  # kebab-case keys
+    manifest: dict[str, Any]  # one level deep: "hash" and the facts
+    summary: dict[str, Any]
+    evaluations: Rows[Evaluation]
+    ledger: Rows[LedgerEntry]
+    losses: Rows[RoundLoss]
+    groups: FoundGroups | None  # where the method made any
+    missing: tuple[str, ...]  # a few words for each file
+
+    @property
+    def adaptations(self) -> tuple[str, ...]:
+        """Local adaptations in the order of asking; empty where that is not known."""
+        return tuple(word.strip() for word in str(self.config.get("adapt", "")).split(",") if word)
+
+    @staticmethod
+    def read(folder: Path) -> "RunFolder":
+        """Read all there is; where a table is missing, the journal of a run that is going on.
+
+        Raises:
+            InputError: There is no such folder, or nothing of a run in it.
+
+        """
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; expected one that a run has written")
+        names = (CONFIG, MANIFEST, SUMMARY, *TABLES.values(), *JOURNALS.values())
+        if not any((folder / name).is_file() for name in names):
+            raise InputError(
+                f"{folder}: holds no run; expected {CONFIG}, {TABLES[Evaluation]}, ..."
+            )
+        missing: list[str] = []
+        run = RunFolder(
+            folder,
+            _document(folder / CONFIG, tomllib.loads, missing),
+            _flat(_document(folder / MANIFEST, json.loads, missing)),
+            _document(folder / SUMMARY, json.loads, missing),
+            _table(folder, Evaluation, missing),
+            _table(folder, LedgerEntry, missing),
+            _table(folder, RoundLoss, missing),
+            _groups(folder, missing),
+            (),
+        )
+        return RunFolder(**{**run.__dict__, "missing": tuple(missing)})
+
+
+def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> dict[str, Any]:
+    try:
+        found = parse(path.read_text("utf-8"))
+        if isinstance(found, dict):
+            return found
+        missing.append(f"{path.name} is damaged")
+    except FileNotFoundError:
+        missing.append(f"no {path.name}")
+    except (OSError, ValueError):
+        missing.append(f"{path.name} is damaged")
+    return {}
+
+
+def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
+    if (folder / TABLES[kind]).is_file():
+        try:
+            check_table(folder, kind)
+            return Rows(lambda: table_rows(folder, kind))
+        except InputError:
+            missing.append(f"{TABLES[kind]} is damaged")
+    elif (folder / JOURNALS[kind]).is_file():
+        missing.append(f"no {TABLES[kind]} yet")
+    else:
+        missing.append(f"no {TABLES[kind]}")
+    whole = 0
+    try:
+        for _ in journal_rows(folder, kind):
+            whole += 1
+    except InputError:
+        missing.append(f"{JOURNALS[kind]} is damaged")
+    return Rows(lambda: islice(journal_rows(folder, kind), whole))
+
+
+def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
+    """Most runs have none, and miss nothing."""
+    try:
+        return read_groups(folder)
+    except (OSError, ValueError):
+        missing.append(f"{GROUPS} is damaged")
+        return None
+
+
+def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
+    """{"hash": ..., "facts": {...}} -> one level."""
+    facts = manifest.get("facts")
+    return {k: v for k, v in manifest.items() if k != "facts"} | (
+        facts if isinstance(facts, dict) else {}
+    )

@@ -1,0 +1,179 @@
+"""The headline of a run: ``summary.json``, and the same by kind of device.
+
+Definitions, also in ``docs/evaluation.md``; every device counts once, however many images it has.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedadapt.config import RunConfig
+from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.errors import InputError
+from fedadapt.records import Evaluation, LedgerEntry, Outcome, RoundLoss
+from fedadapt.simulations.results.accuracies import TOLERANCE, Accuracies, last_accuracies
+from fedadapt.simulations.results.forgetting import task_scores
+from fedadapt.simulations.results.parquet import Rows, put
+
+SUMMARY = "summary.json"
+DIGITS = 6
+
+
+def summarise(
+    config: RunConfig,
+    manifest_hash: str,
+    evaluations: Sequence[Evaluation] | Rows[Evaluation],
+    ledger: Iterable[LedgerEntry],
+    losses: Iterable[RoundLoss],
+    seconds: float,
+) -> dict[str, Any]:
+    """Everything ``summary.json`` holds; the same rows in any order give the same summary.
+
+    ``evaluations`` are gone through more than once: a list, or ``Rows``.
+    Accuracies are those of the last evaluated round, on the devices' own test images.
+    """
+    adaptations = requested(config)
+    own = last_accuracies(evaluations, adaptations)
+    everybody = last_accuracies(evaluations, adaptations, split="global")
+    outcomes: Counter[str] = Counter()
+    bytes_up = bytes_down = 0
+    for entry in ledger:
+        outcomes[entry.outcome] += 1
+        bytes_up += entry.bytes_up
+        bytes_down += entry.bytes_down
+    summary: dict[str, Any] = {
+        "benchmark": config.benchmark,
+        "manifest": manifest_hash,
+        "strategy": config.strategy,
+        "strategy_args": config.strategy_args,
+        "model": config.model,
+        "batch_norm": config.batch_norm,
+        "devices": config.devices,
+        "rounds": config.rounds,
+        "seed": config.seed,
+        "adapt_args": config.adapt_args,
+        "evaluated_round": own.round,
+        "accuracy": by_label(own.where(own.seen)),
+    }
+    if not own.seen.all():
+        summary["accuracy_unseen"] = by_label(own.where(~own.seen))
+    if is_tasks(config.benchmark):
+        scores = task_scores(evaluations, adaptations)
+        summary["tasks"] = {label: found.facts() for label, found in scores.items()}
+    seen = everybody.where(everybody.seen)
+    return rounded(
+        summary
+        | {
+            "global_test": {label: np.nanmean(a) for label, a in seen.by_label.items()},
+            "train_loss": max(losses, default=RoundLoss(0, math.nan, 0)).loss,
+            "messages": outcomes.total(),
+            "outcomes": {outcome: outcomes[outcome] for outcome in get_args(Outcome)},
+            "bytes_up": bytes_up,
+            "bytes_down": bytes_down,
+            "seconds": seconds,
+        }
+    )
+
+
+def requested(config: RunConfig) -> tuple[str, ...]:
+    """The local adaptations of a run, in the order of asking."""
+    return tuple(word.strip() for word in config.adapt.split(","))
+
+
+def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:
+    """What ``describe`` says of each label."""
+    return {
+        label: describe(values, accuracies.gain(label))
+        for label, values in accuracies.by_label.items()
+    }
+
+
+def describe(
+    accuracy: NDArray[np.float64], gain: NDArray[np.float64]
+) -> dict[str, float | int | None]:
+    """Summary of accuracies and gains over devices, each [D]; NaN stands for no such model.
+
+    ``std`` is the population's (divided by D): the devices are all there are, not a sample.
+    ``worst10`` is the mean over the ceil(D / 10) least accurate devices. ``share_worse`` is the
+    share of devices whose gain is below zero. A number without a device behind it is None.
+    """
+    accuracy = np.sort(accuracy[~np.isnan(accuracy)])
+    gain = np.sort(gain[~np.isnan(gain)])
+    worst = -(-len(accuracy) // 10)  # ceil, in whole numbers
+    return {
+        "mean": float(accuracy.mean()) if len(accuracy) else None,
+        "std": float(accuracy.std()) if len(accuracy) else None,
+        "worst10": float(accuracy[:worst].mean()) if len(accuracy) else None,
+        "min": float(accuracy[0]) if len(accuracy) else None,
+        "gain": float(gain.mean()) if len(gain) else None,
+        "share_worse": float((gain < -TOLERANCE).mean()) if len(gain) else None,
+        "num_devices": len(accuracy),
+    }
+
+
+class KindRow(NamedTuple):
+    """The devices of one kind, seen or unseen: what they got."""
+
+    kind: str
+    seen: bool
+    num_devices: int
+    accuracy: dict[str, float]  # label -> mean over these devices
+    gain: dict[str, float]  # label -> mean gain; a label without a base beside it is left out
+
+
+def per_kind(accuracies: Accuracies) -> list[KindRow]:
+    """Mean accuracy and gain of each kind of device, seen before unseen, then by name."""
+    kinds = np.array(accuracies.kind, dtype=object)
+    rows = []
+    for seen in (True, False):
+        for kind in sorted({*kinds[accuracies.seen == seen]}):
+            part = accuracies.where((accuracies.seen == seen) & (kinds == kind))
+            facts = by_label(part)
+            rows.append(
+                KindRow(
+                    kind,
+                    seen,
+                    len(part),
+                    {label: f["mean"] for label, f in facts.items() if f["mean"] is not None},
+                    {label: f["gain"] for label, f in facts.items() if f["gain"] is not None},
+                )
+            )
+    return rows
+
+
+def rounded(value: Any) -> Any:
+    """Floats at six digits, all through a nested value; a number that is not finite is None."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, float):  # numpy's float64 is one
+        return round(float(value), DIGITS) + 0.0 if math.isfinite(value) else None  # no -0.0
+    return value
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> Path:
+    """Write ``summary.json`` in one step; the same summary gives the same bytes."""
+    text = json.dumps(rounded(summary), indent=2, ensure_ascii=False, allow_nan=False)
+    return put(folder / SUMMARY, f"{text}\n".encode())
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``summary.json``.
+
+    Raises:
+        InputError: It is missing or damaged.
+
+    """
+    path = folder / SUMMARY
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; a finished run has one") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: holds no JSON object; a finished run writes one")
+    return found

@@ -1,0 +1,1 @@
+"""The experts of DUA: how the server learns task after task."""

@@ -1,0 +1,135 @@
+"""One task: epoch after epoch of ``fit``, and the best of them on the validation images."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.evaluation import evaluate
+from fedadapt.client.fit import Sgd, fit
+from fedadapt.datasets.task_incremental.benchmark import Task
+from fedadapt.errors import DivergedError, InputError
+from fedadapt.models.norms import batch_norms
+from fedadapt.random_streams import stream
+from fedadapt.selectors import head, head_of
+from fedadapt.strategies.dua.experts.augmentation import Augmented
+from fedadapt.strategies.dua.experts.data import ImageScaling, body_of, placed
+from fedadapt.strategies.dua.experts.early_stopping import Plateau
+from fedadapt.strategies.dua.experts.expert import Expert, slices
+from fedadapt.strategies.dua.experts.importance import accumulated
+from fedadapt.strategies.dua.experts.objectives import Plan
+from fedadapt.strategies.dua.experts.settings import ExpertTraining
+from fedadapt.weights import Weights, repeat, row
+
+
+class Epoch(NamedTuple):
+    """What is told after each epoch."""
+
+    task: str
+    number: int  # of the task, from 1
+    epoch: int  # from 1
+    lr: float  # that it was trained with
+    loss: float  # the objective, mean over the training images
+    accuracy: float  # on the validation images, in [0, 1]
+
+
+def learn(
+    network: nn.Module,
+    cohort: Cohort,
+    task: Task,
+    wanted: Plan,
+    training: ExpertTraining,
+    last: Expert | None,
+    progress: Callable[[Epoch], None] | None,
+) -> Expert:
+    """One task, epoch by epoch, until it gets no better: the best epoch's model."""
+    [split], [number] = cohort.splits, cohort.devices
+    compute = split.train.labels.device
+    body = last.body if last else body_of(network)
+    if training.reset_norms:
+        body = body | _new_norms(network, body)
+    state = repeat(placed(body | wanted.head, compute), 1)
+    memory = {name: repeat(placed(w, compute), 1) for name, w in wanted.memory.items()}
+    own = slice(*slices(wanted.heads)[task.name]) if last else slice(None)
+    velocity, best = None, state
+    plateau = Plateau(training.lr, training.decay_after, training.decay, training.stop_after)
+    for epoch in range(1, training.epochs + 1):
+        fitted = fit(
+            replace(cohort, round=epoch, scaling=_views(cohort, training, epoch)),
+            state,
+            Sgd(plateau.lr, training.momentum),
+            Schedule(training.batch_size, purpose="expert"),
+            objective=wanted.objective,
+            memory=memory,
+            velocity=velocity,
+        )
+        state, velocity = fitted.weights, fitted.velocity
+        answering = state | {n: state[n][:, own] for n in wanted.head}
+        [score] = evaluate(cohort, answering, [split.adapt])
+        told = Epoch(task.name, number, epoch, plateau.lr, fitted.loss.item(), score.accuracy)
+        if not math.isfinite(told.loss + score.loss):
+            raise DivergedError(
+                f"experts: task {task.name!r}: the model became non-finite in epoch {epoch}; "
+                "lower lr or the method's lambda"
+            )
+        if progress:
+            progress(told)
+        plateau = plateau.after(score.accuracy)
+        if plateau.bad == 0:
+            best = state
+        if plateau.is_over:
+            break
+    found = placed(row(best, 0), "cpu")
+    return Expert(
+        name=task.name,
+        body={n: t for n, t in found.items() if n not in wanted.head},
+        head={n: found[n] for n in wanted.head},
+        heads=wanted.heads,
+        accuracy=plateau.best,
+        epochs=epoch,
+        importance=accumulated(network, cohort, best, own, training, last),
+        key="",
+    )
+
+
+def fresh_head(network: nn.Module, num_classes: int, seed: int, number: int) -> Weights:
+    """A linear head with PyTorch's default weights, a function of (seed, task number) alone."""
+    layer = _linear_head(network)
+    with torch.random.fork_rng(devices=[]):
+        draw = stream(seed, "expert head", number).integers(2**62)
+        torch.default_generator.manual_seed(int(draw))
+        new = nn.Linear(layer.in_features, num_classes, layer.bias is not None)
+    drawn = {n: t.detach().to(layer.weight.dtype) for n, t in new.named_parameters()}
+    return {name: drawn[name.rpartition(".")[2]] for name in sorted(head(network))}
+
+
+def _views(cohort: Cohort, training: ExpertTraining, epoch: int) -> ImageScaling:
+    """How training images are scaled in this epoch: as they are, or cropped and flipped first."""
+    size = min(cohort.splits[0].train.inputs.shape[-2:])
+    if training.augment_from is None or size < training.augment_from:
+        return cohort.scaling
+    return Augmented(cohort.scaling, stream(cohort.seed, "expert views", cohort.devices[0], epoch))
+
+
+def _linear_head(network: nn.Module) -> nn.Linear:
+    layer = head_of(network)
+    if not isinstance(layer, nn.Linear):
+        raise InputError(
+            f"experts: the network's head is a {type(layer).__name__}; a head a task needs an "
+            "nn.Linear"
+        )
+    return layer
+
+
+def _new_norms(network: nn.Module, body: Weights) -> Weights:
+    """Scale 1, shift 0, mean 0, variance 1, no batch seen."""
+    ones = ("weight", "running_var")
+    return {
+        f"{path}.{n}": torch.full_like(body[f"{path}.{n}"], int(n in ones))
+        for path, layer in batch_norms(network).items()
+        for n in layer.state_dict()
+    }

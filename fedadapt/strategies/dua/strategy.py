@@ -1,0 +1,214 @@
+"""DUA: experts of the server, merged for each user by what matters on that user's images.
+
+De Lange et al. 2020, "Unsupervised model personalization while preserving privacy and scalability:
+an open problem". The server has learnt its tasks one after another and never sees a user's images
+(``experts/training.py``). In round t every device is asked how much each parameter of expert t
+matters on its images of task t (psi, sec. 3.2); the server merges the experts by that (chi, eqs 1
+and 2): RACL. Merged by importances on the server's own images they are one model for all: IMM.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fedadapt.client.cohort import Cohort
+from fedadapt.client.statistics.importance import importances
+from fedadapt.messages import Answers, Sent, Update
+from fedadapt.selectors import head
+from fedadapt.server.mode_merge import ZeroPrecision, mode_merge
+from fedadapt.strategies.base import Facts, Strategy
+from fedadapt.strategies.dua.compression import Code
+from fedadapt.strategies.dua.experts.expert import Expert, head_for, task_model
+from fedadapt.strategies.dua.importance_store import MemoryShelf, Shelf
+from fedadapt.strategies.dua.on_client import added, merged_there
+from fedadapt.strategies.dua.request import Question
+from fedadapt.strategies.dua.sparse_upload import SHARED, Difference
+from fedadapt.weights import Weights, repeat, row
+
+IMPORTANCE = "query.importance"
+
+
+@dataclass(frozen=True)
+class DuaState:
+    """What the server knows beside its experts: how far it is."""
+
+    learnt: int  # tasks
+    devices: tuple[int, ...]  # ascending
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DUA(Strategy[DuaState]):
+    """A round a task. Devices are served a model for each task so far: one trunk, a head a task.
+
+    ``base``, for all: the experts merged by ``own_precisions`` (mode-IMM); where there are none,
+    the trunk after the newest task (EWC, MAS, LwF, joint training), or with ``separate`` each
+    task's own expert. ``personal``, where ``question`` asks for importances: RACL's. A device that
+    did not answer for every task so far has the base.
+
+    A device needs ``model``, ``question`` and nothing else.
+    """
+
+    model: nn.Module  # the architecture, for its head; its weights are never read
+    question: Question | None = None  # None: nothing is asked, nothing is personal
+    tasks: tuple[str, ...] = ()  # in the order in which they are learnt
+    experts: tuple[Expert, ...] = ()  # one a task, or one for all (joint training)
+    own_precisions: tuple[Weights, ...] = ()  # Omega of each expert on the server's images
+    separate: bool = False
+    zero_precision: ZeroPrecision = "mean"
+    shelf: Shelf = field(default_factory=MemoryShelf)
+
+    def begin(self, start: Weights, devices: Sequence[int]) -> DuaState:
+        return DuaState(0, tuple(sorted(devices)))
+
+    def actions(self, state: DuaState, round: int) -> tuple[str, ...]:
+        return (IMPORTANCE,) if self.question else ()
+
+    def send(self, state: DuaState, action: str, round: int, devices: Sequence[int]) -> Sent:
+        assert self.question is not None
+        task = round - 1
+        weights = task_model(self.experts, self.tasks[task], task) | self._shared(task)
+        config = {"server-round": round, "task": task, **self.question.to_config()}
+        return Sent(tuple(devices), repeat(weights, len(devices)), config)
+
+    def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
+        question = Question.from_config(received.config)
+        expert = {n: t for n, t in received.weights.items() if not n.startswith(SHARED)}
+        found = importances(
+            cohort,
+            expert,
+            kind=question.kind,
+            granularity=question.granularity,
+            batch_size=question.batch_size,
+            floor=question.floor,
+            exclude=self._head,
+        )
+        # How many images there are is not asked, so it is not told.
+        alike = torch.ones(len(cohort), dtype=torch.float64)
+        if question.stays:
+            first = received.config["task"] == 0
+            return Update({}, alike, kept=added(cohort, expert, found, first=first))
+        return Update(question.code(row(received.weights, 0)).encode(found), alike)
+
+    def expected(self, action: str, sent: Weights) -> Weights:
+        assert self.question is not None
+        if self.question.stays:
+            return {}
+        names = {n for n, _ in self.model.named_parameters()} - self._head
+        zeros = {n: torch.zeros_like(t).unsqueeze(0) for n, t in sent.items() if n in names}
+        return row(self.question.code(sent).encode(zeros), 0)
+
+    def faults(self, action: str, update: Update) -> Mapping[int, str]:
+        """An importance is not negative; an upload that cannot be decoded is none either."""
+        if action != IMPORTANCE or self.question is None or self.question.stays:
+            return {}
+        return self._code(0).faults(update.weights)  # one task's are as another's
+
+    def merge(
+        self, state: DuaState, action: str, round: int, answers: Iterable[Answers]
+    ) -> DuaState:
+        assert self.question is not None
+        for some in answers:
+            if some.update is None or self.question.stays:
+                continue
+            found = self._code(round - 1).decode(some.update.weights)
+            for d, device in enumerate(some.devices):
+                self.shelf.put((round - 1, device), {n: t[d] for n, t in found.items()})
+        return state
+
+    def end(self, state: DuaState, round: int) -> DuaState:
+        return replace(state, learnt=round)
+
+    def serve(self, state: DuaState, devices: Sequence[int]) -> Mapping[str, Weights]:
+        """The models for the newest task."""
+        if not state.learnt:
+            return {"base": repeat(self._answering(self.experts[0].body, 0, 1), len(devices))}
+        *_, (_, models) = self.served(state, devices)
+        return models
+
+    def served(
+        self, state: DuaState, devices: Sequence[int]
+    ) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        learnt, count = state.learnt, len(devices)
+        personal = self._personal(learnt, devices) if self.question and learnt else None
+        for task in range(learnt):
+            base = self._answering(self._trunk(learnt, task), task, learnt)
+            models = {"base": repeat(base, count)}
+            if personal is not None:
+                own = {n: repeat({n: t}, count)[n] for n, t in base.items() if n in self._head}
+                models["personal"] = personal | own
+            yield task, models
+
+    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        if model == "personal" and self.question is not None and self.question.stays:
+            return merged_there(cohort, weights)
+        return weights
+
+    def pack(self, state: DuaState) -> tuple[dict[str, Tensor], Facts]:
+        return self.shelf.pack(), {"learnt": state.learnt, "devices": list(state.devices)}
+
+    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> DuaState:
+        self.shelf.unpack(tensors)
+        return DuaState(int(facts["learnt"]), tuple(facts["devices"]))  # type: ignore[call-overload, arg-type]
+
+    @cached_property
+    def _head(self) -> frozenset[str]:
+        return head(self.model)
+
+    def _shared(self, task: int) -> Weights:
+        """What goes down with an expert where only differences come back."""
+        if self.question is None or self.question.upload != "difference":
+            return {}
+        return Difference.sent_down(self.own_precisions[task])
+
+    def _code(self, task: int) -> Code:
+        assert self.question is not None
+        if task not in self._codes:
+            self._codes[task] = self.question.code(self._shared(task))
+        return self._codes[task]
+
+    @cached_property
+    def _codes(self) -> dict[int, Code]:
+        """How answers of a task travel."""
+        return {}
+
+    @cached_property
+    def _merged(self) -> dict[int, Weights]:
+        """Trunks that are merged by the server's own importances, by the number of experts."""
+        return {}
+
+    def _trunk(self, learnt: int, task: int) -> Weights:
+        """Of the base, after so many tasks."""
+        if self.separate:
+            return self.experts[task].body
+        if not self.own_precisions:
+            return self.experts[min(learnt, len(self.experts)) - 1].body
+        if learnt not in self._merged:
+            bodies = [expert.body for expert in self.experts[:learnt]]
+            self._merged[learnt] = mode_merge(
+                bodies, self.own_precisions[:learnt], zero_precision=self.zero_precision
+            )
+        return self._merged[learnt]
+
+    def _answering(self, trunk: Weights, task: int, learnt: int) -> Weights:
+        """With the head that answers a task: a whole network."""
+        after = min(learnt, len(self.experts)) - 1
+        return trunk | head_for(self.experts, self.tasks[task], after)
+
+    def _personal(self, learnt: int, devices: Sequence[int]) -> Weights:
+        """Each device's trunk, [D, ...]; importances are at hand for one device at a time."""
+        own = repeat(self._trunk(learnt, learnt - 1), len(devices))
+        if self.question is None or self.question.stays:
+            return own
+        own = {n: t.clone(memory_format=torch.contiguous_format) for n, t in own.items()}
+        bodies = [expert.body for expert in self.experts[:learnt]]
+        for d, device in enumerate(devices):
+            told = [self.shelf.get((task, device)) for task in range(learnt)]
+            known = [omega for omega in told if omega is not None]
+            if len(known) == learnt:
+                merged = mode_merge(bodies, known, zero_precision=self.zero_precision)
+                for n, t in merged.items():
+                    own[n][d] = t
+        return own

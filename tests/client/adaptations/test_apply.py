@@ -1,0 +1,258 @@
+"""What each local adaptation may and may not change, and what it is equal to."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from toys import (
+    CLASSES,
+    Quadratic,
+    assert_close,
+    assert_same_bits,
+    cohort,
+    conv,
+    copied,
+    dense,
+    initials,
+    plain,
+    quadratic_split,
+    split,
+)
+
+from fedadapt.client.adaptations.apply import adapt
+from fedadapt.client.adaptations.settings import (
+    ADAPTATIONS,
+    AdaBN,
+    AdaBNS,
+    Adaptation,
+    Ewc,
+    FineTune,
+    Kd,
+    NoAdaptation,
+)
+from fedadapt.client.cohort import Schedule
+from fedadapt.client.evaluation import evaluate
+from fedadapt.client.fit import Sgd, fit
+from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.client.statistics.importance import fisher
+from fedadapt.models.network import Network
+from fedadapt.objectives import Distillation
+from fedadapt.objectives import Ewc as Elastic
+from fedadapt.selectors import head, norm_affine, norm_statistics
+
+SPLITS = [split(count, adapt=9, test=7, seed=count) for count in (5, 12, 10)]
+METHODS = [
+    NoAdaptation(),
+    AdaBN(batch_size=4),
+    AdaBNS(epochs=2, lr=0.1, batch_size=4),
+    FineTune(epochs=2, lr=0.1),
+    Kd(epochs=2, lr=0.1),
+    Ewc(epochs=2, lr=0.01, lam=10.0),
+]
+
+
+def changed(before, after):
+    """Names whose tensors differ on every device."""
+    return {
+        n
+        for n in before
+        if all(not torch.equal(a, b) for a, b in zip(before[n], after[n], strict=True))
+    }
+
+
+def parameters(model):
+    return {n for n, _ in model.named_parameters()}
+
+
+def statistics(model):
+    return {n for n in norm_statistics(model) if not n.endswith("num_batches_tracked")}
+
+
+def test_each_one_with_a_name_has_an_implementation():
+    assert {m.name for m in METHODS} == set(ADAPTATIONS)
+
+
+@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
+    weights = initials(conv(), 3)
+    before = copied(weights)
+    found = adapt(method, cohort(conv(), SPLITS, execution), weights)
+    assert_same_bits(weights, before)
+    kinds = {n: (t.shape, t.dtype) for n, t in found.items()}
+    assert kinds == {n: (t.shape, t.dtype) for n, t in weights.items()}
+
+
+@pytest.mark.parametrize("execution", ["alone", "kernels", "vmap"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_stacked_is_one_by_one_and_company_does_not_matter(method, execution):
+    weights = initials(conv(), 3)
+    together = adapt(method, cohort(conv(), SPLITS, execution), weights)
+    for d in range(3):
+        own = {n: t[d : d + 1] for n, t in weights.items()}
+        alone = adapt(method, cohort(conv(), SPLITS).only(d), own)
+        assert_close({n: t[d : d + 1] for n, t in together.items()}, alone)
+
+
+def test_none_is_the_model_as_it_came():
+    weights = initials(conv(), 3)
+    assert adapt(NoAdaptation(), cohort(conv(), SPLITS), weights) is weights
+
+
+def test_adabn_sets_the_statistics_the_model_is_evaluated_with():
+    # The released code of the paper copied scale and shift and left the statistics behind.
+    weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
+    found = adapt(AdaBN(batch_size=4), members, weights)
+    assert changed(weights, found) == statistics(conv())
+    for d, own in enumerate(SPLITS):
+        x = torch.nn.functional.conv2d(own.adapt.inputs, weights["body.0.weight"][d], padding=1)
+        torch.testing.assert_close(found["body.1.running_mean"][d], x.mean((0, 2, 3)))
+        variance = x.var((0, 2, 3), unbiased=False)
+        torch.testing.assert_close(found["body.1.running_var"][d], variance)
+    tests = [own.test for own in SPLITS]
+    before, after = (evaluate(members, w, tests) for w in (weights, found))
+    assert all(b.loss != a.loss for b, a in zip(before, after, strict=True))
+
+
+def test_adabn_does_not_look_at_labels():
+    weights = initials(conv(), 3)
+    permuted = [
+        s._replace(adapt=replace(s.adapt, labels=(s.adapt.labels + 1) % CLASSES)) for s in SPLITS
+    ]
+    one, other = (adapt(AdaBN(), cohort(conv(), some), weights) for some in (SPLITS, permuted))
+    assert_same_bits(one, other)
+    assert not AdaBN.needs_labels
+
+
+def test_adabn_s_moves_scale_and_shift_and_statistics_only():
+    weights = initials(conv(), 3)
+    found = adapt(AdaBNS(lr=0.1, batch_size=4), cohort(conv(), SPLITS), weights)
+    assert changed(weights, found) == norm_affine(conv()) | norm_statistics(conv())
+    trained = changed(weights, found) & parameters(conv())
+    assert sum(weights[n][0].numel() for n in trained) == 2 * (3 + 4)
+
+
+def test_adabn_s_ends_with_the_statistics_of_its_own_scale_and_shift():
+    weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
+    found = adapt(AdaBNS(lr=0.1, batch_size=100), members, weights)
+    again = norm_moments(members, found, Schedule(100, part="adapt"))
+    assert_close({n: found[n] for n in again}, again)
+
+
+@pytest.mark.parametrize("method", [AdaBN(), AdaBNS(lr=0.1)], ids=lambda m: m.name)
+def test_dropout_is_off_while_statistics_are_taken(method):
+    def make(p):
+        body = nn.Sequential(nn.Flatten(), nn.Dropout(p), nn.Linear(16, 5), nn.BatchNorm1d(5))
+        return Network(body, 5, CLASSES)
+
+    weights = initials(make(0), 3)
+    with_it, without = (adapt(method, cohort(make(p), SPLITS), weights) for p in (0.9, 0.0))
+    assert_same_bits(with_it, without)
+
+
+@pytest.mark.parametrize("method", [AdaBN(), AdaBNS(lr=0.1)], ids=lambda m: m.name)
+def test_the_part_is_the_one_asked_for(method):
+    weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
+    swapped = [s._replace(train=s.adapt, adapt=s.train) for s in SPLITS]
+    found = adapt(replace(method, part="train"), members, weights)
+    assert_same_bits(found, adapt(method, cohort(conv(), swapped), weights))
+
+
+def test_fine_tuning_is_fit():
+    weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
+    found = adapt(
+        FineTune(epochs=3, lr=0.1, momentum=0.8, weight_decay=0.1, batch_size=4), members, weights
+    )
+    wanted = fit(members, weights, Sgd(0.1, 0.8, 0.1), Schedule(4, 3, "train", "fine-tune"))
+    assert_same_bits(found, wanted.weights)
+    assert changed(weights, found) >= parameters(conv())
+
+
+@pytest.mark.parametrize("method", [FineTune, Kd, Ewc], ids=lambda m: m.name)
+@pytest.mark.parametrize(("word", "selector"), [("head", head), ("norm-affine", norm_affine)])
+def test_a_part_of_the_network_is_tuned_and_the_rest_is_held(method, word, selector):
+    weights = initials(conv(), 3)
+    tuned = method(epochs=2, lr=0.01, trainable=word)
+    found = adapt(tuned, cohort(conv(), SPLITS), weights)
+    assert changed(weights, found) & parameters(conv()) == selector(conv())
+
+
+def test_distillation_keeps_closer_to_the_model_received():
+    weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
+    tuned = adapt(FineTune(epochs=20, lr=0.1), members, weights)
+    kept = adapt(Kd(epochs=20, lr=0.1), members, weights)
+    way = [sum(((a[n] - weights[n]) ** 2).sum() for n in weights) for a in (tuned, kept)]
+    assert 0 < way[1] < 0.1 * way[0]
+    objective = Distillation(0.95, 6.0)
+    schedule = Schedule(32, 20, "train", "kd")
+    wanted = fit(
+        members, weights, Sgd(0.1, 0.5), schedule, objective=objective, memory={"teacher": weights}
+    )
+    assert_same_bits(kept, wanted.weights)
+
+
+def test_distillation_from_itself_is_a_twentieth_of_cross_entropy():
+    weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
+    one_step = {"epochs": 1, "momentum": 0.0, "batch_size": 100}
+    kept = adapt(Kd(lr=0.1, **one_step), members, weights)
+    assert_close(kept, adapt(FineTune(lr=0.05 * 0.1, **one_step), members, weights))
+
+
+def test_ewc_takes_a_first_step_like_fine_tuning():
+    weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
+    one_step = {"epochs": 1, "lr": 0.1, "batch_size": 100}
+    assert_close(
+        adapt(Ewc(**one_step), members, weights), adapt(FineTune(**one_step), members, weights)
+    )
+
+
+@pytest.mark.parametrize("lam", [0.0, 1.0, 1e6])
+def test_ewc_settles_between_its_images_and_the_model_received(lam):
+    # F(w) = h/2 (w - t)^2, so the Fisher at w = a is (h (a - t))^2.
+    h, t, a = 2.0, 1.5, 0.5
+    pull = lam * (h * (a - t)) ** 2
+    members = cohort(Quadratic(), [quadratic_split(h, t)])
+    method = Ewc(lam=lam, epochs=60, lr=0.5 / (h + pull), momentum=0.0, fisher="own")
+    found = adapt(method, members, {"w": torch.tensor([a], dtype=torch.float64)})
+    assert found["w"].item() == pytest.approx((h * t + pull * a) / (h + pull), rel=1e-9)
+
+
+def test_ewc_takes_the_federations_fisher_unless_told_otherwise():
+    weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
+    of_all = {n: 3 + torch.zeros_like(t) for n, t in weights.items()}
+    method = Ewc(epochs=2, lr=0.01, lam=2.0, batch_size=4)
+    own = fisher(members, weights, granularity="batch", batch_size=4)
+
+    def wanted(importance):
+        memory = {"anchor": weights, "importance": importance}
+        schedule = Schedule(4, 2, "train", "ewc")
+        return fit(
+            members, weights, Sgd(0.01, 0.5), schedule, objective=Elastic(2.0), memory=memory
+        ).weights
+
+    assert_same_bits(adapt(method, members, weights, of_all), wanted(of_all))
+    assert_same_bits(adapt(replace(method, fisher="own"), members, weights, of_all), wanted(own))
+    assert_same_bits(adapt(method, members, weights), wanted(own))
+
+
+def test_adaptations_of_one_device_draw_different_batches():
+    weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
+    settings = {"epochs": 1, "lr": 0.1, "batch_size": 4}
+    free = adapt(Kd(share=0.0, **settings), members, weights)
+    assert not torch.isclose(
+        free["head.weight"], adapt(FineTune(**settings), members, weights)["head.weight"]
+    ).all()
+
+
+def test_an_adaptation_without_an_implementation_says_so():
+    class Another(Adaptation):
+        name = "another"
+
+    with pytest.raises(TypeError, match="Another has no implementation"):
+        adapt(Another(), cohort(plain(), SPLITS), initials(plain(), 3))
+
+
+def test_one_dense_network_with_batch_norm_goes_through_all_of_them():
+    for method in METHODS:
+        assert adapt(method, cohort(dense(), SPLITS, "kernels"), initials(dense(), 3))

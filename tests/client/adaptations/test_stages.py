@@ -1,0 +1,45 @@
+"""Local adaptations stage by stage: what curves are made of."""
+
+from dataclasses import replace
+
+import pytest
+from toys import assert_same_bits, cohort, conv, initials, plain, split
+
+from fedadapt.client.adaptations.apply import adapt, stages
+from fedadapt.client.adaptations.settings import Ewc, FineTune, Kd
+
+SPLITS = [split(count, adapt=9, test=7, seed=count) for count in (5, 12, 10)]
+METHODS = [
+    FineTune(epochs=5, lr=0.1),
+    Kd(epochs=5, lr=0.1),
+    Ewc(epochs=5, lr=0.01, lam=10.0),
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_without_stages_there_is_one_and_it_is_the_adaptation(method):
+    weights = initials(conv(), len(SPLITS))
+    [(epochs, found)] = stages(method, cohort(conv(), SPLITS), weights)
+    assert epochs == 5
+    assert_same_bits(found, adapt(method, cohort(conv(), SPLITS), weights))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_the_last_stage_is_the_adaptation_and_the_first_a_shorter_one(method):
+    weights = initials(conv(), len(SPLITS))
+    staged = replace(method, stage=2)
+    found = list(stages(staged, cohort(conv(), SPLITS), weights))
+    assert [epochs for epochs, _ in found] == [2, 4, 5]
+    assert_same_bits(found[-1][1], adapt(staged, cohort(conv(), SPLITS), weights))
+    first = adapt(replace(method, epochs=2), cohort(conv(), SPLITS), weights)
+    assert_same_bits(found[0][1], first)
+
+
+def test_a_later_stage_starts_from_the_one_before_and_remembers_the_model_received():
+    weights = initials(plain(), len(SPLITS))
+    method = Kd(epochs=2, stage=1, lr=0.1, share=1.0)
+    (_, once), (_, twice) = stages(method, cohort(plain(), SPLITS), weights)
+    # A student that is its teacher has nothing to learn: it stays, stage after stage.
+    for n in weights:
+        assert (once[n] - weights[n]).abs().max() < 1e-12
+        assert (twice[n] - weights[n]).abs().max() < 1e-12

@@ -1,0 +1,128 @@
+"""Batch-norm statistics measured on a device, against those of its images taken all at once."""
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from toys import (
+    CLASSES,
+    assert_close,
+    assert_same_bits,
+    cohort,
+    conv,
+    copied,
+    dense,
+    initial,
+    initials,
+    plain,
+    split,
+)
+
+from fedadapt.client.cohort import Schedule
+from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.models.network import Network
+from fedadapt.selectors import norm_statistics
+from fedadapt.weights import repeat, row
+
+SPLITS = [split(9, adapt=6, seed=d) for d in range(3)]
+
+
+def entering_first_norm(make, weights, inputs):
+    """[images or pixels, channels] of what the first batch-norm layer gets."""
+    if make is dense:
+        return inputs.flatten(1) @ weights["body.1.weight"].T + weights["body.1.bias"]
+    convolved = torch.nn.functional.conv2d(inputs, weights["body.0.weight"], padding=1)
+    return convolved.transpose(0, 1).flatten(1).T
+
+
+FIRST = {dense: "body.2", conv: "body.1"}
+
+
+@pytest.mark.parametrize("part", ["train", "adapt"])
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 5, 8, 100])
+@pytest.mark.parametrize("make", FIRST)
+def test_the_first_layers_are_those_of_all_images_whatever_the_batch_size(make, batch_size, part):
+    weights = initials(make(), 3)
+    found = norm_moments(cohort(make(), SPLITS), weights, Schedule(batch_size, 1, part))
+    for d in range(3):
+        images = getattr(SPLITS[d], part).inputs
+        x = entering_first_norm(make, row(weights, d), images)
+        torch.testing.assert_close(found[f"{FIRST[make]}.running_mean"][d], x.mean(0))
+        variance = x.var(0, unbiased=False)
+        torch.testing.assert_close(found[f"{FIRST[make]}.running_var"][d], variance)
+
+
+def test_deeper_layers_are_those_of_torchs_own_pass_in_training_mode():
+    start = initial(conv())
+    found = norm_moments(cohort(conv(), SPLITS[:1]), repeat(start, 1), Schedule(100))
+    model = conv().double().train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0
+    after = copied(start)
+    functional_call(model, after, (SPLITS[0].train.inputs,))
+    pixels = {"body.1": 9 * 16, "body.4": 9 * 4}
+    for layer, count in pixels.items():
+        torch.testing.assert_close(
+            found[f"{layer}.running_mean"][0], after[f"{layer}.running_mean"]
+        )
+        biased = after[f"{layer}.running_var"] * (count - 1) / count
+        torch.testing.assert_close(found[f"{layer}.running_var"][0], biased)
+
+
+@pytest.mark.parametrize("make", FIRST)
+def test_stacked_is_one_by_one(make):
+    uneven = [split(count, seed=count) for count in (5, 12, 9)]
+    alone, *together = (
+        norm_moments(cohort(make(), uneven, execution), initials(make(), 3), Schedule(4))
+        for execution in ("one-by-one", "alone", "kernels", "vmap")
+    )
+    for found in together:
+        assert_close(found, alone)
+
+
+@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
+def test_nothing_is_left_behind(execution):
+    weights = initials(conv(), 3)
+    before = copied(weights)
+    members = cohort(conv(), SPLITS, execution)
+    members.model.train()
+    found = norm_moments(members, weights, Schedule(4))
+    assert_same_bits(weights, before)
+    assert all(m.training and not m._forward_pre_hooks for m in members.model.modules())
+    counters = {n for n in norm_statistics(conv()) if n.endswith("num_batches_tracked")}
+    assert found.keys() == norm_statistics(conv()) - counters
+
+
+def test_dropout_is_off_meanwhile():
+    def make(p):
+        body = nn.Sequential(nn.Flatten(), nn.Dropout(p), nn.Linear(16, 5), nn.BatchNorm1d(5))
+        return Network(body, 5, CLASSES)
+
+    weights = initials(make(0), 3)
+    with_it, without = (
+        norm_moments(cohort(make(p), SPLITS), weights, Schedule(4)) for p in (0.9, 0.0)
+    )
+    assert_same_bits(with_it, without)
+
+
+def test_layers_without_statistics_are_passed_over():
+    def make():
+        body = nn.Sequential(
+            nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False), nn.BatchNorm1d(16)
+        )
+        return Network(body, 16, CLASSES)
+
+    found = norm_moments(cohort(make(), SPLITS), initials(make(), 3), Schedule(4))
+    assert set(found) == {"body.2.running_mean", "body.2.running_var"}
+    assert norm_moments(cohort(plain(), SPLITS), initials(plain(), 3), Schedule(4)) == {}
+
+
+def test_a_variance_far_from_zero_mean_survives():
+    far = [s._replace(train=type(s.train)(s.train.inputs + 1e4, s.train.labels)) for s in SPLITS]
+    weights = initials(dense(), 3)
+    near_, far_ = (
+        norm_moments(cohort(dense(), some), weights, Schedule(4))["body.2.running_var"]
+        for some in (SPLITS, far)
+    )
+    torch.testing.assert_close(far_, near_, rtol=1e-5, atol=0)

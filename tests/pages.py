@@ -1,0 +1,50 @@
+"""Report pages: written for made-up runs, and read again."""
+
+import html.parser
+import json
+
+import tomli_w
+
+from fedadapt.config import RunConfig
+from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.results.parquet import (
+    write_evaluations,
+    write_ledger,
+    write_losses,
+)
+from fedadapt.simulations.results.summary import summarise, write_summary
+
+ADAPT = "none,adabn-s,fine-tune"
+
+
+class Page(html.parser.HTMLParser):
+    """A page's tags, attributes and visible text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def finish(folder, rows, entries=(), means=(), **config):
+    """A folder as a finished run leaves it."""
+    config = RunConfig(adapt=ADAPT, **config)
+    (folder / "config.toml").write_text(tomli_w.dumps(config.to_mapping()))
+    facts = {"name": config.benchmark, "sizes": list(range(500))}
+    (folder / "manifest.json").write_text(json.dumps({"hash": "abc123", "facts": facts}))
+    write_evaluations(folder, rows)
+    write_ledger(folder, entries)
+    write_losses(folder, means)
+    write_summary(folder, summarise(config, "abc123", rows, entries, means, 1.0))
+    return folder
+
+
+def read(folder):
+    return write_report(folder).read_text("utf-8")

@@ -1,0 +1,49 @@
+"""What Ray actors of the tests import: as little as there can be."""
+
+import os
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+from toys import Toys, conv, initial, split, training
+
+from fedadapt.client.adaptations.settings import AdaBN, NoAdaptation
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.fedavg import FedAvg
+
+SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 3, 8)]
+POISONED = [SPLITS[0], OSError("patient 4711: unreadable"), *SPLITS[2:]]
+DEVICES = tuple(range(len(SPLITS)))
+START = initial(conv())
+METHODS = (NoAdaptation(), AdaBN())
+
+
+class Deadly(Worker):
+    """Device 4 kills its actor, as often as it has lives; a file each counts."""
+
+    folder: Path
+    lives: int
+
+    def answer(self, action, round, sent, kept=()):
+        killed = len(list(self.folder.iterdir()))
+        if 4 in sent.devices and killed < self.lives:
+            (self.folder / str(killed)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().answer(action, round, sent, kept)
+
+
+class ToyRecipe(NamedTuple):
+    """Toy devices instead of what a configuration says."""
+
+    poisoned: bool = False
+    deadly: str = ""
+    lives: int = 0
+
+    def build(self):
+        strategy = FedAvg(training=training(0.1, 2), model=conv(), batch_norm="local")
+        kind = Deadly if self.deadly else Worker
+        splits = POISONED if self.poisoned else SPLITS
+        worker = kind(Toys(splits), conv(), strategy, METHODS, seed=1)
+        if self.deadly:
+            worker.folder, worker.lives = Path(self.deadly), self.lives
+        return worker

@@ -1,0 +1,66 @@
+"""How a run's devices are computed is a function of its settings and its network."""
+
+import pytest
+import torch
+from torch import nn
+from toys import conv, dense
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
+
+
+class Undecided(nn.Module):
+    """What it does depends on the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.head(x if x.sum() > 0 else -x)
+
+
+def planned(model, **settings):
+    return plan_for(RunConfig(**settings), model, (1, 4, 4), torch.device("cpu"))
+
+
+def test_a_dense_network_is_stacked_and_one_with_decisions_is_not():
+    assert planned(dense()).execution == "kernels"
+    assert planned(Undecided()).execution == "one-by-one"
+    assert planned(dense()) == planned(dense())
+
+
+def test_the_run_may_say_otherwise():
+    assert planned(dense(), execution="one-by-one").execution == "one-by-one"
+    assert planned(conv(), execution="stacked").execution == "kernels"
+    for model in (dense(), conv(), Undecided()):
+        assert planned(model, cohort_size=7).cohort_size == 7
+
+
+def test_what_cannot_be_stacked_is_refused_in_a_line():
+    with pytest.raises(InputError, match="execution: mlp has parts that cannot be stacked; use"):
+        planned(Undecided(), execution="stacked")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision", "warned"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "bf16", True),
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, "bf16", False),
+        ({"avx2": True, "avx512_bf16": False}, "float32", False),
+    ],
+)
+def test_bf16_without_arithmetic_for_it_is_warned_of(
+    capabilities, precision, warned, monkeypatch, caplog
+):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    warn_if_slow(RunConfig(precision=precision), torch.device("cpu"))
+    assert ("precision=bf16: this processor has no arithmetic" in caplog.text) == warned
+
+
+def test_a_pytorch_that_cannot_be_asked_is_not_warned_of(monkeypatch, caplog):
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    warn_if_slow(RunConfig(precision="bf16"), torch.device("cpu"))
+    assert not caplog.text

@@ -1,0 +1,176 @@
+"""Ray actors compute what this process computes, on two machines, and whatever dies."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from ray_toys import DEVICES, START, ToyRecipe
+from toys import assert_same_bits, conv, initials, sent
+
+from fedadapt.errors import FedadaptError, InputError
+from fedadapt.messages import Sent
+from fedadapt.server.client_pool import EvaluationRequest
+from fedadapt.simulations.assembly import assemble
+from fedadapt.simulations.engines.client_states import Keeper
+from fedadapt.simulations.engines.in_process import InProcessFleet
+from fedadapt.simulations.engines.ray_clients import RayFleet
+from fedadapt.simulations.engines.ray_worker import State
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings(  # Ray leaves files of its own open
+        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two machines with a core each."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        tests = Path(__file__).parents[2]
+        path = [str(tests.parent), str(tests), str(tests / "simulations")]
+        patch.setenv("PYTHONPATH", os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        node = {"num_cpus": 1, "object_store_memory": 2**27, "include_dashboard": False}
+        found = Cluster(initialize_head=True, head_node_args=node)
+        found.add_node(num_cpus=1, object_store_memory=2**27)
+        ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
+        try:
+            yield found
+        finally:
+            ray.shutdown()
+            found.shutdown()
+
+
+def fleet_of(recipe, num_workers=2, cohort_size=3):
+    fleet = RayFleet(
+        tiny.config(),
+        recipe.build(),
+        address="",
+        num_workers=num_workers,
+        gpus_per_worker=0.0,
+        cohort_size=cohort_size,
+        keeper=Keeper(),
+    )
+    fleet._crew._recipe = recipe
+    return fleet
+
+
+def rounds(fleet):
+    """The answers of two rounds, the second with a model for each device; scores; what is kept."""
+    own = Sent(DEVICES, initials(conv(), len(DEVICES)), {"server-round": 2})
+    request = EvaluationRequest(2, DEVICES, {"base": own.weights}, ("none", "adabn"), curves=True)
+    first = list(fleet.ask("train", 1, sent(START, DEVICES), START))
+    second = list(fleet.ask("train", 2, own, START))
+    return first, second, list(fleet.evaluate(request)), fleet.kept()
+
+
+def by_device(answers):
+    return {
+        d: {n: t[i] for n, t in a.update.weights.items()}
+        for a in answers
+        for i, d in enumerate(a.devices)
+    }
+
+
+def assert_same_answers(found, wanted):
+    ours, theirs = by_device(found), by_device(wanted)
+    assert list(ours) == list(theirs)  # in order
+    for device in theirs:
+        assert_same_bits(ours[device], theirs[device])
+
+
+def assert_equal(found, wanted):
+    for number in (0, 1):
+        assert_same_answers(found[number], wanted[number])
+    ours, theirs = ([row for a in some[2] for row in a.rows] for some in (found, wanted))
+    assert ours == theirs
+    assert found[3].keys() == wanted[3].keys()
+    for device in wanted[3]:
+        assert_same_bits(found[3][device]["norms"], wanted[3][device]["norms"])
+
+
+def test_actors_compute_what_this_process_computes_and_are_replaced_when_killed(cluster):
+    import ray
+
+    recipe = ToyRecipe()
+    wanted = rounds(InProcessFleet(recipe.build()))
+    with fleet_of(recipe) as fleet:
+        assert_equal(rounds(fleet), wanted)
+        fleet.restore({})
+        answers = fleet.ask("train", 1, sent(START, DEVICES), START)
+        found = [next(answers)]
+        ray.kill(fleet._crew._actors[0])
+        found += list(answers)
+        assert_same_answers(found, wanted[0])
+
+
+def test_a_device_fails_alone_and_one_that_kills_its_actor_is_computed_again(
+    cluster, tmp_path, caplog
+):
+    wanted = rounds(InProcessFleet(ToyRecipe(True).build()))
+    with fleet_of(ToyRecipe(True, str(tmp_path), 1), cohort_size=1) as fleet:
+        found = rounds(fleet)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert "its devices are computed again" in caplog.text
+    assert_equal(found, wanted)
+    for answers in found[:3]:
+        assert [d for a in answers for d in a.failures] == [1]
+    for reason in [f.reason for a in found[0] for f in a.failures.values()]:
+        assert reason.startswith("crash:OSError incident=")
+        assert "patient" not in reason
+
+
+def test_a_machine_that_is_gone_is_done_without(cluster):
+    """Its actor waits for another machine; the rest is done by those there are."""
+    recipe = ToyRecipe()
+    wanted = list(InProcessFleet(recipe.build()).ask("train", 1, sent(START, DEVICES), START))
+    third = cluster.add_node(num_cpus=1, object_store_memory=2**27)
+    cluster.wait_for_nodes()
+    with fleet_of(recipe, num_workers=3, cohort_size=1) as fleet:
+        answers = fleet.ask("train", 1, sent(START, DEVICES), START)
+        found = [next(answers)]
+        cluster.remove_node(third, allow_graceful=False)
+        found += list(answers)
+    assert_same_answers(found, wanted)
+
+
+def test_an_actor_builds_what_the_configuration_says(cluster):
+    assembly = assemble(tiny.config())
+    start = {n: t.detach() for n, t in assembly.model.state_dict().items()}
+    question = ("train", 1, sent(start, range(6)), start)
+    engine = {"address": "", "num_workers": 1, "gpus_per_worker": 0.0, "cohort_size": 3}
+    with RayFleet(tiny.config(), assembly.worker, **engine, keeper=Keeper()) as fleet:
+        found = list(fleet.ask(*question))
+    with InProcessFleet(assembly.worker, cohort_size=3) as fleet:
+        assert_same_answers(found, fleet.ask(*question))
+    assert [d for answers in found for d in answers.devices] == list(range(6))
+
+
+def test_other_data_on_an_actor_s_machine_are_refused():
+    pytest.importorskip("ray")
+    crew = fleet_of(ToyRecipe())._crew
+    with pytest.raises(
+        InputError, match=r"^ray: an actor has other data \(manifest 1111.* here 0000"
+    ):
+        crew._begun(0, State("1" * 64, ""))
+    with pytest.raises(FedadaptError, match=r"^ray: an actor cannot begin: no such file"):
+        crew._begun(0, State("", "no such file"))
+
+
+def test_more_actors_than_fit_are_refused(cluster):
+    with pytest.raises(InputError, match=r"^workers: 50 Ray actors need 50 cores and 0 GPUs"):
+        fleet_of(ToyRecipe(), num_workers=50).__enter__()
+
+
+def test_without_ray_there_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"^engine: ray is not installed; pip install"):
+        fleet_of(ToyRecipe())

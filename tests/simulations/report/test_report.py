@@ -1,0 +1,220 @@
+import json
+import random
+import re
+import shutil
+
+import numpy as np
+import pytest
+from made_up import evaluation, evaluations, ledger, losses
+from pages import ADAPT, Page, finish, read
+
+from fedadapt.errors import InputError
+from fedadapt.records import LedgerEntry
+from fedadapt.simulations.report import figures as plots
+from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.report.style import save_png, to_svg
+from fedadapt.simulations.results.accuracies import last_accuracies
+from fedadapt.simulations.results.communication import by_action, by_reason
+from fedadapt.simulations.results.journal import Journal
+from fedadapt.simulations.results.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return finish(tmp_path_factory.mktemp("run"), evaluations(5), ledger(5), losses())
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The page of a run whose figures hold areas and raster images."""
+    rows = evaluations(450, last_round=2)
+    return read(finish(tmp_path_factory.mktemp("large"), rows, ledger(20), losses()))
+
+
+def test_a_finished_run_is_told_in_full(large):
+    text = Page(large).text
+    assert "not complete" not in text
+    final = last_accuracies(evaluations(450, last_round=2), ADAPT.split(","))
+    mean = final.where(final.seen).by_label["base+fine-tune"].mean()
+    assert f"{100 * mean:.1f}\N{NO-BREAK SPACE}%" in text
+    for word in ("Unseen devices", "Convergence", "Gain, device by device", "By kind", "inverted"):
+        assert word in text
+    for word in ("Devices worst off", "local-epochs", "abc123", "conv1.weight: not finite"):
+        assert word in text
+
+
+def test_a_report_asks_nothing_of_the_network(large):
+    assert not re.search(r"https?:", large)
+    page = Page(large)
+    assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
+    references = [value for name, value in page.attributes if name in ("src", "href")]
+    assert any(value.startswith("data:image/png;base64,") for value in references)
+    assert all(value.startswith(("#", "data:image/png;base64,")) for value in references)
+
+
+def test_ids_of_figures_do_not_collide_and_references_are_met(large):
+    page = Page(large)
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {v[1:] for n, v in page.attributes if n == "href" and v.startswith("#")}
+    targets |= set(re.findall(r"url\(#([^)]*)\)", str(page.attributes)))
+    assert targets
+    assert targets <= set(ids)
+
+
+def test_text_from_files_stays_text(tmp_path):
+    evil = "<script>alert(1)</script>$\\frac{&\"'"
+    rows = [
+        evaluation(d, 0.5 + d / 10, label, kind=evil)
+        for d in range(3)
+        for label in ("base", "base+fine-tune")
+    ]
+    rows += [row._replace(device=9, kind="]]>-->") for row in rows[:2]]
+    entries = [LedgerEntry(1, 0, evil, "error", evil, 0, 0, 0.0)]
+    folder = finish(tmp_path, rows, entries, losses(), strategy=evil)
+    (folder / "manifest.json").write_text(json.dumps({evil: {evil: [evil]}}))
+    page = Page(read(folder))
+    assert "script" not in page.tags
+    assert page.text.count(evil) >= 4
+
+
+def test_the_same_folder_gives_the_same_report(finished):
+    assert read(finished) == read(finished)
+
+
+FILES = (
+    "config.toml",
+    "manifest.json",
+    "summary.json",
+    "devices.parquet",
+    "ledger.parquet",
+    "losses.parquet",
+)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["gone", "damaged"])
+def test_what_is_missing_or_damaged_is_named_and_the_rest_is_read(finished, tmp_path, file, damage):
+    run = shutil.copytree(finished, tmp_path / "run")
+    if damage == "gone":
+        (run / file).unlink()
+    else:
+        (run / file).write_bytes(b"\x00{")
+    found = RunFolder.read(run)
+    assert found.missing == (f"no {file}" if damage == "gone" else f"{file} is damaged",)
+    parts = (found.config, found.manifest, found.summary)
+    tables = (found.evaluations, found.ledger, found.losses)
+    assert [not part for part in (*parts, *tables)] == [name == file for name in FILES]
+
+
+@pytest.mark.parametrize("file", ["config.toml", "ledger.parquet", "losses.parquet"])
+def test_a_single_file_is_enough_for_a_report(finished, tmp_path, file):
+    shutil.copy(finished / file, tmp_path)
+    text = read(tmp_path)
+    assert text.count("This run is not complete: no ") == text.count('class="notice"') == 1
+    assert text.count("; no ") == len(FILES) - 2
+
+
+def test_a_run_that_is_going_on_is_read_from_its_journal(tmp_path):
+    rows = evaluations(5)
+    with Journal(tmp_path) as journal:
+        for row in [*rows, *ledger(5)]:
+            journal.append(row)
+        journal.offsets()
+        text = read(tmp_path)
+    assert "no devices.parquet yet" in text
+    assert "base+fine-tune" in text
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_without_a_run_is_one_line(tmp_path, folder):
+    with pytest.raises(InputError, match=r"no such folder|holds no run"):
+        write_report(tmp_path / folder)
+
+
+CASES = {
+    "one device": evaluations(1),
+    "no adaptation": evaluations(5, adaptations=("none",)),
+    "a personal model without a base": [evaluation(0, 0.5, "personal")],
+    "only unseen devices": [evaluation(0, 0.5, seen=False)],
+    "only a global test": [evaluation(-1, 0.5, split="global")],
+    "nothing": [],
+    "a device without the adapted model": [*evaluations(2), evaluation(7, 0.5, round=10)],
+    "many kinds": evaluations(
+        60, kinds=[f"classes {k} and {k + 1}" for k in range(30)], last_round=0
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_odd_runs_have_a_report_and_a_picture(tmp_path, case):
+    finish(tmp_path, CASES[case])
+    assert "<svg" in read(tmp_path) or not CASES[case] or case == "only a global test"
+    assert plots.picture(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_figures_stay_small_for_ten_thousand_devices(tmp_path):
+    rows = evaluations(10_000, last_round=2)
+    final = last_accuracies(rows, ADAPT.split(","))
+    figures = {
+        "convergence": plots.convergence(rows, losses(), final),
+        "distribution": plots.distribution(final),
+        "gains": plots.gains(final, "base+fine-tune"),
+        "kinds": plots.kinds(final),
+    }
+    for name, figure in figures.items():
+        assert len(to_svg(figure, name)) < 300_000, name
+    before_after = plots.before_and_after(final)
+    assert save_png(before_after, tmp_path / "gain.png", dpi=50).stat().st_size > 1000
+
+
+def bars(figure):
+    axes = figure.axes[0]
+    return [patch for patch in axes.patches if patch.get_width() == pytest.approx(0.78)]
+
+
+def test_the_gain_of_every_device_is_drawn_and_the_worse_ones_stand_out():
+    before, after = [0.5, 0.5, 0.5, 0.5], [0.9, 0.4, 0.5, 0.7]
+    rows = [evaluation(d, a) for d, a in enumerate(before)]
+    rows += [evaluation(d, a, "base+fine-tune") for d, a in enumerate(after)]
+    random.Random(1).shuffle(rows)
+    drawn = bars(plots.gains(last_accuracies(rows), "base+fine-tune"))
+    assert [bar.get_height() for bar in drawn] == pytest.approx([40, 20, 0, -10])
+    colours = [bar.get_facecolor() for bar in drawn]
+    assert len(set(colours[:3])) == 1
+    assert colours[3] != colours[0]
+
+
+def test_a_picture_leaves_the_users_settings_alone():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    to_svg(plots.distribution(last_accuracies(evaluations(3))), "x")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_the_picture_shows_the_last_label_asked_for_not_the_best():
+    rows = [evaluation(0, 0.5), evaluation(0, 0.9, "base+kd"), evaluation(0, 0.1, "base+adabn")]
+    assert last_accuracies(rows, ("none", "kd", "adabn")).final == "base+adabn"
+    assert last_accuracies(rows, ("none", "adabn", "kd")).final == "base+kd"
+    assert last_accuracies(rows[:1]).final is None
+
+
+def test_gains_are_device_by_device():
+    rows = [evaluation(1, 0.5), evaluation(0, 0.25), evaluation(1, 0.75, "base+kd")]
+    found = last_accuracies(rows)
+    assert found.device.tolist() == [0, 1]
+    np.testing.assert_equal(found.gain("base+kd"), [np.nan, 0.25])
+
+
+def test_the_ledger_adds_up_by_action_and_reason():
+    entries = ledger(14)
+    (total,) = by_action(entries)
+    assert (total.action, total.messages, total.bytes_down) == ("train", 56, 224_000)
+    assert sum(total.outcomes.values()) == 56
+    assert total.outcomes["accepted"] == 48
+    assert total.bytes_up == 48_000
+    reasons = by_reason(entries)
+    assert [reason.times for reason in reasons] == [2, 2, 2, 2]
+    assert all(reason.devices == (3, 10) for reason in reasons)
+    assert by_reason([]) == by_action([]) == []

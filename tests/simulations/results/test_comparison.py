@@ -1,0 +1,195 @@
+import csv
+import io
+import math
+
+import pytest
+from made_up import evaluation
+from rich.console import Console
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.simulations.results.comparison import HEADLINE, comparison
+from fedadapt.simulations.results.summary import summarise
+from fedadapt.simulations.results.table_formats import (
+    escape_latex,
+    to_csv,
+    to_latex,
+    to_markdown,
+    to_rich,
+    write_comparison,
+)
+
+
+def run(base, tuned, *, manifest="m", unseen=None, **config):
+    rows = [evaluation(0, base), evaluation(0, tuned, "base+fine-tune")]
+    if unseen is not None:
+        rows.append(evaluation(1, unseen, seen=False))
+    return summarise(RunConfig(**config), manifest, rows, [], [], 1.0)
+
+
+def cells(table, line, key):
+    place = [column.key for column in table.columns].index(key)
+    return table.lines[line].cells[place]
+
+
+def test_mean_and_spread_over_seeds_are_those_computed_by_hand():
+    runs = [run(a, a + 0.1, seed=s) for s, a in ((1, 0.5), (2, 0.6), (3, 0.8))]
+    table = comparison(runs)
+    assert [(line.strategy, line.label, line.num_seeds) for line in table.lines] == [
+        ("fedavg", "base", 3),
+        ("fedavg", "base+fine-tune", 3),
+    ]
+    cell = cells(table, 0, "mean")
+    assert cell.mean == pytest.approx(1.9 / 3)
+    deviations = [a - 1.9 / 3 for a in (0.5, 0.6, 0.8)]
+    assert cell.spread == pytest.approx(math.sqrt(sum(d**2 for d in deviations) / 2))
+    assert cells(table, 1, "gain").mean == pytest.approx(0.1)
+    assert table.notes == ()
+
+
+def test_a_single_seed_has_no_spread():
+    table = comparison([run(0.5, 0.6)])
+    assert cells(table, 0, "mean").spread is None
+    assert "±" not in to_markdown(table)
+
+
+def test_the_best_of_a_column_is_bold_and_equals_share_it():
+    table = comparison([run(0.5, 0.9), run(0.7, 0.9, strategy="fedprox")])
+    assert [line.cells[0].best for line in table.lines] == [False, True, False, True]
+    assert not any(cells(table, i, "share_worse").best for i in range(4))
+    assert "**90.00**" in to_markdown(table)
+    assert r"$\mathbf{90.00}$" in to_latex(table)
+
+
+def test_different_devices_are_said_loudly():
+    same = [run(0.5, 0.6), run(0.5, 0.6, strategy="fedprox")]
+    assert comparison(same).notes == ()
+    other = comparison([same[0], run(0.5, 0.6, strategy="fedprox", manifest="other")])
+    assert other.notes[0].startswith("NOT the same devices: ")
+    for text in (to_markdown(other), to_latex(other), printed(other)):
+        assert "NOT the same devices" in text
+
+
+def test_seeds_may_have_devices_of_their_own():
+    assert comparison([run(0.5, 0.6, seed=1), run(0.5, 0.6, seed=2, manifest="n")]).notes == ()
+
+
+def test_uneven_seeds_and_settings_are_noted():
+    runs = [run(0.5, 0.6), run(0.5, 0.6, strategy="fedprox", seed=2, rounds=7)]
+    notes = comparison(runs).notes
+    assert notes == (
+        "Rows rest on different seeds (fedavg: 1; fedprox: 2)",
+        "Runs differ in rounds: 20, 7",
+    )
+
+
+def test_the_same_run_twice_is_refused():
+    with pytest.raises(InputError, match="two runs of fedavg with seed 1"):
+        comparison([run(0.5, 0.6), run(0.5, 0.6)])
+
+
+def test_runs_that_differ_in_arguments_are_rows_of_their_own():
+    runs = [run(0.5, 0.6, strategy="fedprox", strategy_args=f"mu={mu}") for mu in (0.1, 1)]
+    names = [line.strategy for line in comparison(runs).lines]
+    assert names == ["fedprox (mu=0.1)"] * 2 + ["fedprox (mu=1)"] * 2
+
+
+def test_runs_that_differ_in_model_are_rows_of_their_own():
+    table = comparison([run(0.5, 0.6), run(0.5, 0.6, model="cnn")])
+    assert {line.strategy for line in table.lines} == {"fedavg mlp", "fedavg cnn"}
+
+
+def test_unseen_devices_have_a_column_only_where_there_are_some():
+    assert "unseen" not in {c.key for c in comparison([run(0.5, 0.6)]).columns}
+    table = comparison([run(0.5, 0.6, unseen=0.25)])
+    assert cells(table, 0, "unseen").mean == 0.25
+    assert cells(table, 1, "unseen").mean is None
+
+
+def test_the_headline_of_a_single_run_has_spread_over_devices():
+    assert {"std", "min"} <= {c.key for c in comparison([run(0.5, 0.6)], HEADLINE).columns}
+
+
+@pytest.mark.parametrize("summaries", [[], [{"strategy": "fedavg"}]])
+def test_nothing_to_compare_is_one_line(summaries):
+    with pytest.raises(InputError, match="compare: "):
+        comparison(summaries)
+
+
+def test_latex_prints_every_sign_as_it_is():
+    assert escape_latex(r"a_b & 50% $x^2$ #1 {~} \n") == (
+        r"a\_b \& 50\% \$x\textasciicircum{}2\$ \#1 \{\textasciitilde{}\} \textbackslash{}n"
+    )
+
+
+def test_latex_has_booktabs_rules_and_as_many_cells_as_columns():
+    table = comparison([run(0.5, 0.6, strategy="my_module:A&B"), run(0.5, 0.7)])
+    text = to_latex(table)
+    assert r"my\_module:A\&B" in text
+    for rule in ("toprule", "midrule", "bottomrule"):
+        assert text.count(f"\\{rule}") == 1
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {len(table.columns) + 1}
+
+
+def test_markdown_cells_cannot_break_the_table():
+    table = comparison([run(0.5, 0.6, strategy="a|b<i>*c*")])
+    lines = [line for line in to_markdown(table).splitlines() if line.startswith("|")]
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(table.columns) + 3}
+    assert r"a\|b\<i\>\*c\*" in lines[2]
+
+
+def test_csv_gives_the_numbers_back():
+    table = comparison([run(0.5, 0.6, seed=1), run(0.7, 0.6, seed=2)])
+    first, second = csv.DictReader(io.StringIO(to_csv(table)))
+    assert (first["strategy"], first["label"], first["seeds"]) == ("fedavg", "base", "2")
+    assert float(first["mean"]) == 0.6
+    assert float(first["mean_std"]) == pytest.approx(0.141421)
+    assert float(second["share_worse"]) == 0.5
+    assert "," not in first["mb_up"]
+
+
+def printed(table, width=200):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(to_rich(table))
+    return console.export_text()
+
+
+def test_the_terminal_shows_names_as_they_are():
+    text = printed(comparison([run(0.5, 0.6, strategy="[bold]x[/bold]")]))
+    assert "[bold]x[/bold]" in text
+    assert "60.00" in text
+
+
+def test_a_run_fits_a_terminal_of_80_columns_with_every_number_whole():
+    table = comparison([run(0.5, 1.0, devices=100)])
+    text = printed(table, width=80)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "100.00" in text
+    assert "fedavg, benchmark digits-classes" in text
+
+
+def test_files_hold_what_the_renderers_give(tmp_path):
+    table = comparison([run(0.5, 0.6)])
+    paths = write_comparison(tmp_path, table)
+    assert [p.name for p in paths] == ["comparison.md", "comparison.tex", "comparison.csv"]
+    assert [p.read_text("utf-8") for p in paths] == [
+        to_markdown(table),
+        to_latex(table),
+        to_csv(table),
+    ]
+
+
+def test_spreads_wrap_below_their_means_and_are_never_cut():
+    runs = [
+        run(a, 1.0, seed=s, strategy=n)
+        for s, a in ((1, 0.5), (2, 0.6))
+        for n in ("fedavg", "fedprox")
+    ]
+    for summary in runs:
+        summary |= {"global_test": {"base": 0.7}, "bytes_down": 987_654_321}
+    text = printed(comparison(runs), width=80)
+    assert "…" not in text
+    for number in ("55.00", "±7.07", "100.00", "±0.00", "fedprox", "987.7"):
+        assert number in text

@@ -1,0 +1,119 @@
+"""A federation of toys in a folder, whose devices can be lost and which can be stopped anywhere."""
+
+import math
+
+from toys import Toys, assert_same_bits, conv, initial, split, training
+
+from fedadapt.client.adaptations.settings import AdaBN, Ewc, FineTune, NoAdaptation
+from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import Examples
+from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.server.checkpoint import load_latest
+from fedadapt.simulations.engines.client_states import Keeper
+from fedadapt.simulations.engines.in_process import InProcessFleet
+from fedadapt.simulations.engines.processes import ProcessFleet
+from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.progress import Progress
+from fedadapt.simulations.results.journal import journal_rows
+from fedadapt.simulations.strategy_state import OwnMethod
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.fedavg import FedAvg
+
+SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 8)]
+EVERYWHERE = split(1, test=20, seed=77).test
+METHODS = (NoAdaptation(), AdaBN(), FineTune(epochs=1), Ewc(epochs=1, lam=1.0))
+SETTINGS = RunConfig(rounds=4, fraction=0.5, evaluate_every=2, checkpoint_every=1, seed=5)
+START = initial(conv())
+
+
+class Faulty(InProcessFleet):
+    """Stops or loses devices in the rounds told."""
+
+    def __init__(self, *arguments, stop=None, lose=None, **settings):
+        super().__init__(*arguments, **settings)
+        self.stop = stop  # (action, round): Ctrl-C after its first answer
+        self.lose = lose or {}  # round -> number of devices whose answers are lost
+
+    def ask(self, action, round, sent, expected):
+        for position, answers in enumerate(super().ask(action, round, sent, expected)):
+            if position >= self.lose.get(round, 0):
+                yield answers
+            if (action, round) == self.stop:
+                raise KeyboardInterrupt
+
+    def evaluate(self, request):
+        for answers in super().evaluate(request):
+            yield answers
+            if ("evaluate", request.round) == self.stop:
+                raise KeyboardInterrupt
+
+
+def spoilt(own):
+    return own._replace(train=Examples(own.train.inputs * math.nan, own.train.labels))
+
+
+class Run:
+    """A federation of toys in a folder."""
+
+    def __init__(
+        self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
+        stop=None, lose=None, adaptations=METHODS, num_workers=0, **engine,
+    ):  # fmt: skip
+        model = conv()
+        strategy = FedAvg(
+            training=training(0.1, 2, momentum=0.5), model=model, batch_norm=batch_norm
+        )
+        benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
+        how = {"execution": engine.pop("execution", "one-by-one")}
+        worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, **how)
+        self.folder = folder
+        self.method = OwnMethod(strategy)
+        if num_workers:
+            engine |= {"num_workers": num_workers, "keeper": Keeper()}
+            self.fleet = ProcessFleet(worker, **engine)
+        else:
+            self.fleet = Faulty(worker, stop=stop, lose=lose, **engine)
+        self.federation = Federation(
+            config,
+            self.method,
+            self.fleet,
+            Population(tuple(benchmark.seen), tuple(unseen)),
+            adaptations,
+            folder,
+            parameter_names=parameter_names(model),
+            central_test=worker.evaluate_everywhere,
+            progress=Progress(show=False),
+        )
+
+    def go(self, resume=False):
+        with self.fleet:
+            if resume:
+                self.federation.resume(load_latest(self.folder))
+            else:
+                self.federation.begin(START)
+            self.federation.run()
+        return self
+
+    @property
+    def state(self):
+        return self.method.pack()[0]
+
+    @property
+    def kept(self):
+        return self.fleet.kept()
+
+    def rows(self, kind):
+        found = list(journal_rows(self.folder, kind))
+        return [r._replace(seconds=0.0) for r in found] if kind is LedgerEntry else found
+
+    @property
+    def everything(self):
+        return [self.rows(kind) for kind in (Evaluation, LedgerEntry, RoundLoss)]
+
+
+def assert_same_run(found, wanted):
+    assert_same_bits(found.state, wanted.state)
+    assert found.kept.keys() == wanted.kept.keys()
+    for d, parts in wanted.kept.items():
+        assert_same_bits(found.kept[d]["norms"], parts["norms"])
+    assert found.everything == wanted.everything
