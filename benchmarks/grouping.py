@@ -1,4 +1,4 @@
-"""Seconds and memory to group a million devices from their sparsity vectors.
+"""Seconds and memory to group a million clients from their sparsity vectors.
 
 Work: vectors of 30 float32 around 5 distributions. Each size in a process of its own, so that its
 peak of memory is its own: MB are those beside the vectors; Rand is the adjusted index of the groups
@@ -22,7 +22,7 @@ CHANNELS, KINDS, NOISE = 30, 5, 0.02
 
 
 def vectors(count: int, aliased: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Made-up devices and the distribution each belongs to.
+    """Made-up clients and the distribution each belongs to.
 
     Distributions in a row can be told apart from one end of it; scattered ones look equally far.
     """
@@ -42,13 +42,13 @@ def measure(count: int, method: str, aliased: bool) -> None:
     """Print seconds, MB beyond the vectors, groups, adjusted Rand index."""
     from sklearn.metrics import adjusted_rand_score
 
-    from fedadapt.server.clustering.grouping import group_devices
+    from fedadapt.server.clustering.grouping import group_clients
 
-    group_devices(vectors(10, True)[0], method="exact")  # everything is imported
+    group_clients(vectors(10, True)[0], method="exact")  # everything is imported
     given, kinds = vectors(count, aliased)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
-    found = group_devices(given, method=method)
+    found = group_clients(given, method=method)
     seconds = time.perf_counter() - began
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     index = adjusted_rand_score(kinds.numpy(), found.labels.numpy())
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.only:
         measure(int(given.only[0]), given.only[1], given.only[2] == "scattered")
         return
-    table = Table("devices", "lie", "method", "s", "MB", "groups", "Rand", "ended with")
+    table = Table("clients", "lie", "method", "s", "MB", "groups", "Rand", "ended with")
     work = [("efficient", "row"), ("efficient", "scattered"), ("exact", "scattered")]
     for count in SIZES:
         for method, lie in work:

@@ -1,8 +1,8 @@
 """How well PFA's groups survive differential privacy: adjusted Rand index against epsilon.
 
-Takes finished runs (config.toml and models/base.safetensors). Every device's exact vector under the
+Takes finished runs (config.toml and models/base.safetensors). Every client's exact vector under the
 base model is measured once; then, draw by draw, channels are drawn as PFA draws them, the vectors
-are released at each epsilon, and devices are grouped by both methods, their number found or given.
+are released at each epsilon, and clients are grouped by both methods, their number found or given.
 Runs of the same benchmark and model are taken together.
 
   python benchmarks/grouping_privacy.py runs/seed1 runs/seed2 --draws 5 --out privacy
@@ -30,7 +30,7 @@ from fedadapt.client.differential_privacy import Guarantee, check, noise_source,
 from fedadapt.client.statistics.sparsity import Layer, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
-from fedadapt.server.clustering.grouping import METHODS, group_devices
+from fedadapt.server.clustering.grouping import METHODS, group_clients
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.report.style import COLOURS, new_figure, save_png, styled, title
 from fedadapt.simulations.results.parquet import put
@@ -45,8 +45,8 @@ NUMBERS = ("found", "given")
 
 
 @dataclass(frozen=True, eq=False)
-class Devices:
-    """What one run's devices would say if they kept nothing back."""
+class Clients:
+    """What one run's clients would say if they kept nothing back."""
 
     name: str  # benchmark and model
     folder: str
@@ -77,7 +77,7 @@ class Try(NamedTuple):
     fell_back: bool  # one reference was not enough: efficient ended as exact
 
 
-def measured(folder: Path, layer: Layer, data_root: str) -> Devices:
+def measured(folder: Path, layer: Layer, data_root: str) -> Clients:
     """Exact vectors under a run's base model.
 
     Raises:
@@ -91,7 +91,7 @@ def measured(folder: Path, layer: Layer, data_root: str) -> Devices:
     plain = {"strategy": "fedavg", "strategy_args": "", "adapt": "none", "adapt_args": ""}
     given = {"data_root": data_root} if data_root else {}
     config = replace(config, device="auto", **plain, **given)
-    assembly = assemble(config, on_device=True)
+    assembly = assemble(config, on_client=True)
     worker, benchmark = assembly.worker, assembly.benchmark
     if benchmark.manifest.hash != json.loads((folder / "manifest.json").read_text())["hash"]:
         raise InputError(f"{folder}: the data are not those of the run; its manifest differs")
@@ -100,11 +100,11 @@ def measured(folder: Path, layer: Layer, data_root: str) -> Devices:
     except SafetensorError as error:
         raise InputError(f"{folder}/models/base.safetensors: {error}; it is damaged") from None
     vectors, images = [], []
-    for device in benchmark.seen:
-        cohort = worker.cohort([device], round=0)
+    for client in benchmark.seen:
+        cohort = worker.cohort([client], round=0)
         vectors.append(sparsity_vectors(cohort, repeat(base, 1), layer=layer)[0])
-        images.append(benchmark.num_train_examples(device))
-    return Devices(
+        images.append(benchmark.num_train_examples(client))
+    return Clients(
         name=f"{config.benchmark.split('/')[-1]} {config.model}",
         folder=str(folder),
         kinds=[benchmark.kinds[d] for d in benchmark.seen],
@@ -117,22 +117,22 @@ def measured(folder: Path, layer: Layer, data_root: str) -> Devices:
 
 
 def tried(
-    devices: Devices, epsilons: Sequence[float], delta: float, draws: int, q: int, layer: Layer
+    clients: Clients, epsilons: Sequence[float], delta: float, draws: int, q: int, layer: Layer
 ) -> list[Try]:
     """Group at every epsilon, draw by draw; all ways of grouping see the same vectors."""
     from sklearn.metrics import adjusted_rand_score
 
     found = []
-    count = len(set(devices.kinds))
+    count = len(set(clients.kinds))
     for draw in range(draws):
-        exact = devices.vectors[:, devices.channels(draw, q, layer)]
+        exact = clients.vectors[:, clients.channels(draw, q, layer)]
         for epsilon in epsilons:
-            said = released(exact, devices.images, epsilon, delta, devices.seed, draw)
+            said = released(exact, clients.images, epsilon, delta, clients.seed, draw)
             for method, number in product(METHODS, NUMBERS):
                 groups = count if number == "given" else None
-                grouping = group_devices(said, groups=groups, method=method, seed=devices.seed)
-                rand = float(adjusted_rand_score(devices.kinds, grouping.labels.numpy()))
-                how = (devices.folder, draw, epsilon, method, number)
+                grouping = group_clients(said, groups=groups, method=method, seed=clients.seed)
+                rand = float(adjusted_rand_score(clients.kinds, grouping.labels.numpy()))
+                how = (clients.folder, draw, epsilon, method, number)
                 found.append(Try(*how, rand, grouping.num_groups, grouping.aliased))
     return found
 
@@ -163,14 +163,14 @@ def smallest_perfect(tries: Sequence[Try], method: str, number: str) -> float | 
     return best
 
 
-def show(name: str, tries: Sequence[Try], devices: Sequence[Devices], console: Console) -> None:
+def show(name: str, tries: Sequence[Try], clients: Sequence[Clients], console: Console) -> None:
     """The table of a benchmark, and the smallest epsilon with perfect groups."""
     ways = list(product(METHODS, NUMBERS))
     table = Table("epsilon", *(f"{m}, {n}" for m, n in ways), title=name)
     for epsilon in sorted({t.epsilon for t in tries}, reverse=True):
         cells = []
-        for way in ways:
-            mine = [t for t in tries if t.epsilon == epsilon and (t.method, t.number) == way]
+        for variant in ways:
+            mine = [t for t in tries if t.epsilon == epsilon and (t.method, t.number) == variant]
             rand = np.array([t.rand for t in mine])
             groups = np.median([t.groups for t in mine])
             cells.append(
@@ -178,23 +178,25 @@ def show(name: str, tries: Sequence[Try], devices: Sequence[Devices], console: C
             )
         table.add_row(f"{epsilon:g}", *cells)
     console.print(table)
-    sizes = sorted({n for d in devices for n in d.images})
-    kinds, runs = len(set(devices[0].kinds)), len(devices)
+    sizes = sorted({n for d in clients for n in d.images})
+    kinds, runs = len(set(clients[0].kinds)), len(clients)
     console.print(
-        f"{runs} runs of {len(devices[0].kinds)} devices of {kinds} kinds, "
+        f"{runs} runs of {len(clients[0].kinds)} clients of {kinds} kinds, "
         f"{sizes[0]} to {sizes[-1]} images each; "
         "cells: adjusted Rand index ± std, share of perfect groupings, median number of groups"
     )
     fell = np.mean([t.fell_back for t in tries if t.method == "efficient"])
     console.print(f"efficient fell back on all pairs in {fell:.0%} of groupings")
-    for way in ways:
-        best = smallest_perfect(tries, *way)
+    for variant in ways:
+        best = smallest_perfect(tries, *variant)
         word = "none" if best is None else f"{best:g}"
-        console.print(f"smallest epsilon with perfect groups, {way[0]}, number {way[1]}: {word}")
+        console.print(
+            f"smallest epsilon with perfect groups, {variant[0]}, number {variant[1]}: {word}"
+        )
 
 
 @styled
-def picture(name: str, tries: Sequence[Try], first: Devices, q: int, layer: Layer) -> "Figure":
+def picture(name: str, tries: Sequence[Try], first: Clients, q: int, layer: Layer) -> "Figure":
     """Left: the index over epsilon, band from worst to best. Right: exact distances, by kind."""
     figure = new_figure(11, 4.2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -209,7 +211,7 @@ def picture(name: str, tries: Sequence[Try], first: Devices, q: int, layer: Laye
         low, high = [r.min() for r in rand], [r.max() for r in rand]
         left.fill_between(places, low, high, color=colour, alpha=0.08, linewidth=0)
     left.set_xticks(places, ["none" if math.isinf(e) else f"{e:g}" for e in epsilons])
-    left.set_xlabel("epsilon of a device's vector (none: no noise)")
+    left.set_xlabel("epsilon of a client's vector (none: no noise)")
     left.set_ylabel("adjusted Rand index")
     left.grid(axis="y")
     left.legend(loc="upper left")
@@ -223,7 +225,7 @@ def picture(name: str, tries: Sequence[Try], first: Devices, q: int, layer: Laye
     right.set_yticks(middles, names)
     right.set_xticks([])
     figure.colorbar(image, ax=right, shrink=0.8)
-    title(right, "Distances of exact vectors", "devices sorted by kind, first run")
+    title(right, "Distances of exact vectors", "clients sorted by kind, first run")
     return figure
 
 
@@ -245,10 +247,10 @@ def compare(given: argparse.Namespace) -> None:
         check(Guarantee(min(epsilons), given.delta))
     given.out.mkdir(parents=True, exist_ok=True)
     layer = int(given.layer) if given.layer.isdecimal() else given.layer
-    runs: dict[str, list[Devices]] = {}
+    runs: dict[str, list[Clients]] = {}
     for folder in given.runs:
-        devices = measured(folder, layer, given.data_root)
-        runs.setdefault(devices.name, []).append(devices)
+        clients = measured(folder, layer, given.data_root)
+        runs.setdefault(clients.name, []).append(clients)
     console = Console()
     results = {}
     for name, several in runs.items():
@@ -265,8 +267,8 @@ def compare(given: argparse.Namespace) -> None:
             "images": {d.folder: d.images for d in several},
             "tries": [t._replace(epsilon=str(t.epsilon))._asdict() for t in tries],
         }
-    facts = {"delta": given.delta, "q": given.q, "layer": layer, "results": results}
-    put(given.out / "grouping-privacy.json", json.dumps(facts, indent=1).encode())
+    metadata = {"delta": given.delta, "q": given.q, "layer": layer, "results": results}
+    put(given.out / "grouping-privacy.json", json.dumps(metadata, indent=1).encode())
     console.print(f"written  {given.out}")
 
 

@@ -1,6 +1,6 @@
-"""How cost grows with the number of devices: `python -m benchmarks.growth`.
+"""How cost grows with the number of clients: `python -m benchmarks.growth`.
 
-W1 with 10, 100, 1,000 and 10,000 devices, all of which train and are evaluated in every round:
+W1 with 10, 100, 1,000 and 10,000 clients, all of which train and are evaluated in every round:
 fedadapt beside the bare loop on as many processes. Memory is the peak of all processes together,
 counted as in ``benchmarks.memory``, PyTorch included.
 """
@@ -23,7 +23,7 @@ EVERY = 0.1  # seconds between two looks at the memory
 
 
 class Grown(NamedTuple):
-    """One engine with so many devices."""
+    """One engine with so many clients."""
 
     seconds: float  # of a round; nan where it failed
     peak: int  # bytes
@@ -68,16 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--devices", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
+    parser.add_argument("--clients", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
     parser.add_argument("--engines", nargs="+", default=["ours", "bare"], choices=list(TITLES))
     parser.add_argument("--work", default="W1")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement, at least")
     given = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 110)
-    table = Table("devices", "engine", "seconds a round", "devices/s", "peak, MiB", "")
-    for count in given.devices:
+    table = Table("clients", "engine", "seconds a round", "clients/s", "peak, MiB", "")
+    for count in given.clients:
         for engine in given.engines:
-            with console.status(f"{count:,} devices: {TITLES[engine]}"):
+            with console.status(f"{count:,} clients: {TITLES[engine]}"):
                 one = grown(engine, f"{given.work}:{count}", given.seconds)
             rate = f"{count / one.seconds:,.0f}"
             cells = (f"{one.seconds:.3f}", rate, f"{one.peak / 2**20:,.0f}", one.note)

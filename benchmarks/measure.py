@@ -36,7 +36,7 @@ ENGINES: dict[str, Run] = {
     "bare-bf16": _from("bare", processes=CORES, channels_last=True, bf16=True),
     "ours": _from("ours"),
     "ours-1": _from("ours", workers=1),
-    "ours-one-by-one": _from("ours", execution="one-by-one"),
+    "ours-one-by-one": _from("ours", execution="sequential"),
     "ours-stacked": _from("ours", execution="stacked"),
     "ours-bf16": _from("ours", precision="bf16"),
     "ours-ray": _from("ours", engine="ray"),
@@ -46,7 +46,7 @@ ENGINES: dict[str, Run] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("engine", choices=list(ENGINES))
-    parser.add_argument("work", type=parsed, help="W1, or W1:1000 with another number of devices")
+    parser.add_argument("work", type=parsed, help="W1, or W1:1000 with another number of clients")
     parser.add_argument("--seconds", type=float, default=4.0)
     given = parser.parse_args(arguments)
     clock = Clock(given.seconds)

@@ -1,7 +1,7 @@
-"""Memory of whole runs with many registered devices: `fedadapt simulate`, watched from outside.
+"""Memory of whole runs with many registered clients: `fedadapt simulate`, watched from outside.
 
-Work: W1, an MLP 64-100-100-10 on the built-in digits, 100 images a device, one local epoch in
-batches of 20; 1 % of the devices a round, evaluations as a run makes them. Counted is the peak of
+Work: W1, an MLP 64-100-100-10 on the built-in digits, 100 images a client, one local epoch in
+batches of 20; 1 % of the clients a round, evaluations as a run makes them. Counted is the peak of
 all the run's processes together: what each has for itself, and the most that one of them shares,
 which forked workers share with each other and libraries perhaps with a neighbour's programs.
 """
@@ -19,7 +19,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-MOST = 2 * 2**30  # bytes: what 10,000 registered devices may take
+MOST = 2 * 2**30  # bytes: what 10,000 registered clients may take
 GROWTH = 0.20  # from 1,000 to 10,000
 EVERY = 0.05  # seconds between two looks
 W1 = {
@@ -38,7 +38,7 @@ W1 = {
 class Measured(NamedTuple):
     """A run, from the outside."""
 
-    devices: int
+    clients: int
     peak: int  # bytes of all its processes at once
     processes: int  # at most at once
     seconds: float
@@ -71,10 +71,10 @@ def memory(pid: int) -> tuple[int, int]:
     return own, shared
 
 
-def run(devices: int, rounds: int, more: Sequence[str]) -> Measured:
+def run(clients: int, rounds: int, more: Sequence[str]) -> Measured:
     """Simulate, and look at the processes until they are gone."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = W1 | {"--devices": str(devices), "--rounds": str(rounds)}
+        settings = W1 | {"--clients": str(clients), "--rounds": str(rounds)}
         command = [sys.executable, "-m", "fedadapt", "simulate"]
         command += [word for pair in settings.items() for word in pair]
         command += ["--out", f"{folder}/run", *more]
@@ -90,19 +90,19 @@ def run(devices: int, rounds: int, more: Sequence[str]) -> Measured:
                 time.sleep(EVERY)
         if child.returncode:
             raise SystemExit(f"{' '.join(command)}:\n{log.read_text(errors='replace')}")
-        return Measured(devices, peak, processes, time.perf_counter() - began)
+        return Measured(clients, peak, processes, time.perf_counter() - began)
 
 
 def verdicts(found: Sequence[Measured]) -> list[tuple[str, bool]]:
-    """What is asked of 10,000 devices, and whether it holds; nothing where it was not measured."""
-    peaks = {one.devices: one.peak for one in found}
+    """What is asked of 10,000 clients, and whether it holds; nothing where it was not measured."""
+    peaks = {one.clients: one.peak for one in found}
     said = []
     if 10_000 in peaks:
         holds = peaks[10_000] < MOST
-        said.append((f"10,000 devices: {peaks[10_000] / 2**30:.2f} GiB, below 2 GiB", holds))
+        said.append((f"10,000 clients: {peaks[10_000] / 2**30:.2f} GiB, below 2 GiB", holds))
     if {1_000, 10_000} <= peaks.keys():
         growth = peaks[10_000] / peaks[1_000] - 1
-        said.append((f"1,000 to 10,000 devices: {growth:+.1%}, below +20 %", growth < GROWTH))
+        said.append((f"1,000 to 10,000 clients: {growth:+.1%}, below +20 %", growth < GROWTH))
     return said
 
 
@@ -110,18 +110,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not Path("/proc/self/smaps_rollup").is_file():
         raise SystemExit("/proc/self/smaps_rollup: not there; memory is measured on Linux only")
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--devices", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
     given, more = parser.parse_known_args(arguments)  # the rest is for `fedadapt simulate`
     console = Console()
     found = []
-    for devices in given.devices:
-        with console.status(f"{devices:,} devices"):
-            found.append(run(devices, given.rounds, more))
-    table = Table("registered devices", "peak, MiB", "times the first", "processes", "seconds")
+    for clients in given.clients:
+        with console.status(f"{clients:,} clients"):
+            found.append(run(clients, given.rounds, more))
+    table = Table("registered clients", "peak, MiB", "times the first", "processes", "seconds")
     for one in found:
         table.add_row(
-            f"{one.devices:,}",
+            f"{one.clients:,}",
             f"{one.peak / 2**20:,.0f}",
             f"{one.peak / found[0].peak:.2f}",
             str(one.processes),

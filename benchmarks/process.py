@@ -22,7 +22,7 @@ class Found(NamedTuple):
     """What one process measured."""
 
     seconds: list[float]  # of each round but the first; [] where it failed
-    note: str  # how devices were computed, or why it failed
+    note: str  # how clients were computed, or why it failed
 
 
 def measured(

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-Rates = Mapping[str, Sequence[float]]  # engine -> devices a second, one number a repetition
+Rates = Mapping[str, Sequence[float]]  # engine -> clients a second, one number a repetition
 
 BARE = ("bare-1", "bare", "bare-cl")  # in the same arithmetic as ``ours``
 BARE_BF16 = (*BARE, "bare-bf16")

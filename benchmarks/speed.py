@@ -1,4 +1,4 @@
-"""Devices a second of every engine on the same work in the same run: `python -m benchmarks.speed`.
+"""Clients a second of every engine on the same work in the same run: `python -m benchmarks.speed`.
 
 Each measurement is a process of its own, and engines take turns (A, B, C, A, B, C, ...), so a slow
 minute of the machine is everybody's. Start-up and the first round are left out. Shown are the
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--work",
         type=_works,
         default=list(WORKS),
-        help="separated by commas, W1:1000 for another number of devices (default: all)",
+        help="separated by commas, W1:1000 for another number of clients (default: all)",
     )
     parser.add_argument(
         "--engines",
@@ -118,9 +118,9 @@ def _engines(text: str) -> list[str]:
 
 
 def rates_of(work: Work, found: Mapping[str, Sequence[Found]]) -> Rates:
-    """Devices a second, one number a repetition."""
+    """Clients a second, one number a repetition."""
     return {
-        engine: [work.devices / statistics.median(f.seconds) for f in each if f.seconds]
+        engine: [work.clients / statistics.median(f.seconds) for f in each if f.seconds]
         for engine, each in found.items()
     }
 
@@ -128,7 +128,7 @@ def rates_of(work: Work, found: Mapping[str, Sequence[Found]]) -> Rates:
 def _show(console: Console, work: Work, found: Mapping[str, Sequence[Found]]) -> None:
     rates = rates_of(work, found)
     beside = {"flower": "times Flower", "pfl": "times pfl", "bare": "times best bare loop"}
-    table = Table("engine", "devices/s", "spread", *beside.values(), "")
+    table = Table("engine", "clients/s", "spread", *beside.values(), "")
     for engine, each in rates.items():
         note = found[engine][-1].note if found[engine] else ""
         cells = ["", "", "", "", ""]
@@ -139,7 +139,7 @@ def _show(console: Console, work: Work, found: Mapping[str, Sequence[Found]]) ->
             cells = [_rounded(statistics.median(each)), spread]
             cells += [f"{t:.2f}" if t else "" for t in times]
         table.add_row(TITLES[engine], *cells, note)
-    console.print(f"[bold]{work.name}[/bold]: {work.devices} devices, {work.title}")
+    console.print(f"[bold]{work.name}[/bold]: {work.clients} clients, {work.title}")
     console.print(table)
     for v in verdicts(work.name, rates):
         said = "met" if v.met else "NOT met"
@@ -156,7 +156,7 @@ def _facts(found: Mapping[str, Mapping[str, Sequence[Found]]]) -> dict[str, obje
     works = {
         work: {
             engine: {
-                "devices per second": rates_of(parsed(work), {engine: each})[engine],
+                "clients per second": rates_of(parsed(work), {engine: each})[engine],
                 "seconds of rounds": [f.seconds for f in each],
                 "note": each[-1].note if each else "",
             }
@@ -169,14 +169,14 @@ def _facts(found: Mapping[str, Mapping[str, Sequence[Found]]]) -> dict[str, obje
 
 def _where() -> dict[str, str]:
     """The machine and what is installed."""
-    facts = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "cores": str(CORES), "CPU": _cpu()}
-    facts |= {"python": platform.python_version()}
+    metadata = {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "cores": str(CORES), "CPU": _cpu()}
+    metadata |= {"python": platform.python_version()}
     for package in ("torch", "flwr", "ray"):
         try:
-            facts[package] = version(package)
+            metadata[package] = version(package)
         except PackageNotFoundError:
-            facts[package] = "none"
-    return facts
+            metadata[package] = "none"
+    return metadata
 
 
 def _cpu() -> str:

@@ -1,4 +1,4 @@
-"""The work every engine is given: devices, their images, their network and how they train it."""
+"""The work every engine is given: clients, their images, their network and how they train it."""
 
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, replace
@@ -22,15 +22,15 @@ class Work:
 
     name: str
     title: str
-    devices: int
+    clients: int
     model: str
     shape: tuple[int, int, int]  # of an image; 8 x 8: the built-in digits, else noise
-    kind: str = "train"  # or what the devices are asked: adabn-s, sparsity, importance
-    examples: int = 100  # of a device
+    kind: str = "train"  # or what the clients are asked: adabn-s, sparsity, importance
+    examples: int = 100  # of a client
     lr: float = 0.0
     momentum: float = 0.0
     dense: bool = False  # convolutions as bf16 is for
-    evaluated: bool = False  # the new global model, on every device's images, in every round
+    evaluated: bool = False  # the new global model, on every client's images, in every round
 
 
 WORKS = {
@@ -39,7 +39,7 @@ WORKS = {
         Work(
             name="W1",
             title="MLP 64-100-100-10 on digits: train and evaluate",
-            devices=100,
+            clients=100,
             model="mlp",
             shape=DIGITS,
             lr=0.05,
@@ -49,7 +49,7 @@ WORKS = {
         Work(
             name="W2",
             title="small CNN on 28 x 28: train",
-            devices=100,
+            clients=100,
             model="cnn",
             shape=(1, 28, 28),
             lr=0.05,
@@ -58,7 +58,7 @@ WORKS = {
         Work(
             name="W3",
             title="MobileNetV2-0.25 with batch norm on 32 x 32: train",
-            devices=25,
+            clients=25,
             model="mobilenetv2-0.25",
             shape=(3, 32, 32),
             lr=0.01,
@@ -67,7 +67,7 @@ WORKS = {
         Work(
             name="adabn-s",
             title="AdaBN-S (5 epochs on 20 images) and its test, MobileNetV2-0.25",
-            devices=200,
+            clients=200,
             model="mobilenetv2-0.25",
             shape=(3, 32, 32),
             kind="adabn-s",
@@ -76,7 +76,7 @@ WORKS = {
         Work(
             name="sparsity",
             title="sparsity query, small CNN on 28 x 28",
-            devices=200,
+            clients=200,
             model="cnn",
             shape=(1, 28, 28),
             kind="sparsity",
@@ -84,7 +84,7 @@ WORKS = {
         Work(
             name="mas",
             title="MAS importance query, image by image, MLP on digits",
-            devices=200,
+            clients=200,
             model="mlp",
             shape=DIGITS,
             kind="importance",
@@ -93,47 +93,47 @@ WORKS = {
 }
 
 
-class Devices(Benchmark):
-    """A work's images: one store of bytes, and each device's row numbers in it.
+class Clients(Benchmark):
+    """A work's images: one store of bytes, and each client's row numbers in it.
 
-    All three parts of a device are the same images: only the arithmetic matters here.
+    All three parts of a client are the same images: only the arithmetic matters here.
     """
 
     def __init__(self, work: Work) -> None:
-        self.name, self.num_devices, self.image_shape = work.name, work.devices, work.shape
+        self.name, self.num_clients, self.image_shape = work.name, work.clients, work.shape
         self.classes = CLASSES
         self.scaling = Scaling((0.5,) * work.shape[0], (0.5,) * work.shape[0])
-        self.kinds, self.unseen = ("all",) * work.devices, frozenset()
-        self.manifest = Manifest(f"{work.name} {work.devices}")
+        self.kinds, self.unseen = ("all",) * work.clients, frozenset()
+        self.manifest = Manifest(f"{work.name} {work.clients}")
         rng = np.random.default_rng(1)
         if work.shape == DIGITS:
             self._store = _digits()
-            rows = rng.random((work.devices, len(self._store)), np.float32).argpartition(
+            rows = rng.random((work.clients, len(self._store)), np.float32).argpartition(
                 work.examples
             )[:, : work.examples]
             self._rows = torch.from_numpy(rows.astype(np.int32))
         else:
-            count = work.devices * work.examples
+            count = work.clients * work.examples
             pixels = rng.integers(0, 256, (count, *work.shape), np.uint8)
             labels = rng.integers(0, len(CLASSES), count)
             self._store = Examples(torch.from_numpy(pixels), torch.from_numpy(labels))
-            self._rows = torch.arange(count, dtype=torch.int32).view(work.devices, -1)
+            self._rows = torch.arange(count, dtype=torch.int32).view(work.clients, -1)
 
-    def split(self, device: int) -> Split:
-        rows = self._rows[device]
+    def split(self, client: int) -> Split:
+        rows = self._rows[client]
         mine = Examples(self._store.inputs[rows], self._store.labels[rows])
         return Split(mine, mine, mine)
 
-    def num_train_examples(self, device: int) -> int:
+    def num_train_examples(self, client: int) -> int:
         return self._rows.shape[1]
 
     @property
     def global_test(self) -> None:
         return None
 
-    def scaled(self, device: int) -> tuple[Tensor, Tensor]:
+    def scaled(self, client: int) -> tuple[Tensor, Tensor]:
         """Images as a network takes them, and labels: what other engines hold in memory."""
-        mine = self.split(device).train
+        mine = self.split(client).train
         return self.scaling(mine.inputs), mine.labels
 
 
@@ -148,15 +148,15 @@ def _digits() -> Examples:
 
 def word(work: Work) -> str:
     """A work as one word, for other processes; ``parsed`` is the inverse."""
-    return f"{work.name}:{work.devices}"
+    return f"{work.name}:{work.clients}"
 
 
 def parsed(word: str) -> Work:
-    """``W1`` or, with another number of devices, ``W1:1000``."""
-    name, _, devices = word.partition(":")
-    if name not in WORKS or (devices and not devices.isdecimal()):
+    """``W1`` or, with another number of clients, ``W1:1000``."""
+    name, _, clients = word.partition(":")
+    if name not in WORKS or (clients and not clients.isdecimal()):
         raise ArgumentTypeError(f"{word!r}; it is of {', '.join(WORKS)}, or one with ':1000'")
-    return replace(WORKS[name], devices=int(devices)) if devices else WORKS[name]
+    return replace(WORKS[name], clients=int(clients)) if clients else WORKS[name]
 
 
 def network(work: Work) -> nn.Module:

@@ -26,11 +26,11 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2))
 
 
-def data(device: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Yours. Here: two kinds of devices, lighter and darker images, with opposite labels."""
-    images = 2 * torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(device)) - 1
+def data(client: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Yours. Here: two kinds of clients, lighter and darker images, with opposite labels."""
+    images = 2 * torch.rand(64, 1, 4, 4, generator=torch.Generator().manual_seed(client)) - 1
     labels = (images[:, 0, 0, 0] > 0).long()
-    return (images + 0.5, labels) if device % 2 == 0 else (images - 0.5, 1 - labels)
+    return (images + 0.5, labels) if client % 2 == 0 else (images - 0.5, 1 - labels)
 
 
 @client.train()
@@ -52,7 +52,7 @@ def train(message: Message, context: Context) -> Message:
 
 @client.query("sparsity")
 def tell(message: Message, context: Context) -> Message:
-    """How often each of the channels asked for is zero on this device's images."""
+    """How often each of the channels asked for is zero on this client's images."""
     images, _ = data(int(context.node_config["partition-id"]))
     asked = message.content.config_records["config"]
     model = network()
@@ -65,7 +65,7 @@ def tell(message: Message, context: Context) -> Message:
 
 @client.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """How good the model of this device's group is here."""
+    """How good the model of this client's group is here."""
     images, labels = data(int(context.node_config["partition-id"]))
     model = network()
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
@@ -90,6 +90,6 @@ def main(grid: Grid, context: Context) -> None:
     result = flower.start(grid=grid, initial_arrays=arrays, num_rounds=10)
     for number in (5, 10):
         accuracy = result.evaluate_metrics_clientapp[number]["accuracy"]
-        print(f"round {number}: {100 * accuracy:.0f} % on the devices")
+        print(f"round {number}: {100 * accuracy:.0f} % on the clients")
     found = pfa.describe(flower.state)["groups"]
-    print(f"{found['num_groups']} groups: {found['labels']} of nodes {found['devices']}")
+    print(f"{found['num_groups']} groups: {found['labels']} of nodes {found['clients']}")

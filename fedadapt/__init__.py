@@ -1,4 +1,4 @@
-"""Personalised federated learning: a model for every device, and what it was worth.
+"""Personalised federated learning: a model for every client, and what it was worth.
 
 >>> import fedadapt                      # light: torch is loaded when something is used
 >>> fedadapt.RunConfig(rounds=3).rounds

@@ -51,7 +51,7 @@ def _say(line: str, code: int) -> Never:
 @click.version_option(__version__, prog_name="fedadapt")
 @click.pass_context
 def main(context: click.Context) -> None:
-    """Personalised federated learning: a model for every device, and what it was worth."""
+    """Personalised federated learning: a model for every client, and what it was worth."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -82,8 +82,8 @@ def _run_options(*left_out: str) -> Callable[[Any], Any]:
 
 def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
     """The settings given, on top of a saved run's or the defaults."""
-    if given.get("devices") == 0:
-        raise InputError("devices: 0 is for `flwr run`, where nodes can be counted; give a number")
+    if given.get("clients") == 0:
+        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
     base = saved.to_mapping() if saved else {}
     chosen = {k.replace("_", "-"): v for k, v in given.items() if v is not None}
     if saved is None:
@@ -99,9 +99,9 @@ def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
 @click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
 def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
-    """Train, personalise and evaluate on simulated devices; write a run folder.
+    """Train, personalise and evaluate on simulated clients; write a run folder.
 
-    Without options: a hundred devices with handwritten digits, each seeing two of the ten classes.
+    Without options: a hundred clients with handwritten digits, each seeing two of the ten classes.
     """
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.new_folder import new_folder
@@ -138,7 +138,7 @@ def _headline(config: RunConfig, folder: Path) -> Text:
         (config.strategy, "bold"),
         " on ",
         (config.benchmark, "bold"),
-        f": {config.devices} devices, {config.model}, "
+        f": {config.clients} clients, {config.model}, "
         f"{config.rounds} rounds of {config.local_epochs} local epochs -> {folder}",
     )
 
@@ -164,8 +164,8 @@ def _by_task(tasks: dict[str, Any]) -> Table:
         "over all T",
         *(f"task {t + 1}" for t in range(len(last[0]))),
     )
-    for head in ("device model", *heads):
-        table.add_column(head, justify="left" if head == "device model" else "right")
+    for head in ("client model", *heads):
+        table.add_column(head, justify="left" if head == "client model" else "right")
     for (label, found), row in zip(tasks.items(), last, strict=True):
         cells = (found["accuracy"], found["forgetting"], found["forgetting_over_all"], *row)
         table.add_row(label, *(f"{100 * cell:.2f}" for cell in cells))
@@ -195,7 +195,7 @@ def _prepare(verbose: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
 def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: Any) -> None:
-    """Run several strategies x adaptations x seeds on the same devices; one table of all.
+    """Run several strategies x adaptations x seeds on the same clients; one table of all.
 
     Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
     """
@@ -223,7 +223,7 @@ def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: A
 def report(folders: tuple[Path, ...]) -> None:
     """Write report.html and gain.png of run folders again, finished or not.
 
-    Of a run of PFA it also measures which layers tell devices apart, where its data are at hand.
+    Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
     """
     for folder in folders:
         if not folder.is_dir():

@@ -57,7 +57,7 @@ def _key(
 class RunConfig:
     """One run, fully described. Fields are checked on construction; every value is resolved."""
 
-    # What the devices hold.
+    # What the clients hold.
     benchmark: str = _key(
         "digits-classes", "data set and how it is spread; see `fedadapt benchmarks`"
     )
@@ -66,21 +66,21 @@ class RunConfig:
         "", "who gets which labels, e.g. iid, dirichlet:0.3 (default: the benchmark's)"
     )
     shift: str = _key("", "feature shift, e.g. corruptions:3, rotation (default: the benchmark's)")
-    quantity: str = _key("", "how uneven the devices' sizes are, e.g. lognormal:1 (default: even)")
+    quantity: str = _key("", "how uneven the clients' sizes are, e.g. lognormal:1 (default: even)")
     imbalance: str = _key(
         "", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)"
     )
-    devices: int = _key(100, "number of devices; 0 with `flwr run`: one a node", at_least=0)
-    unseen: float = _key(0.0, "share of devices held out of training", at_least=0, below=1)
+    clients: int = _key(100, "number of clients; 0 with `flwr run`: one a node", at_least=0)
+    unseen: float = _key(0.0, "share of clients held out of training", at_least=0, below=1)
     split: str = _key(
         "auto",
-        "test images: cut from each device's own (device), from its kind's together (pooled), or "
+        "test images: cut from each client's own (client), from its kind's together (pooled), or "
         "the data set's test part (official)",
-        choices=("auto", "device", "pooled", "official"),
+        choices=("auto", "client", "pooled", "official"),
     )
-    adapt_share: float = _key(0.2, "share of a device's images for adaptation", above=0, below=1)
-    test_share: float = _key(0.2, "share of a device's images for its test", above=0, below=1)
-    examples: int = _key(0, "at most so many images a device; 0: all there are", at_least=0)
+    adapt_share: float = _key(0.2, "share of a client's images for adaptation", above=0, below=1)
+    test_share: float = _key(0.2, "share of a client's images for its test", above=0, below=1)
+    examples: int = _key(0, "at most so many images a client; 0: all there are", at_least=0)
     image_size: int = _key(0, "resize images to so many pixels; 0: as they are", at_least=0)
     normalization: str = _key(
         "auto",
@@ -98,10 +98,10 @@ class RunConfig:
         choices=("shared", "local", "reestimate"),
     )
     rounds: int = _key(20, "federated rounds", at_least=1)
-    fraction: float = _key(1.0, "share of the training devices in a round", above=0, at_most=1)
-    local_epochs: int = _key(5, "epochs a device trains in a round", at_least=1)
+    fraction: float = _key(1.0, "share of the training clients in a round", above=0, at_most=1)
+    local_epochs: int = _key(5, "epochs a client trains in a round", at_least=1)
     batch_size: int = _key(32, "examples in a training step", at_least=1)
-    lr: float = _key(0.05, "learning rate of the devices' SGD", above=0)
+    lr: float = _key(0.05, "learning rate of the clients' SGD", above=0)
     momentum: float = _key(0.5, "its momentum", at_least=0, below=1)
     weight_decay: float = _key(0.0, "its weight decay", at_least=0)
     # What they do with it.
@@ -110,9 +110,9 @@ class RunConfig:
     evaluate_every: int = _key(
         0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
     )
-    evaluate_devices: int = _key(
+    evaluate_clients: int = _key(
         0,
-        "devices that are evaluated, drawn once; 0: all at the end, on the way at most 1,000",
+        "clients that are evaluated, drawn once; 0: all at the end, on the way at most 1,000",
         at_least=0,
     )
     curves: bool = _key(
@@ -130,19 +130,19 @@ class RunConfig:
     device: str = _key("auto", "what to compute on", choices=("auto", "cpu", "cuda"))
     precision: str = _key("float32", "arithmetic of training", choices=("float32", "bf16"))
     engine: str = _key(
-        "in-process",
+        "processes",
         "who computes: processes of this machine, or Ray actors",
-        choices=("in-process", "ray"),
+        choices=("processes", "ray"),
     )
     ray_address: str = _key("", "Ray cluster to join, e.g. auto (default: one of our own, here)")
     workers: int = _key(0, "processes (Ray: actors) side by side; 0: one a core", at_least=0)
     gpus_per_worker: float = _key(0.0, "GPUs, or the share of one, of a Ray actor", at_least=0)
     execution: str = _key(
         "auto",
-        "devices one by one or stacked, computed together (default: by the network)",
-        choices=("auto", "one-by-one", "stacked"),
+        "clients one by one or stacked, computed together (default: by the network)",
+        choices=("auto", "sequential", "stacked"),
     )
-    cohort_size: int = _key(0, "devices in a stack; 0: by the network", at_least=0)
+    cohort_size: int = _key(0, "clients in a stack; 0: by the network", at_least=0)
     out: str = _key("", "run folder; with `flwr run` an absolute path (default: runs/<name>)")
     # When things go wrong.
     checkpoint_every: int = _key(
@@ -150,13 +150,13 @@ class RunConfig:
         "save the run every so many rounds; 0: at most once a second and a twentieth of the time",
         at_least=0,
     )
-    node_wait: float = _key(120.0, "seconds to wait for the devices to appear", above=0)
+    node_wait: float = _key(120.0, "seconds to wait for the clients to appear", above=0)
     round_deadline: float = _key(3600.0, "seconds a round may take", above=0)
     client_deadline: float = _key(
-        0.0, "seconds a device may compute an answer; 0: no limit", at_least=0
+        0.0, "seconds a client may compute an answer; 0: no limit", at_least=0
     )
     min_replies: float = _key(
-        0.5, "share of asked devices that must answer well", above=0, at_most=1
+        0.5, "share of asked clients that must answer well", above=0, at_most=1
     )
     max_failed_rounds: int = _key(1, "end the run after so many failed rounds in a row", at_least=1)
     max_update_norm: float = _key(

@@ -14,7 +14,7 @@ class InputError(FedadaptError):
 
 
 class QuorumLostError(FedadaptError):
-    """Too few devices gave a usable answer, too often."""
+    """Too few clients gave a usable answer, too often."""
 
     exit_code = 3
 

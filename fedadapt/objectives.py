@@ -1,6 +1,6 @@
-"""What devices minimise: pure functions from a View of a stacked cohort to one value a device.
+"""What clients minimise: pure functions from a View of a stacked cohort to one value a client.
 
-A device's value depends on its own row alone, so the gradient of their sum is each one's own.
+A client's value depends on its own row alone, so the gradient of their sum is each one's own.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from fedadapt.weights import Weights
 
 
 class Batch(NamedTuple):
-    """One step of data, with a leading device axis."""
+    """One step of data, with a leading client axis."""
 
     inputs: Tensor  # [D, B, ...], scaled
     labels: Tensor  # [D, B], int64

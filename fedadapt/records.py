@@ -1,4 +1,4 @@
-"""The two tables of a run: how good each model was on each device, and what travelled."""
+"""The two tables of a run: how good each model was on each client, and what travelled."""
 
 from typing import Literal, NamedTuple
 
@@ -6,20 +6,20 @@ Outcome = Literal["accepted", "rejected", "error", "late", "lost"]
 
 
 class Evaluation(NamedTuple):
-    """One device x model x adaptation x test set, after one round."""
+    """One client x model x adaptation x test set, after one round."""
 
     round: int  # 0 is before training
-    device: int
-    kind: str  # the device's domain, class pair, ...
+    client: int
+    kind: str  # the client's domain, class pair, ...
     seen: bool  # took part in training
     model: str  # "base" or "personal"
     adaptation: str  # "none", "adabn", ...
-    split: str  # "test": the device's own; "global": for everybody; "adapt": for model choice
+    split: str  # "test": the client's own; "global": for everybody; "adapt": for model choice
     num_examples: int
     accuracy: float  # share of right answers, in [0, 1]
     loss: float  # mean cross-entropy, nats
     epoch: int = 0  # of a local adaptation, where it was looked at on the way; 0: at its end
-    task: int = 0  # of a task-incremental benchmark; devices are scored on each task
+    task: int = 0  # of a task-incremental benchmark; clients are scored on each task
 
     @property
     def label(self) -> str:
@@ -30,7 +30,7 @@ class Evaluation(NamedTuple):
 class TaskForgetting(NamedTuple):
     """One user x model x adaptation x task, at the end of a task-incremental run."""
 
-    device: int
+    client: int
     kind: str
     model: str
     adaptation: str
@@ -40,22 +40,22 @@ class TaskForgetting(NamedTuple):
     forgetting: float  # when_new - at_end: below zero, later tasks have helped
 
 
-class LedgerEntry(NamedTuple):
-    """One message to one device and what became of it."""
+class CommunicationEntry(NamedTuple):
+    """One message to one client and what became of it."""
 
     round: int
-    device: int
+    client: int
     action: str  # "train", "evaluate", "query.sparsity", ...
     outcome: Outcome
     reason: str  # empty when accepted
-    bytes_down: int  # payload of arrays sent to the device
-    bytes_up: int  # payload of arrays and metrics sent by the device
-    seconds: float  # on the device, where it is known; else 0
+    bytes_down: int  # payload of arrays sent to the client
+    bytes_up: int  # payload of arrays and metrics sent by the client
+    seconds: float  # on the client, where it is known; else 0
 
 
 class RoundLoss(NamedTuple):
-    """What training reported: the mean of the devices' losses, weighted by examples."""
+    """What training reported: the mean of the clients' losses, weighted by examples."""
 
     round: int
     loss: float
-    num_devices: int
+    num_clients: int

@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
-"""Parameters and buffers by dotted name; for a cohort, each with a leading device axis [D, ...]."""
+"""Parameters and buffers by dotted name; for a cohort, each with a leading client axis [D, ...]."""
 
 
 def stack(models: Sequence[Mapping[str, Tensor]]) -> Weights:
-    """One model per device -> one stacked model: each tensor becomes [D, ...]."""
+    """One model per client -> one stacked model: each tensor becomes [D, ...]."""
     return {name: torch.stack([m[name] for m in models]) for name in models[0]}
 
 
-def repeat(weights: Mapping[str, Tensor], num_devices: int) -> Weights:
-    """Give every device ``weights``: each tensor becomes [D, ...], a view that costs no memory."""
-    return {n: t.unsqueeze(0).expand(num_devices, *t.shape) for n, t in weights.items()}
+def repeat(weights: Mapping[str, Tensor], num_clients: int) -> Weights:
+    """Give every client ``weights``: each tensor becomes [D, ...], a view that costs no memory."""
+    return {n: t.unsqueeze(0).expand(num_clients, *t.shape) for n, t in weights.items()}
 
 
 def row(weights: Mapping[str, Tensor], index: int) -> Weights:
-    """The model of one device of a stack: [D, ...] -> [...]."""
+    """The model of one client of a stack: [D, ...] -> [...]."""
     return {n: t[index] for n, t in weights.items()}
 
 
 def rows(weights: Mapping[str, Tensor], first: int, last: int) -> Weights:
-    """Devices ``first`` to ``last`` (excluded) of a stack, as views."""
+    """Clients ``first`` to ``last`` (excluded) of a stack, as views."""
     return {n: t[first:last] for n, t in weights.items()}
 
 

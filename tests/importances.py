@@ -1,4 +1,4 @@
-"""Devices and closed forms that tests of importances share."""
+"""Clients and closed forms that tests of importances share."""
 
 import torch.nn.functional as F
 from toys import CLASSES, linear, split

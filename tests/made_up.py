@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 
 GAINS = {"none": 0.0, "adabn-s": 0.04, "fine-tune": 0.12}
 FAILURES = {
@@ -15,17 +15,17 @@ FAILURES = {
 }
 
 
-def evaluation(device: int, accuracy: float, label: str = "base", **fields: object) -> Evaluation:
+def evaluation(client: int, accuracy: float, label: str = "base", **fields: object) -> Evaluation:
     """One row, of round 5 and 100 test images unless told otherwise."""
     model, _, adaptation = label.partition("+")
     row = Evaluation(
-        5, device, "all", True, model, adaptation or "none", "test", 100, accuracy, 0.5
+        5, client, "all", True, model, adaptation or "none", "test", 100, accuracy, 0.5
     )
     return row._replace(**fields)  # type: ignore[arg-type]
 
 
 def evaluations(
-    num_devices: int,
+    num_clients: int,
     *,
     kinds: Sequence[str] = ("plain", "inverted", "rotated"),
     adaptations: Sequence[str] = tuple(GAINS),
@@ -35,20 +35,20 @@ def evaluations(
     """The base every second round; every adaptation after the last; a global test of the base."""
     random = np.random.default_rng(1)
     rows = []
-    offsets = random.normal(0, 0.08, num_devices)
+    offsets = random.normal(0, 0.08, num_clients)
     for round in range(0, last_round + 1, 2):
-        for device in range(num_devices):
-            kind = device % len(kinds)
-            base = 0.12 + (0.7 - 0.05 * kind) * (1 - np.exp(-round / 3)) + offsets[device]
+        for client in range(num_clients):
+            kind = client % len(kinds)
+            base = 0.12 + (0.7 - 0.05 * kind) * (1 - np.exp(-round / 3)) + offsets[client]
             for adaptation in adaptations if round == last_round else ("none",):
                 gain = GAINS[adaptation] * random.normal(1, 0.8)
                 right = round_half(40 * np.clip(base + gain, 0, 1))
                 rows.append(
                     Evaluation(
                         round,
-                        device,
+                        client,
                         kinds[kind],
-                        device >= unseen_share * num_devices,
+                        client >= unseen_share * num_clients,
                         "base",
                         adaptation,
                         "test",
@@ -65,15 +65,15 @@ def round_half(value: float) -> int:
     return int(value + 0.5)
 
 
-def ledger(num_devices: int, rounds: int = 4) -> list[LedgerEntry]:
-    """Training messages; every seventh device fails in one of four ways."""
+def communication(num_clients: int, rounds: int = 4) -> list[CommunicationEntry]:
+    """Training messages; every seventh client fails in one of four ways."""
     rows = []
     for round in range(1, rounds + 1):
-        for device in range(num_devices):
-            outcome = list(FAILURES)[round % 4] if device % 7 == 3 else "accepted"
+        for client in range(num_clients):
+            outcome = list(FAILURES)[round % 4] if client % 7 == 3 else "accepted"
             up = 1000 if outcome == "accepted" else 0
             reason = FAILURES.get(outcome, "")
-            rows.append(LedgerEntry(round, device, "train", outcome, reason, 4000, up, 0.25))  # type: ignore[arg-type]
+            rows.append(CommunicationEntry(round, client, "train", outcome, reason, 4000, up, 0.25))  # type: ignore[arg-type]
     return rows
 
 

@@ -8,8 +8,8 @@ import tomli_w
 from fedadapt.config import RunConfig
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.results.parquet import (
+    write_communication,
     write_evaluations,
-    write_ledger,
     write_losses,
 )
 from fedadapt.simulations.results.summary import summarise, write_summary
@@ -37,10 +37,10 @@ def finish(folder, rows, entries=(), means=(), **config):
     """A folder as a finished run leaves it."""
     config = RunConfig(adapt=ADAPT, **config)
     (folder / "config.toml").write_text(tomli_w.dumps(config.to_mapping()))
-    facts = {"name": config.benchmark, "sizes": list(range(500))}
-    (folder / "manifest.json").write_text(json.dumps({"hash": "abc123", "facts": facts}))
+    metadata = {"name": config.benchmark, "sizes": list(range(500))}
+    (folder / "manifest.json").write_text(json.dumps({"hash": "abc123", "facts": metadata}))
     write_evaluations(folder, rows)
-    write_ledger(folder, entries)
+    write_communication(folder, entries)
     write_losses(folder, means)
     write_summary(folder, summarise(config, "abc123", rows, entries, means, 1.0))
     return folder

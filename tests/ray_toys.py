@@ -13,27 +13,27 @@ from fedadapt.strategies.fedavg import FedAvg
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 3, 8)]
 POISONED = [SPLITS[0], OSError("patient 4711: unreadable"), *SPLITS[2:]]
-DEVICES = tuple(range(len(SPLITS)))
+CLIENTS = tuple(range(len(SPLITS)))
 START = initial(conv())
 METHODS = (NoAdaptation(), AdaBN())
 
 
 class Deadly(Worker):
-    """Device 4 kills its actor, as often as it has lives; a file each counts."""
+    """Client 4 kills its actor, as often as it has lives; a file each counts."""
 
     folder: Path
     lives: int
 
-    def answer(self, action, round, sent, kept=()):
+    def answer(self, action, round, sent, states=()):
         killed = len(list(self.folder.iterdir()))
-        if 4 in sent.devices and killed < self.lives:
+        if 4 in sent.clients and killed < self.lives:
             (self.folder / str(killed)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().answer(action, round, sent, kept)
+        return super().answer(action, round, sent, states)
 
 
 class ToyRecipe(NamedTuple):
-    """Toy devices instead of what a configuration says."""
+    """Toy clients instead of what a configuration says."""
 
     poisoned: bool = False
     deadly: str = ""

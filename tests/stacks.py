@@ -1,4 +1,4 @@
-"""A stack of devices computed by a stacked network, and the same devices one after another."""
+"""A stack of clients computed by a stacked network, and the same clients one after another."""
 
 import copy
 
@@ -8,11 +8,11 @@ from torch.func import functional_call
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.models.mode import training
 
-DEVICES = 3
+CLIENTS = 3
 
 
-def stack_of(model, devices=DEVICES):
-    """Weights around the model's, other ones on each device; float64."""
+def stack_of(model, clients=CLIENTS):
+    """Weights around the model's, other ones on each client; float64."""
     generator = torch.Generator().manual_seed(1)
 
     def one(name, tensor):
@@ -22,13 +22,13 @@ def stack_of(model, devices=DEVICES):
         return tensor + 0.1 * noise * (1.0 if "running" in name else tensor.std().nan_to_num(1.0))
 
     state = model.double().state_dict()
-    return {n: torch.stack([one(n, t) for _ in range(devices)]) for n, t in state.items()}
+    return {n: torch.stack([one(n, t) for _ in range(clients)]) for n, t in state.items()}
 
 
-def batches(model, shape, batch=4, devices=DEVICES, steps=2):
+def batches(model, shape, batch=4, clients=CLIENTS, steps=2):
     generator = torch.Generator().manual_seed(2)
     return [
-        torch.randn(devices, batch, *shape, generator=generator, dtype=torch.float64)
+        torch.randn(clients, batch, *shape, generator=generator, dtype=torch.float64)
         for _ in range(steps)
     ]
 
@@ -53,23 +53,23 @@ def close(found, wanted):
     )
 
 
-def same(model, shape, mode=training, batch=4, devices=DEVICES, steps=2, learning=True):
-    """Logits, gradients and buffers of a stack and of one device after another, step after step."""
+def same(model, shape, mode=training, batch=4, clients=CLIENTS, steps=2, learning=True):
+    """Logits, gradients and buffers of a stack and of one client after another, step after step."""
     network = StackedNetwork(copy.deepcopy(model).to("meta"))
     original = model.double()
-    stacked = stack_of(model, devices)
-    alone = [{n: t[d].clone() for n, t in stacked.items()} for d in range(devices)]
+    stacked = stack_of(model, clients)
+    alone = [{n: t[d].clone() for n, t in stacked.items()} for d in range(clients)]
     with mode(original), mode(network.model):
-        for inputs in batches(original, shape, batch, devices, steps):
+        for inputs in batches(original, shape, batch, clients, steps):
             given, names = differentiable(original, stacked) if learning else (stacked, set())
             logits = network(given, inputs)
             grads = gradients(given, names, logits)
-            for d in range(devices):
+            for d in range(clients):
                 own = differentiable(original, alone[d])[0] if learning else alone[d]
                 wanted = functional_call(original, own, (inputs[d],))
                 close(logits[d], wanted)
                 for g, w in zip(grads, gradients(own, names, wanted[None]), strict=True):
                     close(g[d], w)
             for name in stacked:
-                for d in range(devices):
+                for d in range(clients):
                     close(stacked[name][d].double(), alone[d][name].double())

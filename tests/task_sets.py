@@ -15,5 +15,5 @@ def images(num: int, side: int, channels: int, seed: int) -> tuple[np.ndarray, n
 
 
 def load(root: str = "", **settings) -> TaskBenchmark:
-    given = {"benchmark": "digits-tasks", "data_root": root, "devices": 5, **settings}
+    given = {"benchmark": "digits-tasks", "data_root": root, "clients": 5, **settings}
     return load_tasks(RunConfig(**given))

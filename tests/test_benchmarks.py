@@ -14,13 +14,13 @@ from benchmarks import clock, growth, process, ratios, speed
 from benchmarks.clock import Clock, Enough
 from benchmarks.engines import bare, ours
 from benchmarks.process import Found
-from benchmarks.works import BATCH, WORKS, Devices, network, parsed, word
+from benchmarks.works import BATCH, WORKS, Clients, network, parsed, word
 from fedadapt.messages import Sent
 from fedadapt.weights import repeat
 
 
-def small(name, devices=4, **changes):
-    return replace(WORKS[name], devices=devices, **changes)
+def small(name, clients=4, **changes):
+    return replace(WORKS[name], clients=clients, **changes)
 
 
 class Rounds(Clock):
@@ -60,15 +60,15 @@ def test_the_first_round_does_not_count_and_the_last_is_the_one_that_fills_the_t
 
 
 @pytest.mark.parametrize("name", WORKS)
-def test_every_device_has_images_of_its_own_and_the_same_each_time(name):
+def test_every_client_has_images_of_its_own_and_the_same_each_time(name):
     work = small(name)
-    devices, again = Devices(work), Devices(work)
-    for d in range(work.devices):
-        mine = devices.split(d).train
+    clients, again = Clients(work), Clients(work)
+    for d in range(work.clients):
+        mine = clients.split(d).train
         assert mine.inputs.shape == (work.examples, *work.shape)
         assert torch.equal(mine.inputs, again.split(d).train.inputs)
         assert len(mine.inputs.unique(dim=0)) == work.examples
-    assert not torch.equal(devices.split(0).train.inputs, devices.split(1).train.inputs)
+    assert not torch.equal(clients.split(0).train.inputs, clients.split(1).train.inputs)
 
 
 def test_a_work_goes_through_a_word():
@@ -85,25 +85,25 @@ def test_w1_is_the_network_of_the_specification():
 
 
 def test_the_bare_loop_and_fedadapt_train_alike():
-    """One full batch a device leaves no order of images to differ in: equal up to rounding."""
+    """One full batch a client leaves no order of images to differ in: equal up to rounding."""
     work = small("W1", examples=BATCH)
     made = ours.assembly(work, workers=1)
     start = {n: t.detach() for n, t in made.model.state_dict().items()}
-    everyone = tuple(range(work.devices))
-    update = made.worker.answer("train", 1, Sent(everyone, repeat(start, work.devices), {}))
+    everyone = tuple(range(work.clients))
+    update = made.worker.answer("train", 1, Sent(everyone, repeat(start, work.clients), {}))
     loop = bare.Loop(work, channels_last=False, bf16=False)
     total = torch.zeros_like(loop.flat())
-    loop.compute(loop.flat(), range(work.devices), total)
-    for found, n in zip(loop.parts(total / (work.devices * BATCH)), start, strict=True):
+    loop.compute(loop.flat(), range(work.clients), total)
+    for found, n in zip(loop.parts(total / (work.clients * BATCH)), start, strict=True):
         torch.testing.assert_close(found, update.weights[n].mean(0), rtol=1e-4, atol=1e-6)
         assert not torch.equal(found, start[n])
 
 
-def test_the_bare_loop_sums_alike_however_its_devices_are_divided():
+def test_the_bare_loop_sums_alike_however_its_clients_are_divided():
     loop = bare.Loop(small("W1", 5, examples=BATCH), channels_last=False, bf16=False)
     start, (whole, odd, even) = loop.flat(), torch.zeros(3, len(loop.flat()))
-    for devices, total in ((range(5), whole), (range(1, 5, 2), odd), (range(0, 5, 2), even)):
-        loop.compute(start, devices, total)
+    for clients, total in ((range(5), whole), (range(1, 5, 2), odd), (range(0, 5, 2), even)):
+        loop.compute(start, clients, total)
     torch.testing.assert_close(odd + even, whole)
 
 
@@ -136,8 +136,8 @@ def test_every_work_runs_to_its_end(name):
 
 
 def test_a_process_is_read_whatever_else_it_says():
-    line = 'MEASURED {"seconds": [1.0, 2.0], "note": "kernels"}'
-    assert process._read(f"warning\n{line}\nbye\n") == Found([1.0, 2.0], "kernels")
+    line = 'MEASURED {"seconds": [1.0, 2.0], "note": "stacked-kernels"}'
+    assert process._read(f"warning\n{line}\nbye\n") == Found([1.0, 2.0], "stacked-kernels")
     assert process._read("Traceback\nKeyError: 3\n") == Found([], "KeyError: 3")
     assert not process._read("").seconds
 
@@ -166,17 +166,17 @@ def test_engines_take_turns_and_all_is_written_down(monkeypatch, tmp_path, capsy
 
     monkeypatch.setattr(speed, "measured", measured)
     monkeypatch.setattr(speed, "python_with_pfl", lambda given: "")
-    kept = tmp_path / "all.json"
-    words = ["--work", "W1:30", "--engines", "flower,pfl,bare,ours", "--json", str(kept)]
+    states = tmp_path / "all.json"
+    words = ["--work", "W1:30", "--engines", "flower,pfl,bare,ours", "--json", str(states)]
     speed.main([*words, "--repeats", "2"])
     assert asked == ["flower", "bare", "ours", "flower", "ours"]
     shown = capsys.readouterr().out
     assert "no luck" in shown
     assert "not installed" in shown
     assert "required 30: NOT met" in shown
-    found = json.loads(kept.read_text())["works"]["W1:30"]
-    assert found["ours"]["devices per second"] == [10.0, 10.0]
-    assert found["bare"]["devices per second"] == []
+    found = json.loads(states.read_text())["works"]["W1:30"]
+    assert found["ours"]["clients per second"] == [10.0, 10.0]
+    assert found["bare"]["clients per second"] == []
 
 
 def test_a_work_is_done_by_those_who_can():
@@ -196,12 +196,12 @@ def test_a_wrong_word_is_refused_with_those_there_are(words, capsys):
     assert words[1] in capsys.readouterr().err
 
 
-def test_growth_is_shown_for_every_number_of_devices(monkeypatch, capsys):
+def test_growth_is_shown_for_every_number_of_clients(monkeypatch, capsys):
     def measured(engine, work, seconds, watch):
-        return Found([parsed(work).devices / 100], engine)
+        return Found([parsed(work).clients / 100], engine)
 
     monkeypatch.setattr(growth, "measured", measured)
-    growth.main(["--devices", "10", "3000"])
+    growth.main(["--clients", "10", "3000"])
     shown = capsys.readouterr().out
     assert "3,000" in shown
     assert "30.000" in shown

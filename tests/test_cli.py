@@ -35,8 +35,8 @@ REFUSED = [
     ("simulate --adapt-args kd.lr=1", "adapt-args: 'kd.lr' is not of the form"),
     ("simulate --batch-norm local", "batch-norm: local needs a network with batch normalisation"),
     ("simulate --batch-norm local --strategy fedadam", "batch-norm: 'local' is for fedadapt's own"),
-    ("simulate --devices 0", "devices: 0 is for `flwr run`"),
-    ("simulate --devices -3", "devices: -3 is out of range; it must be >= 0"),
+    ("simulate --clients 0", "clients: 0 is for `flwr run`"),
+    ("simulate --clients -3", "clients: -3 is out of range; it must be >= 0"),
     ("simulate --rounds 0", "rounds: 0 is out of range; it must be >= 1"),
     ("simulate --rounds three", "'three' is not a valid integer"),
     ("simulate --rounds 3.5", "'3.5' is not a valid integer"),
@@ -63,7 +63,7 @@ REFUSED = [
     ("simulate --resume misspelt --out x", "out: a run goes on where it is, in misspelt"),
     ("simulate --resume no-such", "resume: no-such/config.toml is not there"),
     ("simulate --resume empty", "resume: empty/config.toml is not there"),
-    ("simulate --resume misspelt", "unknown key 'devics'; did you mean 'devices'?"),
+    ("simulate --resume misspelt", "unknown key 'devics'; did you mean 'clients'?"),
     ("simulate --resume broken", "broken/config.toml: Invalid value (at line 1"),
     ("simulate --resume nan", "nan/config.toml: lr: nan is not a finite number"),
     ("simulate --out taken", "out: taken holds a run already; name another folder"),
@@ -89,7 +89,7 @@ def place(tmp_path, monkeypatch):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "misspelt/config.toml").write_text("devics = 3\n")
-    (tmp_path / "broken/config.toml").write_text("devices = \n")
+    (tmp_path / "broken/config.toml").write_text("clients = \n")
     (tmp_path / "nan/config.toml").write_text("lr = nan\n")
     monkeypatch.delenv("FEDADAPT_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -179,7 +179,7 @@ def test_lists_name_what_there_is(place, command, words):
 
 def test_what_torch_finds_out_is_one_line_too_and_leaves_no_folder(place):
     """A strategy's arguments are known only once it is loaded."""
-    result = say("simulate --strategy fedadam --strategy-args etta=1 --devices 3 --examples 30")
+    result = say("simulate --strategy fedadam --strategy-args etta=1 --clients 3 --examples 30")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith(
         "fedadapt: strategy-args: fedadam has no argument 'etta'; did you mean 'eta'?"
@@ -263,7 +263,7 @@ def test_compare_makes_one_table_of_many_runs(place, monkeypatch):
                for p in Path("all").glob(f"*seed{seed}")}
         for seed in (1, 2)
     }  # fmt: skip
-    assert [len(found) for found in manifests.values()] == [1, 1]  # the same devices for both
+    assert [len(found) for found in manifests.values()] == [1, 1]  # the same clients for both
     files = result.stdout.split()[-3:]
     assert {Path(f).suffix for f in files} == {".md", ".tex", ".csv"}
     assert all(Path(f).read_text().count("mu=1") == 1 for f in files)

@@ -13,7 +13,7 @@ from fedadapt.server.checkpoint import MAY_CHANGE
 
 OTHER = {
     "benchmark": "mnist", "data-root": "/data", "partition": "iid", "shift": "rotation",
-    "quantity": "lognormal:1", "imbalance": "long-tail:0.1", "devices": 7, "unseen": 0.25,
+    "quantity": "lognormal:1", "imbalance": "long-tail:0.1", "clients": 7, "unseen": 0.25,
     "split": "pooled", "adapt-share": 0.3, "test-share": 0.1, "examples": 50, "image-size": 32,
     "normalization": "unit", "model": "cnn", "weights": "imagenet", "strategy": "fedadam",
     "strategy-args": "eta=0.1", "batch-norm": "local", "rounds": 3, "fraction": 0.5,
@@ -21,7 +21,7 @@ OTHER = {
     "adapt": "none", "adapt-args": "fine-tune.epochs=1", "evaluate-every": 2, "curves": True,
     "global-test": "all", "seed": 9, "device": "cpu", "precision": "bf16", "workers": 2,
     "engine": "ray", "ray-address": "auto", "gpus-per-worker": 0.5, "execution": "stacked",
-    "cohort-size": 7, "evaluate-devices": 5, "checkpoint-every": 3,
+    "cohort-size": 7, "evaluate-clients": 5, "checkpoint-every": 3,
     "out": "somewhere", "node-wait": 1.5, "round-deadline": 60.0, "client-deadline": 30.0,
     "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
 }  # fmt: skip
@@ -55,7 +55,7 @@ def test_the_defaults_are_allowed_and_described():
 @pytest.mark.parametrize(
     ("key", "value", "allowed"),
     [
-        ("devices", -1, "devices: -1 is out of range; it must be >= 0"),
+        ("clients", -1, "clients: -1 is out of range; it must be >= 0"),
         ("rounds", 0, "rounds: 0 is out of range; it must be >= 1"),
         ("unseen", 1.0, "unseen: 1.0 is out of range; it must be >= 0 and < 1"),
         ("unseen", -0.1, "unseen: -0.1 is out of range; it must be >= 0 and < 1"),
@@ -67,9 +67,9 @@ def test_the_defaults_are_allowed_and_described():
         ("lr", float("inf"), "lr: inf is not a finite number"),
         pytest.param("lr", 10**400, "lr: inf is not a finite number", id="huge"),
         ("momentum", 1.0, "momentum: 1.0 is out of range; it must be >= 0 and < 1"),
-        ("devices", True, "devices: expected int, got bool True"),
+        ("clients", True, "clients: expected int, got bool True"),
         ("lr", False, "lr: expected float, got bool False"),
-        ("devices", 3.0, "devices: expected int, got float 3.0"),
+        ("clients", 3.0, "clients: expected int, got float 3.0"),
         ("lr", "0.1", "lr: expected float, got str '0.1'"),
         ("model", 3, "model: expected str, got int 3"),
         ("device", "tpu", "device: unknown 'tpu'; did you mean 'cpu'?; known: auto, cpu, cuda"),
@@ -102,7 +102,7 @@ def test_values_that_do_not_go_together_are_refused():
     assert line == "client-deadline: 60.0 must be below round-deadline=60.0"
 
 
-@pytest.mark.parametrize("content", [b"devices = ", b"\xff\xfe", b"devices = -1", b"a.b = 1", None])
+@pytest.mark.parametrize("content", [b"clients = ", b"\xff\xfe", b"clients = -1", b"a.b = 1", None])
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, content):
     path = tmp_path / "config.toml"
     if content is not None:
@@ -118,7 +118,7 @@ def test_the_experiment_is_what_is_computed_and_not_where():
 
 
 def test_what_may_change_on_resuming_is_what_is_not_part_of_the_experiment():
-    # Or a device would not find again what it kept. More rounds are more of the same.
+    # Or a client would not find again what it kept. More rounds are more of the same.
     assert {*MAY_CHANGE, "rounds"} == set(RUNNING)
 
 

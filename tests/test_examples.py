@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NODES = (901, 17, 530, 88, 4, 2)  # node NODES[d] holds partition d
 
 
-def test_pfa_groups_the_devices_of_somebody_elses_app(capsys):
+def test_pfa_groups_the_clients_of_somebody_elses_app(capsys):
     app = runpy.run_path(str(EXAMPLES / "pfa_in_your_app.py"))
     nodes = {node: {"partition-id": d} for d, node in enumerate(NODES)}
     with flower_identity():
@@ -25,7 +25,7 @@ def test_pfa_groups_the_devices_of_somebody_elses_app(capsys):
     order = sorted(NODES)
     labels = [int((node in light) != (order[0] in light)) for node in order]
     assert f"2 groups: {labels} of nodes {order}" in said
-    together, apart = (int(word) for word in re.findall(r"(\d+) % on the devices", said))
+    together, apart = (int(word) for word in re.findall(r"(\d+) % on the clients", said))
     assert apart == 100 >= together
     asked = [node for kind, node in grid.sent if kind == "query.sparsity"]
     assert sorted(asked) == order  # once, everybody

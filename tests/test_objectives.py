@@ -45,7 +45,7 @@ def view(w=W, teacher=TEACHER, anchor=A):
 
 
 def value_of(objective, seen):
-    """That of the only device."""
+    """That of the only client."""
     [found] = objective(seen)
     return found
 
@@ -188,11 +188,11 @@ def test_no_strength_is_cross_entropy(objective):
     assert_close(trained(objective), trained(cross_entropy))
 
 
-def test_the_anchor_of_each_device_is_its_own():
+def test_the_anchor_of_each_client_is_its_own():
     # Huge strength, and a step that goes all the way to the row of the anchor that is theirs.
     anchor = initials(plain(), 3, seed=50)
     found = fit(
-        cohort(plain(), SPLITS, "kernels"),
+        cohort(plain(), SPLITS, "stacked-kernels"),
         initials(plain(), 3),
         Sgd(2e-6),
         Schedule(4, 3),

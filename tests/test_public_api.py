@@ -56,7 +56,7 @@ def test_importing_the_package_loads_neither_torch_nor_flower():
     assert other.communicate(timeout=60) == ("set()\n", "")
 
 
-def test_a_device_needs_neither_ray_nor_what_draws_pictures():
+def test_a_client_needs_neither_ray_nor_what_draws_pictures():
     """The ClientApp and all it loads, with what only a simulation installs made unimportable."""
     absent = ("ray", "datasets", "flwr_datasets", "pyarrow", "matplotlib", "jinja2", "cv2")
     program = (
@@ -351,7 +351,7 @@ def test_importances_that_cannot_be_are_one_line(net, images, arguments, line):
     assert "\n" not in str(error.value)
 
 
-def test_two_networks_are_merged_by_what_they_are_worth_to_a_device(net, images):
+def test_two_networks_are_merged_by_what_they_are_worth_to_a_client(net, images):
     """Modules and images in, a module out; where only one has a say, it is that one."""
     other = copy.deepcopy(net)
     with torch.no_grad():

@@ -16,8 +16,8 @@ HEAVY = ("ray", "flwr-datasets", "datasets", "pyarrow", "matplotlib", "jinja2")
 
 
 def test_the_run_config_is_the_command_line_s_with_its_defaults():
-    """Flower refuses keys that are not there; and 0 devices are as many as there are nodes."""
-    assert FLOWER["config"] == RunConfig().to_mapping() | {"devices": 0}
+    """Flower refuses keys that are not there; and 0 clients are as many as there are nodes."""
+    assert FLOWER["config"] == RunConfig().to_mapping() | {"clients": 0}
     kinds = {key: type(value) for key, value in RunConfig().to_mapping().items()}
     assert {key: type(value) for key, value in FLOWER["config"].items()} == kinds
 
@@ -50,7 +50,7 @@ def test_components_are_where_they_are_said_to_be():
         assert isinstance(getattr(importlib.import_module(module), name), kind)
 
 
-def test_a_device_installs_neither_ray_nor_datasets():
+def test_a_client_installs_neither_ray_nor_datasets():
     for requirement in PROJECT["project"]["dependencies"]:
         name = re.match(r"[\w-]+", requirement)[0]
         assert name not in HEAVY

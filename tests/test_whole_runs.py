@@ -24,11 +24,11 @@ from fedadapt.errors import DivergedError, InputError, QuorumLostError
 from fedadapt.models.build import build_model
 from fedadapt.records import Evaluation
 from fedadapt.server.checkpoint import load_latest
-from fedadapt.simulations.results.parquet import read_evaluations, read_ledger, read_losses
+from fedadapt.simulations.results.parquet import read_communication, read_evaluations, read_losses
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.catalog import FLOWER
 
-UNSEEN = {"unseen": 0.34}  # two of six devices
+UNSEEN = {"unseen": 0.34}  # two of six clients
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +60,8 @@ def test_a_run_folder_is_complete(finished):
     assert files >= {
         "config.toml",
         "manifest.json",
-        "devices.parquet",
-        "ledger.parquet",
+        "clients.parquet",
+        "communication.parquet",
         "losses.parquet",
         "summary.json",
         "report.html",
@@ -76,7 +76,7 @@ def test_a_run_folder_is_complete(finished):
 def test_the_summary_holds_what_is_promised(finished):
     summary = summary_of(finished)
     assert summary.keys() >= {
-        "benchmark", "manifest", "strategy", "model", "devices", "rounds", "seed", "accuracy",
+        "benchmark", "manifest", "strategy", "model", "clients", "rounds", "seed", "accuracy",
         "bytes_up", "bytes_down", "seconds",
     }  # fmt: skip
     assert summary["manifest"] == json.loads((finished / "manifest.json").read_text())["hash"]
@@ -96,9 +96,9 @@ def test_the_summary_is_what_the_rows_say(finished):
         mine = [r.accuracy for r in last if r.label == label]
         assert numbers["mean"] == pytest.approx(sum(mine) / len(mine), abs=1e-6)
         assert numbers["min"] == pytest.approx(min(mine), abs=1e-6)
-    ledger = read_ledger(finished)
-    assert summary_of(finished)["bytes_up"] == sum(entry.bytes_up for entry in ledger)
-    assert summary_of(finished)["bytes_down"] == sum(entry.bytes_down for entry in ledger)
+    communication = read_communication(finished)
+    assert summary_of(finished)["bytes_up"] == sum(entry.bytes_up for entry in communication)
+    assert summary_of(finished)["bytes_down"] == sum(entry.bytes_down for entry in communication)
 
 
 def test_the_model_is_a_state_dict_of_the_network(finished):
@@ -110,7 +110,7 @@ def test_the_model_is_a_state_dict_of_the_network(finished):
 
 
 def test_the_model_scores_what_the_summary_says(finished):
-    """The file is the model that was evaluated, to the last image of every device."""
+    """The file is the model that was evaluated, to the last image of every client."""
     config = RunConfig.from_toml(finished / "config.toml")
     from fedadapt.simulations.assembly import assemble
 
@@ -118,34 +118,34 @@ def test_the_model_scores_what_the_summary_says(finished):
     assembly.model.load_state_dict(tiny.base(finished))
     assembly.model.eval()
     right = {}
-    for device in range(config.devices):
-        test = assembly.benchmark.split(device).test
+    for client in range(config.clients):
+        test = assembly.benchmark.split(client).test
         with torch.no_grad():
             found = assembly.model(assembly.benchmark.scaling(test.inputs)).argmax(1)
-        right[device] = (found == test.labels).double().mean().item()
+        right[client] = (found == test.labels).double().mean().item()
     assemble.cache_clear()  # its model is no longer the initial one
     rows = read_evaluations(finished)
     last = max(r.round for r in rows)
-    written = {r.device: r.accuracy for r in rows
+    written = {r.client: r.accuracy for r in rows
                if (r.round, r.label, r.split) == (last, "base", "test")}  # fmt: skip
     assert written == pytest.approx(right)
 
 
-def test_unseen_devices_are_evaluated_and_never_trained(finished):
+def test_unseen_clients_are_evaluated_and_never_trained(finished):
     unseen = set(json.loads((finished / "manifest.json").read_text())["unseen"])
     assert len(unseen) == 2
-    ledger = read_ledger(finished)
-    assert {e.device for e in ledger if e.action == "train"} == set(range(6)) - unseen
-    assert {e.device for e in ledger if e.action == "evaluate"} == set(range(6))
+    communication = read_communication(finished)
+    assert {e.client for e in communication if e.action == "train"} == set(range(6)) - unseen
+    assert {e.client for e in communication if e.action == "evaluate"} == set(range(6))
     rows = [r for r in read_evaluations(finished) if r.split == "test"]
-    assert {r.device for r in rows if not r.seen} == unseen
+    assert {r.client for r in rows if not r.seen} == unseen
     summary = summary_of(finished)
-    assert summary["accuracy"]["base"]["num_devices"] == 4
-    assert summary["accuracy_unseen"]["base+fine-tune"]["num_devices"] == 2
+    assert summary["accuracy"]["base"]["num_clients"] == 4
+    assert summary["accuracy_unseen"]["base+fine-tune"]["num_clients"] == 2
 
 
-def test_every_device_asked_is_in_the_ledger_once_a_round(finished):
-    counts = Counter((e.round, e.device, e.action) for e in read_ledger(finished))
+def test_every_client_asked_is_in_the_ledger_once_a_round(finished):
+    counts = Counter((e.round, e.client, e.action) for e in read_communication(finished))
     del counts[0, 0, "evaluate"]
     trained = [key for key in counts if key[2] == "train"]
     assert len(trained) == 3 * 4
@@ -215,8 +215,8 @@ def assert_goes_on_as_if_nothing_had_happened(folder: Path, long_run) -> None:
     assert tiny.timeless(found) == summary
     assert tiny.same_bits(tiny.base(folder), tiny.base(wanted))
     assert read_evaluations(folder) == read_evaluations(wanted)
-    without_seconds = [entry._replace(seconds=0) for entry in read_ledger(folder)]
-    assert without_seconds == [entry._replace(seconds=0) for entry in read_ledger(wanted)]
+    without_seconds = [entry._replace(seconds=0) for entry in read_communication(folder)]
+    assert without_seconds == [entry._replace(seconds=0) for entry in read_communication(wanted)]
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path, long_run):
@@ -279,7 +279,7 @@ def test_more_rounds_can_be_added(tmp_path):
 
 @pytest.mark.parametrize("policy", ["shared", "local", "reestimate"])
 def test_batch_norm_policies_run_and_resume(tmp_path, policy):
-    """What the devices keep survives too: with ``local``, their norms are in the checkpoint."""
+    """What the clients keep survives too: with ``local``, their norms are in the checkpoint."""
     changes = {
         "model": tiny.NORM_MLP,
         "batch_norm": policy,
@@ -290,8 +290,8 @@ def test_batch_norm_policies_run_and_resume(tmp_path, policy):
     wanted = tiny.run(tmp_path / "whole", **changes)
     assert wanted["accuracy"].keys() == {"base", "base+adabn", "base+adabn-s", "base+ewc"}
     tiny.run_interrupted(tmp_path / "cut", round=3, **changes)
-    kept = load_latest(tmp_path / "cut").kept
-    assert (len(kept) == 4) == (policy == "local")
+    states = load_latest(tmp_path / "cut").states
+    assert (len(states) == 4) == (policy == "local")
     found = tiny.run(tmp_path / "cut", resume=True, **changes)
     assert tiny.timeless(found) == tiny.timeless(wanted)
     assert tiny.same_bits(tiny.base(tmp_path / "cut"), tiny.base(tmp_path / "whole"))
@@ -304,12 +304,12 @@ def test_local_norms_never_travel(tmp_path):
     found = tiny.base(tmp_path)
     moved = {n for n in found if not torch.equal(found[n], initial[n])}
     assert moved == {"1.weight", "1.bias", "4.weight", "4.bias"}  # 2 is the batch norm
-    up = {e.bytes_up for e in read_ledger(tmp_path) if e.action == "train"}
+    up = {e.bytes_up for e in read_communication(tmp_path) if e.action == "train"}
     assert up == {4 * sum(found[n].numel() for n in moved) + 16}  # and examples and loss
 
 
 def test_a_stock_network_with_batch_norm_runs(tmp_path):
-    summary = tiny.run(tmp_path, model="mobilenetv2-0.1", rounds=1, adapt="none,adabn", devices=3)
+    summary = tiny.run(tmp_path, model="mobilenetv2-0.1", rounds=1, adapt="none,adabn", clients=3)
     assert summary["accuracy"]["base+adabn"]["mean"] is not None
 
 
@@ -339,14 +339,14 @@ def test_every_stock_strategy_runs(tmp_path, monkeypatch, name):
     }
     assert all(bool(t.isfinite().all()) for t in found.values())
     assert (found["2.running_var"] >= 0).all()
-    asked = Counter((e.round, e.action) for e in read_ledger(tmp_path) if e.round)
+    asked = Counter((e.round, e.action) for e in read_communication(tmp_path) if e.round)
     assert asked[1, "train"] == asked[2, "train"] == 6
     assert asked[1, "evaluate"] == 12  # the strategy's own, and the run's of the base model
     assert summary["outcomes"]["accepted"] == summary["messages"]
 
 
 def test_flower_s_fedprox_is_ours(tmp_path):
-    """The same method twice, written by others: proximal term on the device, mean on the server."""
+    """The same method twice, written by others: proximal term on the client, mean on the server."""
     ours = tiny.run(tmp_path / "ours", strategy_args="mu=0.5", adapt="none")
     theirs = tiny.run(
         tmp_path / "theirs", strategy="fedprox", strategy_args="proximal_mu=0.5", adapt="none"
@@ -424,14 +424,14 @@ def test_a_third_party_s_strategy_is_found_in_the_folder_one_is_in(tmp_path, mon
         ("third_party:Starting", "", "overrides start(); fedadapt calls its configure_"),
         ("third_party:Transposing", "", "'body.1.weight' as [64, 100]; the model's is [100, 64]"),
         ("third_party:Forgetful", "", "as missing; the model's is"),
-        ("third_party:Asking", "", "it sends 'query.secrets'; devices answer train and evaluate"),
+        ("third_party:Asking", "", "it sends 'query.secrets'; clients answer train and evaluate"),
         ("third_party:Doubling", "", "a message holds 2 array records; it must hold one"),
         ("third_party:Nowhere", "", "has no attribute 'Nowhere'"),
         ("third_party:NOT_A_STRATEGY", "", "is not a subclass of flwr.serverapp.strategy.Strategy"),
         ("third_party:Halfway", "", "missing 1 required positional argument: 'share'"),
         ("third_party:Halfway", "sharing=1", "has no argument 'sharing'; did you mean 'share'?"),
         ("fedadam", "etta=1", "has no argument 'etta'; did you mean 'eta'?"),
-        ("fedprox", "min_available_nodes=99", "it waits for more than the 6 devices of this round"),
+        ("fedprox", "min_available_nodes=99", "it waits for more than the 6 clients of this round"),
     ],
 )  # fmt: skip
 def test_a_bad_strategy_is_one_line(tmp_path, monkeypatch, strategy, arguments, line):
@@ -447,18 +447,18 @@ def test_a_bad_strategy_is_one_line(tmp_path, monkeypatch, strategy, arguments, 
 # When things go wrong
 
 
-def spoil(monkeypatch, fault, devices, rounds=(1, 2, 3)) -> None:
-    """Let some devices' training go wrong in some rounds."""
+def corrupt_reply(monkeypatch, fault, clients, rounds=(1, 2, 3)) -> None:
+    """Let some clients' training go wrong in some rounds."""
     answer = Worker.answer
 
-    def spoilt(self, action, number, sent, kept=()):
-        update = answer(self, action, number, sent, kept)
-        rows = [row for row, d in enumerate(sent.devices) if d in devices]
+    def corrupted(self, action, number, sent, states=()):
+        update = answer(self, action, number, sent, states)
+        rows = [row for row, d in enumerate(sent.clients) if d in clients]
         if action == "train" and number in rounds and rows:
             fault(update, rows)
         return update
 
-    monkeypatch.setattr(Worker, "answer", spoilt)
+    monkeypatch.setattr(Worker, "answer", corrupted)
 
 
 def nan(update, rows) -> None:
@@ -469,18 +469,18 @@ def raise_a_secret(update, rows) -> None:
     raise ValueError("patient 17")
 
 
-def test_a_device_with_nan_is_left_out_and_named(tmp_path, monkeypatch):
-    spoil(monkeypatch, nan, {2})
+def test_a_client_with_nan_is_left_out_and_named(tmp_path, monkeypatch):
+    corrupt_reply(monkeypatch, nan, {2})
     summary = tiny.run(tmp_path, adapt="none")
     assert summary["outcomes"]["rejected"] == 3
-    rejected = [e for e in read_ledger(tmp_path) if e.outcome == "rejected"]
-    assert {(e.device, e.action) for e in rejected} == {(2, "train")}
+    rejected = [e for e in read_communication(tmp_path) if e.outcome == "rejected"]
+    assert {(e.client, e.action) for e in rejected} == {(2, "train")}
     assert all("'head.bias'" in e.reason and "NaN" in e.reason for e in rejected)
     assert all(bool(t.isfinite().all()) for t in tiny.base(tmp_path).values())
 
 
-def test_what_a_device_says_when_it_fails_is_not_in_the_folder(tmp_path, monkeypatch):
-    spoil(monkeypatch, raise_a_secret, {2})
+def test_what_a_client_says_when_it_fails_is_not_in_the_folder(tmp_path, monkeypatch):
+    corrupt_reply(monkeypatch, raise_a_secret, {2})
     summary = tiny.run(tmp_path, adapt="none")
     assert summary["outcomes"]["error"] == 3
     for path in tmp_path.rglob("*"):
@@ -489,11 +489,11 @@ def test_what_a_device_says_when_it_fails_is_not_in_the_folder(tmp_path, monkeyp
 
 def test_a_round_without_a_quorum_leaves_the_model_as_it_was(tmp_path, monkeypatch):
     """Round 2 fails; the run goes on and ends as a run whose round 2 did not happen."""
-    spoil(monkeypatch, raise_a_secret, {0, 1, 2, 3}, rounds=(2,))
+    corrupt_reply(monkeypatch, raise_a_secret, {0, 1, 2, 3}, rounds=(2,))
     summary = tiny.run(tmp_path, adapt="none", max_failed_rounds=2, evaluate_every=1)
     assert summary["evaluated_round"] == 3
     rows = [r for r in read_evaluations(tmp_path) if r.split == "test"]
-    scores = {n: [(r.device, r.accuracy, r.loss) for r in rows if r.round == n] for n in (1, 2, 3)}
+    scores = {n: [(r.client, r.accuracy, r.loss) for r in rows if r.round == n] for n in (1, 2, 3)}
     assert scores[2] == scores[1]
     assert scores[3] != scores[2]
 
@@ -506,12 +506,12 @@ def test_a_run_that_cannot_go_on_ends_with_its_code_and_can_be_resumed(
 ):
     """Whatever was wrong is put right, and the run ends as one that never had it."""
     with monkeypatch.context() as patch:
-        spoil(patch, fault, set(range(6)), rounds=(2,))
+        corrupt_reply(patch, fault, set(range(6)), rounds=(2,))
         result = CliRunner().invoke(main, ["simulate", *tiny.options(out=tmp_path / "run")])
     assert result.exit_code == code == error.exit_code
     last = result.stderr.splitlines()[-1]
     assert last.startswith(
-        "fedadapt: round 2: train: 0 of 6 devices gave a usable answer, 3 needed"
+        "fedadapt: round 2: train: 0 of 6 clients gave a usable answer, 3 needed"
     )
     assert f"fedadapt simulate --resume {tmp_path / 'run'}" in last
     assert "patient" not in result.output
@@ -530,13 +530,13 @@ def test_settings_of_another_run_are_refused(tmp_path):
         tiny.run(tmp_path, resume=True, seed=2)
 
 
-def test_the_global_test_has_a_row_a_device_only_where_asked(tmp_path):
+def test_the_global_test_has_a_row_a_client_only_where_asked(tmp_path):
     def rows(folder: Path) -> list[Evaluation]:
         return [r for r in read_evaluations(folder) if r.split == "global" and r.round == 1]
 
     for word in ("base", "all", "none"):
         tiny.run(tmp_path / word, rounds=1, global_test=word)
-    assert [(r.device, r.label) for r in rows(tmp_path / "base")] == [(-1, "base")]
+    assert [(r.client, r.label) for r in rows(tmp_path / "base")] == [(-1, "base")]
     assert {r.label for r in rows(tmp_path / "all")} == {"base", "base+fine-tune"}
     assert len(rows(tmp_path / "all")) == 12
     assert rows(tmp_path / "none") == []
@@ -567,6 +567,6 @@ def test_a_run_without_its_manifest_does_not_go_on(tmp_path):
 def test_a_run_begun_before_a_setting_existed_goes_on_with_its_default(tmp_path, monkeypatch):
     tiny.run_interrupted(tmp_path)
     begun = load_latest(tmp_path)
-    older = {key: value for key, value in begun.config.items() if key != "evaluate-devices"}
+    older = {key: value for key, value in begun.config.items() if key != "evaluate-clients"}
     monkeypatch.setattr(tiny.runs, "load_latest", lambda folder: replace(begun, config=older))
     assert tiny.run(tmp_path, resume=True)

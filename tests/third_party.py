@@ -39,7 +39,7 @@ class Halfway(FedAvg):
 
 
 class Listening(FedAvg):
-    """Remembers what the devices said of the model in every round."""
+    """Remembers what the clients said of the model in every round."""
 
     def __init__(self, **settings) -> None:
         super().__init__(**settings)

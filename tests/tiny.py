@@ -1,4 +1,4 @@
-"""Whole runs of seconds: six devices with sixty handwritten digits each."""
+"""Whole runs of seconds: six clients with sixty handwritten digits each."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ from fedadapt.weights import Weights
 ROOT = Path(__file__).parents[1]
 
 SETTINGS = {
-    "devices": 6,
+    "clients": 6,
     "examples": 60,
     "rounds": 3,
     "local-epochs": 1,
@@ -65,14 +65,14 @@ def same_bits(found: Weights, wanted: Weights) -> bool:
     return found.keys() == wanted.keys() and all(torch.equal(found[n], wanted[n]) for n in wanted)
 
 
-def interrupt_at(monkeypatch: pytest.MonkeyPatch, round: int, device: int) -> None:
-    """Ctrl-C while ``device`` trains in ``round``."""
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, round: int, client: int) -> None:
+    """Ctrl-C while ``client`` trains in ``round``."""
     answer = Worker.answer
 
-    def answer_or_stop(self, action, number, sent, kept=()):
-        if action == "train" and number == round and device in sent.devices:
+    def answer_or_stop(self, action, number, sent, states=()):
+        if action == "train" and number == round and client in sent.clients:
             raise KeyboardInterrupt
-        return answer(self, action, number, sent, kept)
+        return answer(self, action, number, sent, states)
 
     monkeypatch.setattr(Worker, "answer", answer_or_stop)
 
@@ -80,7 +80,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, round: int, device: int) -> No
 def run_interrupted(folder: Path, round: int = 2, **changes: object) -> None:
     """A run that is cut off in ``round``."""
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_at(patch, round, device=3)
+        interrupt_at(patch, round, client=3)
         with pytest.raises(InterruptedRunError, match="go on with: fedadapt simulate --resume"):
             run(folder, **changes)
 

@@ -1,4 +1,4 @@
-"""A federation of toys in a folder, whose devices can be lost and which can be stopped anywhere."""
+"""A federation of toys in a folder, whose clients can be lost and which can be stopped anywhere."""
 
 import math
 
@@ -7,15 +7,15 @@ from toys import Toys, assert_same_bits, conv, initial, split, training
 from fedadapt.client.adaptations.settings import AdaBN, Ewc, FineTune, NoAdaptation
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import load_latest
-from fedadapt.simulations.engines.client_states import Keeper
-from fedadapt.simulations.engines.in_process import InProcessFleet
-from fedadapt.simulations.engines.processes import ProcessFleet
+from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.simulations.engines.in_process import InProcessClients
+from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
-from fedadapt.simulations.strategy_state import OwnMethod
+from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 
@@ -26,13 +26,13 @@ SETTINGS = RunConfig(rounds=4, fraction=0.5, evaluate_every=2, checkpoint_every=
 START = initial(conv())
 
 
-class Faulty(InProcessFleet):
-    """Stops or loses devices in the rounds told."""
+class Faulty(InProcessClients):
+    """Stops or loses clients in the rounds told."""
 
     def __init__(self, *arguments, stop=None, lose=None, **settings):
         super().__init__(*arguments, **settings)
         self.stop = stop  # (action, round): Ctrl-C after its first answer
-        self.lose = lose or {}  # round -> number of devices whose answers are lost
+        self.lose = lose or {}  # round -> number of clients whose answers are lost
 
     def ask(self, action, round, sent, expected):
         for position, answers in enumerate(super().ask(action, round, sent, expected)):
@@ -48,7 +48,7 @@ class Faulty(InProcessFleet):
                 raise KeyboardInterrupt
 
 
-def spoilt(own):
+def corrupted(own):
     return own._replace(train=Examples(own.train.inputs * math.nan, own.train.labels))
 
 
@@ -64,19 +64,19 @@ class Run:
             training=training(0.1, 2, momentum=0.5), model=model, batch_norm=batch_norm
         )
         benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
-        how = {"execution": engine.pop("execution", "one-by-one")}
+        how = {"execution": engine.pop("execution", "sequential")}
         worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, **how)
         self.folder = folder
-        self.method = OwnMethod(strategy)
+        self.method = StrategyWithState(strategy)
         if num_workers:
-            engine |= {"num_workers": num_workers, "keeper": Keeper()}
-            self.fleet = ProcessFleet(worker, **engine)
+            engine |= {"num_workers": num_workers, "keeper": ClientStates()}
+            self.client_pool = ProcessClients(worker, **engine)
         else:
-            self.fleet = Faulty(worker, stop=stop, lose=lose, **engine)
+            self.client_pool = Faulty(worker, stop=stop, lose=lose, **engine)
         self.federation = Federation(
             config,
             self.method,
-            self.fleet,
+            self.client_pool,
             Population(tuple(benchmark.seen), tuple(unseen)),
             adaptations,
             folder,
@@ -86,7 +86,7 @@ class Run:
         )
 
     def go(self, resume=False):
-        with self.fleet:
+        with self.client_pool:
             if resume:
                 self.federation.resume(load_latest(self.folder))
             else:
@@ -99,21 +99,21 @@ class Run:
         return self.method.pack()[0]
 
     @property
-    def kept(self):
-        return self.fleet.kept()
+    def states(self):
+        return self.client_pool.states()
 
     def rows(self, kind):
         found = list(journal_rows(self.folder, kind))
-        return [r._replace(seconds=0.0) for r in found] if kind is LedgerEntry else found
+        return [r._replace(seconds=0.0) for r in found] if kind is CommunicationEntry else found
 
     @property
     def everything(self):
-        return [self.rows(kind) for kind in (Evaluation, LedgerEntry, RoundLoss)]
+        return [self.rows(kind) for kind in (Evaluation, CommunicationEntry, RoundLoss)]
 
 
 def assert_same_run(found, wanted):
     assert_same_bits(found.state, wanted.state)
-    assert found.kept.keys() == wanted.kept.keys()
-    for d, parts in wanted.kept.items():
-        assert_same_bits(found.kept[d]["norms"], parts["norms"])
+    assert found.states.keys() == wanted.states.keys()
+    for d, parts in wanted.states.items():
+        assert_same_bits(found.states[d]["norms"], parts["norms"])
     assert found.everything == wanted.everything

@@ -1,4 +1,4 @@
-"""Small things to try the real ones on: generated devices, tiny networks, problems with answers.
+"""Small things to try the real ones on: generated clients, tiny networks, problems with answers.
 
 Everything is float64, so that a difference is a difference and not rounding.
 """
@@ -17,8 +17,8 @@ from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, 
 from fedadapt.messages import Sent
 from fedadapt.models.network import Network
 from fedadapt.server.exchange import Exchange
-from fedadapt.simulations.engines.in_process import InProcessFleet
-from fedadapt.simulations.strategy_state import OwnMethod
+from fedadapt.simulations.engines.in_process import InProcessClients
+from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
 from fedadapt.weights import Weights, stack
@@ -49,7 +49,7 @@ def images(count: int, seed: int = 0, shape: Sequence[int] = SHAPE) -> Examples:
 
 
 def split(train: int, adapt: int = 6, test: int = 5, seed: int = 0, make=examples) -> Split:
-    """One device's three sets."""
+    """One client's three sets."""
     return Split(*(make(n, 3 * seed + i) for i, n in enumerate((train, adapt, test))))
 
 
@@ -100,7 +100,7 @@ class Quadratic(nn.Module):
 
 
 def quadratic_split(curvature: float, target: float, count: int = 1) -> Split:
-    """A device whose every image is (h, t)."""
+    """A client whose every image is (h, t)."""
     one = Examples(
         torch.tensor([[curvature, target]] * count, dtype=torch.float64),
         torch.zeros(count, dtype=torch.int64),
@@ -122,19 +122,21 @@ def initial(model: nn.Module, seed: int = 0) -> Weights:
 
 
 def initials(model: nn.Module, count: int, seed: int = 0) -> Weights:
-    """A different model for each device, [D, ...]."""
+    """A different model for each client, [D, ...]."""
     return stack([initial(model, seed + d) for d in range(count)])
 
 
 def cohort(
-    model: nn.Module, splits: Sequence[Split], execution: str = "one-by-one", **settings: object
+    model: nn.Module, splits: Sequence[Split], execution: str = "sequential", **settings: object
 ) -> Cohort:
-    """Devices 10, 11, ... with these images."""
+    """Clients 10, 11, ... with these images."""
     model = model.to("meta")
     given = {
-        "stacked": execution in ("kernels", "vmap"),
-        "network": StackedNetwork(model) if execution in ("alone", "kernels") else None,
-        "devices": tuple(range(10, 10 + len(splits))),
+        "stacked": execution in ("stacked-kernels", "vmap"),
+        "network": StackedNetwork(model)
+        if execution in ("per-client", "stacked-kernels")
+        else None,
+        "clients": tuple(range(10, 10 + len(splits))),
         "splits": tuple(splits),
         "scaling": as_they_are,
         **settings,
@@ -167,7 +169,7 @@ class Toys(Benchmark):
         scaling: Scaling | None = None,
     ) -> None:
         self.name = "toys"
-        self.num_devices = len(splits)
+        self.num_clients = len(splits)
         self.classes = tuple("abc"[:CLASSES])
         self.image_shape = SHAPE
         self.scaling = scaling or as_they_are  # type: ignore[assignment]
@@ -177,14 +179,14 @@ class Toys(Benchmark):
         self.splits = list(splits)
         self._everywhere = everywhere
 
-    def split(self, device: int) -> Split:
-        found = self.splits[device]
+    def split(self, client: int) -> Split:
+        found = self.splits[client]
         if isinstance(found, Exception):
             raise found
         return found
 
-    def num_train_examples(self, device: int) -> int:
-        return len(self.split(device).train)
+    def num_train_examples(self, client: int) -> int:
+        return len(self.split(client).train)
 
     @property
     def global_test(self) -> Examples | None:
@@ -195,10 +197,10 @@ class Toys(Benchmark):
 class Trial:
     """What some rounds without a loop around them left behind."""
 
-    method: OwnMethod
-    fleet: InProcessFleet
+    method: StrategyWithState
+    client_pool: InProcessClients
     worker: Worker
-    ledger: list
+    communication: list
 
     @property
     def state(self) -> Weights:
@@ -216,32 +218,32 @@ def federate(
     start: Weights,
     rounds: int,
     *,
-    execution: str = "one-by-one",
+    execution: str = "sequential",
     cohort_size: int = 1,
     min_replies: float = 0.01,
     adaptations: Sequence = (),
 ) -> Trial:
-    """Rounds with all devices that are seen, over the in-process engine."""
+    """Rounds with all clients that are seen, over the in-process engine."""
     worker = Worker(benchmark, model, strategy, adaptations, seed=1, execution=execution)
-    fleet = InProcessFleet(worker, cohort_size=cohort_size)
-    method, ledger = OwnMethod(strategy), []
+    client_pool = InProcessClients(worker, cohort_size=cohort_size)
+    method, communication = StrategyWithState(strategy), []
     method.begin(start, benchmark.seen)
-    with fleet:
+    with client_pool:
         for number in range(1, rounds + 1):
             exchange = Exchange(
-                fleet,
+                client_pool,
                 number,
                 min_replies=min_replies,
                 max_update_norm=0.0,
-                record=ledger.append,
+                record=communication.append,
                 progress=lambda _: None,
             )
             method.round(exchange, benchmark.seen)
-    return Trial(method, fleet, worker, ledger)
+    return Trial(method, client_pool, worker, communication)
 
 
-def sent(weights: Weights, devices: Sequence[int], **config: float) -> Sent:
+def sent(weights: Weights, clients: Sequence[int], **config: float) -> Sent:
     """The same model to all."""
     from fedadapt.weights import repeat
 
-    return Sent(tuple(devices), repeat(weights, len(devices)), {"server-round": 1, **config})
+    return Sent(tuple(clients), repeat(weights, len(clients)), {"server-round": 1, **config})

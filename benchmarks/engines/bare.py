@@ -1,4 +1,4 @@
-"""What one would write by hand: a PyTorch loop over devices, on one process or one a core.
+"""What one would write by hand: a PyTorch loop over clients, on one process or one a core.
 
 The model of the round and each process's sum lie in shared memory; data are there before the fork.
 It keeps no records and survives nothing: the floor under every engine.
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.clock import Clock, Enough
-from benchmarks.works import BATCH, Devices, Work, network
+from benchmarks.works import BATCH, Clients, Work, network
 
 TRAIN, EVALUATE, STOP = range(3)
 
@@ -34,13 +34,13 @@ def run(
     context = multiprocessing.get_context("fork")
     gate, task = context.Barrier(processes + 1), context.Value("i", TRAIN)
 
-    def serve(place: int) -> None:
+    def models(place: int) -> None:
         torch.set_num_threads(1)
         while True:
             gate.wait()
             if task.value == STOP:
                 return
-            mine = range(place, work.devices, processes)
+            mine = range(place, work.clients, processes)
             if task.value == TRAIN:
                 loop.compute(shared, mine, sums[place])
             else:
@@ -53,7 +53,7 @@ def run(
         if what != STOP:
             gate.wait()
 
-    workers = [context.Process(target=serve, args=(p,), daemon=True) for p in range(processes)]
+    workers = [context.Process(target=models, args=(p,), daemon=True) for p in range(processes)]
     for worker in workers:
         worker.start()
     try:
@@ -61,7 +61,7 @@ def run(
             clock.tick()
             everybody(TRAIN)
             if work.kind == "train":
-                shared.copy_(sums.sum(0) / (work.devices * work.examples))
+                shared.copy_(sums.sum(0) / (work.clients * work.examples))
             if work.evaluated:
                 everybody(EVALUATE)
     except Enough:
@@ -69,12 +69,12 @@ def run(
 
 
 class Loop:
-    """One model object, filled with the global weights for each device in turn."""
+    """One model object, filled with the global weights for each client in turn."""
 
     def __init__(self, work: Work, *, channels_last: bool, bf16: bool) -> None:
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        devices = Devices(work)
-        self.data = [devices.scaled(d) for d in range(work.devices)]
+        clients = Clients(work)
+        self.data = [clients.scaled(d) for d in range(work.clients)]
         if len(work.shape) == 3:
             self.data = [(x.contiguous(memory_format=layout), y) for x, y in self.data]
         self.work, self.bf16 = work, bf16
@@ -89,8 +89,8 @@ class Loop:
         pieces = flat.split([t.numel() for t in self.state])
         return [p.view(t.shape) for p, t in zip(pieces, self.state, strict=True)]
 
-    def compute(self, shared: Tensor, devices: range, total: Tensor) -> None:
-        """A round of some devices; what they trained, weighted by examples, goes to ``total``."""
+    def compute(self, shared: Tensor, clients: range, total: Tensor) -> None:
+        """A round of some clients; what they trained, weighted by examples, goes to ``total``."""
         start, sums = self.parts(shared), self.parts(total.zero_())
         one: Callable[[int], Any] = {
             "train": self.train,
@@ -99,20 +99,20 @@ class Loop:
             "importance": self.importance,
         }[self.work.kind]
         torch._foreach_copy_(self.state, start)
-        for device in devices:
+        for client in clients:
             if self.work.kind in ("train", "adabn-s"):
                 torch._foreach_copy_(self.state, start)
-            one(device)
+            one(client)
             if self.work.kind == "train":
                 torch._foreach_add_(sums, self.state, alpha=float(self.work.examples))
 
-    def train(self, device: int) -> None:
+    def train(self, client: int) -> None:
         self.model.train()
         work, params = self.work, list(self.model.parameters())
-        self._fit(device, 1, torch.optim.SGD(params, work.lr, work.momentum))
+        self._fit(client, 1, torch.optim.SGD(params, work.lr, work.momentum))
 
-    def _fit(self, device: int, epochs: int, optimizer: torch.optim.Optimizer) -> None:
-        images, labels = self.data[device]
+    def _fit(self, client: int, epochs: int, optimizer: torch.optim.Optimizer) -> None:
+        images, labels = self.data[client]
         for _ in range(epochs):
             for rows in torch.randperm(len(labels)).split(BATCH):
                 optimizer.zero_grad()
@@ -122,22 +122,22 @@ class Loop:
                 optimizer.step()
 
     @torch.no_grad()
-    def evaluate(self, shared: Tensor, devices: range) -> int:
+    def evaluate(self, shared: Tensor, clients: range) -> int:
         """How many images are classified rightly."""
         torch._foreach_copy_(self.state, self.parts(shared))
         self.model.eval()
-        pairs = (self.data[d] for d in devices)
+        pairs = (self.data[d] for d in clients)
         return sum(int((self.model(x).argmax(1) == y).sum()) for x, y in pairs)
 
-    def adabn_s(self, device: int) -> int:
+    def adabn_s(self, client: int) -> int:
         """Scale and shift trained with the others frozen, statistics measured anew, then a test."""
         norms = [m for m in self.model.modules() if isinstance(m, nn.BatchNorm2d)]
         self.model.eval().requires_grad_(False)
         for layer in norms:
             layer.train().requires_grad_(True)
         moving = [p for layer in norms for p in layer.parameters()]
-        self._fit(device, 5, torch.optim.SGD(moving, 0.001, 0.9))
-        images, labels = self.data[device]
+        self._fit(client, 5, torch.optim.SGD(moving, 0.001, 0.9))
+        images, labels = self.data[client]
         with torch.no_grad():
             for layer in norms:
                 layer.reset_running_stats()
@@ -150,15 +150,15 @@ class Loop:
             return int((self.model(images).argmax(1) == labels).sum())
 
     @torch.no_grad()
-    def sparsity(self, device: int) -> Tensor:
+    def sparsity(self, client: int) -> Tensor:
         """How often each channel after the first ReLU is zero; what comes later is left out."""
-        images, _ = self.data[device]
+        images, _ = self.data[client]
         layers: Any = self.model.eval().body
         first = next(i for i, layer in enumerate(layers) if isinstance(layer, nn.ReLU))
         off: Tensor = layers[: first + 1](images) == 0
         return off.double().mean((0, 2, 3))
 
-    def importance(self, device: int) -> dict[str, Tensor]:
+    def importance(self, client: int) -> dict[str, Tensor]:
         """The mean |gradient of the squared norm of the logits|, all images' gradients at once."""
         self.model.eval()
         params = {n: p.detach() for n, p in self.model.named_parameters()}
@@ -167,5 +167,5 @@ class Loop:
             logits: Tensor = functional_call(self.model, weights, (image[None],))
             return logits.square().sum()
 
-        found = vmap(grad(score), (None, 0))(params, self.data[device][0])
+        found = vmap(grad(score), (None, 0))(params, self.data[client][0])
         return {n: t.abs().mean(0) for n, t in found.items()}

@@ -38,6 +38,6 @@ def run(work: Work, clock: Clock) -> None:
     run_simulation(
         server,
         flower_client.app,
-        num_supernodes=work.devices,
+        num_supernodes=work.clients,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
     )

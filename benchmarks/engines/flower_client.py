@@ -1,4 +1,4 @@
-"""Stock Flower's side of the devices, as its tutorials have it: a ClientApp with a DataLoader."""
+"""Stock Flower's side of the clients, as its tutorials have it: a ClientApp with a DataLoader."""
 
 import os
 from functools import lru_cache
@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.works import BATCH, Devices, Work, network, parsed
+from benchmarks.works import BATCH, Clients, Work, network, parsed
 
 WORK = "FEDADAPT_BENCHMARK_WORK"  # tells the actors what to load
 
@@ -19,16 +19,16 @@ app = ClientApp()
 
 
 @lru_cache(maxsize=1)
-def _devices(word: str) -> tuple[Work, list[TensorDataset]]:
+def _clients(word: str) -> tuple[Work, list[TensorDataset]]:
     """All images, once in each actor."""
     work = parsed(word)
-    devices = Devices(work)
-    return work, [TensorDataset(*devices.scaled(d)) for d in range(work.devices)]
+    clients = Clients(work)
+    return work, [TensorDataset(*clients.scaled(d)) for d in range(work.clients)]
 
 
 def _received(message: Message, context: Context) -> tuple[Work, TensorDataset, nn.Module]:
     torch.set_num_threads(1)
-    work, data = _devices(os.environ[WORK])
+    work, data = _clients(os.environ[WORK])
     model = network(work)
     arrays: Any = message.content["arrays"]
     model.load_state_dict(arrays.to_torch_state_dict())

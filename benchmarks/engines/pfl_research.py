@@ -23,7 +23,7 @@ from pfl.model.pytorch import PyTorchModel
 from torch import Tensor
 
 from benchmarks.clock import Clock, Enough
-from benchmarks.works import BATCH, Devices, Work, network
+from benchmarks.works import BATCH, Clients, Work, network
 
 
 def run(work: Work, clock: Clock) -> None:
@@ -31,11 +31,11 @@ def run(work: Work, clock: Clock) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - pfl draws from it
-    devices = Devices(work)
-    users = {d: Dataset(list(devices.scaled(d)), user_id=d) for d in range(work.devices)}
+    clients = Clients(work)
+    users = {d: Dataset(list(clients.scaled(d)), user_id=d) for d in range(work.clients)}
 
     def federated() -> FederatedDataset:
-        turns: Iterator[int] = cycle(range(work.devices))  # each device once a round
+        turns: Iterator[int] = cycle(range(work.clients))  # each client once a round
         return FederatedDataset(users.__getitem__, lambda: next(turns))
 
     net: Any = network(work)
@@ -53,8 +53,8 @@ def run(work: Work, clock: Clock) -> None:
     rounds = NNAlgorithmParams(
         central_num_iterations=10**6,
         evaluation_frequency=1,
-        train_cohort_size=work.devices,
-        val_cohort_size=work.devices if work.evaluated else 0,
+        train_cohort_size=work.clients,
+        val_cohort_size=work.clients if work.evaluated else 0,
     )
     OnceEvaluated(work.evaluated).run(
         algorithm_params=rounds,
@@ -82,7 +82,7 @@ def _metrics(net: Any, images: Tensor, labels: Tensor, eval: bool = False) -> di
 
 
 class OnceEvaluated(FederatedAveraging):
-    """FedAvg that scores each device once a round, not before its training as well."""
+    """FedAvg that scores each client once a round, not before its training as well."""
 
     def __init__(self, evaluated: bool) -> None:
         super().__init__()

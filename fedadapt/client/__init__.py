@@ -1,4 +1,4 @@
-"""What a device computes: pure functions of stacked weights; the Flower adapters come on top.
+"""What a client computes: pure functions of stacked weights; the Flower adapters come on top.
 
 Its public functions are loaded when they are first used: settings below this folder are read by the
 command line, which does without torch.

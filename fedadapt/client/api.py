@@ -1,4 +1,4 @@
-"""One piece of the device side for people who have a network and images: module in, module out."""
+"""One piece of the client side for people who have a network and images: module in, module out."""
 
 import copy
 import math
@@ -15,8 +15,8 @@ from fedadapt.client.statistics.importance import Granularity, importances
 from fedadapt.client.statistics.sparsity import BATCH, Layer, sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError, unknown
+from fedadapt.models.meta import on_meta
 from fedadapt.models.norms import has_batch_norm
-from fedadapt.models.shell import shell
 from fedadapt.weights import Weights, repeat, row
 
 
@@ -29,7 +29,7 @@ def adapt(
     seed: int = 0,
     **hyper: Any,
 ) -> nn.Module:
-    """A copy of ``model`` adapted to a device's images; the arguments stay as they were.
+    """A copy of ``model`` adapted to a client's images; the arguments stay as they were.
 
     >>> import torch
     >>> from torch import nn
@@ -40,8 +40,8 @@ def adapt(
     True
 
     Args:
-        model: On any device, in any mode; a head is ``model.head`` or else its last Linear.
-        images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
+        model: On any client, in any mode; a head is ``model.head`` or else its last Linear.
+        images: [N, ...], as the network takes them (scaled, of its type), on the model's client.
         labels: [N] class numbers; ``none`` and ``adabn`` need none.
         method: ``none``, ``adabn``, ``adabn-s``, ``fine-tune``, ``kd`` or ``ewc``.
         seed: Of the order in which images are gone through.
@@ -79,7 +79,7 @@ def sparsity(
     batch_size: int = BATCH,
     epsilon: float = 0.0,
 ) -> Tensor:
-    """How often each channel of a ReLU layer is zero on a device's images, in evaluation mode.
+    """How often each channel of a ReLU layer is zero on a client's images, in evaluation mode.
 
     >>> import torch
     >>> from torch import nn
@@ -88,8 +88,8 @@ def sparsity(
     torch.Size([2])
 
     Args:
-        model: On any device, in any mode; it stays as it was.
-        images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
+        model: On any client, in any mode; it stays as it was.
+        images: [N, ...], as the network takes them (scaled, of its type), on the model's client.
         layer: ``first``, the number of a ReLU layer by order of execution, or a dotted name; see
             ``fedadapt.client.statistics.sparsity.chosen``.
         channels: Which ones, in this order; all where None.
@@ -133,7 +133,7 @@ def importance(
     exclude: Iterable[str] = (),
     generator: torch.Generator | None = None,
 ) -> Weights:
-    """How much each parameter matters on a device's images, in evaluation mode: DUA's psi.
+    """How much each parameter matters on a client's images, in evaluation mode: DUA's psi.
 
     >>> import torch
     >>> from torch import nn
@@ -143,8 +143,8 @@ def importance(
     {'1.weight': (3, 4), '1.bias': (3,)}
 
     Args:
-        model: On any device, in any mode; it stays as it was, its statistics too.
-        images: [N, ...], as the network takes them (scaled, of its type), on the model's device.
+        model: On any client, in any mode; it stays as it was, its statistics too.
+        images: [N, ...], as the network takes them (scaled, of its type), on the model's client.
         labels: [N] class numbers; only ``fisher`` looks at them.
         kind: ``mas``: the mean |gradient of the squared norm of the logits|. ``fisher``: the mean
             squared gradient of the log-likelihood of ``labels`` (empirical Fisher), or where there
@@ -197,12 +197,12 @@ def _whole_numbers(channels: Sequence[int]) -> list[int]:
 
 
 def _alone(model: nn.Module, images: Examples, seed: int) -> Cohort:
-    """A cohort of one device that has nothing but these."""
+    """A cohort of one client that has nothing but these."""
     return Cohort(
-        model=shell(model),
-        devices=(0,),
+        model=on_meta(model),
+        clients=(0,),
         splits=(Split(images, images, images),),
         scaling=lambda inputs: inputs,
         seed=seed,
-        kept=({},),
+        states=({},),
     )

@@ -1,4 +1,4 @@
-"""The devices of a round, computed together. A single device is a cohort of one."""
+"""The clients of a round, computed together. A single client is a cohort of one."""
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,14 +17,14 @@ from fedadapt.weights import Weights, row, stack
 
 Part = Literal["train", "adapt"]
 SCALED_AT_ONCE = 2**24  # numbers: 64 MiB
-Execution = Literal["one-by-one", "alone", "kernels", "vmap"]  # the last two: stacked
+Execution = Literal["sequential", "per-client", "stacked-kernels", "vmap"]  # the last two: stacked
 Network = Callable[
     ..., Tensor
 ]  # a stacked network: (weights [D, ...], inputs [D, B, ...]) -> logits
 
 
 class Schedule(NamedTuple):
-    """Which images a device goes through, in which portions, how often."""
+    """Which images a client goes through, in which portions, how often."""
 
     batch_size: int
     epochs: int = 1
@@ -34,58 +34,58 @@ class Schedule(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Some devices' data, the architecture they share and how to compute them.
+    """Some clients' data, the architecture they share and how to compute them.
 
-    A device's result depends on (seed, round, device) alone, never on who else is in its cohort.
+    A client's result depends on (seed, round, client) alone, never on who else is in its cohort.
     """
 
     model: nn.Module  # the architecture, on meta; its own weights are never read
-    devices: tuple[int, ...]
-    splits: tuple[Split, ...]  # one a device
+    clients: tuple[int, ...]
+    splits: tuple[Split, ...]  # one a client
     scaling: Callable[[Tensor], Tensor]  # stored images -> network input
     seed: int = 0
     round: int = 0
-    kept: tuple[Mapping[str, Weights], ...] = ()  # what each device kept from before; () for none
-    stacked: bool = False  # compute all devices at once, or one after another
+    states: tuple[Mapping[str, Weights], ...] = ()  # what each client kept from before; () for none
+    stacked: bool = False  # compute all clients at once, or one after another
     network: Network | None = None  # the model made of kernels; None: vmap, or the model itself
     autocast: torch.dtype | None = None  # arithmetic of the forward pass; None: as the weights
 
     def __len__(self) -> int:
-        return len(self.devices)
+        return len(self.clients)
 
     def only(self, index: int) -> "Cohort":
-        """The cohort of one device, by position."""
+        """The cohort of one client, by position."""
         return replace(
             self,
-            devices=self.devices[index : index + 1],
+            clients=self.clients[index : index + 1],
             splits=self.splits[index : index + 1],
-            kept=self.kept[index : index + 1],
+            states=self.states[index : index + 1],
         )
 
     @property
     def num_examples(self) -> Tensor:
-        """Training examples of each device: [D], float64."""
+        """Training examples of each client: [D], float64."""
         return torch.tensor([len(s.train) for s in self.splits], dtype=torch.float64)
 
     def part(self, name: Part) -> list[Examples]:
         return [getattr(split, name) for split in self.splits]
 
-    def recall(self, name: str, otherwise: Weights) -> Weights:
-        """The part each device kept, stacked; the row of ``otherwise`` where it kept none."""
-        if not any(name in kept for kept in self.kept):
+    def state(self, name: str, otherwise: Weights) -> Weights:
+        """The part each client kept, stacked; the row of ``otherwise`` where it kept none."""
+        if not any(name in states for states in self.states):
             return otherwise
         rows = [{n: t[d] for n, t in otherwise.items()} for d in range(len(self))]
-        return stack([kept.get(name, own) for kept, own in zip(self.kept, rows, strict=True)])
+        return stack([states.get(name, own) for states, own in zip(self.states, rows, strict=True)])
 
     def logits(
         self, weights: Weights, inputs: Tensor, generators: Sequence[torch.Generator] | None = None
     ) -> Tensor:
-        """Logits [D, B, num_classes] of each device's ``weights`` [D, ...] on its ``inputs``.
+        """Logits [D, B, num_classes] of each client's ``weights`` [D, ...] on its ``inputs``.
 
         In training mode batch norm updates its statistics in ``weights`` in place.
 
         Args:
-            generators: One a device, for dropout in kernels; the model itself draws from torch's.
+            generators: One a client, for dropout in kernels; the model itself draws from torch's.
 
         """
         if self.network is None and len(self) == 1:  # without the price of stacking
@@ -102,7 +102,7 @@ class Cohort:
             return self.network(weights, inputs, generators=generators).float()
 
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
-        """Logits [B, num_classes] of one device's ``weights``, in the cohort's arithmetic."""
+        """Logits [B, num_classes] of one client's ``weights``, in the cohort's arithmetic."""
         if inputs.dim() == 4 and not self.stacked:  # convolutions alone are faster channels last
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         if self.autocast is None:
@@ -111,15 +111,15 @@ class Cohort:
             return functional_call(self.model, weights, (inputs,)).float()
 
     def generator(self, index: int, purpose: str) -> np.random.Generator:
-        """The random stream of one device for one purpose in this round."""
-        key = (self.seed, zlib.crc32(purpose.encode()), self.round, self.devices[index])
+        """The random stream of one client for one purpose in this round."""
+        key = (self.seed, zlib.crc32(purpose.encode()), self.round, self.clients[index])
         return np.random.default_rng(key)
 
     def steps(self, schedule: Schedule) -> Iterator[list[tuple[list[int], Batch]]]:
-        """The steps of all devices, in lockstep.
+        """The steps of all clients, in lockstep.
 
-        Devices have different numbers of images, so a step is a list of groups: positions of the
-        devices whose batch has one size, and that batch with a leading device axis. A device that
+        Clients have different numbers of images, so a step is a list of groups: positions of the
+        clients whose batch has one size, and that batch with a leading client axis. A client that
         is done appears in no further step.
         """
         examples = self.part(schedule.part)
@@ -135,7 +135,7 @@ class Cohort:
             yield groups
 
     def _pooled(self, examples: list[Examples]) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """All devices' images, one after the other: how to get scaled rows of them; their labels.
+        """All clients' images, one after the other: how to get scaled rows of them; their labels.
 
         They are scaled once, and not step by step, where they are few enough, and scaling draws
         nothing: experts' training views are other ones at every step.
@@ -150,10 +150,10 @@ class Cohort:
         return partial(_rows, scaled), labels
 
     def _order(self, sizes: Sequence[int], schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-        """Device by device its images, shuffled epoch after epoch, and where batches begin and end.
+        """Client by client its images, shuffled epoch after epoch, and where batches begin and end.
 
-        Images are numbered through all devices. Begins and ends, [steps, 2, D], are places in their
-        order, and equal where a device is done.
+        Images are numbered through all clients. Begins and ends, [steps, 2, D], are places in their
+        order, and equal where a client is done.
         """
         if not all(sizes):
             raise ValueError(f"no {schedule.part} images")
@@ -169,7 +169,7 @@ class Cohort:
 
 
 def _cuts(size: int, schedule: Schedule) -> np.ndarray:
-    """Where batches begin and end, for a device of ``size`` images: [steps, 2].
+    """Where batches begin and end, for a client of ``size`` images: [steps, 2].
 
     A last batch of one image, which batch norm cannot take statistics of, joins the one before.
     """

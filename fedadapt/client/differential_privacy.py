@@ -1,4 +1,4 @@
-"""Letting a mean of bounded values leave the device with (epsilon, delta)-differential privacy.
+"""Letting a mean of bounded values leave the client with (epsilon, delta)-differential privacy.
 
 Gaussian mechanism with the least noise that does it: Balle & Wang 2018, "Improving the Gaussian
 mechanism for differential privacy", theorem 8. Neighbours are two data sets of N images that differ
@@ -24,7 +24,7 @@ from fedadapt.errors import InputError
 from fedadapt.messages import Config, Sent
 from fedadapt.weights import Weights, row
 
-KEPT = "release"  # the name under which a device keeps what it said
+KEPT = "release"  # the name under which a client keeps what it said
 
 LEAST, MOST = 1e-6, 1e6  # epsilons for which the calibration is exact in float64
 
@@ -76,7 +76,7 @@ def release(vector: Tensor, images: int, guarantee: Guarantee, source: random.Ra
 def noise_source(seed: int | None, *key: int) -> random.Random:
     """The operating system's entropy; of a ``seed``, the stream of (seed, key).
 
-    A seed repeats a simulation. Whoever knows it can subtract the noise: devices that have
+    A seed repeats a simulation. Whoever knows it can subtract the noise: clients that have
     something to protect are given none.
     """
     if seed is None:
@@ -91,9 +91,9 @@ def release_once(
     guarantee: Guarantee,
     seed: int | None = None,
 ) -> tuple[Tensor, Weights]:
-    """What the devices answer, and what they keep (under ``KEPT``) to answer the same again.
+    """What the clients answer, and what they keep (under ``KEPT``) to answer the same again.
 
-    A question is the model with all settings but the round. Asked the same again, a device repeats
+    A question is the model with all settings but the round. Asked the same again, a client repeats
     itself, which tells nothing new; only another question has fresh noise and spends budget.
 
     Args:
@@ -102,25 +102,25 @@ def release_once(
         seed: Of the noise; None for the operating system's entropy.
 
     Returns:
-        Vectors [D, q], float32, and ``question``, ``vector``, ``releases``, each [D, ...].
+        Vectors [D, q], float32, and ``query``, ``vector``, ``releases``, each [D, ...].
 
     """
-    before = [kept.get(KEPT) for kept in cohort.kept or ({},) * len(cohort)]
+    before = [states.get(KEPT) for states in cohort.states or ({},) * len(cohort)]
     questions = [_fingerprint(asked, d) for d in range(len(cohort))]
     exact: Tensor | None = None
     said, counts = [], []
-    for d, (old, question) in enumerate(zip(before, questions, strict=True)):
+    for d, (old, query) in enumerate(zip(before, questions, strict=True)):
         count = 0 if old is None else int(old["releases"])
-        if old is not None and torch.equal(old["question"].cpu(), question):
+        if old is not None and torch.equal(old["question"].cpu(), query):
             vector = old["vector"].cpu()
         else:
             exact = measure() if exact is None else exact
-            source = noise_source(seed, cohort.round, cohort.devices[d])
+            source = noise_source(seed, cohort.round, cohort.clients[d])
             vector = release(exact[d], len(cohort.splits[d].train), guarantee, source).float()
             count += 1
             log.info(
-                "device %d: release %d; in all epsilon %.3g at delta %.3g",
-                *(cohort.devices[d], count, *guarantee.after(count)),
+                "client %d: release %d; in all epsilon %.3g at delta %.3g",
+                *(cohort.clients[d], count, *guarantee.after(count)),
             )
         said.append(vector)
         counts.append(count)
@@ -133,9 +133,9 @@ def release_once(
 
 
 def promised(config: Config, own: Guarantee) -> Guarantee | None:
-    """The stricter of what the server names and what the device was set up with; None: nothing.
+    """The stricter of what the server names and what the client was set up with; None: nothing.
 
-    So a device with an epsilon of its own says nothing with less, whatever it is asked.
+    So a client with an epsilon of its own says nothing with less, whatever it is asked.
     """
     asked = Guarantee(float(config.get("dp-epsilon", 0)), float(config.get("dp-delta", 1)))  # type: ignore[arg-type]
     given = [each for each in (asked, own) if each.epsilon]
@@ -179,7 +179,7 @@ def _accounting() -> ModuleType:
 
 
 def _fingerprint(asked: Sent, index: int) -> Tensor:
-    """SHA-256 of a question to one device, [32], uint8."""
+    """SHA-256 of a question to one client, [32], uint8."""
     settings = {k: v for k, v in asked.config.items() if k != "server-round"}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(row(asked.weights, index).items()):

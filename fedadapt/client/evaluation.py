@@ -1,4 +1,4 @@
-"""How good a model is on a device: accuracy and loss, in eval mode, nothing moved."""
+"""How good a model is on a client: accuracy and loss, in eval mode, nothing moved."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Score(NamedTuple):
 
 
 def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Score]:
-    """Score row d of ``weights`` on ``tests[d]``, for every device of the cohort."""
+    """Score row d of ``weights`` on ``tests[d]``, for every client of the cohort."""
     with torch.no_grad(), evaluating(cohort.model):
         if _one_model(weights):
             logits = _logits_of_one(cohort, {n: t[0] for n, t in weights.items()}, tests)
@@ -37,7 +37,7 @@ def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> lis
 
 
 def _scores(logits: Tensor, tests: Sequence[Examples]) -> list[Score]:
-    """Device by device, of the logits of all their images one after the other."""
+    """Client by client, of the logits of all their images one after the other."""
     sizes, labels = [len(test) for test in tests], torch.cat([test.labels for test in tests])
     lengths = torch.tensor(sizes, device=labels.device)
     # A diverged model has no argmax worth counting: its loss says so.
@@ -48,7 +48,7 @@ def _scores(logits: Tensor, tests: Sequence[Examples]) -> list[Score]:
 
 
 def _one_model(weights: Weights) -> bool:
-    """Every row is the same memory (``weights.repeat``): all devices can be scored together."""
+    """Every row is the same memory (``weights.repeat``): all clients can be scored together."""
     return all(t.shape[0] == 1 or t.stride(0) == 0 for t in weights.values())
 
 
@@ -70,7 +70,7 @@ def _logits_of_one(cohort: Cohort, model: Weights, tests: Sequence[Examples]) ->
 
 
 def _logits_stacked(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Tensor]:
-    """All devices at once; shorter tests are filled up with blanks, which eval mode ignores."""
+    """All clients at once; shorter tests are filled up with blanks, which eval mode ignores."""
     longest = max(len(test) for test in tests)
     blank = tests[0].inputs.new_zeros((len(tests), longest, *tests[0].inputs.shape[1:]))
     for d, test in enumerate(tests):

@@ -1,8 +1,8 @@
-"""Whatever happens while a device computes, it answers, and nothing of its data leaves with it.
+"""Whatever happens while a client computes, it answers, and nothing of its data leaves with it.
 
 Flower sends an exception's text to the server, and waits for ever for a client that returned
 nothing or was stopped. Here a failure is a fixed word or the exception's type, and a random
-incident id; the traceback is in the device's own log under that id.
+incident id; the traceback is in the client's own log under that id.
 """
 
 import faulthandler

@@ -1,4 +1,4 @@
-"""Local training as a pure function of weights, for one device or for a stacked cohort of them."""
+"""Local training as a pure function of weights, for one client or for a stacked cohort of them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -37,14 +37,14 @@ class Sgd:
         if self.weight_decay:
             change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
         if self.momentum:
-            kept = [velocity[n] for n in params]
-            if kept and kept[0].is_cuda:  # few calls
-                torch._foreach_mul_(kept, self.momentum)
-                torch._foreach_add_(kept, change)
+            states = [velocity[n] for n in params]
+            if states and states[0].is_cuda:  # few calls
+                torch._foreach_mul_(states, self.momentum)
+                torch._foreach_add_(states, change)
             else:  # one pass over memory
-                for v, g in zip(kept, change, strict=True):
+                for v, g in zip(states, change, strict=True):
                     torch.add(g, v, alpha=self.momentum, out=v)
-            change = kept
+            change = states
         torch._foreach_add_(moving, change, alpha=-self.learning_rate)
 
 
@@ -66,7 +66,7 @@ def fit(
     mode: Mode = training,
     velocity: Weights | None = None,
 ) -> Fitted:
-    """Train each device of the cohort from ``start``: the only training loop there is.
+    """Train each client of the cohort from ``start``: the only training loop there is.
 
     Args:
         start: Stacked weights, each [D, ...]. Not modified.
@@ -95,7 +95,7 @@ def fit(
 
 
 class _Loop(NamedTuple):
-    """One call of ``fit``, for any number of devices."""
+    """One call of ``fit``, for any number of clients."""
 
     optimizer: Sgd
     schedule: Schedule
@@ -141,7 +141,7 @@ class _Loop(NamedTuple):
         batch: Batch,
         draws: list[torch.Generator],
     ) -> Tensor:
-        """One step of every device, in place; their losses [D]."""
+        """One step of every client, in place; their losses [D]."""
         held = {n: t for n, t in weights.items() if n not in self.names}
         moving = {n: t.detach().requires_grad_() for n, t in weights.items() if n in self.names}
 
@@ -169,7 +169,7 @@ def _own(tensor: Tensor, cohort: Cohort) -> Tensor:
 
 
 def _draws(cohort: Cohort, schedule: Schedule) -> list[torch.Generator]:
-    """What each device's dropout draws from, on the computing device; [] without dropout."""
+    """What each client's dropout draws from, on the computing device; [] without dropout."""
     if not any(isinstance(m, _DropoutNd) for m in cohort.model.modules()):
         return []
     where = cohort.splits[0].train.labels.device
@@ -180,7 +180,7 @@ def _draws(cohort: Cohort, schedule: Schedule) -> list[torch.Generator]:
 
 @contextmanager
 def _as_global(draws: list[torch.Generator]) -> Iterator[None]:
-    """An ordinary network draws from the global generator: lend it the device's, if there is one.
+    """An ordinary network draws from the global generator: lend it the client's, if there is one.
 
     It is put back as it was.
     """

@@ -1,7 +1,7 @@
-"""What a device keeps between rounds, on its own disk: its personal model, its statistics.
+"""What a client keeps between rounds, on its own disk: its personal model, its statistics.
 
 Flower forgets a node's state when the node restarts. A store is found again by experiment and
-device, and remembers a few rounds, so that a server which fell back to an earlier round gets the
+client, and remembers a few rounds, so that a server which fell back to an earlier round gets the
 same answer as the first time.
 """
 
@@ -24,25 +24,25 @@ FORMAT = 1
 KEEP = 3  # a server keeps two checkpoints, and a third round may be under way
 
 
-class DeviceStore:
-    """The parts one device keeps in one experiment; one process at a time writes to it.
+class ClientStateStore:
+    """The parts one client keeps in one experiment; one process at a time writes to it.
 
-    Files are ``<folder>/<experiment>/<device>/round-<number>.safetensors``, readable by their owner
+    Files are ``<folder>/<experiment>/<client>/round-<number>.safetensors``, readable by their owner
     only, written atomically.
     """
 
-    def __init__(self, folder: Path, experiment: str, device: str) -> None:
-        """Find the device's place; nothing is written yet.
+    def __init__(self, folder: Path, experiment: str, client: str) -> None:
+        """Find the client's place; nothing is written yet.
 
         Args:
-            folder: the device's state folder.
-            experiment: the same as long as the device is to find again what it kept.
-            device: what stays the same when the device restarts: its key's fingerprint, its number.
+            folder: the client's state folder.
+            experiment: the same as long as the client is to find again what it kept.
+            client: what stays the same when the client restarts: its key's fingerprint, its number.
         """
-        self.folder = folder / _file_name("experiment", experiment) / _file_name("device", device)
+        self.folder = folder / _file_name("experiment", experiment) / _file_name("client", client)
 
     def load(self, before: int | None = None) -> dict[str, Weights]:
-        """Part name -> weights of this device as last saved; {} if nothing was.
+        """Part name -> weights of this client as last saved; {} if nothing was.
 
         Args:
             before: as it was before this round, for a round that is computed again.
@@ -57,19 +57,19 @@ class DeviceStore:
         if rounds and _read(self._path(rounds[0]))[1] is not None:
             raise InputError(
                 f"{self.folder}: nothing kept before round {before}, what is remembered begins at "
-                f"round {rounds[0]}; remove the folder to start this device afresh"
+                f"round {rounds[0]}; remove the folder to start this client afresh"
             )
         return {}
 
-    def save(self, kept: dict[str, Weights], round: int) -> None:
-        """Keep ``kept`` as the state after ``round``; saving it again changes nothing.
+    def save(self, states: dict[str, Weights], round: int) -> None:
+        """Keep ``states`` as the state after ``round``; saving it again changes nothing.
 
         Rounds after ``round`` are forgotten: the server has gone back to before them.
         """
         _make_private(self.folder.parent)
         _make_private(self.folder)
         earlier = [r for r in self._rounds() if r < round]
-        content = _encode(kept, round, earlier[-1] if earlier else None)
+        content = _encode(states, round, earlier[-1] if earlier else None)
         write_atomically(self._path(round), content, mode=0o600)
         remembered = {*earlier[-(KEEP - 1) :], round}
         for r in self._rounds():
@@ -99,16 +99,16 @@ def _make_private(folder: Path) -> None:
     folder.chmod(0o700)
 
 
-def _encode(kept: dict[str, Weights], round: int, previous: int | None) -> bytes:
+def _encode(states: dict[str, Weights], round: int, previous: int | None) -> bytes:
     """One safetensors file; names are ``part/array``, where the part has no slash of its own."""
     tensors = {
         f"{quote(part, safe='')}/{name}": tensor.detach().cpu().contiguous().clone()
-        for part, weights in kept.items()
+        for part, weights in states.items()
         for name, tensor in weights.items()
     }
     # The order of the names is kept as well: sums over them depend on it in the last bit.
-    facts = {"parts": list(kept), "names": list(tensors), "round": round, "previous": previous}
-    text = json.dumps({"format": FORMAT, "facts": facts, "sha256": _digest(tensors, facts)})
+    metadata = {"parts": list(states), "names": list(tensors), "round": round, "previous": previous}
+    text = json.dumps({"format": FORMAT, "facts": metadata, "sha256": _digest(tensors, metadata)})
     return save(tensors, {"fedadapt": text})
 
 
@@ -124,12 +124,12 @@ def _read(path: Path) -> tuple[dict[str, Weights], int | None]:
         tensors = load(data)
         if _digest(tensors, about["facts"]) != about["sha256"]:
             raise ValueError("its content is not what was written")
-        facts = about["facts"]
-        kept: dict[str, Weights] = {part: {} for part in facts["parts"]}
-        for key in facts["names"]:
+        metadata = about["facts"]
+        states: dict[str, Weights] = {part: {} for part in metadata["parts"]}
+        for key in metadata["names"]:
             part, _, name = key.partition("/")
-            kept[unquote(part)][name] = tensors[key]
-        return kept, facts["previous"]
+            states[unquote(part)][name] = tensors[key]
+        return states, metadata["previous"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -137,9 +137,9 @@ def _read(path: Path) -> tuple[dict[str, Weights], int | None]:
         ) from None
 
 
-def _digest(tensors: dict[str, Tensor], facts: dict[str, object]) -> str:
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, object]) -> str:
     """A hash of all that matters: the facts, and every tensor with its name, type and shape."""
-    found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -21,7 +21,7 @@ class Examples:
 
 
 class Split(NamedTuple):
-    """One device's images; the three never overlap.
+    """One client's images; the three never overlap.
 
     ``train`` takes part in federated training. ``adapt`` (the papers' user-validation set) is for
     local adaptation and model choice. ``test`` is for reporting and never for a choice.
@@ -49,29 +49,29 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What fixes the assignment of images to devices: a function of (benchmark, seed) only."""
+    """What fixes the assignment of images to clients: a function of (benchmark, seed) only."""
 
-    hash: str  # sha256 over everything below and every device's image indices, hexadecimal
-    facts: dict[str, object] = field(default_factory=dict)  # JSON: name, seed, sizes, parameters
+    hash: str  # sha256 over everything below and every client's image indices, hexadecimal
+    metadata: dict[str, object] = field(default_factory=dict)  # JSON: name, seed, sizes, parameters
 
 
 class Benchmark(ABC):
-    """Device data, made lazily: ``split(d)`` does the work for device ``d`` only.
+    """Client data, made lazily: ``split(d)`` does the work for client ``d`` only.
 
     Attributes:
         name: As given on the command line.
-        num_devices: Devices are numbered 0..num_devices-1.
+        num_clients: Clients are numbered 0..num_clients-1.
         classes: Class names in label order.
         image_shape: (C, H, W) of every image.
         scaling: From bytes to network input.
-        kinds: One word per device: its domain, class pair, ... ("all" where there is one kind).
-        unseen: Devices that never take part in training; they are only evaluated.
+        kinds: One word per client: its domain, class pair, ... ("all" where there is one kind).
+        unseen: Clients that never take part in training; they are only evaluated.
         manifest: Describes the assignment; its hash goes with every result.
 
     """
 
     name: str
-    num_devices: int
+    num_clients: int
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     scaling: Scaling
@@ -80,12 +80,12 @@ class Benchmark(ABC):
     manifest: Manifest
 
     @abstractmethod
-    def split(self, device: int) -> Split:
-        """The images of one device; equal calls give equal tensors."""
+    def split(self, client: int) -> Split:
+        """The images of one client; equal calls give equal tensors."""
 
     @abstractmethod
-    def num_train_examples(self, device: int) -> int:
-        """Size of the device's training set, without making it."""
+    def num_train_examples(self, client: int) -> int:
+        """Size of the client's training set, without making it."""
 
     @property
     @abstractmethod
@@ -98,5 +98,5 @@ class Benchmark(ABC):
 
     @property
     def seen(self) -> Sequence[int]:
-        """Devices that take part in training, ascending."""
-        return [d for d in range(self.num_devices) if d not in self.unseen]
+        """Clients that take part in training, ascending."""
+        return [d for d in range(self.num_clients) if d not in self.unseen]

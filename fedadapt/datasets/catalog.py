@@ -20,7 +20,7 @@ from fedadapt.datasets.sources.image_folder import Listing, list_images
 from fedadapt.errors import InputError, unknown
 
 LEAST_IMAGES = 3
-"""What a device needs: one image to train on, one to adapt to, one to be tested on."""
+"""What a client needs: one image to train on, one to adapt to, one to be tested on."""
 
 
 class Row(NamedTuple):
@@ -109,10 +109,10 @@ def check(config: RunConfig) -> None:
     shift = parse_shift(config.shift or entry.shift)
     quantity = parse_quantity(config.quantity)
     parse_imbalance(config.imbalance)
-    check_partition(entry, partition, config.devices)
+    check_partition(entry, partition, config.clients)
     if 0 < config.examples < LEAST_IMAGES:
         raise InputError(
-            f"examples: {config.examples} is too few; a device needs {LEAST_IMAGES}: one image to "
+            f"examples: {config.examples} is too few; a client needs {LEAST_IMAGES}: one image to "
             "train on, one to adapt to, one for its test (0: all there are)"
         )
     if config.image_size and not 4 <= config.image_size <= 1024:
@@ -125,25 +125,25 @@ def check(config: RunConfig) -> None:
     elif not entry.built_in and not entry.is_folder:
         check_root(entry, config.data_root)
     whole = entry.built_in or npz_stands_in(entry, config.data_root)
-    if not whole and config.devices * LEAST_IMAGES > entry.num_train:
-        raise too_many_devices(config.devices, entry.num_train // LEAST_IMAGES, config.benchmark)
+    if not whole and config.clients * LEAST_IMAGES > entry.num_train:
+        raise too_many_clients(config.clients, entry.num_train // LEAST_IMAGES, config.benchmark)
     if not entry.built_in and divided_by_flower(partition, quantity):
         need("flwr_datasets", f"partition {config.partition or entry.partition}")
     if shift.name == "corruptions" or shift.corruption == "spatter":
         need("cv2", "the spatter corruption")
 
 
-def check_partition(entry: Entry, partition: Partition, devices: int) -> None:
+def check_partition(entry: Entry, partition: Partition, clients: int) -> None:
     """Refuse a partition that the classes and domains of the data do not allow."""
     if partition.by_domain and entry.domains == 0:
         raise InputError(
             f"partition: by-domain needs images in domains, which {entry.name} does not have; "
             "use folder:/path, or shift=domains"
         )
-    if partition.by_domain and devices < entry.domains:
+    if partition.by_domain and clients < entry.domains:
         raise InputError(
-            f"devices: {devices} is fewer than the {entry.domains} domains; by-domain needs at "
-            "least one device a domain"
+            f"clients: {clients} is fewer than the {entry.domains} domains; by-domain needs at "
+            "least one client a domain"
         )
     name, value = partition.rule
     if name in ("pathological", "class-types") and value > entry.classes:
@@ -153,14 +153,14 @@ def check_partition(entry: Entry, partition: Partition, devices: int) -> None:
 
 
 def split_of(entry: Entry, config: RunConfig) -> str:
-    """``device``, ``pooled`` or ``official``: what ``split`` means here."""
+    """``client``, ``pooled`` or ``official``: what ``split`` means here."""
     return entry.split if config.split == "auto" else config.split
 
 
 def check_split(entry: Entry, config: RunConfig, partition: Partition, quantity: Rule) -> None:
     """Refuse a split that the data or the partition do not allow."""
     split = split_of(entry, config)
-    if split == "device":
+    if split == "client":
         return
     if entry.built_in:
         raise InputError(
@@ -194,9 +194,9 @@ def npz_stands_in(entry: Entry, given: str) -> bool:
     return root is not None and not entry.is_folder and npz_path(entry, root).is_file()
 
 
-def too_many_devices(devices: int, most: int, name: str) -> InputError:
-    """The error for data that cannot feed all the devices."""
-    return InputError(f"devices: {devices} is more than {name} can serve; at most {most}")
+def too_many_clients(clients: int, most: int, name: str) -> InputError:
+    """The error for data that cannot feed all the clients."""
+    return InputError(f"clients: {clients} is more than {name} can serve; at most {most}")
 
 
 def divided_by_flower(partition: Partition, quantity: Rule) -> bool:

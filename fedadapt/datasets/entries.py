@@ -14,14 +14,14 @@ class Entry:
     image_size: int  # pixels a side
     channels: int
     classes: int
-    num_train: int  # images divided among the devices
+    num_train: int  # images divided among the clients
     num_test: int  # images of the official test part
     files: tuple[str, ...]  # below the data root, as torchvision lays them out; () = built in
     partition: str  # what an empty ``partition`` means
     shift: str  # what an empty ``shift`` means
     domains: int = 0
-    split: str = "device"  # what ``split=auto`` means; see ``datasets/partitioning/pooled.py``
-    sizes: tuple[int, int, int] | None = None  # train, adapt, test images of a device, where fixed
+    split: str = "client"  # what ``split=auto`` means; see ``datasets/partitioning/pooled.py``
+    sizes: tuple[int, int, int] | None = None  # train, adapt, test images of a client, where fixed
     data: str = ""  # the benchmark whose files these are; its own where empty
     folders: tuple[str, ...] = ()  # names an image folder may have below the data root
 
@@ -63,7 +63,7 @@ _PACS = ("pacs", "PACS")
 _SKEWED, _TYPES = "dirichlet:0.3", "class-types:2"
 
 CATALOG: tuple[Entry, ...] = (
-    _digits("classes", "scikit-learn's digits, types of devices with two classes", _TYPES, "none"),
+    _digits("classes", "scikit-learn's digits, types of clients with two classes", _TYPES, "none"),
     _digits("domains", "... plain, inverted, rotated, blurred or noisy", "iid", "domains"),
     _digits("dirichlet", "... with Dirichlet class proportions", _SKEWED, "none"),
     Entry("mnist", "handwritten digits", 28, 1, 10, 60_000, 10_000, _mnist_files("MNIST"),
@@ -77,7 +77,7 @@ CATALOG: tuple[Entry, ...] = (
           _SKEWED, "none"),
     Entry("svhn", "house numbers", 32, 3, 10, 73_257, 26_032, _SVHN, _SKEWED, "none"),
     Entry("usps", "digits of post codes", 16, 1, 10, 7_291, 2_007, _USPS, _SKEWED, "none"),
-    Entry("pfa-cifar10", "PFA, sec. 5: five types of devices, 100 + 100 images each", 32, 3, 10,
+    Entry("pfa-cifar10", "PFA, sec. 5: five types of clients, 100 + 100 images each", 32, 3, 10,
           50_000, 10_000, _CIFAR10, _TYPES, "none", split="official", sizes=(100, 50, 100),
           data="cifar10"),
     Entry("pfa-office-home", "PFA, sec. 5: Art, Clipart, Product, Real World", 224, 3, 65,

@@ -1,4 +1,4 @@
-"""A benchmark whose images are in memory once, and whose devices hold lists of numbers."""
+"""A benchmark whose images are in memory once, and whose clients hold lists of numbers."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ KEPT_BYTES = 2**30
 
 
 class StoredBenchmark(Benchmark):
-    """Device data from a ``Store`` and an ``Assignment``; images are spoilt when asked for."""
+    """Client data from a ``Store`` and an ``Assignment``; images are spoilt when asked for."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class StoredBenchmark(Benchmark):
         manifest: Manifest,
     ) -> None:
         self.name = name
-        self.num_devices = len(assignment.devices)
+        self.num_clients = len(assignment.clients)
         self.classes = store.classes
         channels, height, width = store.pixels.shape[1:]
         self.image_shape = (channels, image_size or height, image_size or width)
@@ -46,18 +46,18 @@ class StoredBenchmark(Benchmark):
         self._kept_bytes = 0
         self._global: Examples | None = None
 
-    def split(self, device: int) -> Split:
-        if device in self._kept:
-            return self._kept[device]
-        made = Split(*(self._examples(rows, device) for rows in self._assignment.devices[device]))
+    def split(self, client: int) -> Split:
+        if client in self._kept:
+            return self._kept[client]
+        made = Split(*(self._examples(rows, client) for rows in self._assignment.clients[client]))
         size = sum(part.inputs.numel() for part in made)
-        if self._costly(device) and self._kept_bytes + size <= KEPT_BYTES:
-            self._kept[device] = made
+        if self._costly(client) and self._kept_bytes + size <= KEPT_BYTES:
+            self._kept[client] = made
             self._kept_bytes += size
         return made
 
-    def num_train_examples(self, device: int) -> int:
-        return len(self._assignment.devices[device].train)
+    def num_train_examples(self, client: int) -> int:
+        return len(self._assignment.clients[client].train)
 
     @property
     def global_test(self) -> Examples | None:
@@ -66,24 +66,24 @@ class StoredBenchmark(Benchmark):
             self._global = self._examples(rows, None)
         return self._global
 
-    def rows(self, device: int) -> tuple[Rows, Rows, Rows]:
-        """Which images of the store the device's train, adapt and test are."""
-        return self._assignment.devices[device]
+    def rows(self, client: int) -> tuple[Rows, Rows, Rows]:
+        """Which images of the store the client's train, adapt and test are."""
+        return self._assignment.clients[client]
 
-    def _costly(self, device: int) -> bool:
+    def _costly(self, client: int) -> bool:
         resized = self.image_shape != tuple(self._store.pixels.shape[1:])
-        return resized or shift_kind(self._shift, device) != ""
+        return resized or shift_kind(self._shift, client) != ""
 
-    def _examples(self, rows: Rows, device: int | None) -> Examples:
-        """Take images out of the store, resize them, then spoil them as the device does."""
+    def _examples(self, rows: Rows, client: int | None) -> Examples:
+        """Take images out of the store, resize them, then spoil them as the client does."""
         inputs = resize(self._store.pixels[torch.from_numpy(rows)], self.image_shape[1:])
-        if device is not None and shift_kind(self._shift, device) and len(rows):
+        if client is not None and shift_kind(self._shift, client) and len(rows):
             pictures = inputs.permute(0, 2, 3, 1).numpy()
-            spoilt = [
-                shifted(image, self._shift, device, int(number), self._seed)
+            corrupted = [
+                shifted(image, self._shift, client, int(number), self._seed)
                 for image, number in zip(pictures, rows, strict=True)
             ]
-            inputs = torch.from_numpy(np.stack(spoilt)).permute(0, 3, 1, 2).contiguous()
+            inputs = torch.from_numpy(np.stack(corrupted)).permute(0, 3, 1, 2).contiguous()
         return Examples(inputs, torch.from_numpy(self._store.labels[rows]))
 
 

@@ -1,4 +1,4 @@
-"""``load_benchmark``: from the settings of a run to its devices' images."""
+"""``load_benchmark``: from the settings of a run to its clients' images."""
 
 import json
 import logging
@@ -25,16 +25,16 @@ _IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Benchmark:
-    """Read the images and divide them among the devices, as the configuration says.
+    """Read the images and divide them among the clients, as the configuration says.
 
     The assignment is a function of the data, ``benchmark, partition, shift, quantity, imbalance,
-    devices, unseen, split, adapt_share, test_share, examples, image_size`` and ``seed``.
+    clients, unseen, split, adapt_share, test_share, examples, image_size`` and ``seed``.
 
     Args:
         progress: Called with (images done, images in all) while a folder is decoded.
 
     Raises:
-        InputError: Bad words, missing or damaged files, too many devices: one line.
+        InputError: Bad words, missing or damaged files, too many clients: one line.
 
     """
     check(config)
@@ -49,7 +49,7 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
         skew.shift,
         config.image_size,
         config.seed,
-        choose_scaling(config, store, assignment.devices.trained_on(assignment.unseen)),
+        choose_scaling(config, store, assignment.clients.trained_on(assignment.unseen)),
         describe(config, entry, store, assignment),
     )
 
@@ -109,12 +109,12 @@ def measure(store: Store, rows: Rows) -> Scaling:
 
 def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignment) -> Manifest:
     """The facts of an assignment and their hash; where the files lie is not among them."""
-    train, adapt, test = (len(pile.images) for pile in assignment.devices.sets)
+    train, adapt, test = (len(pile.images) for pile in assignment.clients.sets)
     everybody = assignment.global_test
-    facts: dict[str, object] = {
+    metadata: dict[str, object] = {
         "benchmark": "folder" if entry.name.startswith(FOLDER) else config.benchmark,
         "seed": config.seed,
-        "devices": config.devices,
+        "clients": config.clients,
         "partition": config.partition or entry.partition,
         "shift": config.shift or entry.shift,
         "quantity": config.quantity or "even",
@@ -134,11 +134,11 @@ def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignme
         "test-images": test,
         "global-test-images": 0 if everybody is None else len(everybody),
     }
-    if split_of(entry, config) != "device":  # the rule there was first; old manifests stay
-        facts["split"] = split_of(entry, config)
-    seen = sha256(json.dumps(facts, sort_keys=True).encode())
-    for numbers in assignment.devices.written_out():
+    if split_of(entry, config) != "client":  # the rule there was first; old manifests stay
+        metadata["split"] = split_of(entry, config)
+    seen = sha256(json.dumps(metadata, sort_keys=True).encode())
+    for numbers in assignment.clients.written_out():
         seen.update(numbers.data)
     if everybody is not None:
         seen.update(np.ascontiguousarray(everybody, dtype="<i8").data)
-    return Manifest(seen.hexdigest(), facts)
+    return Manifest(seen.hexdigest(), metadata)

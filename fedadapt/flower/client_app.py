@@ -1,4 +1,4 @@
-"""The ClientApp: what a device does when the server asks. The engines in one process skip it."""
+"""The ClientApp: what a client does when the server asks. The engines in one process skip it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from fedadapt import __version__
 from fedadapt.client.failures import guard
-from fedadapt.client.state_store import DeviceStore
+from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.flower import records
@@ -21,37 +21,37 @@ app = ClientApp(mods=[guard])
 
 @app.query("count")
 def count(message: Message, context: Context) -> Message:
-    """How many devices there are, for a run that did not say."""
-    found = {"devices": _config(context).devices}
+    """How many clients there are, for a run that did not say."""
+    found = {"clients": _config(context).clients}
     return Message(records.request({}, found), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Who this device is; the server refuses a device that does not fit the run."""
-    assembly, device = _self(context)
+    """Who this client is; the server refuses a client that does not fit the run."""
+    assembly, client = _self(context)
     told: Config = {
-        "partition-id": device,
+        "partition-id": client,
         "version": __version__,
         "manifest": assembly.benchmark.manifest.hash,
-        "num-examples": assembly.benchmark.num_train_examples(device),
+        "num-examples": assembly.benchmark.num_train_examples(client),
     }
     return Message(records.request({}, told), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Message:
     """Compute the answer to any action of the run's strategy."""
-    assembly, device = _self(context)
-    sent = records.received(message.content, device)
-    store = _store(assembly.config, context, device)
+    assembly, client = _self(context)
+    sent = records.received(message.content, client)
+    store = _store(assembly.config, context, client)
     round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
     action = message.metadata.message_type
     # A round that is trained again begins as it did; all else is asked of what there is now.
-    kept = store.load(before=round) if action == "train" else store.load()
-    update = assembly.worker.answer(action, round, sent, [kept])
-    mine = {part: row(weights, 0) for part, weights in update.kept.items()}
+    states = store.load(before=round) if action == "train" else store.load()
+    update = assembly.worker.answer(action, round, sent, [states])
+    mine = {part: row(weights, 0) for part, weights in update.states.items()}
     if mine and all(is_finite(weights) for weights in mine.values()):
-        store.save({**kept, **mine}, round)
+        store.save({**states, **mine}, round)
     return Message(records.answer(update), reply_to=message)
 
 
@@ -64,7 +64,7 @@ app.query("sparsity")(answer)
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Results of the models received, adapted as asked; a stock strategy gets plain metrics."""
-    assembly, device = _self(context)
+    assembly, client = _self(context)
     content = message.content
     config = records.settings(content)
     if "adaptations" not in config:
@@ -80,9 +80,9 @@ def evaluate(message: Message, context: Context) -> Message:
     wanted = config["adaptations"]
     rows = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
         int(config["server-round"]),  # type: ignore[arg-type]
-        [device],
+        [client],
         models,
-        [_store(assembly.config, context, device).load()],
+        [_store(assembly.config, context, client).load()],
         adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
         fisher_of_all=records.tensors(fisher) if fisher is not None else None,
         on_global=bool(config["on-global"]),
@@ -92,31 +92,31 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _config(context: Context) -> RunConfig:
-    """The run's settings; ``devices = 0`` stands for as many as Flower has nodes."""
+    """The run's settings; ``clients = 0`` stands for as many as Flower has nodes."""
     config = RunConfig.from_mapping(context.run_config)
-    if config.devices:
+    if config.clients:
         return config
     if "num-partitions" not in context.node_config:
-        raise InputError("devices: 0 works where Flower numbers the partitions; give their number")
-    return replace(config, devices=int(context.node_config["num-partitions"]))
+        raise InputError("clients: 0 works where Flower numbers the partitions; give their number")
+    return replace(config, clients=int(context.node_config["num-partitions"]))
 
 
 def _self(context: Context) -> tuple[Assembly, int]:
-    """The part of the run that is on this device; built once in a process."""
+    """The part of the run that is on this client; built once in a process."""
     config = _config(context)
     if "partition-id" not in context.node_config:
         raise InputError('node config: no partition-id; give --node-config "partition-id=0"')
-    device = int(context.node_config["partition-id"])
-    if not 0 <= device < config.devices:
+    client = int(context.node_config["partition-id"])
+    if not 0 <= client < config.clients:
         raise InputError(
-            f"node config: partition-id={device} must be below devices={config.devices}"
+            f"node config: partition-id={client} must be below clients={config.clients}"
         )
-    return assemble(config, on_device=True), device
+    return assemble(config, on_client=True), client
 
 
-def _store(config: RunConfig, context: Context, device: int) -> DeviceStore:
-    """Where this device keeps what stays with it; node config ``state-dir`` says where."""
-    folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "devices"
+def _store(config: RunConfig, context: Context, client: int) -> ClientStateStore:
+    """Where this client keeps what stays with it; node config ``state-dir`` says where."""
+    folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "clients"
     # Every run under Flower begins anew: the same settings once more are another experiment.
     experiment = f"{config.experiment}-{context.run_id}"
-    return DeviceStore(Path(str(folder)), experiment, str(device))
+    return ClientStateStore(Path(str(folder)), experiment, str(client))

@@ -1,4 +1,4 @@
-"""Devices behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
+"""Clients behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
 import time
 from collections import Counter
@@ -20,15 +20,15 @@ from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.weights import Weights
 
 HELLO, COUNT = "query.hello", "query.count"
-POLL = 0.5  # seconds between looks for devices that have not appeared yet
+POLL = 0.5  # seconds between looks for clients that have not appeared yet
 
 
-def count_devices(grid: Grid, config: RunConfig) -> int:
-    """How many devices there are: any node of a Flower simulation knows.
+def count_clients(grid: Grid, config: RunConfig) -> int:
+    """How many clients there are: any node of a Flower simulation knows.
 
     Raises:
         QuorumLostError: no node appeared within ``node-wait``.
-        InputError: the nodes do not know; ``devices`` must be given.
+        InputError: the nodes do not know; ``clients`` must be given.
 
     """
     nodes = wait_for_nodes(grid, 1, config.node_wait)
@@ -39,14 +39,14 @@ def count_devices(grid: Grid, config: RunConfig) -> int:
     elif replies[0].has_error():
         why = replies[0].error.reason or "no reason"
     else:
-        devices = records.settings(replies[0].content).get("devices")
-        if type(devices) is int and devices > 0:
-            return devices
-        why = f"they say {devices!r}"
-    raise InputError(f"devices: 0, and the nodes do not know how many ({why}); give their number")
+        clients = records.settings(replies[0].content).get("clients")
+        if type(clients) is int and clients > 0:
+            return clients
+        why = f"they say {clients!r}"
+    raise InputError(f"clients: 0, and the nodes do not know how many ({why}); give their number")
 
 
-class GridFleet:
+class GridClients:
     """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
 
     def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
@@ -56,41 +56,41 @@ class GridFleet:
         self._nodes: dict[int, int] = {}  # partition -> node id
 
     def ready(self) -> Sequence[int]:
-        """Wait for every device, then ask each who it is.
+        """Wait for every client, then ask each who it is.
 
         Raises:
-            QuorumLostError: fewer than ``devices`` appeared within ``node-wait``.
-            InputError: a device runs other code, holds other data, or shares its partition.
+            QuorumLostError: fewer than ``clients`` appeared within ``node-wait``.
+            InputError: a client runs other code, holds other data, or shares its partition.
 
         """
-        nodes = wait_for_nodes(self._grid, self._config.devices, self._config.node_wait)
+        nodes = wait_for_nodes(self._grid, self._config.clients, self._config.node_wait)
         messages = [Message(records.request({}, {}), node, HELLO) for node in sorted(nodes)]
         for reply in self._grid.send_and_receive(messages, timeout=self._config.round_deadline):
             node = reply.metadata.src_node_id
             if reply.has_error():
-                raise InputError(f"device at node {node}: {reply.error.reason}")
+                raise InputError(f"client at node {node}: {reply.error.reason}")
             self._introduce(node, reply)
-        missing = sorted(set(range(self._config.devices)) - set(self._nodes))
+        missing = sorted(set(range(self._config.clients)) - set(self._nodes))
         if missing:
             raise QuorumLostError(
-                f"no device holds partition {missing[0]} ({len(missing)} missing)"
+                f"no client holds partition {missing[0]} ({len(missing)} missing)"
             )
         return sorted(self._nodes)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
-        contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
+        contents = models_by_client({records.ARRAYS: sent.weights}, len(sent.clients))
         asked = (records.request(models, sent.config) for models in contents)
-        for device, reply in self._exchange(action, round, sent.devices, asked):
+        for client, reply in self._exchange(action, round, sent.clients, asked):
             if isinstance(reply, Failure):
-                yield Answers((), None, {device: reply})
+                yield Answers((), None, {client: reply})
                 continue
             try:
                 update = stacked(checked_reply(reply, shape))
             except ReplyError as error:
-                yield Answers((), None, {device: Failure("rejected", str(error))})
+                yield Answers((), None, {client: Failure("rejected", str(error))})
                 continue
-            yield Answers((device,), update, {}, bytes_up(update, (device,)))
+            yield Answers((client,), update, {}, bytes_up(update, (client,)))
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         models = {
@@ -106,80 +106,80 @@ class GridFleet:
             "curves": request.curves,
             "task": request.task,
         }
-        contents = models_by_device(models, len(request.devices))
+        contents = models_by_client(models, len(request.clients))
         asked = (records.request({**mine, **shared}, config) for mine in contents)
-        for device, reply in self._exchange("evaluate", request.round, request.devices, asked):
+        for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
-                yield EvaluationAnswers((), [], {device: reply})
+                yield EvaluationAnswers((), [], {client: reply})
                 continue
             try:
-                rows = as_asked(records.rows(reply.content, request.round, device), request)
+                rows = as_asked(records.rows(reply.content, request.round, client), request)
             except ValueError as error:
-                yield EvaluationAnswers((), [], {device: Failure("rejected", str(error))})
+                yield EvaluationAnswers((), [], {client: Failure("rejected", str(error))})
                 continue
-            yield EvaluationAnswers((device,), rows, {}, 8 * 3 * len(rows))
+            yield EvaluationAnswers((client,), rows, {}, 8 * 3 * len(rows))
 
-    def kept(self) -> dict[int, dict[str, Weights]]:
-        return {}  # on the devices' own disks
+    def states(self) -> dict[int, dict[str, Weights]]:
+        return {}  # on the clients' own disks
 
-    def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
+    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
         pass
 
     def _introduce(self, node: int, reply: Message) -> None:
         told = records.settings(reply.content)
-        device, version = told.get("partition-id"), told.get("version")
-        if type(device) is not int or device < 0:
+        client, version = told.get("partition-id"), told.get("version")
+        if type(client) is not int or client < 0:
             raise InputError(
-                f"device at node {node}: its partition-id is {device!r}; it must be a number >= 0"
+                f"client at node {node}: its partition-id is {client!r}; it must be a number >= 0"
             )
         if version != __version__:
             raise InputError(
-                f"device {device}: runs fedadapt {version}, the server {__version__}; "
+                f"client {client}: runs fedadapt {version}, the server {__version__}; "
                 "install the same"
             )
         if told.get("manifest") != self._manifest:
             raise InputError(
-                f"device {device}: its data assignment is {told.get('manifest')!r}, the server's "
+                f"client {client}: its data assignment is {told.get('manifest')!r}, the server's "
                 f"{self._manifest!r}; use the same benchmark, seed and files"
             )
-        if device in self._nodes:
+        if client in self._nodes:
             raise InputError(
-                f"partition {device}: nodes {self._nodes[device]} and {node} both hold it; give "
-                "each device its own partition-id"
+                f"partition {client}: nodes {self._nodes[client]} and {node} both hold it; give "
+                "each client its own partition-id"
             )
-        if device < self._config.devices:
-            self._nodes[device] = node
+        if client < self._config.clients:
+            self._nodes[client] = node
 
     def _exchange(
-        self, action: str, round: int, devices: Sequence[int], contents: Iterable[RecordDict]
+        self, action: str, round: int, clients: Sequence[int], contents: Iterable[RecordDict]
     ) -> Iterator[tuple[int, Message | Failure]]:
-        """Send each device its content; its reply, or why there is none, in device order."""
+        """Send each client its content; its reply, or why there is none, in client order."""
         messages = [
             Message(
                 content,
-                self._nodes[device],
+                self._nodes[client],
                 action,
                 group_id=str(round),
                 ttl=self._config.round_deadline,
             )
-            for device, content in zip(devices, contents, strict=True)
+            for client, content in zip(clients, contents, strict=True)
         ]
         found = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
         replies = {reply.metadata.src_node_id: reply for reply in found}
-        for device in devices:
-            reply = replies.get(self._nodes[device])
+        for client in clients:
+            reply = replies.get(self._nodes[client])
             if reply is None:
-                yield device, Failure("late", "no answer by the deadline")
+                yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
-                yield device, Failure("error", reply.error.reason or "no reason")
+                yield client, Failure("error", reply.error.reason or "no reason")
             else:
-                yield device, reply
+                yield client, reply
 
 
-def models_by_device(
+def models_by_client(
     stacked: Mapping[str, Weights], count: int
 ) -> Iterator[dict[str, ArrayRecord]]:
-    """For each device, its records. A model that is the same for all is serialised once."""
+    """For each client, its records. A model that is the same for all is serialised once."""
     shared = {
         name: records.array_record({n: t[0] for n, t in weights.items()})
         for name, weights in stacked.items()
@@ -228,7 +228,7 @@ def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
     while len(nodes := list(grid.get_node_ids())) < wanted:
         if time.monotonic() > deadline:
             raise QuorumLostError(
-                f"{len(nodes)} of {wanted} devices after {seconds:g} s; start the others, or set "
+                f"{len(nodes)} of {wanted} clients after {seconds:g} s; start the others, or set "
                 f'their number (with `flwr run`: --federation-config "num-supernodes={wanted}")'
             )
         time.sleep(POLL)
@@ -236,7 +236,7 @@ def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
 
 
 def stacked(reply: Reply) -> Update:
-    """One device's answer as a cohort of one's."""
+    """One client's answer as a cohort of one's."""
     return Update(
         weights={n: t.unsqueeze(0) for n, t in reply.weights.items()},
         num_examples=torch.tensor([reply.num_examples], dtype=torch.float64),

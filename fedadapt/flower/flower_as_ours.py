@@ -17,20 +17,20 @@ from torch import Tensor
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, nearest
 from fedadapt.flower import records
-from fedadapt.flower.grid_over_clients import FleetGrid, floats, flower_identity
+from fedadapt.flower.grid_over_clients import GridOverClients, floats, flower_identity
 from fedadapt.server.exchange import Exchange, RoundFailedError
-from fedadapt.strategies.base import Facts
+from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.catalog import STRATEGIES
 from fedadapt.weights import Weights, repeat
 
 log = logging.getLogger(__name__)
 
 
-class FlowerMethod:
+class FlowerStrategyWithState:
     """Drives the five hooks of a Flower strategy: configure, aggregate, and the same to evaluate.
 
-    The strategy samples among the devices that ``fraction`` has drawn for the round, with Python's
-    global generator seeded by (seed, round) meanwhile. Its evaluation runs on the devices' adapt
+    The strategy samples among the clients that ``fraction`` has drawn for the round, with Python's
+    global generator seeded by (seed, round) meanwhile. Its evaluation runs on the clients' adapt
     images, never on their tests.
     """
 
@@ -39,11 +39,11 @@ class FlowerMethod:
         self._seed = seed
         self._weights: Weights = {}
 
-    def begin(self, start: Weights, devices: Sequence[int]) -> None:
+    def begin(self, start: Weights, clients: Sequence[int]) -> None:
         self._weights = dict(start)
 
     def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
-        grid = FleetGrid(exchange, sampled, self._weights)
+        grid = GridOverClients(exchange, sampled, self._weights)
         number = exchange.round
         with flower_identity(), _quiet(), _sampling_seed(self._seed, number):
             arrays = records.array_record(floats(self._weights))
@@ -61,38 +61,38 @@ class FlowerMethod:
                 return
             self._strategy.aggregate_evaluate(number, scores)
 
-    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
-        return {"base": repeat(self._weights, len(devices))}
+    def models(self, clients: Sequence[int]) -> Mapping[str, Weights]:
+        return {"base": repeat(self._weights, len(clients))}
 
-    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
-        yield 0, self.models(devices)
+    def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        yield 0, self.models(clients)
 
-    def describe(self) -> dict[str, Facts]:
+    def describe(self) -> dict[str, Metadata]:
         return {}
 
-    def pack(self) -> tuple[dict[str, Tensor], Facts]:
+    def pack(self) -> tuple[dict[str, Tensor], Metadata]:
         """The model, and the strategy's own arrays and numbers (momenta, step counts)."""
         tensors = {f"model/{n}": t for n, t in self._weights.items()}
-        facts: Facts = {}
+        metadata: Metadata = {}
         for name, value in vars(self._strategy).items():
             if isinstance(value, bool | int | float | str) or value is None:
-                facts[name] = ["scalar", value]
+                metadata[name] = ["scalar", value]
             elif isinstance(value, np.ndarray):
-                facts[name] = ["array", None]
+                metadata[name] = ["array", None]
                 tensors[f"strategy/{name}/"] = torch.from_numpy(value.copy())
             elif isinstance(value, ArrayRecord):
-                facts[name] = ["record", None]
+                metadata[name] = ["record", None]
                 tensors |= {f"strategy/{name}/{n}": t for n, t in records.tensors(value).items()}
             elif isinstance(value, dict) and all(isinstance(v, np.ndarray) for v in value.values()):
-                facts[name] = ["dict", None]
+                metadata[name] = ["dict", None]
                 for n, v in value.items():
                     tensors[f"strategy/{name}/{n}"] = torch.from_numpy(np.array(v))
-        return tensors, facts
+        return tensors, metadata
 
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None:
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None:
         prefix = "model/"
         self._weights = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-        for name, fact in facts.items():
+        for name, fact in metadata.items():
             kind, value = cast(list[Any], fact)
             prefix = f"strategy/{name}/"
             own = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""A Flower ``Grid`` over our devices: what a third party's strategy sends its messages through."""
+"""A Flower ``Grid`` over our clients: what a third party's strategy sends its messages through."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ from fedadapt.server.exchange import Exchange
 from fedadapt.weights import Weights, repeat, stack
 
 PATIENCE = 20  # looks at the node list in one round, before a strategy is told to stop waiting
-FAILED = 900  # error code of a device without a usable answer
+FAILED = 900  # error code of a client without a usable answer
 
 
-class FleetGrid(Grid):
-    """The devices sampled for one round, as Flower nodes; node ids are device numbers + 1.
+class GridOverClients(Grid):
+    """The clients sampled for one round, as Flower nodes; node ids are client numbers + 1.
 
     Messages are answered by the exchange of the round, so third-party strategies get the same
     checks, quorum and ledger as ours. Integer tensors are not the strategy's business: they go
@@ -28,9 +28,9 @@ class FleetGrid(Grid):
     whatever type a strategy computes.
     """
 
-    def __init__(self, exchange: Exchange, devices: Sequence[int], model: Weights) -> None:
+    def __init__(self, exchange: Exchange, clients: Sequence[int], model: Weights) -> None:
         self._exchange = exchange
-        self._devices = tuple(devices)
+        self._clients = tuple(clients)
         self._types = {n: t.dtype for n, t in model.items()}
         self._held = {n: t for n, t in model.items() if not t.is_floating_point()}
         self._looks = 0
@@ -39,10 +39,10 @@ class FleetGrid(Grid):
         self._looks += 1
         if self._looks > PATIENCE:
             raise InputError(
-                f"strategy: it waits for more than the {len(self._devices)} devices of this round; "
-                "lower its min_available_nodes and min_train_nodes, or raise fraction or devices"
+                f"strategy: it waits for more than the {len(self._clients)} clients of this round; "
+                "lower its min_available_nodes and min_train_nodes, or raise fraction or clients"
             )
-        return [device + 1 for device in self._devices]
+        return [client + 1 for client in self._clients]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -59,13 +59,13 @@ class FleetGrid(Grid):
     def _ask(self, action: str, messages: list[Message]) -> Iterator[Message]:
         if action not in ("train", "evaluate"):
             raise InputError(
-                f"strategy: it sends {action!r}; devices answer train and evaluate to a third "
+                f"strategy: it sends {action!r}; clients answer train and evaluate to a third "
                 "party's strategy"
             )
         sent = self._sent(messages)
         expected = {n: t[0] for n, t in sent.weights.items()} if action == "train" else {}
         waiting = {m.metadata.dst_node_id - 1: m for m in messages}
-        if not waiting.keys() <= set(self._devices) or len(waiting) < len(messages):
+        if not waiting.keys() <= set(self._clients) or len(waiting) < len(messages):
             nodes = ", ".join(str(m.metadata.dst_node_id) for m in messages)
             raise InputError(
                 f"strategy: it sends {action!r} to the nodes {nodes}; only those that "
@@ -82,8 +82,8 @@ class FleetGrid(Grid):
             weights = repeat(self._model(found[0]), len(messages))
         else:
             weights = stack([self._model(record) for record in found])
-        devices = tuple(m.metadata.dst_node_id - 1 for m in messages)
-        return Sent(devices, weights, records.settings(messages[0].content))
+        clients = tuple(m.metadata.dst_node_id - 1 for m in messages)
+        return Sent(clients, weights, records.settings(messages[0].content))
 
     def _model(self, record: ArrayRecord) -> Weights:
         given = records.tensors(record)
@@ -93,8 +93,8 @@ class FleetGrid(Grid):
         update = answers.update
         if update is None:
             return
-        for row, device in enumerate(answers.devices):
-            message = waiting.pop(device)
+        for row, client in enumerate(answers.clients):
+            message = waiting.pop(client)
             numbers = {n: float(t[row]) for n, t in update.metrics.items()}
             if update.weights and "loss" in numbers:
                 numbers["train_loss"] = numbers["loss"]  # what Flower's QFedAvg looks for

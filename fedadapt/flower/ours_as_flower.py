@@ -1,6 +1,6 @@
 """A strategy of ours as a Flower ``Strategy``: for anybody's ServerApp, over any Grid.
 
-The devices may run any ClientApp that answers ``train`` with one ArrayRecord of the same names and
+The clients may run any ClientApp that answers ``train`` with one ArrayRecord of the same names and
 a MetricRecord with ``num-examples``; a strategy that asks further questions (``query.sparsity``)
 needs a ClientApp that answers those too, such as ``fedadapt.flower.client_app``.
 """
@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy as Flower
 
 from fedadapt.errors import QuorumLostError
 from fedadapt.flower import records
-from fedadapt.flower.clients_over_grid import models_by_device, stacked, wait_for_nodes
+from fedadapt.flower.clients_over_grid import models_by_client, stacked, wait_for_nodes
 from fedadapt.flower.replies import ReplyError, checked_reply
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.server.checks import Expected
@@ -94,7 +94,7 @@ class FlowerStrategy(Flower):
         for action in self._actions(server_round, before=False):
             self._query(action, server_round)
         self._state = self._strategy.end(self._state, server_round)
-        base = self._strategy.serve(self._state, self._sampled[:1])["base"]
+        base = self._strategy.models(self._state, self._sampled[:1])["base"]
         metrics = MetricRecord({"num-replies": len(usable)})
         means = _means(usable)
         if "loss" in means:
@@ -105,7 +105,9 @@ class FlowerStrategy(Flower):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         nodes = sorted(grid.get_node_ids())
-        *_, (task, models) = self._strategy.served(self._state, nodes)  # the newest, of several
+        *_, (task, models) = self._strategy.models_by_task(
+            self._state, nodes
+        )  # the newest, of several
         best = models.get("personal", models["base"])
         sent = Sent(tuple(nodes), dict(best), {"server-round": server_round, "task": task})
         return list(self._messages("evaluate", sent, dict(config)))
@@ -133,15 +135,15 @@ class FlowerStrategy(Flower):
         replies = self._grid.send_and_receive(messages, timeout=QUERY_SECONDS)
         answers = list(self._checked(replies))
         if not any(some.update for some in answers):
-            raise QuorumLostError(f"round {round}: no device answered {action!r} usably")
+            raise QuorumLostError(f"round {round}: no client answered {action!r} usably")
         self._state = self._strategy.merge(self._state, action, round, iter(answers))
 
     def _messages(self, action: str, sent: Sent, config: Mapping[str, object]) -> Iterator[Message]:
         one = {n: t[0] for n, t in sent.weights.items()}
         arrays = self._strategy.expected(action, one) if action != "evaluate" else {}
         self._expected, self._asked = Expected.of(arrays), action
-        contents = models_by_device({records.ARRAYS: sent.weights}, len(sent.devices))
-        for node, models in zip(sent.devices, contents, strict=True):
+        contents = models_by_client({records.ARRAYS: sent.weights}, len(sent.clients))
+        for node, models in zip(sent.clients, contents, strict=True):
             content = records.request(models, {**config, **sent.config})  # type: ignore[dict-item]
             yield Message(content, node, action)
 
@@ -160,7 +162,7 @@ class FlowerStrategy(Flower):
                 yield Answers((), None, {node: Failure("rejected", str(error))})
                 continue
             update = stacked(one)
-            wrong = self._strategy.faults(self._asked, update)
+            wrong = self._strategy.validation_errors(self._asked, update)
             if wrong:
                 log.warning("node %d: rejected: %s", node, wrong[0])
                 yield Answers((), None, {node: Failure("rejected", wrong[0])})
@@ -169,7 +171,7 @@ class FlowerStrategy(Flower):
 
 
 def _means(updates: Sequence[Update]) -> dict[str, float]:
-    """Each metric's mean over the examples of the devices that told it."""
+    """Each metric's mean over the examples of the clients that told it."""
     sums, examples = defaultdict[str, float](float), defaultdict[str, float](float)
     for update in updates:
         for name, value in update.metrics.items():

@@ -72,15 +72,15 @@ def settings(content: RecordDict) -> Config:
 
 
 def request(weights: Mapping[str, ArrayRecord], config: Config) -> RecordDict:
-    """A message to a device: named models and settings."""
+    """A message to a client: named models and settings."""
     return RecordDict({**weights, CONFIG: config_record(config)})
 
 
-def received(content: RecordDict, device: int) -> Sent:
-    """What one device got, as a cohort of one. Takes the one model there is, whatever its key."""
+def received(content: RecordDict, client: int) -> Sent:
+    """What one client got, as a cohort of one. Takes the one model there is, whatever its key."""
     models = content.array_records
     record = models[ARRAYS] if ARRAYS in models else next(iter(models.values()))
-    return Sent((device,), repeat(tensors(record), 1), settings(content))
+    return Sent((client,), repeat(tensors(record), 1), settings(content))
 
 
 def answer(update: Update) -> RecordDict:
@@ -102,7 +102,7 @@ def answer(update: Update) -> RecordDict:
 
 
 def rows_record(rows: Sequence[Evaluation]) -> RecordDict:
-    """Results of one device, without its number: the server knows whom it asked."""
+    """Results of one client, without its number: the server knows whom it asked."""
     return RecordDict(
         {
             ROWS: MetricRecord(
@@ -126,7 +126,7 @@ def rows_record(rows: Sequence[Evaluation]) -> RecordDict:
     )
 
 
-def rows(content: RecordDict, round: int, device: int) -> list[Evaluation]:
+def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
     """The inverse of ``rows_record``.
 
     Raises:
@@ -146,7 +146,7 @@ def rows(content: RecordDict, round: int, device: int) -> list[Evaluation]:
             numbers["loss"],
             numbers["epoch"],
         )
-        found = [Evaluation(round, device, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+        found = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation results are malformed: {type(error).__name__}") from None
     for row in found:

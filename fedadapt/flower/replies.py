@@ -49,7 +49,7 @@ class ReplyError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What one device answered, without a device axis."""
+    """What one client answered, without a client axis."""
 
     weights: Weights
     num_examples: float

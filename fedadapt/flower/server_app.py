@@ -12,24 +12,24 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Check the settings, wait for the devices, run, write the run folder.
+    """Check the settings, wait for the clients, run, write the run folder.
 
     Raises:
         FedadaptError: one line. Flower takes it for a failed run; a ``SystemExit`` it would not
             notice in its simulation, and call the run completed.
 
     """
-    from fedadapt.flower.clients_over_grid import GridFleet, count_devices
+    from fedadapt.flower.clients_over_grid import GridClients, count_clients
     from fedadapt.simulations.assembly import assemble
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.new_folder import new_folder
     from fedadapt.simulations.run import run
 
     config = RunConfig.from_mapping(context.run_config)
-    if not config.devices:
-        config = replace(config, devices=count_devices(grid, config))
+    if not config.clients:
+        config = replace(config, clients=count_clients(grid, config))
     check(config)
     assembly = assemble(config)
     folder = new_folder(config)
-    fleet = GridFleet(grid, config, assembly.benchmark.manifest.hash)
-    run(assembly, fleet, folder, engine="flower")
+    client_pool = GridClients(grid, config, assembly.benchmark.manifest.hash)
+    run(assembly, client_pool, folder, engine="flower")

@@ -1,1 +1,1 @@
-"""What an attacker can make of the statistics that devices send: PFA, section 5.4."""
+"""What an attacker can make of the statistics that clients send: PFA, section 5.4."""

@@ -209,8 +209,8 @@ def write_json(
             for number, layer in analysis.layers.items()
         },
         "images": [
-            {"image": i, "device": device, "label": label}
-            for i, (device, label) in enumerate(zip(victim.devices, victim.labels, strict=True))
+            {"image": i, "client": client, "label": label}
+            for i, (client, label) in enumerate(zip(victim.clients, victim.labels, strict=True))
         ],
         "inversions": [row._asdict() for row in analysis.rows],
         "grey": {measure: spread._asdict() for measure, spread in analysis.blind.items()},

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NEEDED = {"skimage": "scikit-image", "matplotlib": "matplotlib"}
 WITHOUT_RUN = ("benchmark", "model", "weights", "normalization", "image_size")
-MOST_DEVICES = 100
+MOST_CLIENTS = 100
 
 UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
 """How a measure is shown: its title and decimals."""
@@ -32,7 +32,7 @@ UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
     "--run",
     "run",
     type=click.Path(path_type=Path),
-    help="attack the base model of the run in this folder, with images of its devices",
+    help="attack the base model of the run in this folder, with images of its clients",
 )
 @click.option("--benchmark", help="without a run: where the images come from  [digits-classes]")
 @click.option("--data-root", help="folder with real data sets (default: $FEDADAPT_DATA)")
@@ -104,11 +104,11 @@ def privacy_inversion(
 
 
 def _without_run(given: dict[str, Any], attack: Attack) -> RunConfig:
-    """As many devices as images, so that every image is another device's."""
-    config = RunConfig(**{"model": "cnn", "seed": attack.seed, "devices": 1, **given})
+    """As many clients as images, so that every image is another client's."""
+    config = RunConfig(**{"model": "cnn", "seed": attack.seed, "clients": 1, **given})
     domains = datasets.find(config.benchmark).domains
-    devices = max(min(attack.images, MOST_DEVICES), domains)
-    return RunConfig.from_mapping(config.to_mapping() | {"devices": devices})
+    clients = max(min(attack.images, MOST_CLIENTS), domains)
+    return RunConfig.from_mapping(config.to_mapping() | {"clients": clients})
 
 
 def _of_run(run: Path, given: dict[str, Any]) -> RunConfig:

@@ -11,7 +11,7 @@ MEANING = {
     "w_sp": "its sum over both",
     "sparsity": "its share of zeros",
 }
-"""Properties of a ReLU layer's map, by PFA's names; ``sparsity`` is what a device really sends."""
+"""Properties of a ReLU layer's map, by PFA's names; ``sparsity`` is what a client really sends."""
 
 ORDERED = ("fm", "h_sp", "v_sp", "w_sp")
 """The four of PFA's Fig. 6."""

@@ -17,12 +17,12 @@ from fedadapt.models.initial import load_weights, read_weights
 
 @dataclass(frozen=True, eq=False)
 class Victim:
-    """Training images of devices: the ones PFA takes its statistics of."""
+    """Training images of clients: the ones PFA takes its statistics of."""
 
     model: nn.Module
     scaling: Scaling
     images: Tensor  # uint8 [N, C, H, W]
-    devices: tuple[int, ...]  # whose they are, [N]
+    clients: tuple[int, ...]  # whose they are, [N]
     labels: tuple[str, ...]  # class names, [N]
 
 
@@ -47,22 +47,22 @@ def load_victim(config: RunConfig, base: Path | None, count: int, seed: int) -> 
 
 
 def _choose(benchmark: Benchmark, model: nn.Module, count: int, seed: int) -> Victim:
-    """Draw ``count`` training images, as evenly from the devices as can be."""
+    """Draw ``count`` training images, as evenly from the clients as can be."""
     random = np.random.default_rng(seed)
     seen = benchmark.seen
-    images, devices, labels = [], [], []
-    for place, device in enumerate(seen):
+    images, clients, labels = [], [], []
+    for place, client in enumerate(seen):
         share = (place + 1) * count // len(seen) - place * count // len(seen)
         if not share:
             continue
-        train = benchmark.split(device).train
+        train = benchmark.split(client).train
         if share > len(train):
             raise InputError(
-                f"images: {count} would take {share} of device {device}, which has {len(train)}; "
+                f"images: {count} would take {share} of client {client}, which has {len(train)}; "
                 "ask for fewer"
             )
         for row in random.choice(len(train), share, replace=False).tolist():
             images.append(train.inputs[row])
-            devices.append(device)
+            clients.append(client)
             labels.append(benchmark.classes[int(train.labels[row])])
-    return Victim(model, benchmark.scaling, torch.stack(images), tuple(devices), tuple(labels))
+    return Victim(model, benchmark.scaling, torch.stack(images), tuple(clients), tuple(labels))

@@ -18,24 +18,24 @@ RULES = {  # the last one is optimistic: it is what PFA's released code does
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Accuracies on the way; arrays [steps, devices], in [0, 1]."""
+    """Accuracies on the way; arrays [steps, clients], in [0, 1]."""
 
     steps: tuple[int, ...]  # rounds or epochs, ascending; the last is the end
-    devices: tuple[int, ...]
+    clients: tuple[int, ...]
     test: NDArray[np.float64]
     validation: NDArray[np.float64]
 
     def chosen(
         self, rule: str, units: Sequence[Sequence[int]] | None = None
     ) -> NDArray[np.float64]:
-        """Test accuracies [devices] at the step that ``rule`` picks.
+        """Test accuracies [clients] at the step that ``rule`` picks.
 
         Args:
-            units: Positions of devices that choose together, by their mean; all of them where None.
+            units: Positions of clients that choose together, by their mean; all of them where None.
 
         """
-        values = np.full(len(self.devices), np.nan)
-        for unit in units or [range(len(self.devices))]:
+        values = np.full(len(self.clients), np.nan)
+        for unit in units or [range(len(self.clients))]:
             members = list(unit)
             values[members] = self.test[self._step(rule, members), members]
         return values
@@ -54,26 +54,26 @@ def curve(rows: Iterable[Evaluation], model: str, adaptation: str = "none") -> C
         InputError: the run has no such rows, or some are missing.
 
     """
-    mine = [r for r in rows if r.model == model and r.adaptation == adaptation and r.device >= 0]
+    mine = [r for r in rows if r.model == model and r.adaptation == adaptation and r.client >= 0]
     last = max((r.round for r in mine), default=0)
     if adaptation == "none":
-        found = {(r.split, r.round, r.device): r.accuracy for r in mine if r.round > 0}
+        found = {(r.split, r.round, r.client): r.accuracy for r in mine if r.round > 0}
     else:
         at_end = [r for r in mine if r.round == last]
         on_the_way = sorted({r.epoch for r in at_end} - {0})
         end = on_the_way[-1] + on_the_way[0] if on_the_way else 1  # stages are equally long
-        found = {(r.split, r.epoch or end, r.device): r.accuracy for r in at_end}
+        found = {(r.split, r.epoch or end, r.client): r.accuracy for r in at_end}
     steps = tuple(sorted({step for _, step, _ in found}))
-    devices = tuple(sorted({device for *_, device in found}))
+    clients = tuple(sorted({client for *_, client in found}))
     try:
         if not steps:
             raise KeyError
         test, validation = (
-            np.array([[found[split, s, d] for d in devices] for s in steps])
+            np.array([[found[split, s, d] for d in clients] for s in steps])
             for split in ("test", "adapt")
         )
     except KeyError:
         raise InputError(
             f"evaluations: no curve of {model} with {adaptation}; the run must record curves"
         ) from None
-    return Curve(steps, devices, test, validation)
+    return Curve(steps, clients, test, validation)

@@ -6,7 +6,7 @@ from typing import Any
 from fedadapt.errors import InputError
 
 OVERRIDES: dict[str, type] = {
-    "model": str, "weights": str, "normalization": str, "devices": int, "local_epochs": int,
+    "model": str, "weights": str, "normalization": str, "clients": int, "local_epochs": int,
     "examples": int, "image_size": int, "test_share": float, "data_root": str, "device": str,
     "workers": int, "partition": str,
 }  # fmt: skip

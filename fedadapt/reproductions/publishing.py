@@ -21,13 +21,13 @@ def show(grids: Iterable[Grid]) -> None:
 
 
 def publish(
-    folder: Path, name: str, grids: Iterable[Grid], facts: Mapping[str, object], picture: Path
+    folder: Path, name: str, grids: Iterable[Grid], metadata: Mapping[str, object], picture: Path
 ) -> None:
     """Print tables and write them as ``name.md``, and ``name.json`` with what they are made of."""
     grids = list(grids)
     show(grids)
     text = "\n".join(grid.to_markdown() for grid in grids)
-    put(folder / f"{name}.json", json.dumps(facts).encode())
+    put(folder / f"{name}.json", json.dumps(metadata).encode())
     page = put(folder / f"{name}.md", text.encode())
     click.echo(picture)
     click.echo(page)

@@ -1,7 +1,7 @@
-"""What the server computes: means and merges, checks of what devices answer, checkpoints."""
+"""What the server computes: means and merges, checks of what clients answer, checkpoints."""
 
 from fedadapt.server.aggregation import weighted_mean
-from fedadapt.server.clustering.grouping import Grouping, group_devices
+from fedadapt.server.clustering.grouping import Grouping, group_clients
 from fedadapt.server.mode_merge import mode_merge
 
-__all__ = ["Grouping", "group_devices", "mode_merge", "weighted_mean"]
+__all__ = ["Grouping", "group_clients", "mode_merge", "weighted_mean"]

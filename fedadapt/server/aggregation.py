@@ -11,7 +11,7 @@ from fedadapt.weights import Weights
 class StreamingMean:
     """sum_k n_k w_k / sum_k n_k, fed cohort by cohort. FedAvg (McMahan et al. 2017, alg. 1).
 
-    Sums are kept in float64 and devices are added one after the other in the order given, so the
+    Sums are kept in float64 and clients are added one after the other in the order given, so the
     result does not depend on how they were grouped into cohorts. Memory is that of one model.
     """
 

@@ -6,11 +6,11 @@
       LATEST                    the name of the newest complete round
       round-00000007/           a folder gets this name only when all in it is on the disk
         state.safetensors       the strategy's tensors
-        kept-<hash>.safetensors what devices keep, where they keep anything; see ``segments``
+        kept-<hash>.safetensors what clients keep, where they keep anything; see ``segments``
         manifest.json           facts, configuration, the files' hashes, its own hash
 
 A round is written beside the older ones under a name ending in ``.tmp``, which no reader looks at.
-Files of what devices keep are shared with the round before as long as they are true: damage to one
+Files of what clients keep are shared with the round before as long as they are true: damage to one
 of them is damage to both.
 """
 
@@ -33,12 +33,12 @@ from fedadapt.errors import FedadaptError, InputError
 from fedadapt.files import crash_point, sha256, sync, write_atomically
 from fedadapt.server.checkpoint_segments import Kept, Place, described, read_kept, write_kept
 
-FORMAT = 2  # 1: what devices keep was one file, written anew each round; it is still read
+FORMAT = 2  # 1: what clients keep was one file, written anew each round; it is still read
 
 MAY_CHANGE = tuple(key for key in RUNNING if key != "rounds")
 """Settings a resumed run may have otherwise: where and how patiently it runs, not what it computes.
 
-``device`` is among them because a GPU may be gone; the numbers then agree to float tolerance only.
+``client`` is among them because a GPU may be gone; the numbers then agree to float tolerance only.
 """
 
 log = logging.getLogger(__name__)
@@ -50,15 +50,15 @@ class Checkpoint:
 
     round: int  # the last one that is finished
     tensors: dict[str, Tensor] = field(default_factory=dict)  # the strategy's state
-    facts: dict[str, Any] = field(default_factory=dict)  # JSON: the rest of it, journal offsets
-    kept: Kept = field(default_factory=dict)  # device -> part -> weights
+    metadata: dict[str, Any] = field(default_factory=dict)  # JSON: the rest of it, journal offsets
+    states: Kept = field(default_factory=dict)  # client -> part -> weights
     config: dict[str, Any] = field(default_factory=dict)  # JSON: the run's settings
 
 
 class Checkpoints:
     """Writes the checkpoints of one run folder, each with as little as has changed.
 
-    The first one holds all that devices keep, later ones share files with it. The run must be the
+    The first one holds all that clients keep, later ones share files with it. The run must be the
     only writer.
     """
 
@@ -69,7 +69,7 @@ class Checkpoints:
         self._base = folder / "checkpoint"
         self._keep = keep
         self._last = self._base
-        self._places: dict[int, Place] = {}  # of what devices keep, in ``_last``
+        self._places: dict[int, Place] = {}  # of what clients keep, in ``_last``
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove those that are too old.
@@ -88,7 +88,7 @@ class Checkpoints:
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            places = write_kept(unfinished, checkpoint.kept, self._places, self._last)
+            places = write_kept(unfinished, checkpoint.states, self._places, self._last)
             _write(unfinished, checkpoint, places)
             _rename(unfinished, final)
             self._last, self._places = final, places
@@ -193,7 +193,7 @@ def _write(folder: Path, checkpoint: Checkpoint, places: Mapping[int, Place]) ->
     manifest = {
         "format": FORMAT,
         "round": checkpoint.round,
-        "facts": checkpoint.facts,
+        "facts": checkpoint.metadata,
         "config": checkpoint.config,
         "names": list(checkpoint.tensors),  # their order: sums over names depend on it
         "segments": described(places),
@@ -225,15 +225,15 @@ def _read(folder: Path) -> Checkpoint:
     return Checkpoint(
         round=manifest["round"],
         tensors={name: state[name] for name in manifest["names"]},
-        facts=manifest["facts"],
-        kept=read_kept(folder, segments),
+        metadata=manifest["facts"],
+        states=read_kept(folder, segments),
         config=manifest["config"],
     )
 
 
 def _one_segment(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What format 1 had, as a segment."""
-    return {"file": "kept.safetensors"} | {key: manifest[key] for key in ("devices", "groups")}
+    return {"file": "kept.safetensors"} | {key: manifest[key] for key in ("clients", "groups")}
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Checking what devices answered before any of it is used: reject the answer, not the run.
+"""Checking what clients answered before any of it is used: reject the answer, not the run.
 
 A NaN, a shape that would broadcast, or a negative weight in one answer spoils the model of all.
 """
@@ -14,11 +14,11 @@ from fedadapt.messages import Answers, Failure, Update
 from fedadapt.weights import Weights
 
 MAX_EXAMPLES = 1e12
-"""More examples than any device holds; a larger weight would make the others' answers vanish."""
+"""More examples than any client holds; a larger weight would make the others' answers vanish."""
 
 
 class Spec(NamedTuple):
-    """One array of one device."""
+    """One array of one client."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -26,13 +26,13 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """The arrays one device's answer must consist of."""
+    """The arrays one client's answer must consist of."""
 
     arrays: Mapping[str, Spec]
 
     @staticmethod
     def of(weights: Mapping[str, Tensor]) -> "Expected":
-        """The names, shapes and dtypes of one model, without a device axis."""
+        """The names, shapes and dtypes of one model, without a client axis."""
         return Expected({n: Spec(tuple(t.shape), t.dtype) for n, t in weights.items()})
 
     @staticmethod
@@ -44,9 +44,9 @@ class Expected:
         """What is missing and what is too much, or an empty string."""
         found = set(names)
         missing, extra = sorted(set(self.arrays) - found), sorted(found - set(self.arrays))
-        faults = [f"missing {listed(missing)}"] if missing else []
-        faults += [f"unexpected {listed(extra)}"] if extra else []
-        return f"{what}: {'; '.join(faults)}" if faults else ""
+        validation_errors = [f"missing {listed(missing)}"] if missing else []
+        validation_errors += [f"unexpected {listed(extra)}"] if extra else []
+        return f"{what}: {'; '.join(validation_errors)}" if validation_errors else ""
 
 
 def listed(names: Iterable[str]) -> str:
@@ -61,26 +61,26 @@ def word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def faults(
+def validation_errors(
     answers: Answers,
     expected: Expected,
     sent_rows: Weights | None,
     *,
     max_norm: float = 0.0,
 ) -> dict[int, str]:
-    """What is wrong with each faulty device's answer: one line naming the array.
+    """What is wrong with each faulty client's answer: one line naming the array.
 
     Args:
-        sent_rows: what the devices of ``answers`` started from, a row each; only for ``max_norm``.
+        sent_rows: what the clients of ``answers`` started from, a row each; only for ``max_norm``.
         max_norm: the longest change allowed, L2 over all floating-point arrays; 0: no limit.
     """
     if answers.update is None:
         return {}
-    update, num_devices = answers.update, len(answers.devices)
-    fault = _structure_fault(update, expected, num_devices)
-    if fault:  # a stack has one structure, so every device of it has the fault
-        return dict.fromkeys(answers.devices, fault)
-    reasons = _Reasons(answers.devices)
+    update, num_clients = answers.update, len(answers.clients)
+    fault = _structure_fault(update, expected, num_clients)
+    if fault:  # a stack has one structure, so every client of it has the fault
+        return dict.fromkeys(answers.clients, fault)
+    reasons = _Reasons(answers.clients)
     weights = update.num_examples
     reasons.add(
         (weights > 0) & (weights <= MAX_EXAMPLES),  # NaN is neither
@@ -93,8 +93,8 @@ def faults(
     reasons.add_finite("report", update.report)
     if max_norm:
         if sent_rows is None:
-            raise ValueError("max_norm needs sent_rows: the weights the devices started from")
-        norms = _change(update.weights, sent_rows, num_devices)
+            raise ValueError("max_norm needs sent_rows: the weights the clients started from")
+        norms = _change(update.weights, sent_rows, num_clients)
         reasons.add(
             norms <= max_norm,
             lambda d: f"arrays: L2 norm {norms[d].item():g} of the update, at most {max_norm:g}",
@@ -102,58 +102,62 @@ def faults(
     return reasons.found
 
 
-def accept(answers: Answers, faults: Mapping[int, str]) -> Answers:
-    """The answers without the faulty devices, which become failures ("rejected", reason).
+def accept(answers: Answers, validation_errors: Mapping[int, str]) -> Answers:
+    """The answers without the faulty clients, which become failures ("rejected", reason).
 
     What they sent still counts in ``bytes_up`` and ``seconds``. Without faults this is ``answers``
     itself: nothing is copied.
     """
-    if not faults:
+    if not validation_errors:
         return answers
-    strangers = set(faults) - set(answers.devices)
+    strangers = set(validation_errors) - set(answers.clients)
     if strangers:
-        raise ValueError(f"faults name devices {sorted(strangers)}, which did not answer")
-    positions = [i for i, d in enumerate(answers.devices) if d not in faults]
-    rejected = {d: Failure("rejected", faults[d]) for d in answers.devices if d in faults}
+        raise ValueError(f"faults name clients {sorted(strangers)}, which did not answer")
+    positions = [i for i, d in enumerate(answers.clients) if d not in validation_errors]
+    rejected = {
+        d: Failure("rejected", validation_errors[d])
+        for d in answers.clients
+        if d in validation_errors
+    }
     return replace(
         answers,
-        devices=tuple(answers.devices[i] for i in positions),
+        clients=tuple(answers.clients[i] for i in positions),
         update=_rows_of(answers.update, positions) if answers.update and positions else None,
         failures={**answers.failures, **rejected},
     )
 
 
-def _structure_fault(update: Update, expected: Expected, num_devices: int) -> str:
+def _structure_fault(update: Update, expected: Expected, num_clients: int) -> str:
     """Names, shapes and dtypes: the first fault, or an empty string."""
     fault = expected.names_fault(update.weights)
     if fault:
         return fault
     for name, spec in expected.arrays.items():
         tensor = update.weights[name]
-        if tuple(tensor.shape) != (num_devices, *spec.shape):
-            found, wanted = tuple(tensor.shape), (num_devices, *spec.shape)
+        if tuple(tensor.shape) != (num_clients, *spec.shape):
+            found, wanted = tuple(tensor.shape), (num_clients, *spec.shape)
             return f"array {name!r}: stacked shape {found}, expected {wanted}"
         if tensor.dtype != spec.dtype:
             return f"array {name!r}: dtype {word(tensor.dtype)}, expected {word(spec.dtype)}"
     numbers = {"num-examples": update.num_examples}
     numbers |= {f"metric {n!r}": t for n, t in update.metrics.items()}
     for label, tensor in numbers.items():
-        if tuple(tensor.shape) != (num_devices,):
-            return f"{label}: shape {tuple(tensor.shape)}, expected one number a device"
+        if tuple(tensor.shape) != (num_clients,):
+            return f"{label}: shape {tuple(tensor.shape)}, expected one number a client"
         if tensor.dtype == torch.bool or tensor.is_complex():
             return f"{label}: dtype {word(tensor.dtype)}, expected real numbers"
     for name, tensor in update.report.items():
-        if tensor.shape[:1] != (num_devices,):
+        if tensor.shape[:1] != (num_clients,):
             found = tuple(tensor.shape)
-            return f"report {name!r}: shape {found}, expected {num_devices} rows, one a device"
+            return f"report {name!r}: shape {found}, expected {num_clients} rows, one a client"
     return ""
 
 
 class _Reasons:
-    """The first fault of each device."""
+    """The first fault of each client."""
 
-    def __init__(self, devices: tuple[int, ...]) -> None:
-        self.devices = devices
+    def __init__(self, clients: tuple[int, ...]) -> None:
+        self.clients = clients
         self.found: dict[int, str] = {}
 
     def add(self, ok: Tensor, reason: Callable[[int], str]) -> None:
@@ -161,10 +165,10 @@ class _Reasons:
         if ok.all():
             return
         for d in (~ok).nonzero().flatten().tolist():
-            self.found.setdefault(self.devices[d], reason(d))
+            self.found.setdefault(self.clients[d], reason(d))
 
     def add_finite(self, what: str, tensors: Weights) -> None:
-        """Note every device with a NaN or an infinity.
+        """Note every client with a NaN or an infinity.
 
         One pass and no mask: a sum is not finite where a term is not. The few rows whose sum is
         not finite are then looked at value by value, for a sum may also overflow.
@@ -182,20 +186,20 @@ class _Reasons:
                 if bad:
                     values = f"{bad} of {tensor[d].numel()} values"
                     reason = f"{what} {name!r}: {values} NaN or infinite, expected finite"
-                    self.found.setdefault(self.devices[d], reason)
+                    self.found.setdefault(self.clients[d], reason)
 
 
-def _change(weights: Weights, sent: Weights, num_devices: int) -> Tensor:
-    """||weights - sent|| of each device over all floating-point arrays: [D], float64."""
+def _change(weights: Weights, sent: Weights, num_clients: int) -> Tensor:
+    """||weights - sent|| of each client over all floating-point arrays: [D], float64."""
     total = torch.zeros(())
     for name, tensor in weights.items():
         if not tensor.is_floating_point():
             continue
         if sent[name].shape != tensor.shape:
-            raise ValueError(f"sent_rows: {name!r} must have a row for each device that answered")
+            raise ValueError(f"sent_rows: {name!r} must have a row for each client that answered")
         change = tensor.double() - sent[name].double()
-        total = total.to(change) + (change * change).reshape(num_devices, -1).sum(1)
-    return total.sqrt().expand(num_devices)
+        total = total.to(change) + (change * change).reshape(num_clients, -1).sum(1)
+    return total.sqrt().expand(num_clients)
 
 
 def _rows_of(update: Update, positions: list[int]) -> Update:
@@ -210,5 +214,5 @@ def _rows_of(update: Update, positions: list[int]) -> Update:
         num_examples=update.num_examples[positions],
         metrics=pick(update.metrics),
         report=pick(update.report),
-        kept={part: pick(weights) for part, weights in update.kept.items()},
+        states={part: pick(weights) for part, weights in update.states.items()},
     )

@@ -1,4 +1,4 @@
-"""How the server reaches devices. The federated loop knows only this."""
+"""How the server reaches clients. The federated loop knows only this."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from fedadapt.weights import Weights
 
 
 class EvaluationRequest(NamedTuple):
-    """Which models to try on which devices, after which adaptations."""
+    """Which models to try on which clients, after which adaptations."""
 
     round: int
-    devices: tuple[int, ...]
+    clients: tuple[int, ...]
     models: Mapping[str, Weights]  # "base", "personal": each [D, ...]
     adaptations: tuple[str, ...]  # names among the run's
     fisher_of_all: Weights | None = None  # [...], for EWC
@@ -24,44 +24,44 @@ class EvaluationRequest(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationAnswers:
-    """Some devices' results."""
+    """Some clients' results."""
 
-    devices: tuple[int, ...]
+    clients: tuple[int, ...]
     rows: list[Evaluation]
     failures: dict[int, Failure] = field(default_factory=dict)
-    bytes_up: int = 0  # of each device
-    seconds: float = 0.0  # of each device
+    bytes_up: int = 0  # of each client
+    seconds: float = 0.0  # of each client
 
 
-class Fleet(Protocol):
-    """A way to reach devices, which are numbered by partition."""
+class ClientPool(Protocol):
+    """A way to reach clients, which are numbered by partition."""
 
     def ready(self) -> Sequence[int]:
-        """Wait for the devices, check that they fit the run; their numbers, ascending."""
+        """Wait for the clients, check that they fit the run; their numbers, ascending."""
         ...
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        """Send ``sent``, yield what comes back, in device order; each device appears once.
+        """Send ``sent``, yield what comes back, in client order; each client appears once.
 
-        Devices may begin when this is called, or when the first answer is asked for.
+        Clients may begin when this is called, or when the first answer is asked for.
 
         Args:
-            expected: One device's answer, [...]: names, shapes and types to insist on.
+            expected: One client's answer, [...]: names, shapes and types to insist on.
 
         """
         ...
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        """Score models on devices; yields in device order.
+        """Score models on clients; yields in client order.
 
-        Devices may begin when this is called, or when the first answer is asked for.
+        Clients may begin when this is called, or when the first answer is asked for.
         """
         ...
 
-    def kept(self) -> Mapping[int, Mapping[str, Weights]]:
-        """What devices keep between rounds, where it lives with the server; for the checkpoint."""
+    def states(self) -> Mapping[int, Mapping[str, Weights]]:
+        """What clients keep between rounds, where it lives with the server; for the checkpoint."""
         ...
 
-    def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
-        """The inverse of ``kept``."""
+    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
+        """The inverse of ``states``."""
         ...

@@ -1,12 +1,12 @@
-"""One question to some devices: every answer is checked, every device accounted for."""
+"""One question to some clients: every answer is checked, every client accounted for."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import LedgerEntry
-from fedadapt.server.checks import Expected, accept, faults
-from fedadapt.server.client_pool import Fleet
+from fedadapt.records import CommunicationEntry
+from fedadapt.server.checks import Expected, accept, validation_errors
+from fedadapt.server.client_pool import ClientPool
 from fedadapt.weights import Weights, num_bytes
 
 
@@ -17,7 +17,7 @@ class RoundFailedError(Exception):
         self.reasons = why
         reasons = f"; e.g. {why[0]}" if why else ""
         super().__init__(
-            f"{action}: {accepted} of {asked} devices gave a usable answer, "
+            f"{action}: {accepted} of {asked} clients gave a usable answer, "
             f"{needed} needed{reasons}"
         )
 
@@ -25,19 +25,19 @@ class RoundFailedError(Exception):
 class Exchange:
     """The server's side of a round's questions.
 
-    Every device asked ends as exactly one of accepted, rejected, error, late, lost; each is a line
+    Every client asked ends as exactly one of accepted, rejected, error, late, lost; each is a line
     in the ledger. Below quorum the stream of answers ends in ``RoundFailedError``, so whoever folds
     it never gets to return a new state.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
+        client_pool: ClientPool,
         round: int,
         *,
         min_replies: float,
         max_update_norm: float,
-        record: Callable[[LedgerEntry], None],
+        record: Callable[[CommunicationEntry], None],
         progress: Callable[[int], None],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
@@ -45,12 +45,12 @@ class Exchange:
 
         Args:
             record: Takes the lines of the ledger.
-            progress: Told how many devices more are done with.
-            meanwhile: Called while devices work, if the fleet has them begin at once, before their
+            progress: Told how many clients more are done with.
+            meanwhile: Called while clients work, if the fleet has them begin at once, before their
                 first answer is taken in.
 
         """
-        self._fleet = fleet
+        self._client_pool = client_pool
         self.round = round
         self._min_replies = min_replies
         self._max_update_norm = max_update_norm
@@ -66,50 +66,53 @@ class Exchange:
         action: str,
         sent: Sent,
         expected: Weights,
-        more_faults: Callable[[str, Update], Mapping[int, str]] = lambda action, update: {},
+        more_validation_errors: Callable[
+            [str, Update], Mapping[int, str]
+        ] = lambda action, update: {},
     ) -> Iterator[Answers]:
-        """Ask, and yield the usable answers in device order.
+        """Ask, and yield the usable answers in client order.
 
         Args:
-            more_faults: What the method refuses beyond what is refused of all; ``Strategy.faults``.
+            more_validation_errors: What the strategy refuses beyond what is refused of every
+                method; see ``Strategy.validation_errors``.
 
         """
         shape = Expected.of(expected)
         limit = self._max_update_norm if action == "train" else 0.0  # other answers are no updates
         down = num_bytes({n: t[0] for n, t in sent.weights.items()})
-        position = {device: row for row, device in enumerate(sent.devices)}
-        waiting = set(sent.devices)
+        position = {client: row for row, client in enumerate(sent.clients)}
+        waiting = set(sent.clients)
         accepted = 0
         why: list[str] = []
-        stream = self._fleet.ask(action, self.round, sent, expected)
+        stream = self._client_pool.ask(action, self.round, sent, expected)
         self._meanwhile()
         for answers in stream:
-            at = [position[d] for d in answers.devices]
+            at = [position[d] for d in answers.clients]
             base = {n: t[at] for n, t in sent.weights.items()} if limit else None
-            found = faults(answers, shape, base, max_norm=limit)
+            found = validation_errors(answers, shape, base, max_norm=limit)
             usable = accept(answers, found)
             if usable.update is not None:
-                rows = more_faults(action, usable.update)
-                usable = accept(usable, {usable.devices[d]: why for d, why in rows.items()})
-            for device in usable.devices:
-                waiting.discard(device)
-                self._enter(action, device, Failure("accepted", ""), down, answers)
-            for device, failure in usable.failures.items():
-                waiting.discard(device)
-                why.append(f"device {device}: {failure.reason}")
-                self._enter(action, device, failure, down, answers)
-            accepted += len(usable.devices)
+                rows = more_validation_errors(action, usable.update)
+                usable = accept(usable, {usable.clients[d]: why for d, why in rows.items()})
+            for client in usable.clients:
+                waiting.discard(client)
+                self._enter(action, client, Failure("accepted", ""), down, answers)
+            for client, failure in usable.failures.items():
+                waiting.discard(client)
+                why.append(f"client {client}: {failure.reason}")
+                self._enter(action, client, failure, down, answers)
+            accepted += len(usable.clients)
             if action == "train":
                 self._count_loss(usable)
-            self._progress(len(usable.devices) + len(usable.failures))
+            self._progress(len(usable.clients) + len(usable.failures))
             if usable.update is not None:
                 yield usable
-        for device in sorted(waiting):
-            self._enter(action, device, Failure("lost", "no answer"), down, None)
+        for client in sorted(waiting):
+            self._enter(action, client, Failure("lost", "no answer"), down, None)
         # 0.55 * 100 is 55.00000000000001: rounded, or 55 answers of 100 were too few.
-        needed = max(1, math.ceil(round(self._min_replies * len(sent.devices), 6)))
+        needed = max(1, math.ceil(round(self._min_replies * len(sent.clients), 6)))
         if accepted < needed:
-            raise RoundFailedError(action, accepted, len(sent.devices), needed, why)
+            raise RoundFailedError(action, accepted, len(sent.clients), needed, why)
 
     @property
     def loss(self) -> float:
@@ -126,20 +129,20 @@ class Exchange:
         examples = usable.update.num_examples.double()
         self._loss_sum += float((usable.update.metrics["loss"].double() * examples).sum())
         self._examples += float(examples.sum())
-        self._trained += len(usable.devices)
+        self._trained += len(usable.clients)
 
     def _enter(
-        self, action: str, device: int, failure: Failure, down: int, answers: Answers | None
+        self, action: str, client: int, failure: Failure, down: int, answers: Answers | None
     ) -> None:
         self._record(
-            LedgerEntry(
+            CommunicationEntry(
                 round=self.round,
-                device=device,
+                client=client,
                 action=action,
                 outcome=failure.outcome,
                 reason=failure.reason,
                 bytes_down=down,
-                bytes_up=answers.bytes_up.get(device, 0) if answers else 0,
-                seconds=answers.seconds.get(device, 0.0) if answers else 0.0,
+                bytes_up=answers.bytes_up.get(client, 0) if answers else 0,
+                seconds=answers.seconds.get(client, 0.0) if answers else 0.0,
             )
         )

@@ -11,15 +11,15 @@ from fedadapt.errors import InputError, unknown
 from fedadapt.server.checks import Expected, listed
 from fedadapt.weights import Weights, repeat, row
 
-ZeroPrecision = Literal["mean", "zero"]
+ZeroImportance = Literal["mean", "zero"]
 
 
 def mode_merge(
     experts: Sequence[Mapping[str, Tensor]],
-    precisions: Sequence[Mapping[str, Tensor]],
+    importances: Sequence[Mapping[str, Tensor]],
     *,
     mixing: Sequence[float] | None = None,
-    zero_precision: ZeroPrecision = "mean",
+    zero_importance: ZeroImportance = "mean",
 ) -> Weights:
     """sum_t alpha_t Omega_t theta_t / sum_s alpha_s Omega_s, element by element.
 
@@ -38,7 +38,7 @@ def mode_merge(
         precisions: Omega_1 ... Omega_T, finite and non-negative, of any scale: the parameters to be
             merged. What they do not name, heads and batch-norm statistics, is the last expert's.
         mixing: alpha_1 ... alpha_T, non-negative, of sum 1; equal where None.
-        zero_precision: Where no expert's parameter matters: ``mean``, weighted by ``mixing``, or
+        zero_importance: Where no expert's parameter matters: ``mean``, weighted by ``mixing``, or
             ``zero``, which DUA's released code comes to. One expert alone stays as it is.
 
     Returns:
@@ -48,31 +48,31 @@ def mode_merge(
         InputError: No expert; precisions that are negative, not finite or do not fit the experts.
 
     """
-    stacked = [{n: t.unsqueeze(0) for n, t in omega.items()} for omega in precisions]
-    return row(mode_merges(experts, stacked, mixing=mixing, zero_precision=zero_precision), 0)
+    stacked = [{n: t.unsqueeze(0) for n, t in omega.items()} for omega in importances]
+    return row(mode_merges(experts, stacked, mixing=mixing, zero_importance=zero_importance), 0)
 
 
 def mode_merges(
     experts: Sequence[Mapping[str, Tensor]],
-    precisions: Sequence[Mapping[str, Tensor]],
+    importances: Sequence[Mapping[str, Tensor]],
     *,
     mixing: Sequence[float] | None = None,
-    zero_precision: ZeroPrecision = "mean",
+    zero_importance: ZeroImportance = "mean",
 ) -> Weights:
-    """``mode_merge`` for a cohort: precisions [D, ...] and the same experts [...] for all devices.
+    """``mode_merge`` for a cohort: precisions [D, ...] and the same experts [...] for all clients.
 
-    Beside the result, memory is that of one tensor of one device.
+    Beside the result, memory is that of one tensor of one client.
 
     Returns:
         Each [D, ...]; what is not merged is a view that costs no memory.
 
     """
-    if zero_precision not in ("mean", "zero"):
-        raise unknown("mode_merge: zero_precision", zero_precision, ("mean", "zero"))
+    if zero_importance not in ("mean", "zero"):
+        raise unknown("mode_merge: zero_importance", zero_importance, ("mean", "zero"))
     alphas = _mixing(mixing, len(experts))
-    num_devices = _checked(experts, precisions)
+    num_clients = _checked(experts, importances)
     # The mode of one Gaussian is its mean, however wide it is.
-    idle = float(zero_precision == "mean" or len(experts) == 1)
+    idle = float(zero_importance == "mean" or len(experts) == 1)
     present = [t for t, alpha in enumerate(alphas) if alpha > 0]
     shares = [alphas[t] for t in present]
     last = experts[-1]
@@ -81,25 +81,25 @@ def mode_merges(
             [
                 _mode(
                     [experts[t][n].detach() for t in present],
-                    [precisions[t][n][d] for t in present],
+                    [importances[t][n][d] for t in present],
                     shares,
                     idle,
                 ).to(last[n])
-                for d in range(num_devices)
+                for d in range(num_clients)
             ]
         )
-        for n in precisions[0]
+        for n in importances[0]
     }
-    kept = {n: t.detach().clone() for n, t in last.items() if n not in merged}
-    every = repeat(kept, num_devices) | merged
+    states = {n: t.detach().clone() for n, t in last.items() if n not in merged}
+    every = repeat(states, num_clients) | merged
     return {n: every[n] for n in last}
 
 
 def _mode(
-    means: Sequence[Tensor], precisions: Sequence[Tensor], shares: Sequence[float], idle: float
+    means: Sequence[Tensor], importances: Sequence[Tensor], shares: Sequence[float], idle: float
 ) -> Tensor:
-    """One tensor of one device, float64. ``idle`` stands for the precisions where all are 0."""
-    known = [p.detach().to(means[0].device, torch.float64) for p in precisions]
+    """One tensor of one client, float64. ``idle`` stands for the precisions where all are 0."""
+    known = [p.detach().to(means[0].device, torch.float64) for p in importances]
     largest = torch.stack(known).amax(0)
     # In relation to the largest one, nothing under- or overflows, and shares that sum to 0 do so
     # because all precisions are 0.
@@ -131,18 +131,18 @@ def _mixing(mixing: Sequence[float] | None, num_experts: int) -> list[float]:
 
 
 def _checked(
-    experts: Sequence[Mapping[str, Tensor]], precisions: Sequence[Mapping[str, Tensor]]
+    experts: Sequence[Mapping[str, Tensor]], importances: Sequence[Mapping[str, Tensor]]
 ) -> int:
-    """The number of devices, of precisions that fit the experts and are precisions."""
-    if len(precisions) != len(experts):
+    """The number of clients, of precisions that fit the experts and are precisions."""
+    if len(importances) != len(experts):
         raise InputError(
-            f"mode_merge: {len(precisions)} precisions for {len(experts)} experts; one an expert"
+            f"mode_merge: {len(importances)} precisions for {len(experts)} experts; one an expert"
         )
-    if not precisions[0]:
+    if not importances[0]:
         raise InputError("mode_merge: precisions of no parameter; name those to be merged")
-    names, num_devices = Expected.of(experts[0]), len(next(iter(precisions[0].values())))
-    merged = Expected.of(precisions[0])
-    for number, (expert, omega) in enumerate(zip(experts, precisions, strict=True), start=1):
+    names, num_clients = Expected.of(experts[0]), len(next(iter(importances[0].values())))
+    merged = Expected.of(importances[0])
+    for number, (expert, omega) in enumerate(zip(experts, importances, strict=True), start=1):
         fault = names.names_fault(expert, f"expert {number}")
         fault = fault or merged.names_fault(omega, f"precisions of expert {number}")
         if fault:
@@ -153,24 +153,24 @@ def _checked(
                 f"mode_merge: precisions of expert {number}: {listed(strange)}, which no expert has"
             )
         for n, t in omega.items():
-            fault = _fault(t, (num_devices, *experts[0][n].shape), expert[n])
+            fault = _fault(t, (num_clients, *experts[0][n].shape), expert[n])
             if fault:
                 raise InputError(f"mode_merge: precisions of expert {number}: {n!r}: {fault}")
-    return num_devices
+    return num_clients
 
 
 def _fault(precision: Tensor, wanted: tuple[int, ...], parameter: Tensor) -> str:
-    """What is wrong with one tensor, or an empty string; shapes are said without a device axis."""
+    """What is wrong with one tensor, or an empty string; shapes are said without a client axis."""
     if tuple(parameter.shape) != wanted[1:]:
         return f"the expert's shape is {tuple(parameter.shape)}, the first expert's {wanted[1:]}"
     if tuple(precision.shape[1:]) != wanted[1:]:
         return f"shape {tuple(precision.shape[1:])}; expected {wanted[1:]}, as the parameter"
     if len(precision) != wanted[0]:
-        return f"{len(precision)} devices; the first has {wanted[0]}"
+        return f"{len(precision)} clients; the first has {wanted[0]}"
     fine = (precision >= 0) & (precision < math.inf)  # NaN is neither
     if fine.all():
         return ""
     bad = precision[~fine]
     where = (~fine).nonzero()[0, 0].item()
-    of = f" (device {where} of {wanted[0]})" if wanted[0] > 1 else ""
+    of = f" (client {where} of {wanted[0]})" if wanted[0] > 1 else ""
     return f"{len(bad)} values such as {bad[0].item():g}{of}; expected finite and >= 0"

@@ -6,19 +6,21 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def sample(devices: Sequence[int], fraction: float, seed: int, round: int) -> tuple[int, ...]:
-    """``fraction`` of ``devices``, at least one, drawn without replacement; ascending."""
-    count = max(1, int(fraction * len(devices) + 0.5))
-    if count >= len(devices):
-        return tuple(devices)
-    return _drawn(devices, count, (seed, zlib.crc32(b"sampling"), round))
+def sample(clients: Sequence[int], fraction: float, seed: int, round: int) -> tuple[int, ...]:
+    """``fraction`` of ``clients``, at least one, drawn without replacement; ascending."""
+    count = max(1, int(fraction * len(clients) + 0.5))
+    if count >= len(clients):
+        return tuple(clients)
+    return _drawn(clients, count, (seed, zlib.crc32(b"sampling"), round))
 
 
-def panel(seen: Sequence[int], unseen: Sequence[int], most: int, seed: int) -> tuple[int, ...]:
-    """The devices that are evaluated: all, or ``most`` of them where there are more; ascending.
+def evaluation_sample(
+    seen: Sequence[int], unseen: Sequence[int], most: int, seed: int
+) -> tuple[int, ...]:
+    """The clients that are evaluated: all, or ``most`` of them where there are more; ascending.
 
     The same ones whenever it is asked in a run, so that rounds can be compared. Seen and unseen
-    devices are in it in proportion, each with one at least.
+    clients are in it in proportion, each with one at least.
 
     Args:
         most: At least 1; 0 for no limit.
@@ -37,6 +39,6 @@ def panel(seen: Sequence[int], unseen: Sequence[int], most: int, seed: int) -> t
     return tuple(sorted(chosen))
 
 
-def _drawn(devices: Sequence[int], count: int, key: tuple[int, ...]) -> tuple[int, ...]:
-    chosen = np.random.default_rng(key).choice(np.asarray(devices, int), count, replace=False)
+def _drawn(clients: Sequence[int], count: int, key: tuple[int, ...]) -> tuple[int, ...]:
+    chosen = np.random.default_rng(key).choice(np.asarray(clients, int), count, replace=False)
     return tuple(sorted(chosen.tolist()))

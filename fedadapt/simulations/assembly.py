@@ -19,7 +19,7 @@ from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
-from fedadapt.simulations.strategy_state import Method, OwnMethod
+from fedadapt.simulations.strategy_state import StatefulStrategy, StrategyWithState
 from fedadapt.simulations.task_assembly import server_side, task_worker
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
@@ -38,29 +38,29 @@ class Assembly:
     benchmark: Benchmark
     model: nn.Module  # with its initial weights
     worker: Worker
-    plan: Plan  # how devices are computed
+    plan: Plan  # how clients are computed
     tasks: TaskBenchmark | None = None  # where the server learns task after task
 
 
 @lru_cache(maxsize=2)
-def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
+def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
     """Build it all; a process that answers many messages builds once.
 
-    A device (``on_device``) gets its weights from the server: it needs no weights file.
+    A client (``on_client``) gets its weights from the server: it needs no weights file.
     """
     compute = compute_device(config.device)
     warn_if_slow(config, compute)
     if is_tasks(config.benchmark):
-        return _of_tasks(config, compute, on_device=on_device)
+        return _of_tasks(config, compute, on_client=on_client)
     benchmark = load_benchmark(config)
-    start = replace(config, weights="") if on_device else config
+    start = replace(config, weights="") if on_client else config
     model = build_model(start, benchmark.image_shape, benchmark.num_classes)
     chosen = plan_for(config, model, benchmark.image_shape, compute)
     worker = Worker(
         benchmark,
         model,
-        # A device that has something to protect draws its noise from true entropy.
-        local_strategy(config, model, benchmark, noise_seed=None if on_device else config.seed),
+        # A client that has something to protect draws its noise from true entropy.
+        local_strategy(config, model, benchmark, noise_seed=None if on_client else config.seed),
         adaptations.parse(config),
         seed=config.seed,
         compute=compute,
@@ -70,8 +70,8 @@ def assemble(config: RunConfig, *, on_device: bool = False) -> Assembly:
     return Assembly(config, benchmark, model, worker, chosen)
 
 
-def _of_tasks(config: RunConfig, compute: torch.device, *, on_device: bool) -> Assembly:
-    start = replace(config, weights="") if on_device else config
+def _of_tasks(config: RunConfig, compute: torch.device, *, on_client: bool) -> Assembly:
+    start = replace(config, weights="") if on_client else config
     worker, tasks, network, chosen = task_worker(start, compute)
     return Assembly(config, worker.benchmark, network, worker, chosen, tasks)
 
@@ -79,7 +79,7 @@ def _of_tasks(config: RunConfig, compute: torch.device, *, on_device: bool) -> A
 def local_strategy(
     config: RunConfig, model: nn.Module, benchmark: Benchmark, *, noise_seed: int | None = None
 ) -> Strategy[object]:
-    """The strategy as devices know it; under a Flower strategy they train as for FedAvg."""
+    """The strategy as clients know it; under a Flower strategy they train as for FedAvg."""
     training = LocalTraining(
         optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
         batch_size=config.batch_size,
@@ -107,17 +107,17 @@ def local_strategy(
 
 def method(
     assembly: Assembly, folder: Path, progress: Callable[[Epoch], None] | None = None
-) -> Method:
+) -> StatefulStrategy:
     """The server's side; ``folder`` is the run's, for what is too large for memory."""
     if assembly.tasks is not None:
         config, model = assembly.config, assembly.model
         where = (folder, assembly.worker.compute)
-        return OwnMethod(server_side(config, assembly.tasks, model, *where, progress))  # type: ignore[arg-type]
+        return StrategyWithState(server_side(config, assembly.tasks, model, *where, progress))  # type: ignore[arg-type]
     if is_own(assembly.config.strategy):
-        return OwnMethod(assembly.worker.strategy)
-    from fedadapt.flower.flower_as_ours import FlowerMethod, load_strategy
+        return StrategyWithState(assembly.worker.strategy)
+    from fedadapt.flower.flower_as_ours import FlowerStrategyWithState, load_strategy
 
-    return FlowerMethod(load_strategy(assembly.config), seed=assembly.config.seed)
+    return FlowerStrategyWithState(load_strategy(assembly.config), seed=assembly.config.seed)
 
 
 def compute_device(word: str) -> torch.device:

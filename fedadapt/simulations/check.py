@@ -10,7 +10,7 @@ from fedadapt.datasets.task_incremental.catalog import check as check_tasks
 from fedadapt.errors import InputError
 from fedadapt.models import catalog as models
 from fedadapt.strategies import catalog as strategies
-from fedadapt.strategies.dua.variants import WAYS
+from fedadapt.strategies.dua.variants import VARIANTS
 
 NEEDED = {"pyarrow": "result tables", "matplotlib": "pictures", "jinja2": "reports"}
 
@@ -48,7 +48,7 @@ def _mismatch(config: RunConfig) -> str:
     if is_tasks(config.benchmark):
         return (
             f"strategy: {config.strategy}; {config.benchmark} is learnt task after task by the "
-            f"server: use {', '.join(WAYS)}"
+            f"server: use {', '.join(VARIANTS)}"
         )
     names = ", ".join(entry.name for entry in TASK_CATALOG)
     return f"benchmark: {config.benchmark}; {config.strategy} needs one with tasks: {names}"

@@ -1,4 +1,4 @@
-"""Several runs on the same devices, and the table of all of them. No torch until one is run."""
+"""Several runs on the same clients, and the table of all of them. No torch until one is run."""
 
 import re
 from collections import Counter

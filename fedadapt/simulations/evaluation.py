@@ -1,29 +1,29 @@
-"""Evaluations: models go down, results come up, every device is accounted for."""
+"""Evaluations: models go down, results come up, every client is accounted for."""
 
 import logging
 from collections.abc import Callable, Iterator
 
-from fedadapt.records import Evaluation, LedgerEntry
-from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, Fleet
+from fedadapt.records import CommunicationEntry, Evaluation
+from fedadapt.server.client_pool import ClientPool, EvaluationAnswers, EvaluationRequest
 from fedadapt.simulations.progress import Progress
 from fedadapt.weights import num_bytes, row
 
 log = logging.getLogger(__name__)
 
 
-class Trials:
-    """Has models tried on devices; the last trial may be under way until its results are needed.
+class Evaluator:
+    """Has models tried on clients; the last trial may be under way until its results are needed.
 
     Meanwhile workers need not wait for what the server does, nor for one another.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
-        record: Callable[[Evaluation | LedgerEntry], None],
+        client_pool: ClientPool,
+        record: Callable[[Evaluation | CommunicationEntry], None],
         progress: Progress,
     ) -> None:
-        self._fleet = fleet
+        self._client_pool = client_pool
         self._record = record
         self._progress = progress
         self._under_way: tuple[EvaluationRequest, Iterator[EvaluationAnswers]] | None = None
@@ -35,7 +35,7 @@ class Trials:
     def begin(self, request: EvaluationRequest) -> None:
         """Begin a trial, once the one before has ended."""
         self.finish()
-        self._under_way = request, self._fleet.evaluate(request)
+        self._under_way = request, self._client_pool.evaluate(request)
 
     def finish(self) -> None:
         """Take in all results of the trial under way, if there is one."""
@@ -44,31 +44,31 @@ class Trials:
         (request, stream), self._under_way = self._under_way, None
         models, pooled = request.models.values(), request.fisher_of_all or {}
         down = sum(num_bytes(row(weights, 0)) for weights in models) + num_bytes(pooled)
-        waiting = set(request.devices)
+        waiting = set(request.clients)
         for answers in stream:
             for evaluation in answers.rows:
                 self._record(evaluation._replace(task=request.task))
-            for device in answers.devices:
-                waiting.discard(device)
+            for client in answers.clients:
+                waiting.discard(client)
                 up, seconds = answers.bytes_up, answers.seconds
-                self._enter(request.round, device, "accepted", "", down, up, seconds)
-            for device, (outcome, reason) in answers.failures.items():
-                waiting.discard(device)
-                log.warning("evaluation of device %d: %s", device, reason)
-                self._enter(request.round, device, outcome, reason, down)
-            self._progress.advance(len(answers.devices) + len(answers.failures))
-        for device in sorted(waiting):
-            self._enter(request.round, device, "lost", "no answer", down)
+                self._enter(request.round, client, "accepted", "", down, up, seconds)
+            for client, (outcome, reason) in answers.failures.items():
+                waiting.discard(client)
+                log.warning("evaluation of client %d: %s", client, reason)
+                self._enter(request.round, client, outcome, reason, down)
+            self._progress.advance(len(answers.clients) + len(answers.failures))
+        for client in sorted(waiting):
+            self._enter(request.round, client, "lost", "no answer", down)
 
     def _enter(
         self,
         round: int,
-        device: int,
+        client: int,
         outcome: str,
         reason: str,
         down: int,
         up: int = 0,
         seconds: float = 0.0,
     ) -> None:
-        entry = (round, device, "evaluate", outcome, reason, down, up, seconds)
-        self._record(LedgerEntry(*entry))  # type: ignore[arg-type]
+        entry = (round, client, "evaluate", outcome, reason, down, up, seconds)
+        self._record(CommunicationEntry(*entry))  # type: ignore[arg-type]

@@ -17,22 +17,22 @@ from fedadapt.messages import Sent
 from fedadapt.records import Evaluation, RoundLoss
 from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints
-from fedadapt.server.client_pool import EvaluationRequest, Fleet
+from fedadapt.server.client_pool import ClientPool, EvaluationRequest
 from fedadapt.server.exchange import Exchange, RoundFailedError
-from fedadapt.server.sampling import panel, sample
-from fedadapt.simulations.evaluation import Trials
+from fedadapt.server.sampling import evaluation_sample, sample
+from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
-from fedadapt.simulations.strategy_state import Method
+from fedadapt.simulations.strategy_state import StatefulStrategy
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
-from fedadapt.strategies.base import Facts
+from fedadapt.strategies.base import Metadata
 from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)
 
-LEAST_AT_ONCE = 25  # devices that are evaluated together, or a multiple of it
+LEAST_AT_ONCE = 25  # clients that are evaluated together, or a multiple of it
 BYTES_AT_ONCE = 2**25  # of their personal models
-ON_THE_WAY = 1000  # devices that are evaluated before the end, if not told otherwise
+ON_THE_WAY = 1000  # clients that are evaluated before the end, if not told otherwise
 SAVING = 0.05  # of the time goes into checkpoints at most: short rounds share one
 SAVED_FOR = 1.0  # seconds at least: nobody misses less
 
@@ -40,7 +40,7 @@ CentralTest = Callable[[int, Weights], list[Evaluation]]
 
 
 class Population(NamedTuple):
-    """The devices of a run."""
+    """The clients of a run."""
 
     seen: tuple[int, ...]  # take part in training
     unseen: tuple[int, ...]  # are evaluated only
@@ -51,7 +51,7 @@ class Population(NamedTuple):
 
 
 class Federation:
-    """One run: drives ``method`` over ``fleet`` and leaves its records in ``folder``.
+    """One run: drives ``method`` over ``client_pool`` and leaves its records in ``folder``.
 
     Everything it decides derives from (seed, round), and everything it knows is in its checkpoints,
     so a run that was killed goes on from the last one as if nothing had happened.
@@ -60,8 +60,8 @@ class Federation:
     def __init__(
         self,
         config: RunConfig,
-        method: Method,
-        fleet: Fleet,
+        method: StatefulStrategy,
+        client_pool: ClientPool,
         population: Population,
         adaptations: Sequence[Adaptation],
         folder: Path,
@@ -72,7 +72,7 @@ class Federation:
     ) -> None:
         self._config = config
         self._method = method
-        self._fleet = fleet
+        self._client_pool = client_pool
         self._population = population
         self._adaptations = adaptations
         self._folder = folder
@@ -82,7 +82,7 @@ class Federation:
         self._central_test = central_test
         self._progress = progress
         self._journal = Journal(folder)
-        self._trials = Trials(fleet, self._journal.append, progress)
+        self._evaluator = Evaluator(client_pool, self._journal.append, progress)
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
         self._failed_in_a_row = 0
@@ -97,11 +97,11 @@ class Federation:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; what was written after it is forgotten."""
-        self._method.unpack(checkpoint.tensors, dict(checkpoint.facts["method"]))
-        self._fleet.restore(checkpoint.kept)
-        self._journal.truncate(dict(checkpoint.facts["journal"]))
-        self._failed_in_a_row = int(checkpoint.facts["failed-in-a-row"])
-        self._seconds = float(checkpoint.facts["seconds"])
+        self._method.unpack(checkpoint.tensors, dict(checkpoint.metadata["method"]))
+        self._client_pool.restore(checkpoint.states)
+        self._journal.truncate(dict(checkpoint.metadata["journal"]))
+        self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
+        self._seconds = float(checkpoint.metadata["seconds"])
         self._round = checkpoint.round
 
     def run(self) -> float:
@@ -109,7 +109,7 @@ class Federation:
 
         Raises:
             QuorumLostError: ``max-failed-rounds`` rounds in a row had too few usable answers.
-            DivergedError: ... because the devices' models are no longer finite.
+            DivergedError: ... because the clients' models are no longer finite.
 
         """
         self._progress.start(self._round, self._config.rounds)
@@ -129,10 +129,10 @@ class Federation:
             self._evaluate(everything, final=True)
         return self._clock()
 
-    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
-        return self._method.models(devices)
+    def models(self, clients: Sequence[int]) -> Mapping[str, Weights]:
+        return self._method.models(clients)
 
-    def describe(self) -> dict[str, Facts]:
+    def describe(self) -> dict[str, Metadata]:
         return self._method.describe()
 
     def _train(self, number: int) -> None:
@@ -140,14 +140,14 @@ class Federation:
         sampled = sample(self._population.seen, config.fraction, config.seed, number)
 
         def meanwhile() -> None:  # the last round's models are still being evaluated
-            if self._trials.under_way:
-                self._trials.finish()
+            if self._evaluator.under_way:
+                self._evaluator.finish()
                 self._progress.round(number, len(sampled))
 
         exchange = self._exchange(number, meanwhile)
-        if not self._trials.under_way:
+        if not self._evaluator.under_way:
             self._progress.round(number, len(sampled))
-        kept = self._fleet.kept()
+        states = self._client_pool.states()
         try:
             self._method.round(exchange, sampled)
             meanwhile()  # should nobody have been asked
@@ -156,7 +156,7 @@ class Federation:
             self._failed_in_a_row += 1
             log.warning("round %d failed: %s; the model stays as it was", number, failure)
             if self._failed_in_a_row >= config.max_failed_rounds:
-                self._fleet.restore(kept)  # a resumed run does this round again
+                self._client_pool.restore(states)  # a resumed run does this round again
                 self._give_up(number, failure)
         self._round = number
         if not math.isnan(exchange.loss):
@@ -177,44 +177,44 @@ class Federation:
         return number % every == 0 and number < self._config.rounds
 
     def _evaluated(self, final: bool) -> tuple[int, ...]:
-        """Forgetting is told device by device: of tasks, the same are evaluated all along."""
+        """Forgetting is told client by client: of tasks, the same are evaluated all along."""
         config, (seen, unseen) = self._config, self._population
         all_along = final or is_tasks(config.benchmark)
-        most = config.evaluate_devices or (0 if all_along else ON_THE_WAY)
-        return panel(seen, unseen, most, config.seed)
+        most = config.evaluate_clients or (0 if all_along else ON_THE_WAY)
+        return evaluation_sample(seen, unseen, most, config.seed)
 
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
-        devices = self._evaluated(final)
-        self._progress.phase("adapting, evaluating" if final else "evaluating", len(devices))
-        base = self._method.models(devices[:1])["base"]
+        clients = self._evaluated(final)
+        self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
+        base = self._method.models(clients[:1])["base"]
         pooled = None
         tasks = is_tasks(self._config.benchmark)  # each has a head, so a Fisher, of its own
         if final and not tasks and needs_fisher_of_all(self._adaptations):
             pooled = self._fisher_of_all(row(base, 0))
         request = EvaluationRequest(
             round=self._round,
-            devices=devices,
+            clients=clients,
             models={},
             adaptations=adaptations,
             fisher_of_all=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
         )
-        # Personal models are as large as they are many: some devices at a time.
+        # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
         some = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
-        for first in range(0, len(devices), some):
-            part = devices[first : first + some]
-            for task, models in self._method.served(part):
-                self._trials.begin(request._replace(devices=part, models=models, task=task))
-                if final or len(models) > 1:  # what only some devices get is not kept for long
-                    self._trials.finish()
+        for first in range(0, len(clients), some):
+            part = clients[first : first + some]
+            for task, models in self._method.models_by_task(part):
+                self._evaluator.begin(request._replace(clients=part, models=models, task=task))
+                if final or len(models) > 1:  # what only some clients get is not kept for long
+                    self._evaluator.finish()
         if final and self._config.global_test == "base":
             for evaluation in self._central_test(self._round, base):
                 self._journal.append(evaluation)
 
     def _fisher_of_all(self, base: Weights) -> Weights | None:
-        """The devices' Fisher at the base model, averaged by examples; None below quorum."""
+        """The clients' Fisher at the base model, averaged by examples; None below quorum."""
         seen = self._population.seen
         sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
         expected = {n: t for n, t in base.items() if n in self._parameter_names}
@@ -224,13 +224,13 @@ class Federation:
                 if some.update is not None:
                     mean.add(some.update.weights, some.update.num_examples)
         except RoundFailedError as failure:
-            log.warning("%s; EWC takes each device's own Fisher", failure)
+            log.warning("%s; EWC takes each client's own Fisher", failure)
             return None
         return mean.result()
 
     def _exchange(self, number: int, meanwhile: Callable[[], None] = lambda: None) -> Exchange:
         return Exchange(
-            self._fleet,
+            self._client_pool,
             number,
             min_replies=self._config.min_replies,
             max_update_norm=self._config.max_update_norm,
@@ -246,20 +246,20 @@ class Federation:
         return not every and time.perf_counter() >= self._save_again
 
     def _save(self) -> None:
-        self._trials.finish()
+        self._evaluator.finish()
         began = time.perf_counter()
-        tensors, facts = self._method.pack()
+        tensors, metadata = self._method.pack()
         self._checkpoints.save(
             Checkpoint(
                 round=self._round,
                 tensors={n: t.detach() for n, t in tensors.items()},
-                facts={
-                    "method": facts,
+                metadata={
+                    "method": metadata,
                     "journal": self._journal.offsets(),
                     "failed-in-a-row": self._failed_in_a_row,
                     "seconds": self._clock(),
                 },
-                kept=self._fleet.kept(),
+                states=self._client_pool.states(),
                 config=dict(self._config.to_mapping()),
             ),
         )

@@ -13,9 +13,9 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
-from fedadapt.server.client_pool import Fleet
+from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, method
 from fedadapt.simulations.engines.select import engine_for
 from fedadapt.simulations.federation import Federation, Population, parameter_names
@@ -23,12 +23,12 @@ from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
-from fedadapt.simulations.results.groups import in_words, read_groups
+from fedadapt.simulations.results.groups import as_text, read_groups
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.results.parquet import (
     Rows,
+    write_communication,
     write_evaluations,
-    write_ledger,
     write_losses,
     write_tasks,
 )
@@ -46,20 +46,22 @@ def simulate(
     """Run on the engine that is asked for; the summary that is in ``summary.json`` too."""
     with (console or Console(quiet=True)).status("preparing data and model"):
         assembly = assemble(config)
-    with engine_for(assembly, folder) as fleet:
-        return run(assembly, fleet, folder, engine=config.engine, resume=resume, console=console)
+    with engine_for(assembly, folder) as client_pool:
+        return run(
+            assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
+        )
 
 
 def run(
     assembly: Assembly,
-    fleet: Fleet,
+    client_pool: ClientPool,
     folder: Path,
     *,
-    engine: str = "in-process",
+    engine: str = "processes",
     resume: bool = False,
     console: Console | None = None,
 ) -> dict[str, object]:
-    """Drive the federation over ``fleet`` and write everything a run leaves behind.
+    """Drive the federation over ``client_pool`` and write everything a run leaves behind.
 
     Raises:
         InputError, QuorumLostError, DivergedError: see ``Federation``.
@@ -70,11 +72,11 @@ def run(
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
-        fleet.ready()
+        client_pool.ready()
         federation = Federation(
             config,
             method(assembly, folder, progress.learning),
-            fleet,
+            client_pool,
             population,
             assembly.worker.adaptations,
             folder,
@@ -98,7 +100,7 @@ def run(
         progress.phase("writing tables and pictures", 1)
         summary = _write(assembly, federation, folder, seconds)
     if console is not None and (found := read_groups(folder)) is not None:
-        console.print(in_words(found), highlight=False, soft_wrap=True)
+        console.print(as_text(found), highlight=False, soft_wrap=True)
     return summary
 
 
@@ -124,8 +126,8 @@ def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
     settings = tomli_w.dumps(assembly.config.to_mapping())
     write_atomically(folder / "config.toml", settings.encode())
     manifest = assembly.benchmark.manifest
-    facts = {"hash": manifest.hash, "engine": engine, **manifest.facts}
-    text = json.dumps(facts, indent=1, sort_keys=True, default=str)
+    metadata = {"hash": manifest.hash, "engine": engine, **manifest.metadata}
+    text = json.dumps(metadata, indent=1, sort_keys=True, default=str)
     write_atomically(folder / MANIFEST, text.encode())
 
 
@@ -137,7 +139,7 @@ def _write(
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
     losses = list(journal_rows(folder, RoundLoss))
     write_evaluations(folder, evaluations)
-    write_ledger(folder, journal_rows(folder, LedgerEntry))
+    write_communication(folder, journal_rows(folder, CommunicationEntry))
     write_losses(folder, losses)
     if is_tasks(config.benchmark):
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
@@ -146,12 +148,12 @@ def _write(
     base = federation.models([0])["base"]
     content = save({n: t[0].contiguous() for n, t in base.items()})
     write_atomically(models / "base.safetensors", content)
-    for name, facts in federation.describe().items():
-        text = json.dumps(facts | compared(facts, assembly.benchmark.kinds), indent=1)
+    for name, metadata in federation.describe().items():
+        text = json.dumps(metadata | compared(metadata, assembly.benchmark.kinds), indent=1)
         write_atomically(folder / f"{name}.json", text.encode())
     hash = assembly.benchmark.manifest.hash
     summary = summarise(
-        config, hash, evaluations, journal_rows(folder, LedgerEntry), losses, seconds
+        config, hash, evaluations, journal_rows(folder, CommunicationEntry), losses, seconds
     )
     if (found := read_groups(folder)) is not None:
         summary["groups"] = found.headline

@@ -6,64 +6,64 @@ from typing import Protocol
 from torch import Tensor
 
 from fedadapt.server.exchange import Exchange
-from fedadapt.strategies.base import Facts, Strategy
+from fedadapt.strategies.base import Metadata, Strategy
 from fedadapt.weights import Weights
 
 
-class Method(Protocol):
-    def begin(self, start: Weights, devices: Sequence[int]) -> None: ...
+class StatefulStrategy(Protocol):
+    def begin(self, start: Weights, clients: Sequence[int]) -> None: ...
 
     def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
         """One federated round; leaves everything as it was when it raises."""
         ...
 
-    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
+    def models(self, clients: Sequence[int]) -> Mapping[str, Weights]:
         """``base`` and, where the method makes them, ``personal`` models: each [D, ...]."""
         ...
 
-    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+    def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
         """The same for each task that there is; without tasks, once as task 0."""
         ...
 
-    def describe(self) -> dict[str, Facts]:
+    def describe(self) -> dict[str, Metadata]:
         """What people want to know of the state: a JSON file each."""
         ...
 
-    def pack(self) -> tuple[dict[str, Tensor], Facts]: ...
+    def pack(self) -> tuple[dict[str, Tensor], Metadata]: ...
 
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None: ...
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None: ...
 
 
-class OwnMethod:
+class StrategyWithState:
     """A strategy of ours, and its state."""
 
     def __init__(self, strategy: Strategy[object]) -> None:
         self._strategy = strategy
         self._state: object = None
 
-    def begin(self, start: Weights, devices: Sequence[int]) -> None:
-        self._state = self._strategy.begin(start, devices)
+    def begin(self, start: Weights, clients: Sequence[int]) -> None:
+        self._state = self._strategy.begin(start, clients)
 
     def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
         strategy, state, number = self._strategy, self._state, exchange.round
         for action in strategy.actions(state, number):
             sent = strategy.send(state, action, number, sampled)
             expected = strategy.expected(action, {n: t[0] for n, t in sent.weights.items()})
-            answers = exchange.ask(action, sent, expected, strategy.faults)
+            answers = exchange.ask(action, sent, expected, strategy.validation_errors)
             state = strategy.merge(state, action, number, answers)
         self._state = strategy.end(state, number)
 
-    def models(self, devices: Sequence[int]) -> Mapping[str, Weights]:
-        return self._strategy.serve(self._state, devices)
+    def models(self, clients: Sequence[int]) -> Mapping[str, Weights]:
+        return self._strategy.models(self._state, clients)
 
-    def served(self, devices: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
-        return self._strategy.served(self._state, devices)
+    def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
+        return self._strategy.models_by_task(self._state, clients)
 
-    def describe(self) -> dict[str, Facts]:
+    def describe(self) -> dict[str, Metadata]:
         return self._strategy.describe(self._state)
 
-    def pack(self) -> tuple[dict[str, Tensor], Facts]:
+    def pack(self) -> tuple[dict[str, Tensor], Metadata]:
         return self._strategy.pack(self._state)
 
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> None:
-        self._state = self._strategy.unpack(tensors, facts)
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None:
+        self._state = self._strategy.unpack(tensors, metadata)

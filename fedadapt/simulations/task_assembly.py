@@ -26,8 +26,8 @@ from fedadapt.strategies.dua.experts.training import (
     expert_importances,
     train_experts,
 )
-from fedadapt.strategies.dua.importance_store import DiskShelf
-from fedadapt.strategies.dua.request import Question
+from fedadapt.strategies.dua.importance_store import OnDiskImportances
+from fedadapt.strategies.dua.request import ImportanceRequest
 from fedadapt.strategies.dua.strategy import DUA
 from fedadapt.strategies.dua.variants import Given, dua_arguments
 from fedadapt.weights import Weights
@@ -49,7 +49,7 @@ def task_worker(
         Worker(
             tasks.of_task(task, given.draw),
             network,
-            DUA(model=network, question=question(given)),  # type: ignore[arg-type]
+            DUA(model=network, importance_request=importance_request(given)),  # type: ignore[arg-type]
             adaptations.parse(config),
             seed=config.seed,
             compute=compute,
@@ -63,24 +63,24 @@ def task_worker(
     return TaskWorker(workers), tasks, networks[0], plans[0]
 
 
-def question(given: Given) -> Question | None:
+def importance_request(given: Given) -> ImportanceRequest | None:
     """What is asked of the users; the presets are those of ``docs/dua.md``."""
-    if not given.way.personal:
+    if not given.variant.personal:
         return None
-    return Question(
+    return ImportanceRequest(
         **_measure(given),
         upload=given.upload,
         share=given.share,
-        stays=given.merge_on == "device",
+        stays=given.merge_on == "client",
     )
 
 
 def _measure(given: Given) -> dict[str, Any]:
     """The released code draws the labels of its Fisher, and takes means over batches first."""
     if given.preset == "paper":
-        return {"kind": given.way.merged_by}
+        return {"kind": given.variant.merged_by}
     fisher = {"kind": "true-fisher", "floor": 1e-8}
-    kind = {"kind": "mas"} if given.way.merged_by == "mas" else fisher
+    kind = {"kind": "mas"} if given.variant.merged_by == "mas" else fisher
     return {**kind, "granularity": "batch", "batch_size": 20}
 
 
@@ -96,7 +96,7 @@ def server_side(
     given = dua_arguments(config)
     short = SHORT if tasks.image_shape[1] < 64 and not config.benchmark.startswith("cifar") else {}
     make = ExpertTraining.paper if given.preset == "paper" else ExpertTraining.released
-    training = make(given.way.training, **{**short, **given.training})
+    training = make(given.variant.training, **{**short, **given.training})
     place = Path(given.experts).expanduser() if given.experts else folder / EXPERTS
     known = tasks.tasks[: config.rounds]
     experts = train_experts(
@@ -113,13 +113,13 @@ def server_side(
         log.info("expert %s: %.2f %% on validation", expert.name, 100 * expert.accuracy)
     return DUA(
         model=network,
-        question=question(given),
+        importance_request=importance_request(given),
         tasks=tuple(task.name for task in known),
         experts=tuple(experts),
-        own_precisions=_own(given, network, experts, tasks, config, compute),
-        separate=given.way.separate,
-        zero_precision="mean" if given.preset == "paper" else "zero",
-        shelf=DiskShelf(folder / PRECISIONS),
+        server_importances=_own(given, network, experts, tasks, config, compute),
+        separate=given.variant.separate,
+        zero_importance="mean" if given.preset == "paper" else "zero",
+        importance_store=OnDiskImportances(folder / PRECISIONS),
     )
 
 
@@ -132,7 +132,7 @@ def _own(
     compute: torch.device,
 ) -> tuple[Weights, ...]:
     """Omega of every expert on the server's images, where experts are merged."""
-    if not given.way.merged_by:
+    if not given.variant.merged_by:
         return ()
     split = "validation" if given.preset == "paper" else "train+validation"
     return tuple(

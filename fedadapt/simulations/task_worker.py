@@ -1,4 +1,4 @@
-"""A worker a task: the same device holds images of each, and each has a head of its own."""
+"""A worker a task: the same client holds images of each, and each has a head of its own."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,10 +19,10 @@ class TaskWorker(Worker):
         return self._workers[task]
 
     def answer(
-        self, action: str, round: int, sent: Sent, kept: Sequence[Mapping[str, Weights]] = ()
+        self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
         task = int(sent.config.get("task", 0))  # type: ignore[arg-type]
-        return self._workers[task].answer(action, round, sent, kept)
+        return self._workers[task].answer(action, round, sent, states)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
         return []  # there is no test for everybody

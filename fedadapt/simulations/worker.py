@@ -1,4 +1,4 @@
-"""Computes for devices of one federation: what every engine calls, for one device or for many."""
+"""Computes for clients of one federation: what every engine calls, for one client or for many."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,19 @@ from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.messages import Sent, Update
-from fedadapt.models.shell import shell
+from fedadapt.models.meta import on_meta
 from fedadapt.records import Evaluation
 from fedadapt.strategies.base import Strategy
 from fedadapt.weights import Weights
 
 FISHER = "query.importance"
 EVALUATE = "evaluate"
-BYTES_IN_MEMORY = 2**28  # of devices' images that stay decoded between rounds
+BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
 
 
 class Worker:
-    """Answers for any device of a benchmark."""
+    """Answers for any client of a benchmark."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Worker:
         seed: int,
         compute: torch.device | str = "cpu",
         autocast: torch.dtype | None = None,
-        execution: Execution = "one-by-one",
+        execution: Execution = "sequential",
         bytes_in_memory: int | None = None,
     ) -> None:
         self.benchmark = benchmark
@@ -45,8 +45,8 @@ class Worker:
         self.adaptations = tuple(adaptations)
         self._seed = seed
         self.compute = torch.device(compute)
-        self._model = shell(model, self.compute)
-        has_kernels = execution in ("alone", "kernels")
+        self._model = on_meta(model, self.compute)
+        has_kernels = execution in ("per-client", "stacked-kernels")
         self._network = StackedNetwork(self._model) if has_kernels else None
         self._autocast = autocast
         self._execution = execution
@@ -57,18 +57,18 @@ class Worker:
         self._global: Examples | None = None
 
     def cohort(
-        self, devices: Sequence[int], round: int, kept: Sequence[Mapping[str, Weights]] = ()
+        self, clients: Sequence[int], round: int, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Cohort:
-        """The devices' data, and how they are computed."""
-        together = self._execution in ("kernels", "vmap") and len(devices) > 1
+        """The clients' data, and how they are computed."""
+        together = self._execution in ("stacked-kernels", "vmap") and len(clients) > 1
         return Cohort(
             model=self._model,
-            devices=tuple(devices),
-            splits=tuple(self._split(d) for d in devices),
+            clients=tuple(clients),
+            splits=tuple(self._split(d) for d in clients),
             scaling=self.benchmark.scaling,
             seed=self._seed,
             round=round,
-            kept=tuple(self._placed_all(k) for k in kept) or ({},) * len(devices),
+            states=tuple(self._placed_all(k) for k in states) or ({},) * len(clients),
             stacked=together,
             network=self._network,
             autocast=self._autocast,
@@ -79,13 +79,13 @@ class Worker:
         return self
 
     def answer(
-        self, action: str, round: int, sent: Sent, kept: Sequence[Mapping[str, Weights]] = ()
+        self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
-        """Compute ``action`` for the devices ``sent`` is addressed to; the answer is on the CPU."""
-        cohort = self.cohort(sent.devices, round, kept)
+        """Compute ``action`` for the clients ``sent`` is addressed to; the answer is on the CPU."""
+        cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._placed(sent.weights))
         if action == FISHER and "kind" not in received.config:  # EWC's; a strategy's has a kind
-            weights = self.strategy.receive(cohort, received.weights)
+            weights = self.strategy.localise(cohort, received.weights)
             [method] = [a for a in self.adaptations if isinstance(a, Ewc)]
             update = Update(fisher_for(method, cohort, weights), cohort.num_examples)
         elif action == EVALUATE:
@@ -97,57 +97,57 @@ class Worker:
             num_examples=update.num_examples.cpu(),
             metrics=_home(update.metrics),
             report=_home(update.report),
-            kept={part: _home(weights) for part, weights in update.kept.items()},
+            states={part: _home(weights) for part, weights in update.states.items()},
         )
 
     def evaluate(
         self,
         round: int,
-        devices: Sequence[int],
+        clients: Sequence[int],
         models: Mapping[str, Weights],
-        kept: Sequence[Mapping[str, Weights]] = (),
+        states: Sequence[Mapping[str, Weights]] = (),
         *,
         adaptations: Sequence[Adaptation],
         fisher_of_all: Weights | None = None,
         on_global: bool = False,
         curves: bool = False,
     ) -> list[Evaluation]:
-        """Every model x adaptation on the devices' own tests, and on the global one if asked.
+        """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
-        The rows are device by device, however many there are in the cohort.
+        The rows are client by client, however many there are in the cohort.
 
         Args:
-            models: ``base``, ``personal``: stacked weights as the devices receive them.
-            fisher_of_all: The federation's Fisher, [...] without a device axis, for EWC.
+            models: ``base``, ``personal``: stacked weights as the clients receive them.
+            fisher_of_all: The federation's Fisher, [...] without a client axis, for EWC.
             curves: Score the adapt images as well, and local adaptations after each stage.
 
         """
-        cohort = self.cohort(devices, round, kept)
+        cohort = self.cohort(clients, round, states)
         tests = {"test": [split.test for split in cohort.splits]}
         if on_global and self.global_test is not None:
-            tests["global"] = [self.global_test] * len(devices)
+            tests["global"] = [self.global_test] * len(clients)
         if curves:
             tests["adapt"] = cohort.part("adapt")
         reference = None
         if fisher_of_all is not None:
-            wide = {n: t.expand(len(devices), *t.shape) for n, t in fisher_of_all.items()}
+            wide = {n: t.expand(len(clients), *t.shape) for n, t in fisher_of_all.items()}
             reference = self._placed(wide)
         rows = []
         for name, weights in models.items():
-            start = self.strategy.receive(cohort, self._placed(weights), name)
+            start = self.strategy.localise(cohort, self._placed(weights), name)
             for method in adaptations:
                 for epoch, adapted in _looked_at(method, cohort, start, reference, curves):
                     for split, examples in tests.items():
                         for d, score in enumerate(evaluate(cohort, adapted, examples)):
-                            row = self._row(round, devices[d], name, method, split, score)
+                            row = self._row(round, clients[d], name, method, split, score)
                             rows.append(row._replace(epoch=epoch))
-        return sorted(rows, key=lambda row: row.device)
+        return sorted(rows, key=lambda row: row.client)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
-        """The base model on the balanced test for everybody: one row, of no device (-1)."""
+        """The base model on the balanced test for everybody: one row, of no client (-1)."""
         if self.global_test is None:
             return []
-        cohort = self.cohort((), round)  # nobody's: no device's images are touched for it
+        cohort = self.cohort((), round)  # nobody's: no client's images are touched for it
         [score] = evaluate(cohort, self._placed(base), [self.global_test])
         return [
             Evaluation(
@@ -172,7 +172,7 @@ class Worker:
 
     def _validate(self, cohort: Cohort, received: Sent) -> Update:
         """What a strategy may learn while it runs: scores on the adapt images, not the test."""
-        weights = self.strategy.receive(cohort, received.weights)
+        weights = self.strategy.localise(cohort, received.weights)
         scores = evaluate(cohort, weights, cohort.part("adapt"))
         metrics = {"loss": [s.loss for s in scores], "accuracy": [s.accuracy for s in scores]}
         return Update(
@@ -182,13 +182,13 @@ class Worker:
         )
 
     def _row(
-        self, round: int, device: int, model: str, method: Adaptation, split: str, score: Score
+        self, round: int, client: int, model: str, method: Adaptation, split: str, score: Score
     ) -> Evaluation:
         return Evaluation(
             round=round,
-            device=device,
-            kind=self.benchmark.kinds[device],
-            seen=device not in self.benchmark.unseen,
+            client=client,
+            kind=self.benchmark.kinds[client],
+            seen=client not in self.benchmark.unseen,
             model=model,
             adaptation=method.name,
             split=split,
@@ -197,12 +197,12 @@ class Worker:
             loss=score.loss,
         )
 
-    def _split(self, device: int) -> Split:
-        if device in self._splits:
-            self._splits.move_to_end(device)
-            return self._splits[device]
-        split = Split(*(self._resident(part) for part in self.benchmark.split(device)))
-        self._splits[device] = split
+    def _split(self, client: int) -> Split:
+        if client in self._splits:
+            self._splits.move_to_end(client)
+            return self._splits[client]
+        split = Split(*(self._resident(part) for part in self.benchmark.split(client)))
+        self._splits[client] = split
         self._bytes += _size(split)
         while self._bytes > self._most and len(self._splits) > 1:
             self._bytes -= _size(self._splits.popitem(last=False)[1])
@@ -222,10 +222,10 @@ class Worker:
             for n, t in weights.items()
         }
 
-    def _placed_all(self, kept: Mapping[str, Weights]) -> dict[str, Weights]:
+    def _placed_all(self, states: Mapping[str, Weights]) -> dict[str, Weights]:
         if self.compute.type == "cpu":
-            return dict(kept)
-        return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in kept.items()}
+            return dict(states)
+        return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in states.items()}
 
 
 def _looked_at(

@@ -1,7 +1,7 @@
 """What every method answers. Strategies are pure: the server's state comes in and goes out.
 
-One exchange is ``send`` (server) -> ``answer`` (devices) -> ``merge`` (server). A round is one or
-more exchanges, named by ``actions``; afterwards ``serve`` says which models each device has.
+One exchange is ``send`` (server) -> ``answer`` (clients) -> ``merge`` (server). A round is one or
+more exchanges, named by ``actions``; afterwards ``models`` says which models each client has.
 """
 
 from abc import ABC, abstractmethod
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from fedadapt.flower.ours_as_flower import FlowerStrategy
 
 State = TypeVar("State")
-Facts = dict[str, object]  # JSON
+Metadata = dict[str, object]  # JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """How a device trains in a round."""
+    """How a client trains in a round."""
 
     optimizer: Sgd = field(default_factory=lambda: Sgd(0.05, 0.5))
     batch_size: int = 32
@@ -40,12 +40,12 @@ class Strategy(ABC, Generic[State]):
     """The interface. A class that can be instantiated is final: compose, do not subclass it."""
 
     @abstractmethod
-    def begin(self, start: Weights, devices: Sequence[int]) -> State:
+    def begin(self, start: Weights, clients: Sequence[int]) -> State:
         """The server's state before the first round.
 
         Args:
-            start: The initial model, [...], no device axis.
-            devices: All devices that take part in training.
+            start: The initial model, [...], no client axis.
+            clients: All clients that take part in training.
 
         """
 
@@ -54,45 +54,45 @@ class Strategy(ABC, Generic[State]):
         return ("train",)
 
     @abstractmethod
-    def send(self, state: State, action: str, round: int, devices: Sequence[int]) -> Sent:
-        """What goes down to ``devices``, sampled by the server for this round, ascending."""
+    def send(self, state: State, action: str, round: int, clients: Sequence[int]) -> Sent:
+        """What goes down to ``clients``, sampled by the server for this round, ascending."""
 
     @abstractmethod
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
-        """What the devices compute. Runs on the device; sees nothing of the server's state."""
+        """What the clients compute. Runs on the client; sees nothing of the server's state."""
 
     def expected(self, action: str, sent: Weights) -> Weights:
-        """Names, shapes and types of the arrays one device must answer with; values unused.
+        """Names, shapes and types of the arrays one client must answer with; values unused.
 
         Args:
-            sent: What one device received, [...].
+            sent: What one client received, [...].
 
         """
         return sent
 
     @abstractmethod
     def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:
-        """Fold the usable answers, streamed in device order, into the next state."""
+        """Fold the usable answers, streamed in client order, into the next state."""
 
     def end(self, state: State, round: int) -> State:
         """The state when all exchanges of a round are done."""
         return state
 
     @abstractmethod
-    def serve(self, state: State, devices: Sequence[int]) -> Mapping[str, Weights]:
-        """The models of each of ``devices``: ``base`` for all, ``personal`` where one is made.
+    def models(self, state: State, clients: Sequence[int]) -> Mapping[str, Weights]:
+        """The models of each of ``clients``: ``base`` for all, ``personal`` where one is made.
 
         Each [D, ...]; a model that is the same for all is an expanded view (``weights.repeat``).
         """
 
-    def served(
-        self, state: State, devices: Sequence[int]
+    def models_by_task(
+        self, state: State, clients: Sequence[int]
     ) -> Iterator[tuple[int, Mapping[str, Weights]]]:
-        """``serve`` for each task that devices are tried on; without tasks, once as task 0."""
-        yield 0, self.serve(state, devices)
+        """``models`` for each task that clients are tried on; without tasks, once as task 0."""
+        yield 0, self.models(state, clients)
 
-    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
-        """What a device makes of a model from the server before it uses it. Runs on the device.
+    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        """What a client makes of a model from the server before it uses it. Runs on the client.
 
         Args:
             model: ``base`` or ``personal``.
@@ -100,8 +100,8 @@ class Strategy(ABC, Generic[State]):
         """
         return weights
 
-    def faults(self, action: str, update: Update) -> Mapping[int, str]:
-        """Row -> what is wrong with that device's answer, beyond what is checked of all answers.
+    def validation_errors(self, action: str, update: Update) -> Mapping[int, str]:
+        """Row -> what is wrong with that client's answer, beyond what is checked of all answers.
 
         Names, shapes, types and numbers that are not finite have been refused before.
         """
@@ -115,14 +115,14 @@ class Strategy(ABC, Generic[State]):
 
         return FlowerStrategy(self, fraction=fraction, seed=seed, min_nodes=min_nodes)  # type: ignore[arg-type]
 
-    def describe(self, state: State) -> dict[str, Facts]:
+    def describe(self, state: State) -> dict[str, Metadata]:
         """What people want to know of the state: each entry becomes ``<name>.json`` of the run."""
         return {}
 
     @abstractmethod
-    def pack(self, state: State) -> tuple[dict[str, Tensor], Facts]:
+    def pack(self, state: State) -> tuple[dict[str, Tensor], Metadata]:
         """The state as named tensors and JSON, for a checkpoint."""
 
     @abstractmethod
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> State:
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> State:
         """The inverse of ``pack``."""

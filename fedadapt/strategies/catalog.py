@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, unknown
-from fedadapt.strategies.dua.variants import ARGUMENTS, WAYS, dua_arguments
+from fedadapt.strategies.dua.variants import ARGUMENTS, VARIANTS, dua_arguments
 from fedadapt.strategies.pfa.arguments import RULES, pfa_arguments
 
 
@@ -30,7 +30,7 @@ OWN: tuple[Entry, ...] = (
     ),
     Entry(
         "pfa",
-        "groups devices with similar data by the sparsity of activations, a model a group",
+        "groups clients with similar data by the sparsity of activations, a model a group",
         "Liu et al. 2021",
         tuple(RULES),
     ),
@@ -122,7 +122,7 @@ def is_own(name: str) -> bool:
 
 def learns_tasks(name: str) -> bool:
     """Whether the strategy is for task-incremental benchmarks, and only for them."""
-    return name in WAYS
+    return name in VARIANTS
 
 
 def check(config: RunConfig) -> None:
@@ -155,7 +155,7 @@ def check(config: RunConfig) -> None:
                 raise unknown(f"strategy-args: {name}", argument, STRATEGIES[name].arguments)
         if name == "pfa":
             pfa_arguments(config)
-        if name in WAYS:
+        if name in VARIANTS:
             dua_arguments(config)
         mu = arguments.get("mu", 0.0)
         if isinstance(mu, bool | str) or not 0 <= mu < float("inf"):

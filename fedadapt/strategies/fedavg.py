@@ -1,7 +1,7 @@
 """FedAvg and FedProx: one model for all, trained by all.
 
 McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized data";
-Li et al. 2020, "Federated optimization in heterogeneous networks"; batch norm kept on the device:
+Li et al. 2020, "Federated optimization in heterogeneous networks"; batch norm kept on the client:
 Li et al. 2021, "FedBN".
 """
 
@@ -13,29 +13,29 @@ from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import fit
-from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.objectives import Objective, Proximal, cross_entropy
 from fedadapt.selectors import norms
 from fedadapt.server.aggregation import StreamingMean
-from fedadapt.strategies.base import Facts, LocalTraining, Strategy
+from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
 from fedadapt.weights import Weights, repeat
 
 MOMENTS = "query.moments"
-MOMENTS_BATCH = 64  # images; large enough for steady statistics, small enough for any device
+MOMENTS_BATCH = 64  # images; large enough for steady statistics, small enough for any client
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg(Strategy[Weights]):
-    """Devices train from the shared model; the server averages, weighted by examples.
+    """Clients train from the shared model; the server averages, weighted by examples.
 
-    ``mu`` > 0 makes it FedProx: each device also minimises (mu/2) ||w - w_received||^2.
+    ``mu`` > 0 makes it FedProx: each client also minimises (mu/2) ||w - w_received||^2.
 
     ``batch_norm`` says what becomes of batch-norm layers. ``shared``: scale, shift and running
-    statistics are averaged like everything else. ``local``: all four stay on the device (FedBN); a
-    device that never trained uses the initial ones. ``reestimate``: scale and shift are averaged,
-    the statistics are measured anew on the devices' training images under the averaged weights
-    (one more exchange a round) and pooled over devices: mean = sum p_k m_k,
+    statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
+    client that never trained uses the initial ones. ``reestimate``: scale and shift are averaged,
+    the statistics are measured anew on the clients' training images under the averaged weights
+    (one more exchange a round) and pooled over clients: mean = sum p_k m_k,
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
@@ -44,23 +44,23 @@ class FedAvg(Strategy[Weights]):
     mu: float = 0.0
     batch_norm: str = "shared"
 
-    def begin(self, start: Weights, devices: Sequence[int]) -> Weights:
+    def begin(self, start: Weights, clients: Sequence[int]) -> Weights:
         return dict(start)
 
     def actions(self, state: Weights, round: int) -> tuple[str, ...]:
         return ("train", MOMENTS) if self.batch_norm == "reestimate" else ("train",)
 
-    def send(self, state: Weights, action: str, round: int, devices: Sequence[int]) -> Sent:
-        return Sent(tuple(devices), repeat(state, len(devices)), {"server-round": round})
+    def send(self, state: Weights, action: str, round: int, clients: Sequence[int]) -> Sent:
+        return Sent(tuple(clients), repeat(state, len(clients)), {"server-round": round})
 
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action == MOMENTS:
             schedule = Schedule(MOMENTS_BATCH, 1, "train", MOMENTS)
-            moments = norm_moments(cohort, received.weights, schedule)
-            return Update(moments, cohort.num_examples)
-        start = self.receive(cohort, received.weights)
+            statistics = batch_norm_statistics(cohort, received.weights, schedule)
+            return Update(statistics, cohort.num_examples)
+        start = self.localise(cohort, received.weights)
         objective: Objective = cross_entropy
-        # A stock FedProx says so in its message, and devices answer it as they answer ours.
+        # A stock FedProx says so in its message, and clients answer it as they answer ours.
         mu = float(received.config.get("proximal-mu", self.mu))  # type: ignore[arg-type]
         if mu:
             objective = Proximal(mu)
@@ -76,7 +76,7 @@ class FedAvg(Strategy[Weights]):
             weights={n: t for n, t in fitted.weights.items() if n not in self._local},
             num_examples=cohort.num_examples,
             metrics={"loss": fitted.loss},
-            kept={"norms": {n: t for n, t in fitted.weights.items() if n in self._local}}
+            states={"norms": {n: t for n, t in fitted.weights.items() if n in self._local}}
             if self._local
             else {},
         )
@@ -113,25 +113,23 @@ class FedAvg(Strategy[Weights]):
             }
         return state | {n: t.to(state[n].dtype) for n, t in pooled.items()}
 
-    def serve(self, state: Weights, devices: Sequence[int]) -> Mapping[str, Weights]:
-        return {"base": repeat(state, len(devices))}
+    def models(self, state: Weights, clients: Sequence[int]) -> Mapping[str, Weights]:
+        return {"base": repeat(state, len(clients))}
 
-    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         if not self._local:
             return weights
-        return weights | cohort.recall(
-            "norms", {n: weights[n] for n in weights if n in self._local}
-        )
+        return weights | cohort.state("norms", {n: weights[n] for n in weights if n in self._local})
 
-    def pack(self, state: Weights) -> tuple[dict[str, Tensor], Facts]:
+    def pack(self, state: Weights) -> tuple[dict[str, Tensor], Metadata]:
         return state, {}
 
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> Weights:
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> Weights:
         return dict(tensors)
 
     @cached_property
     def _local(self) -> frozenset[str]:
-        """Names that never leave a device."""
+        """Names that never leave a client."""
         return norms(self.model) if self.batch_norm == "local" else frozenset()
 
 

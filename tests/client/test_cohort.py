@@ -1,4 +1,4 @@
-"""Which images a device goes through, and that it never matters who else is there."""
+"""Which images a client goes through, and that it never matters who else is there."""
 
 import numpy as np
 import pytest
@@ -11,18 +11,18 @@ from fedadapt.datasets.benchmark import Examples, Split
 
 
 def numbered(count):
-    """A device whose image i has the value i and the label i."""
+    """A client whose image i has the value i and the label i."""
     values = torch.arange(count)
     one = Examples(values.double().view(-1, 1), values)
     return Split(one, one, one)
 
 
 def batches(members, schedule):
-    """Labels of each batch, by position of the device."""
+    """Labels of each batch, by position of the client."""
     found = {d: [] for d in range(len(members))}
     for groups in members.steps(schedule):
-        for devices, batch in groups:
-            for row, d in enumerate(devices):
+        for clients, batch in groups:
+            for row, d in enumerate(clients):
                 found[d].append(batch.labels[row].tolist())
     return found
 
@@ -53,7 +53,7 @@ def test_inputs_and_labels_stay_together_and_are_scaled_once():
             torch.testing.assert_close(batch.inputs[..., 0], 2 * batch.labels.double() + 1)
 
 
-def test_a_device_that_is_done_appears_in_no_further_step():
+def test_a_client_that_is_done_appears_in_no_further_step():
     members = cohort(dense(), [numbered(4), numbered(11)])
     found = batches(members, Schedule(4))
     assert [len(b) for b in found[0]] == [4]
@@ -63,7 +63,7 @@ def test_a_device_that_is_done_appears_in_no_further_step():
 def test_the_order_depends_on_neither_the_company_nor_its_order():
     three, other = [numbered(9), numbered(5), numbered(12)], (10, 11, 12)
     all_three = batches(cohort(dense(), three), Schedule(4, 2))
-    turned = batches(cohort(dense(), three[::-1], devices=other[::-1]), Schedule(4, 2))
+    turned = batches(cohort(dense(), three[::-1], clients=other[::-1]), Schedule(4, 2))
     assert [all_three[d] for d in range(3)] == [turned[d] for d in (2, 1, 0)]
     for d in range(3):
         assert batches(cohort(dense(), three).only(d), Schedule(4, 2))[0] == all_three[d]
@@ -74,10 +74,10 @@ def test_the_order_depends_on_neither_the_company_nor_its_order():
     [
         ({"seed": 1}, Schedule(4)),
         ({"round": 1}, Schedule(4)),
-        ({"devices": (11,)}, Schedule(4)),
+        ({"clients": (11,)}, Schedule(4)),
         ({}, Schedule(4, purpose="kd")),
     ],
-    ids=["seed", "round", "device", "purpose"],
+    ids=["seed", "round", "client", "purpose"],
 )
 def test_the_order_differs_with(settings, schedule):
     usual = batches(cohort(dense(), [numbered(20)]), Schedule(4))[0]
@@ -106,16 +106,16 @@ def test_the_part_is_the_one_asked_for():
     assert members.num_examples.tolist() == [7.0]
 
 
-def test_a_device_without_images_says_so():
+def test_a_client_without_images_says_so():
     members = cohort(dense(), [Split(examples(0), examples(2), examples(2))])
     with pytest.raises(ValueError, match="no train images"):
         list(members.steps(Schedule(4)))
 
 
-def test_what_a_device_kept_comes_before_what_it_is_sent():
+def test_what_a_client_kept_comes_before_what_it_is_sent():
     received = {"w": torch.tensor([[1.0], [2.0], [3.0]])}
     own = {"norms": {"w": torch.tensor([9.0])}}
-    members = cohort(nn.Linear(1, 1), [numbered(3)] * 3, kept=({}, own, {"other": received}))
-    assert members.recall("norms", received)["w"].flatten().tolist() == [1, 9, 3]
-    assert members.only(1).recall("norms", {"w": received["w"][1:2]})["w"].tolist() == [[9.0]]
-    assert cohort(nn.Linear(1, 1), [numbered(3)] * 3).recall("norms", received) is received
+    members = cohort(nn.Linear(1, 1), [numbered(3)] * 3, states=({}, own, {"other": received}))
+    assert members.state("norms", received)["w"].flatten().tolist() == [1, 9, 3]
+    assert members.only(1).state("norms", {"w": received["w"][1:2]})["w"].tolist() == [[9.0]]
+    assert cohort(nn.Linear(1, 1), [numbered(3)] * 3).state("norms", received) is received

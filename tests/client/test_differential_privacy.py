@@ -1,4 +1,4 @@
-"""Differential privacy of what a device says, against the formulas of Balle & Wang 2018."""
+"""Differential privacy of what a client says, against the formulas of Balle & Wang 2018."""
 
 import builtins
 import math
@@ -97,7 +97,7 @@ def test_without_a_seed_noise_is_the_systems():
     assert not torch.equal(*told)
 
 
-def test_a_seed_gives_each_device_and_round_its_own_noise_again():
+def test_a_seed_gives_each_client_and_round_its_own_noise_again():
     draws = [noise_source(1, r, d).random() for r in range(3) for d in range(3)]
     assert len(set(draws)) == 9
     assert draws == [noise_source(1, r, d).random() for r in range(3) for d in range(3)]
@@ -107,19 +107,19 @@ def asked(weights: Weights, round: int = 1, **config: object) -> Sent:
     return Sent((10, 11), weights, {"server-round": round, **config})
 
 
-def answered(sent: Sent, kept: tuple[Mapping[str, Weights], ...] = ()) -> tuple[Tensor, Weights]:
-    cohort = toys.cohort(toys.dense(), [toys.split(20), toys.split(40, seed=1)], kept=kept)
+def answered(sent: Sent, states: tuple[Mapping[str, Weights], ...] = ()) -> tuple[Tensor, Weights]:
+    cohort = toys.cohort(toys.dense(), [toys.split(20), toys.split(40, seed=1)], states=states)
     return release_once(cohort, sent, lambda: torch.full((2, 6), 0.5), ONE)
 
 
-def remembered(kept: Weights) -> tuple[dict[str, Weights], ...]:
-    return tuple({"release": {n: t[d] for n, t in kept.items()}} for d in range(2))
+def remembered(states: Weights) -> tuple[dict[str, Weights], ...]:
+    return tuple({"release": {n: t[d] for n, t in states.items()}} for d in range(2))
 
 
-def test_asked_the_same_again_a_device_repeats_itself():
+def test_asked_the_same_again_a_client_repeats_itself():
     weights = toys.initials(toys.dense(), 2)
-    said, kept = answered(asked(weights))
-    again, still = answered(asked(weights, round=2), remembered(kept))
+    said, states = answered(asked(weights))
+    again, still = answered(asked(weights, round=2), remembered(states))
     assert said.dtype == torch.float32
     assert torch.equal(again, said)
     assert still["releases"].tolist() == [1, 1]
@@ -127,9 +127,9 @@ def test_asked_the_same_again_a_device_repeats_itself():
 
 def test_another_question_has_fresh_noise_and_is_counted():
     weights = toys.initials(toys.dense(), 2)
-    said, kept = answered(asked(weights, layer="first"))
+    said, states = answered(asked(weights, layer="first"))
     for other in (asked(weights, layer=1), asked(toys.initials(toys.dense(), 2, 5), layer="first")):
-        more, then = answered(other, remembered(kept))
+        more, then = answered(other, remembered(states))
         assert not torch.equal(more, said)
         assert then["releases"].tolist() == [2, 2]
 
@@ -145,7 +145,7 @@ def test_more_images_need_less_noise():
     assert few / many == pytest.approx(2, rel=0.1)
 
 
-def test_a_device_with_an_epsilon_of_its_own_says_nothing_with_less():
+def test_a_client_with_an_epsilon_of_its_own_says_nothing_with_less():
     none = Guarantee(0.0, 1e-5)
     assert promised({}, none) is None
     assert promised({}, ONE) == ONE

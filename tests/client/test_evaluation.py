@@ -16,7 +16,7 @@ TESTS = [s.test for s in SPLITS]
 
 
 def copies(weights, count):
-    """The same model for each device, in memory of its own."""
+    """The same model for each client, in memory of its own."""
     return {n: t.clone() for n, t in repeat(weights, count).items()}
 
 
@@ -51,7 +51,7 @@ def test_one_model_for_all_goes_the_same_way_as_many():
     assert len({s.accuracy for s in wanted}) > 1
     close(evaluate(cohort(conv(), SPLITS), repeat(start, 3), TESTS), wanted)
     close(evaluate(cohort(conv(), SPLITS), copies(start, 3), TESTS), wanted)
-    for execution in ("alone", "kernels", "vmap"):
+    for execution in ("per-client", "stacked-kernels", "vmap"):
         close(evaluate(cohort(conv(), SPLITS, execution), copies(start, 3), TESTS), wanted)
 
 
@@ -59,7 +59,7 @@ def test_one_model_for_all_goes_the_same_way_as_many():
 def test_stacked_is_one_by_one_however_many_images_at_once(monkeypatch, images_at_once):
     wanted = evaluate(cohort(conv(), SPLITS), initials(conv(), 3), TESTS)
     monkeypatch.setattr(evaluation, "NUMBERS_AT_ONCE", 16 * images_at_once)
-    for execution in ("one-by-one", "alone", "kernels", "vmap"):
+    for execution in ("sequential", "per-client", "stacked-kernels", "vmap"):
         members = cohort(conv(), SPLITS, execution)
         close(evaluate(members, initials(conv(), 3), TESTS), wanted)
 
@@ -72,8 +72,8 @@ def test_the_global_test_is_the_same_for_each():
     close(evaluate(cohort(conv(), SPLITS), copies(start, 3), [together] * 3), [wanted] * 3)
 
 
-@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
-def test_each_device_is_scored_with_its_own_model_on_its_own_images(execution):
+@pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
+def test_each_client_is_scored_with_its_own_model_on_its_own_images(execution):
     weights = initials(conv(), 3)
     found = evaluate(cohort(conv(), SPLITS, execution), weights, TESTS)
     turned = evaluate(
@@ -84,7 +84,7 @@ def test_each_device_is_scored_with_its_own_model_on_its_own_images(execution):
     close(turned, found[::-1])
 
 
-@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
 def test_nothing_moves(execution):
     weights = initials(conv(), 3)
     before = copied(weights)

@@ -126,7 +126,7 @@ def test_whatever_happens_there_is_a_reply_and_no_text_of_it(work, caplog):
     assert_reason(reply.error.reason, CASES[work])
     assert reply.error.code == CODES[CASES[work].partition(":")[0]]
     assert SECRET not in repr(reply)
-    [record] = caplog.records  # the device's own log has it all, under the same id
+    [record] = caplog.records  # the client's own log has it all, under the same id
     assert record.getMessage() == reply.error.reason
     if work is crash:
         assert f"boom from {SECRET}" in caplog.text
@@ -144,7 +144,7 @@ def test_a_good_reply_passes_untouched():
     assert ask(lambda: answer, deadline=60.0) is answer
 
 
-def test_a_device_that_hangs_answers_at_the_deadline_and_then_works_again():
+def test_a_client_that_hangs_answers_at_the_deadline_and_then_works_again():
     start = time.monotonic()
     assert_reason(ask(lambda: time.sleep(30), deadline=0.2).error.reason, "timeout")
     assert time.monotonic() - start < 5

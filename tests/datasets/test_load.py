@@ -31,15 +31,15 @@ def toy_root(tmp_path):
 
 def load(root: str, **settings) -> Benchmark:
     return load_benchmark(
-        RunConfig(**{"benchmark": "cifar10", "data_root": root, "devices": 10, **settings})
+        RunConfig(**{"benchmark": "cifar10", "data_root": root, "clients": 10, **settings})
     )
 
 
 def everything(benchmark: Benchmark) -> list[torch.Tensor]:
     return [
         tensor
-        for device in range(benchmark.num_devices)
-        for part in benchmark.split(device)
+        for client in range(benchmark.num_clients)
+        for part in benchmark.split(client)
         for tensor in (part.inputs, part.labels)
     ]
 
@@ -70,7 +70,7 @@ def test_equal_settings_give_equal_tensors_and_another_seed_gives_others(toy_roo
 @pytest.mark.parametrize(
     "change",
     [
-        {"devices": 11},
+        {"clients": 11},
         {"partition": "class-types:5"},
         {"shift": "rotation"},
         {"quantity": "linear"},
@@ -94,19 +94,19 @@ def test_nothing_else_changes_the_hash(toy_root, change):
 
 def test_the_manifest_can_be_written_as_json_and_holds_no_path(toy_root):
     manifest = load(toy_root).manifest
-    text = json.dumps(manifest.facts)
+    text = json.dumps(manifest.metadata)
     assert toy_root not in text
-    assert json.loads(text) == manifest.facts
+    assert json.loads(text) == manifest.metadata
     assert len(manifest.hash) == 64
 
 
-def test_a_device_splits_every_class_as_its_shares_say(toy_root):
+def test_a_client_splits_every_class_as_its_shares_say(toy_root):
     benchmark = load(toy_root)
-    for device in range(10):
+    for client in range(10):
         train, adapt, test = (
-            torch.bincount(p.labels, minlength=10) for p in benchmark.split(device)
+            torch.bincount(p.labels, minlength=10) for p in benchmark.split(client)
         )
-        pair = [2 * (device // 2), 2 * (device // 2) + 1]
+        pair = [2 * (client // 2), 2 * (client // 2) + 1]
         assert (train + adapt + test)[pair].tolist() == [30, 30]
         assert test[pair].tolist() == adapt[pair].tolist() == [6, 6]
 
@@ -122,9 +122,9 @@ def test_all_three_skews_combine(toy_root):
     sizes = [sum(map(len, benchmark.rows(d))) for d in range(10)]
     assert max(sizes) > 3 * min(sizes)
     assert benchmark.kinds[:3] == ("0+1/upright", "0+1/rotated90", "2+3/rotated180")
-    for device in range(10):
-        pair = {2 * (device // 2), 2 * (device // 2) + 1}
-        assert set(benchmark.split(device).train.labels.tolist()) == pair
+    for client in range(10):
+        pair = {2 * (client // 2), 2 * (client // 2) + 1}
+        assert set(benchmark.split(client).train.labels.tolist()) == pair
 
 
 def test_the_global_test_is_balanced_and_unspoilt(toy_root):
@@ -135,7 +135,7 @@ def test_the_global_test_is_balanced_and_unspoilt(toy_root):
     assert ((everybody.inputs.float().mean((1, 2, 3)) / 22 - everybody.labels).abs() < 0.6).all()
 
 
-def test_examples_caps_each_device(toy_root):
+def test_examples_caps_each_client(toy_root):
     benchmark = load(toy_root, examples=30)
     assert [sum(map(len, benchmark.rows(d))) for d in range(10)] == [30] * 10
 
@@ -183,7 +183,7 @@ def test_resizing_keeps_a_flat_picture_and_halves_a_pattern_to_its_mean():
     assert resize(stripes, (8, 8))[0, 0, 4, 4] == 100
 
 
-def test_real_mnist_is_divided_among_a_hundred_devices(data_root):
+def test_real_mnist_is_divided_among_a_hundred_clients(data_root):
     if not (data_root / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file():
         pytest.skip("no MNIST under FEDADAPT_DATA")
     benchmark = load_benchmark(RunConfig(benchmark="mnist", data_root=str(data_root)))
@@ -205,7 +205,7 @@ def test_real_pacs_is_divided_by_domain(data_root, tmp_path):
         for name in ("guitar", "house"):
             (tmp_path / domain / name).symlink_to(data_root / "pacs" / domain / name)
         sizes.append(sum(len(list((tmp_path / domain / c).iterdir())) for c in ("guitar", "house")))
-    benchmark = load_benchmark(RunConfig(benchmark=f"folder:{tmp_path}", devices=8))
+    benchmark = load_benchmark(RunConfig(benchmark=f"folder:{tmp_path}", clients=8))
     assert benchmark.image_shape == (3, 96, 96)
     assert benchmark.kinds[::2] == domains
     held = [sum(map(len, benchmark.rows(d))) for d in range(8)]

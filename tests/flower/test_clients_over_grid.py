@@ -1,4 +1,4 @@
-"""Devices behind a Grid that fail in every way a message can."""
+"""Clients behind a Grid that fail in every way a message can."""
 
 import json
 
@@ -13,7 +13,7 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import clients_over_grid as grid_fleet
 from fedadapt.flower import records
-from fedadapt.flower.clients_over_grid import GridFleet, count_devices
+from fedadapt.flower.clients_over_grid import GridClients, count_clients
 from fedadapt.messages import Sent
 from fedadapt.records import Evaluation
 from fedadapt.server.client_pool import EvaluationRequest
@@ -32,12 +32,12 @@ def _impatient(monkeypatch):
 
 
 def client_app() -> ClientApp:
-    """Device d adds d + 1 to every weight and says it has 10 (d + 1) examples."""
+    """Client d adds d + 1 to every weight and says it has 10 (d + 1) examples."""
     app = ClientApp()
 
     @app.query("count")
     def count(message: Message, context) -> Message:
-        return Message(records.request({}, {"devices": 3}), reply_to=message)
+        return Message(records.request({}, {"clients": 3}), reply_to=message)
 
     @app.query("hello")
     def hello(message: Message, context) -> Message:
@@ -56,10 +56,10 @@ def client_app() -> ClientApp:
 
     @app.evaluate()
     def evaluate(message: Message, context) -> Message:
-        device = context.node_config["partition-id"]
+        client = context.node_config["partition-id"]
         names = sorted(message.content.array_records)
         rows = [
-            Evaluation(1, device, json.dumps(names), True, model, method, "test", 7, 0.5, 0.1)
+            Evaluation(1, client, json.dumps(names), True, model, method, "test", 7, 0.5, 0.1)
             for model in ("base", "personal")
             for method in records.settings(message.content)["adaptations"]
         ]
@@ -73,26 +73,26 @@ def grid() -> FakeGrid:
     return FakeGrid(client_app(), nodes)
 
 
-def fleet(on: FakeGrid, **settings) -> GridFleet:
-    given = {"devices": 3, "node_wait": 0.02, **settings}
-    return GridFleet(on, RunConfig(**given), MANIFEST)
+def client_pool(on: FakeGrid, **settings) -> GridClients:
+    given = {"clients": 3, "node_wait": 0.02, **settings}
+    return GridClients(on, RunConfig(**given), MANIFEST)
 
 
 def train(on: FakeGrid):
-    devices = fleet(on)
-    devices.ready()
+    clients = client_pool(on)
+    clients.ready()
     sent = Sent((0, 1, 2), repeat(MODEL, 3), {"server-round": 1})
-    return list(devices.ask("train", 1, sent, MODEL))
+    return list(clients.ask("train", 1, sent, MODEL))
 
 
-def test_each_device_is_sent_its_own_model_and_answers_for_itself():
+def test_each_client_is_sent_its_own_model_and_answers_for_itself():
     """Node ids are in another order than partitions, and replies in no order."""
-    devices = fleet(grid())
-    devices.ready()
+    clients = client_pool(grid())
+    clients.ready()
     models = [{"w": torch.full((2, 3), 10.0 * d), "count": torch.tensor(d)} for d in range(3)]
     sent = Sent((0, 1, 2), stack(models), {"server-round": 1})
-    found = list(devices.ask("train", 1, sent, MODEL))
-    assert [a.devices for a in found] == [(0,), (1,), (2,)]
+    found = list(clients.ask("train", 1, sent, MODEL))
+    assert [a.clients for a in found] == [(0,), (1,), (2,)]
     for d, answers in enumerate(found):
         assert torch.equal(answers.update.weights["w"], torch.full((1, 2, 3), 10.0 * d + d + 1))
         assert answers.update.weights["count"].tolist() == [d]
@@ -122,21 +122,21 @@ def arrays(found):
         (arrays(MODEL | {"w": MODEL["w"] / 0}), "rejected", "NaN or infinite"),
     ],
 )  # fmt: skip
-def test_a_bad_reply_is_that_device_s_and_nobody_else_s(fault, outcome, reason):
+def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
     on = grid()
     on.faults["train", 17] = fault
     good, bad, also_good = train(on)
-    assert good.devices == (0,)
-    assert also_good.devices == (2,)
-    assert bad.devices == ()
+    assert good.clients == (0,)
+    assert also_good.clients == (2,)
+    assert bad.clients == ()
     assert bad.update is None
-    [(device, failure)] = bad.failures.items()
-    assert (device, failure.outcome) == (1, outcome)
+    [(client, failure)] = bad.failures.items()
+    assert (client, failure.outcome) == (1, outcome)
     assert reason in failure.reason
 
 
 def hello(**changes):
-    """A device that says something else of itself."""
+    """A client that says something else of itself."""
     return edited(lambda c: c["config"].update(changes))
 
 
@@ -147,26 +147,26 @@ def unsaid(name: str):
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        (hello(version="0.0.9"), f"device 1: runs fedadapt 0.0.9, the server {__version__}"),
-        (hello(manifest="cd"), "device 1: its data assignment is 'cd', the server's 'abab"),
+        (hello(version="0.0.9"), f"client 1: runs fedadapt 0.0.9, the server {__version__}"),
+        (hello(manifest="cd"), "client 1: its data assignment is 'cd', the server's 'abab"),
         (hello(**{"partition-id": "x"}), "node 17: its partition-id is 'x'; it must be a number"),
         (hello(**{"partition-id": -1}), "node 17: its partition-id is -1; it must be a number"),
         (hello(**{"partition-id": True}), "node 17: its partition-id is True; it must be a num"),
         (unsaid("partition-id"), "node 17: its partition-id is None"),
-        (unsaid("version"), "device 1: runs fedadapt None, the server"),
-        (unsaid("manifest"), "device 1: its data assignment is None, the server's"),
-        (hello(**{"partition-id": 2}), "both hold it; give each device its own partition-id"),
+        (unsaid("version"), "client 1: runs fedadapt None, the server"),
+        (unsaid("manifest"), "client 1: its data assignment is None, the server's"),
+        (hello(**{"partition-id": 2}), "both hold it; give each client its own partition-id"),
         (
             failed(1, "crash:InputError incident=12"),
-            "device at node 17: crash:InputError incident=12",
+            "client at node 17: crash:InputError incident=12",
         ),
     ],
 )
-def test_a_device_that_does_not_fit_ends_the_run_before_it_begins(fault, line):
+def test_a_client_that_does_not_fit_ends_the_run_before_it_begins(fault, line):
     on = grid()
     on.faults["query.hello", 17] = fault
     with pytest.raises(InputError) as refused:
-        fleet(on).ready()
+        client_pool(on).ready()
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -174,18 +174,18 @@ def test_a_device_that_does_not_fit_ends_the_run_before_it_begins(fault, line):
 def test_a_node_that_stays_silent_is_missed():
     on = grid()
     on.faults["query.hello", 17] = lambda reply: None
-    with pytest.raises(QuorumLostError, match=r"no device holds partition 1 \(1 missing\)"):
-        fleet(on).ready()
+    with pytest.raises(QuorumLostError, match=r"no client holds partition 1 \(1 missing\)"):
+        client_pool(on).ready()
 
 
-def test_more_nodes_than_devices_are_left_alone():
+def test_more_nodes_than_clients_are_left_alone():
     on = grid()
-    assert fleet(on, devices=2).ready() == [0, 1]
+    assert client_pool(on, clients=2).ready() == [0, 1]
 
 
 def test_it_waits_only_so_long():
-    with pytest.raises(QuorumLostError, match=r"3 of 5 devices after 0\.02 s; start the others"):
-        fleet(grid(), devices=5).ready()
+    with pytest.raises(QuorumLostError, match=r"3 of 5 clients after 0\.02 s; start the others"):
+        client_pool(grid(), clients=5).ready()
 
 
 def test_it_waits_for_those_who_come_later():
@@ -194,12 +194,12 @@ def test_it_waits_for_those_who_come_later():
     looks = iter([set(), {901}, {901, 17}])
     everybody = set(on.nodes)
     on.get_node_ids = lambda: next(looks, everybody)
-    assert fleet(on, node_wait=5.0).ready() == [0, 1, 2]
+    assert client_pool(on, node_wait=5.0).ready() == [0, 1, 2]
 
 
 def test_any_node_knows_how_many_there_are():
     on = grid()
-    assert count_devices(on, RunConfig(devices=0, node_wait=0.02)) == 3
+    assert count_clients(on, RunConfig(clients=0, node_wait=0.02)) == 3
 
 
 @pytest.mark.parametrize(
@@ -208,18 +208,18 @@ def test_any_node_knows_how_many_there_are():
         (lambda reply: None, "no answer by the deadline"),
         (failed(1, "crash:X"), "crash:X"),
         (failed(1), "no reason"),
-        (hello(devices=0), "they say 0"),
-        (hello(devices="many"), "they say 'many'"),
-        (unsaid("devices"), "they say None"),
+        (hello(clients=0), "they say 0"),
+        (hello(clients="many"), "they say 'many'"),
+        (unsaid("clients"), "they say None"),
     ],
 )
 def test_nodes_that_do_not_know_how_many_there_are_end_the_run_in_words(fault, why):
     on = grid()
     on.faults["query.count", 17] = fault
     with pytest.raises(InputError) as refused:
-        count_devices(on, RunConfig(devices=0, node_wait=0.02))
+        count_clients(on, RunConfig(clients=0, node_wait=0.02))
     assert str(refused.value) == (
-        f"devices: 0, and the nodes do not know how many ({why}); give their number"
+        f"clients: 0, and the nodes do not know how many ({why}); give their number"
     )
 
 
@@ -230,13 +230,13 @@ def request(**changes) -> EvaluationRequest:
 
 def test_evaluations_say_what_was_asked():
     on = grid()
-    devices = fleet(on)
-    devices.ready()
-    found = list(devices.evaluate(request(fisher_of_all={"w": MODEL["w"]})))
-    assert [a.devices for a in found] == [(0,), (1,), (2,)]
+    clients = client_pool(on)
+    clients.ready()
+    found = list(clients.evaluate(request(fisher_of_all={"w": MODEL["w"]})))
+    assert [a.clients for a in found] == [(0,), (1,), (2,)]
     assert json.loads(found[1].rows[0].kind) == ["arrays", "fisher", "personal"]
     assert [r.label for r in found[1].rows] == ["base", "base+kd", "personal", "personal+kd"]
-    assert [a.rows[0].device for a in found] == [0, 1, 2]
+    assert [a.rows[0].client for a in found] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -256,16 +256,16 @@ def test_evaluations_say_what_was_asked():
         (edited(lambda c: c.update({"labels": ConfigRecord()})), "rejected"),
     ],
 )
-def test_a_bad_evaluation_is_that_device_s(fault, outcome):
+def test_a_bad_evaluation_is_that_client_s(fault, outcome):
     on = grid()
-    devices = fleet(on)
-    devices.ready()
+    clients = client_pool(on)
+    clients.ready()
     on.faults["evaluate", 530] = fault
-    found = list(devices.evaluate(request()))
-    assert [a.devices for a in found] == [(0,), (1,), ()]
-    [(device, failure)] = found[2].failures.items()
-    assert (device, failure.outcome) == (2, outcome)
+    found = list(clients.evaluate(request()))
+    assert [a.clients for a in found] == [(0,), (1,), ()]
+    [(client, failure)] = found[2].failures.items()
+    assert (client, failure.outcome) == (2, outcome)
 
 
-def test_what_devices_keep_is_on_their_own_disks():
-    assert fleet(grid()).kept() == {}
+def test_what_clients_keep_is_on_their_own_disks():
+    assert client_pool(grid()).states() == {}

@@ -20,7 +20,7 @@ from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, request, rows, settings, tensors
 from fedadapt.flower.server_app import app as server
 from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.results.parquet import read_evaluations, read_ledger
+from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 
 NODES = (901, 17, 530, 88, 4, 2)  # node NODES[d] holds partition d
 
@@ -49,16 +49,16 @@ def grid_of(config: dict, folder: Path, run_id: int = 1) -> FakeGrid:
     return FakeGrid(app, nodes, config, run_id)
 
 
-def serve(grid: FakeGrid, config: dict) -> dict:
+def models(grid: FakeGrid, config: dict) -> dict:
     """Run the ServerApp to its end; the summary in its folder."""
     server(grid, Context(1, 1, {}, RecordDict(), config))
     return json.loads((Path(config["out"]) / "summary.json").read_text())
 
 
-# One device, asked directly
+# One client, asked directly
 
 
-class Device:
+class Client:
     """Partition 2 of 6, and a network with batch norm."""
 
     def __init__(self, folder: Path, **changes) -> None:
@@ -78,63 +78,63 @@ class Device:
 
 
 @pytest.fixture
-def device(tmp_path) -> Device:
-    return Device(tmp_path)
+def client(tmp_path) -> Client:
+    return Client(tmp_path)
 
 
-def test_hello_says_who_it_is(device):
-    assert settings(device.ask("query.hello").content) == {
+def test_hello_says_who_it_is(client):
+    assert settings(client.ask("query.hello").content) == {
         "partition-id": 2,
         "version": __version__,
-        "manifest": device.assembly.benchmark.manifest.hash,
+        "manifest": client.assembly.benchmark.manifest.hash,
         "num-examples": 36,
     }
 
 
 def test_count_is_what_flower_says_where_the_run_does_not(tmp_path):
-    some = Device(tmp_path)
-    assert settings(some.ask("query.count").content) == {"devices": 6}
-    some.config["devices"] = 0
-    assert settings(some.ask("query.count", **{"num-partitions": 11}).content) == {"devices": 11}
+    some = Client(tmp_path)
+    assert settings(some.ask("query.count").content) == {"clients": 6}
+    some.config["clients"] = 0
+    assert settings(some.ask("query.count", **{"num-partitions": 11}).content) == {"clients": 11}
 
 
-def test_train_answers_with_a_model_of_the_same_names_and_what_it_cost(device):
-    reply = device.ask("train", device.told())
+def test_train_answers_with_a_model_of_the_same_names_and_what_it_cost(client):
+    reply = client.ask("train", client.told())
     assert set(reply.content) == {"arrays", "metrics"}
     found = tensors(reply.content["arrays"])
-    assert found.keys() == device.model.keys()
-    assert not torch.equal(found["1.weight"], device.model["1.weight"])
+    assert found.keys() == client.model.keys()
+    assert not torch.equal(found["1.weight"], client.model["1.weight"])
     assert reply.content["metrics"]["num-examples"] == 36
     assert reply.content["metrics"].keys() == {"num-examples", "loss"}
 
 
-def test_the_same_question_has_the_same_answer(device):
+def test_the_same_question_has_the_same_answer(client):
     """Also by a stock strategy, whatever it calls its records."""
-    first, again = (device.ask("train", device.told()).content["arrays"] for _ in range(2))
+    first, again = (client.ask("train", client.told()).content["arrays"] for _ in range(2))
     named = RecordDict(
-        {"weights": array_record(device.model), "settings": ConfigRecord({"server-round": 1})}
+        {"weights": array_record(client.model), "settings": ConfigRecord({"server-round": 1})}
     )
-    stock = device.ask("train", named).content["arrays"]
+    stock = client.ask("train", named).content["arrays"]
     assert tiny.same_bits(tensors(first), tensors(again))
     assert tiny.same_bits(tensors(first), tensors(stock))
-    later = device.ask("train", device.told(**{"server-round": 2})).content["arrays"]
+    later = client.ask("train", client.told(**{"server-round": 2})).content["arrays"]
     assert not tiny.same_bits(tensors(first), tensors(later))
 
 
-def test_local_norms_stay_on_the_device_s_disk(tmp_path):
+def test_local_norms_stay_on_the_client_s_disk(tmp_path):
     """They are in its folder after training, come into the next answer, and never travel."""
-    some = Device(tmp_path, batch_norm="local")
+    some = Client(tmp_path, batch_norm="local")
     before = some.ask("evaluate", some.told()).content["metrics"]["loss"]
     reply = some.ask("train", some.told())
     assert set(tensors(reply.content["arrays"])) == {"1.weight", "1.bias", "4.weight", "4.bias"}
     assert list((tmp_path / "s").rglob("*.safetensors"))
     after = some.ask("evaluate", some.told(**{"server-round": 2})).content["metrics"]["loss"]
-    assert after != before  # the same model from the server, with the device's own norms
+    assert after != before  # the same model from the server, with the client's own norms
 
 
-def test_what_is_asked_after_training_is_asked_of_what_the_device_has_then(tmp_path):
+def test_what_is_asked_after_training_is_asked_of_what_the_client_has_then(tmp_path):
     """As in one process. Only a round that is trained again begins with what was there before."""
-    some = Device(tmp_path, batch_norm="local")
+    some = Client(tmp_path, batch_norm="local")
 
     def importance() -> dict[str, torch.Tensor]:
         return tensors(some.ask("query.importance", some.told()).content["arrays"])
@@ -151,18 +151,18 @@ def test_what_is_asked_after_training_is_asked_of_what_the_device_has_then(tmp_p
     assert tiny.same_bits(tensors(first), tensors(again))
 
 
-def test_a_model_with_nan_does_not_reach_what_the_device_keeps(tmp_path):
-    some = Device(tmp_path, batch_norm="local")
+def test_a_model_with_nan_does_not_reach_what_the_client_keeps(tmp_path):
+    some = Client(tmp_path, batch_norm="local")
     some.ask("train", some.told())
-    kept = {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.safetensors")}
+    states = {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.safetensors")}
     sane = some.model
     some.model = sane | {"1.weight": sane["1.weight"] * math.nan}
     some.ask("train", some.told(**{"server-round": 2}))
-    assert {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.safetensors")} == kept
+    assert {p: p.read_bytes() for p in (tmp_path / "s").rglob("*.safetensors")} == states
 
 
 def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
-    some = Device(tmp_path, model="mlp", strategy="pfa", adapt="none", adapt_args="")
+    some = Client(tmp_path, model="mlp", strategy="pfa", adapt="none", adapt_args="")
     reply = some.ask("query.sparsity", some.told(layer="first", channels=[5, 0, 7], epsilon=0.0))
     assert set(reply.content) == {"report", "metrics"}
     assert reply.content["metrics"] == MetricRecord({"num-examples": 1.0})  # not how many it has
@@ -174,31 +174,31 @@ def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
     assert torch.equal(vector, other[[1, 0, 2]])
 
 
-def test_moments_and_importance_answer_with_what_they_are_of(device):
-    moments = tensors(device.ask("query.moments", device.told()).content["arrays"])
-    assert set(moments) == {"2.running_mean", "2.running_var"}
-    importance = tensors(device.ask("query.importance", device.told()).content["arrays"])
-    assert set(importance) == {n for n, _ in device.assembly.model.named_parameters()}
+def test_moments_and_importance_answer_with_what_they_are_of(client):
+    statistics = tensors(client.ask("query.moments", client.told()).content["arrays"])
+    assert set(statistics) == {"2.running_mean", "2.running_var"}
+    importance = tensors(client.ask("query.importance", client.told()).content["arrays"])
+    assert set(importance) == {n for n, _ in client.assembly.model.named_parameters()}
     assert all((t >= 0).all() for t in importance.values())
 
 
-def test_evaluate_answers_with_rows_and_never_with_a_model(device):
-    content = device.told(adaptations=["none", "adabn"], **{"on-global": True})
-    content["fisher"] = array_record(device.model)
-    reply = device.ask("evaluate", content)
+def test_evaluate_answers_with_rows_and_never_with_a_model(client):
+    content = client.told(adaptations=["none", "adabn"], **{"on-global": True})
+    content["fisher"] = array_record(client.model)
+    reply = client.ask("evaluate", content)
     assert not reply.content.array_records
     found = rows(reply.content, 1, 2)
     assert [(r.label, r.split) for r in found] == [
         ("base", "test"), ("base", "global"), ("base+adabn", "test"), ("base+adabn", "global"),
     ]  # fmt: skip
-    assert found == device.assembly.worker.evaluate(
-        1, [2], {"base": {n: t[None] for n, t in device.model.items()}},
-        adaptations=device.assembly.worker.adaptations[:2], on_global=True,
+    assert found == client.assembly.worker.evaluate(
+        1, [2], {"base": {n: t[None] for n, t in client.model.items()}},
+        adaptations=client.assembly.worker.adaptations[:2], on_global=True,
     )  # fmt: skip
 
 
 def test_a_stock_strategy_s_evaluate_is_on_the_adapt_images(tmp_path):
-    some = Device(tmp_path, adapt_share=0.3, test_share=0.1)
+    some = Client(tmp_path, adapt_share=0.3, test_share=0.1)
     metrics = some.ask("evaluate", some.told()).content["metrics"]
     assert metrics["num-examples"] == len(some.assembly.benchmark.split(2).adapt) == 18
     assert metrics.keys() == {"num-examples", "loss", "accuracy"}
@@ -212,9 +212,9 @@ def test_a_stock_strategy_s_evaluate_is_on_the_adapt_images(tmp_path):
         ("evaluate", request({}, {"adaptations": ["none"], "server-round": 1})),
     ],
 )
-def test_a_poisoned_message_gets_an_error_without_content(device, kind, content, caplog):
+def test_a_poisoned_message_gets_an_error_without_content(client, kind, content, caplog):
     caplog.set_level(logging.CRITICAL)
-    reply = device.ask(kind, content)
+    reply = client.ask(kind, content)
     assert reply.has_error()
     assert reply.error.reason.startswith("crash:")
     assert "secret" not in reply.error.reason
@@ -222,16 +222,16 @@ def test_a_poisoned_message_gets_an_error_without_content(device, kind, content,
 
 
 @pytest.mark.parametrize("kind", ["query.secrets", "train.elsewhere"])
-def test_a_question_it_does_not_know_is_refused_by_flower_itself(device, kind):
+def test_a_question_it_does_not_know_is_refused_by_flower_itself(client, kind):
     """Before any mod; the text that travels names the question only."""
     with pytest.raises(ValueError, match=f"registered with name '{kind.split('.')[1]}'"):
-        device.ask(kind)
+        client.ask(kind)
 
 
 @pytest.mark.parametrize("partition", [None, 6, -1])
 def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, caplog):
     caplog.set_level(logging.CRITICAL)
-    some = Device(tmp_path)
+    some = Client(tmp_path)
     if partition is None:
         del some.node_config["partition-id"]
     else:
@@ -257,16 +257,16 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {"benchmark": "digits-tasks", "strategy": "mas-racl", "strategy_args": "epochs=2",
          "adapt": "none"},
         {"benchmark": "digits-tasks", "strategy": "fim-racl", "adapt": "none",
-         "strategy_args": "epochs=2 merge_on=device"},
+         "strategy_args": "epochs=2 merge_on=client"},
     ],
     ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa", "racl", "there"],
 )  # fmt: skip
 def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
-    """Also where devices keep something, and where EWC needs a further question."""
+    """Also where clients keep something, and where EWC needs a further question."""
     wanted = tiny.run(tmp_path / "here", **changes)
     config = run_config(tmp_path / "there", **changes)
     assemble.cache_clear()
-    found = serve(grid_of(config, tmp_path), config)
+    found = models(grid_of(config, tmp_path), config)
     same = {"accuracy", "accuracy_unseen", "global_test", "messages", "outcomes", "bytes_down"}
     assert {k: v for k, v in found.items() if k in same} == {
         k: v for k, v in wanted.items() if k in same
@@ -280,28 +280,28 @@ def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     assert json.loads((tmp_path / "there/manifest.json").read_text())["engine"] == "flower"
 
 
-def test_the_same_run_once_more_on_the_same_devices_is_the_same(tmp_path):
+def test_the_same_run_once_more_on_the_same_clients_is_the_same(tmp_path):
     """Their disks hold what they kept in the first; half of them train in a round."""
     changes = {"model": tiny.NORM_MLP, "batch_norm": "local", "adapt": "none", "rounds": 5,
                "fraction": 0.5, "evaluate_every": 1}  # fmt: skip
     found = []
     for number in (1, 2):
         config = run_config(tmp_path / f"out-{number}", **changes)
-        found.append(serve(grid_of(config, tmp_path, run_id=number), config))
+        found.append(models(grid_of(config, tmp_path, run_id=number), config))
     assert found[0]["outcomes"]["error"] == 0
     assert tiny.timeless(found[0]) == tiny.timeless(found[1])
     first, second = (read_evaluations(tmp_path / f"out-{number}") for number in (1, 2))
     assert first == second
 
 
-def test_devices_are_counted_where_the_run_does_not_say(tmp_path):
-    config = run_config(tmp_path / "out", rounds=1, adapt="none") | {"devices": 0}
+def test_clients_are_counted_where_the_run_does_not_say(tmp_path):
+    config = run_config(tmp_path / "out", rounds=1, adapt="none") | {"clients": 0}
     grid = grid_of(config, tmp_path)
-    assert serve(grid, config)["devices"] == 6
+    assert models(grid, config)["clients"] == 6
     assert grid.sent[0] == ("query.count", 2)
 
 
-def test_a_device_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, caplog):
+def test_a_client_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, caplog):
     """Node 88 never answers, node 4 answers NaN; the others are averaged."""
     caplog.set_level(logging.CRITICAL)
     config = run_config(tmp_path / "out", rounds=1, adapt="none")
@@ -315,11 +315,11 @@ def test_a_device_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, cap
         return reply
 
     grid.faults[("train", 4)] = poisoned
-    summary = serve(grid, config)
+    summary = models(grid, config)
     assert summary["outcomes"] == {
         "accepted": 16, "rejected": 1, "error": 0, "late": 1, "lost": 0,
     }  # fmt: skip
-    bad = {e.device: e for e in read_ledger(tmp_path / "out") if e.outcome != "accepted"}
+    bad = {e.client: e for e in read_communication(tmp_path / "out") if e.outcome != "accepted"}
     assert bad[3].outcome == "late"
     assert "'head.bias'" in bad[4].reason
     assert all(bool(t.isfinite().all()) for t in tiny.base(tmp_path / "out").values())
@@ -331,7 +331,7 @@ def test_a_device_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, cap
         ("rounds", 0, "run config: rounds: 0 is out of range; it must be >= 1"),
         ("model", "mpl", "model: unknown 'mpl'; did you mean 'mlp'?"),
         ("roundz", 3, "run config: unknown key 'roundz'; did you mean 'rounds'?"),
-        ("devices", 7, "6 of 7 devices after 0.01 s; start the others"),
+        ("clients", 7, "6 of 7 clients after 0.01 s; start the others"),
     ],
 )
 def test_a_bad_run_config_ends_in_one_line(tmp_path, monkeypatch, key, value, line):
@@ -348,7 +348,7 @@ def test_a_bad_run_config_ends_in_one_line(tmp_path, monkeypatch, key, value, li
 
 
 def test_our_client_app_serves_a_stock_strategy(tmp_path):
-    """Flower's own FedAvg with its own ``start()``, over our devices: the mean we compute too."""
+    """Flower's own FedAvg with its own ``start()``, over our clients: the mean we compute too."""
     changes = {"rounds": 1, "adapt": "none", "batch_size": 64}
     tiny.run(tmp_path / "ours", **changes)
     config = run_config(tmp_path / "theirs", **changes)
@@ -372,13 +372,13 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 def test_flwr_run_is_the_same_run(tmp_path):
     """From the repository, by Flower's command, with as many nodes as Flower was told."""
     changes = {"rounds": 2, "model": "mlp", "unseen": 0.0}
-    wanted = tiny.run(tmp_path / "here", devices=2, **changes)
+    wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"
-    given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "devices"} | {"out": out}
+    given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}
     with flower_command(tmp_path) as flwr:
         run_flower(flwr, 2, given)
     found = json.loads((out / "summary.json").read_text())
-    same = ("accuracy", "global_test", "manifest", "messages", "outcomes", "devices")
+    same = ("accuracy", "global_test", "manifest", "messages", "outcomes", "clients")
     assert {k: found[k] for k in same} == {k: wanted[k] for k in same}
     assert (out / "report.html").exists()
     torch.testing.assert_close(tiny.base(out), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5)

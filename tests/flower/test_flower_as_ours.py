@@ -12,12 +12,12 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from fedadapt.errors import InputError
-from fedadapt.flower.flower_as_ours import FlowerMethod, load_strategy
+from fedadapt.flower.flower_as_ours import FlowerStrategyWithState, load_strategy
 from fedadapt.messages import Answers, Update
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.results.parquet import read_ledger
-from fedadapt.simulations.strategy_state import OwnMethod
+from fedadapt.simulations.results.parquet import read_communication
+from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.strategies.fedavg import FedAvg
 
 
@@ -64,8 +64,8 @@ def test_what_cannot_be_built_is_one_line(name, arguments, line):
     assert "\n" not in str(refused.value)
 
 
-def started(strategy, **weights) -> FlowerMethod:
-    method = FlowerMethod(strategy, seed=1)
+def started(strategy, **weights) -> FlowerStrategyWithState:
+    method = FlowerStrategyWithState(strategy, seed=1)
     method.begin(weights or {"w": torch.ones(2)}, [0, 1])
     return method
 
@@ -77,11 +77,11 @@ def test_its_own_state_comes_back_as_it_was():
     strategy.step = np.arange(3)
     strategy.record = ArrayRecord({"w": Array(np.ones((2, 2)))})
     strategy.round, strategy.name, strategy.nothing, strategy.flag = 7, "x", None, True
-    tensors, facts = started(strategy, w=torch.tensor([1.0]), n=torch.tensor(4)).pack()
+    tensors, metadata = started(strategy, w=torch.tensor([1.0]), n=torch.tensor(4)).pack()
 
     other = third_party.Halfway(share=0.9)
-    method = FlowerMethod(other, seed=1)
-    method.unpack(tensors, facts)
+    method = FlowerStrategyWithState(other, seed=1)
+    method.unpack(tensors, metadata)
     assert (other.share, other.round, other.name, other.nothing, other.flag) == (
         0.5,
         7,
@@ -97,22 +97,22 @@ def test_its_own_state_comes_back_as_it_was():
     assert method.models([0])["base"]["n"].tolist() == [4]
 
 
-class Devices:
-    """Device d moves every weight by d + 1 and round / 10, from 10 (d + 1) examples."""
+class Clients:
+    """Client d moves every weight by d + 1 and round / 10, from 10 (d + 1) examples."""
 
     def ask(self, action, round, sent, expected):
         assert action in ("train", "evaluate")
-        by = torch.tensor([d + 1 for d in sent.devices])
+        by = torch.tensor([d + 1 for d in sent.clients])
         new = {n: t + by.view(-1, *[1] * (t.dim() - 1)) + round / 10
                for n, t in sent.weights.items()}  # fmt: skip
         weights = new if action == "train" else {}
         update = Update(weights, 10.0 * by.double(), {"loss": 1.0 / by.double()})
-        yield Answers(sent.devices, update, {}, dict.fromkeys(sent.devices, 1))
+        yield Answers(sent.clients, update, {}, dict.fromkeys(sent.clients, 1))
 
 
 def round_of(method, number: int, sampled=(0, 1)) -> None:
     exchange = Exchange(
-        Devices(), number, min_replies=0.5, max_update_norm=0.0,
+        Clients(), number, min_replies=0.5, max_update_norm=0.0,
         record=lambda _: None, progress=lambda _: None,
     )  # fmt: skip
     method.round(exchange, sampled)
@@ -125,7 +125,7 @@ def weights_of(method) -> torch.Tensor:
 def test_flower_s_fedavg_is_the_mean_ours_is():
     """Of 10 and 20 examples that moved by 1 and 2, and both by a tenth of the round."""
     theirs = started(stock.FedAvg(min_available_nodes=2))
-    ours = OwnMethod(FedAvg(model=torch.nn.Linear(1, 1)))
+    ours = StrategyWithState(FedAvg(model=torch.nn.Linear(1, 1)))
     ours.begin({"w": torch.ones(2)}, [0, 1])
     for number in (1, 2):
         for method in (theirs, ours):
@@ -151,7 +151,7 @@ def test_fedadam_s_momenta_survive_being_put_away():
     for number in (1, 2, 3):
         round_of(whole, number)
         round_of(cut, number)
-        resumed = FlowerMethod(stock.FedAdam(), seed=1)
+        resumed = FlowerStrategyWithState(stock.FedAdam(), seed=1)
         resumed.unpack(*cut.pack())
         cut = resumed
     assert torch.equal(weights_of(whole), weights_of(cut))
@@ -167,19 +167,19 @@ def test_a_packed_state_is_a_copy():
 
 
 def test_a_strategy_s_own_sampling_is_seeded_and_the_global_generator_is_left_alone(tmp_path):
-    """Flower samples with ``random``: half the devices of each round, the same ones each time."""
+    """Flower samples with ``random``: half the clients of each round, the same ones each time."""
 
     def trained(folder):
         random.seed(str(folder))  # whatever was drawn before
         before = random.getstate()
         tiny.run(folder, strategy="fedprox", strategy_args="fraction_train=0.5", adapt="none")
         assert random.getstate() == before
-        return [(e.round, e.device) for e in read_ledger(folder) if e.action == "train"]
+        return [(e.round, e.client) for e in read_communication(folder) if e.action == "train"]
 
     first, second = trained(tmp_path / "a"), trained(tmp_path / "b")
     assert first == second
     by_round = [{d for r, d in first if r == n} for n in (1, 2, 3)]
-    assert [len(devices) for devices in by_round] == [3, 3, 3]
+    assert [len(clients) for clients in by_round] == [3, 3, 3]
     assert len(set(map(frozenset, by_round))) > 1
 
 
@@ -202,8 +202,8 @@ def test_the_evaluation_a_strategy_hears_of_is_on_the_adapt_images(tmp_path, mon
     model.load_state_dict(tiny.base(tmp_path))
     model.eval()
     wanted = []
-    for device in range(6):
-        adapt = assembly.benchmark.split(device).adapt
+    for client in range(6):
+        adapt = assembly.benchmark.split(client).adapt
         with torch.no_grad():
             logits = model(assembly.benchmark.scaling(adapt.inputs))
         wanted.append((len(adapt), (logits.argmax(1) == adapt.labels).double().mean().item()))

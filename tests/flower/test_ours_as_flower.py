@@ -96,7 +96,7 @@ def test_replies_are_summed_in_node_order_whatever_order_they_arrive_in(monkeypa
 
     def noted(self, state, action, round, answers):
         answers = list(answers)
-        orders.append([a.devices for a in answers])
+        orders.append([a.clients for a in answers])
         return merge(self, state, action, round, iter(answers))
 
     monkeypatch.setattr(FedAvg, "merge", noted)
@@ -121,7 +121,7 @@ def test_losses_and_evaluations_are_means_over_examples():
     assert result.evaluate_metrics_clientapp[1]["distance"] == pytest.approx(distance, rel=1e-5)
 
 
-def spoilt(**arrays):
+def corrupted(**arrays):
     return edited(lambda c: c.update({"arrays": array_record(START | arrays)}))
 
 
@@ -131,10 +131,10 @@ def spoilt(**arrays):
         lambda reply: None,
         failed(1, "crash"),
         failed(1),
-        spoilt(bias=torch.tensor([float("nan")])),
-        spoilt(bias=torch.tensor(1.0)),  # would broadcast
-        spoilt(weight=torch.ones(1, 1, dtype=torch.float64)),
-        spoilt(more=torch.ones(1)),
+        corrupted(bias=torch.tensor([float("nan")])),
+        corrupted(bias=torch.tensor(1.0)),  # would broadcast
+        corrupted(weight=torch.ones(1, 1, dtype=torch.float64)),
+        corrupted(more=torch.ones(1)),
         edited(lambda c: c.pop("arrays")),
         edited(lambda c: c["metrics"].update({"num-examples": -5})),
         edited(lambda c: c["metrics"].update({"num-examples": float("inf")})),
@@ -189,7 +189,7 @@ def test_a_bad_evaluation_is_dropped_and_the_rest_averaged(fault):
 
 
 def test_a_metric_is_the_mean_over_those_who_told_it():
-    """Not of half the devices' sums over everybody's examples."""
+    """Not of half the clients' sums over everybody's examples."""
     on = grid()
     for node in (901, 4):
         on.faults["evaluate", node] = edited(lambda c: c["metrics"].pop("distance"))
@@ -204,7 +204,7 @@ def test_a_metric_is_the_mean_over_those_who_told_it():
     assert result.train_metrics_clientapp[1]["train-loss"] == pytest.approx(wanted)
 
 
-def test_devices_that_tell_no_loss_have_none():
+def test_clients_that_tell_no_loss_have_none():
     on = grid()
     for node in NODES:
         on.faults["train", node] = edited(lambda c: c["metrics"].pop("loss"))
@@ -234,7 +234,7 @@ def test_a_share_of_the_nodes_trains_and_all_evaluate():
 def test_it_waits_for_as_many_nodes_as_it_is_told_and_then_gives_up(monkeypatch):
     monkeypatch.setattr("fedadapt.flower.ours_as_flower.QUERY_SECONDS", 0.02)
     monkeypatch.setattr("fedadapt.flower.clients_over_grid.POLL", 0.001)
-    with pytest.raises(QuorumLostError, match=r"4 of 9 devices after 0\.02 s"):
+    with pytest.raises(QuorumLostError, match=r"4 of 9 clients after 0\.02 s"):
         start(grid(), min_nodes=9)
 
 
@@ -258,7 +258,7 @@ def test_settings_of_the_run_reach_the_nodes():
 # A strategy with a further question in each round
 
 
-def norm_app(moments) -> ClientApp:
+def norm_app(statistics) -> ClientApp:
     """Trains nothing, measures ``moments[partition]`` of one batch-norm layer."""
     answering = ClientApp()
 
@@ -270,7 +270,7 @@ def norm_app(moments) -> ClientApp:
 
     @answering.query("moments")
     def measure(message: Message, context: Context) -> Message:
-        mean, variance = moments[context.node_config["at"]]
+        mean, variance = statistics[context.node_config["at"]]
         found = {
             "2.running_mean": torch.full((16,), mean),
             "2.running_var": torch.full((16,), variance),
@@ -287,7 +287,7 @@ def norm_app(moments) -> ClientApp:
 
 
 def test_a_strategy_asks_its_further_questions():
-    """Pooled moments of devices with 10 and 30 images: mean 2.5, variance 1.5 + 0.75."""
+    """Pooled moments of clients with 10 and 30 images: mean 2.5, variance 1.5 + 0.75."""
     model = third_party.norm_mlp((1, 2, 2), 3)
     strategy = FedAvg(model=model, batch_norm="reestimate")
     on = FakeGrid(norm_app([(1.0, 0.0), (3.0, 2.0)]),
@@ -306,7 +306,7 @@ def test_a_question_nobody_answers_ends_the_run_in_words():
     model = third_party.norm_mlp((1, 2, 2), 3)
     on = FakeGrid(norm_app([(1.0, 0.0)]), {5: {"at": 0, "examples": 10}})
     on.faults["query.moments", 5] = failed(1, "crash")
-    with pytest.raises(QuorumLostError, match=r"round 1: no device answered 'query\.moments'"):
+    with pytest.raises(QuorumLostError, match=r"round 1: no client answered 'query\.moments'"):
         FedAvg(model=model, batch_norm="reestimate").as_flower().start(
             grid=on, initial_arrays=array_record(dict(model.state_dict())), num_rounds=1, timeout=5
         )

@@ -70,12 +70,12 @@ def test_settings_are_those_of_all_records_and_never_bytes():
     assert records.settings(content) == {"a": 1, "c": [1.5]}
 
 
-def test_a_device_receives_a_cohort_of_one():
+def test_a_client_receives_a_cohort_of_one():
     content = records.request(
         {"arrays": records.array_record({"w": torch.ones(2, 3)})}, {"mu": 0.5}
     )
     sent = records.received(travelled(content), 7)
-    assert sent.devices == (7,)
+    assert sent.clients == (7,)
     assert sent.weights["w"].shape == (1, 2, 3)
     assert sent.config == {"mu": 0.5}
 
@@ -118,7 +118,7 @@ ROWS = [
 
 @pytest.mark.parametrize("found", [ROWS, ROWS[:1], []])
 def test_evaluations_travel(found):
-    """The device's number does not: the server knows whom it asked."""
+    """The client's number does not: the server knows whom it asked."""
     assert records.rows(travelled(records.rows_record(found)), 3, 5) == found
 
 
@@ -135,9 +135,9 @@ def test_evaluations_travel(found):
         lambda c: c["rows"].update({"num-examples": [0, 5]}),
     ],
 )
-def test_malformed_evaluations_are_refused(spoil):
+def test_malformed_evaluations_are_refused(corrupt_reply):
     content = records.rows_record(ROWS)
-    spoil(content)
+    corrupt_reply(content)
     with pytest.raises(ValueError, match=r"malformed|accuracy"):
         records.rows(content, 3, 5)
 

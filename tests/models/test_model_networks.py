@@ -248,7 +248,7 @@ def test_a_network_can_be_traced(name):
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
-def test_stacked_gradients_are_those_of_one_device_after_the_other(name):
+def test_stacked_gradients_are_those_of_one_client_after_the_other(name):
     shape = smallest_shape(name)
     model = small(name, shape).eval()  # dropout off; batch norm by its running statistics
     names = [n for n, _ in model.named_parameters()]
@@ -265,10 +265,10 @@ def test_stacked_gradients_are_those_of_one_device_after_the_other(name):
         return params, {n: t for n, t in weights.items() if n not in params}
 
     stacked = vmap(grad(loss))(*split(stack([one, two])), images, labels)
-    for device, weights in enumerate((one, two)):
-        alone = grad(loss)(*split(weights), images[device], labels[device])
+    for client, weights in enumerate((one, two)):
+        alone = grad(loss)(*split(weights), images[client], labels[client])
         for n in names:
-            assert_close(stacked[n][device], alone[n], rtol=1e-3, atol=1e-4)
+            assert_close(stacked[n][client], alone[n], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", RUNNABLE)

@@ -107,7 +107,7 @@ def test_the_file_says_it_all(done, tmp_path):
     assert len(content["inversions"]) == len(done.rows)
     assert content["ordering"]["psnr"] == {"holds": True, "images": done.ordered_images("psnr")}
     assert content["layers"]["1"] == {"path": "body.3", "channels": 1, "positions": 16}
-    assert [image["device"] for image in content["images"]] == [0, 0, 1, 1]
+    assert [image["client"] for image in content["images"]] == [0, 0, 1, 1]
     assert content["attack"]["steps"] == 100
 
 

@@ -74,7 +74,7 @@ def test_the_base_model_of_a_run_is_attacked(tmp_path, monkeypatch):
     config = RunConfig.from_toml(tmp_path / "config.toml")
     victim = load_victim(config, tmp_path / "models" / "base.safetensors", 8, seed=1)
     assert tiny.same_bits(dict(victim.model.state_dict()), tiny.base(tmp_path))
-    assert sorted(set(victim.devices)) == list(range(6))
+    assert sorted(set(victim.clients)) == list(range(6))
     again = load_victim(config, tmp_path / "models" / "base.safetensors", 8, seed=1)
     assert torch.equal(victim.images, again.images)
 

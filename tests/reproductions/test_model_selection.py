@@ -8,9 +8,9 @@ from fedadapt.records import Evaluation
 from fedadapt.reproductions.model_selection import Curve, curve
 
 
-def row(round: int, device: int, split: str, accuracy: float, **more) -> Evaluation:
+def row(round: int, client: int, split: str, accuracy: float, **more) -> Evaluation:
     model, adaptation = more.pop("model", "base"), more.pop("adaptation", "none")
-    given = (round, device, "kind", True, model, adaptation, split, 10, accuracy, 1.0)
+    given = (round, client, "kind", True, model, adaptation, split, 10, accuracy, 1.0)
     return Evaluation(*given, **more)
 
 
@@ -31,7 +31,7 @@ def test_the_test_rule_takes_the_best_mean_on_the_test():
 def test_the_validation_rule_never_looks_at_the_test():
     assert MADE.chosen("validation").tolist() == [0.9, 0.3]
     assert MADE.chosen("validation", [[0], [1]]).tolist() == [0.5, 0.3]
-    blind = Curve(MADE.steps, MADE.devices, 1 - TEST, VALIDATION)
+    blind = Curve(MADE.steps, MADE.clients, 1 - TEST, VALIDATION)
     assert blind.chosen("validation").tolist() == pytest.approx([0.1, 0.7])
 
 
@@ -46,7 +46,7 @@ def test_a_models_curve_runs_over_rounds_without_the_untrained_one():
     rows.append(row(2, -1, "global", 1.0))
     found = curve(rows, "base")
     assert found.steps == (1, 2)
-    assert found.devices == (0, 1)
+    assert found.clients == (0, 1)
     assert found.test == pytest.approx(np.array([[0.1, 0.11], [0.2, 0.21]]))
 
 

@@ -83,8 +83,8 @@ def test_the_mean_of_state_dicts_is_a_state_dict():
     states = [network.state_dict() for network in networks]
     before = [copied(state) for state in states]
     found = weighted_mean(states, [3, 50, 1])
-    for state, kept in zip(states, before, strict=True):
-        assert_same_bits(state, kept)
+    for state, copy in zip(states, before, strict=True):
+        assert_same_bits(state, copy)
     assert list(found) == list(states[0])
     assert found["body.1.num_batches_tracked"].item() == 4
     wanted = mean({n: torch.stack([s[n] for s in states]) for n in states[0]}, BY[:3], 3)

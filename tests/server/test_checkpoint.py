@@ -23,9 +23,9 @@ STEPS = [  # in the order they are taken; a file is LATEST
 ]
 
 
-def checkpoint(round=1, seed=None, devices=3):
+def checkpoint(round=1, seed=None, clients=3):
     generator = torch.Generator().manual_seed(round if seed is None else seed)
-    draw = torch.randn(devices, 4, 5, generator=generator)
+    draw = torch.randn(clients, 4, 5, generator=generator)
     shared = torch.randn(7, generator=generator)
     return Checkpoint(
         round=round,
@@ -43,9 +43,9 @@ def checkpoint(round=1, seed=None, devices=3):
             "mask": shared > 0,
             "empty": torch.zeros(0, 3),
         },
-        facts={"failed-rounds": [2], "loss": 0.1 + 0.2, "worst": float("nan"), "name": "é"},
-        kept={
-            **{d * 3: {"personal": {"w": draw[d], "b": draw[d, 0]}} for d in range(devices)},
+        metadata={"failed-rounds": [2], "loss": 0.1 + 0.2, "worst": float("nan"), "name": "é"},
+        states={
+            **{d * 3: {"personal": {"w": draw[d], "b": draw[d, 0]}} for d in range(clients)},
             100: {"personal": {"w": draw[0, :2]}, "a/b": {"c/d": shared}},
             101: {"nothing": {}},
             102: {},
@@ -63,13 +63,13 @@ def assert_same_bits(found, wanted):
 
     assert found.round == wanted.round
     assert plain(found.tensors) == plain(wanted.tensors)
-    assert repr(found.facts) == repr(wanted.facts)
+    assert repr(found.metadata) == repr(wanted.metadata)
     assert found.config == wanted.config
-    assert found.kept.keys() == wanted.kept.keys()
-    for device, parts in wanted.kept.items():
-        assert found.kept[device].keys() == parts.keys()
+    assert found.states.keys() == wanted.states.keys()
+    for client, parts in wanted.states.items():
+        assert found.states[client].keys() == parts.keys()
         for part, weights in parts.items():
-            assert plain(found.kept[device][part]) == plain(weights)
+            assert plain(found.states[client][part]) == plain(weights)
 
 
 def flip(path, position):
@@ -82,8 +82,8 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     saved = checkpoint()
     place = save(tmp_path, saved)
     assert_same_bits(load_latest(tmp_path), saved)
-    kept, *others = sorted(p.name for p in place.iterdir())
-    assert re.fullmatch(r"kept-[0-9a-f]{16}\.safetensors", kept)
+    states, *others = sorted(p.name for p in place.iterdir())
+    assert re.fullmatch(r"kept-[0-9a-f]{16}\.safetensors", states)
     assert others == ["manifest.json", "state.safetensors"]
 
 
@@ -94,12 +94,12 @@ def test_where_nothing_is_kept_there_is_no_file_of_it(tmp_path):
     assert_same_bits(load_latest(tmp_path), plain)
 
 
-def test_devices_alike_are_stored_as_one_tensor(tmp_path):
-    place = save(tmp_path, checkpoint(devices=50))
+def test_clients_alike_are_stored_as_one_tensor(tmp_path):
+    place = save(tmp_path, checkpoint(clients=50))
     manifest = json.loads((place / "manifest.json").read_text())["manifest"]
     [segment] = manifest["segments"]
     assert len(segment["groups"]) == 4  # the fifty, and what 100 and 101 keep
-    assert_same_bits(load_latest(tmp_path), checkpoint(devices=50))
+    assert_same_bits(load_latest(tmp_path), checkpoint(clients=50))
 
 
 def test_the_two_newest_stay(tmp_path):
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_the_first_format_is_read(tmp_path):
     [file] = place.glob("kept-*.safetensors")
     content = json.loads((place / "manifest.json").read_text())["manifest"]
     [segment] = content.pop("segments")
-    content |= {"format": 1, "devices": segment["devices"], "groups": segment["groups"]}
+    content |= {"format": 1, "clients": segment["clients"], "groups": segment["groups"]}
     content["sha256"]["kept.safetensors"] = content["sha256"].pop(file.name)
     file.rename(place / "kept.safetensors")
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -5,7 +5,7 @@ import torch
 
 from fedadapt.messages import Answers, Failure, Update
 from fedadapt.server.aggregation import StreamingMean
-from fedadapt.server.checks import Expected, accept, faults
+from fedadapt.server.checks import Expected, accept, validation_errors
 from fedadapt.weights import repeat, rows
 
 SENT = {
@@ -17,24 +17,24 @@ EXPECTED = Expected.of(SENT)
 NAN, INF = math.nan, math.inf
 
 
-def answers(devices=(2, 5, 7), seed=0):
+def answers(clients=(2, 5, 7), seed=0):
     generator = torch.Generator().manual_seed(seed)
-    num_devices = len(devices)
+    num_clients = len(clients)
     return Answers(
-        devices=tuple(devices),
+        clients=tuple(clients),
         update=Update(
             weights={
-                "w": torch.randn(num_devices, 4, 5, generator=generator),
-                "b": torch.randn(num_devices, 4, generator=generator, dtype=torch.float64),
-                "count": torch.full((num_devices,), 9),
+                "w": torch.randn(num_clients, 4, 5, generator=generator),
+                "b": torch.randn(num_clients, 4, generator=generator, dtype=torch.float64),
+                "count": torch.full((num_clients,), 9),
             },
-            num_examples=torch.tensor([10.0 + d for d in devices], dtype=torch.float64),
-            metrics={"loss": torch.rand(num_devices, generator=generator)},
-            report={"sparsity": torch.rand(num_devices, 6, generator=generator)},
-            kept={"personal": {"w": torch.randn(num_devices, 4, 5, generator=generator)}},
+            num_examples=torch.tensor([10.0 + d for d in clients], dtype=torch.float64),
+            metrics={"loss": torch.rand(num_clients, generator=generator)},
+            report={"sparsity": torch.rand(num_clients, 6, generator=generator)},
+            states={"personal": {"w": torch.randn(num_clients, 4, 5, generator=generator)}},
         ),
-        bytes_up=dict.fromkeys(devices, 100),
-        seconds=dict.fromkeys(devices, 1.0),
+        bytes_up=dict.fromkeys(clients, 100),
+        seconds=dict.fromkeys(clients, 1.0),
     )
 
 
@@ -53,7 +53,7 @@ def assert_same_bits(found, wanted):
         assert torch.equal(found[name], wanted[name])
 
 
-def spoil(tensors, name, value):
+def corrupt_reply(tensors, name, value):
     """The first value of the only row becomes ``value``."""
     tensors[name] = tensors[name].clone()
     tensors[name].view(-1)[0] = value
@@ -84,7 +84,7 @@ def without(name):
 
 def value(part, name, number):
     def change(update):
-        spoil(getattr(update, part), name, number)
+        corrupt_reply(getattr(update, part), name, number)
         return update
 
     return change
@@ -104,7 +104,7 @@ CASES = {
     "shape transposed": (array("w", torch.ones(1, 5, 4)), "array 'w'"),
     "more axes": (array("w", torch.ones(1, 1, 4, 5)), "array 'w'"),
     "empty": (array("w", torch.ones(1, 0, 5)), "array 'w'"),
-    "no device axis": (array("w", torch.ones(4, 5)), "array 'w'"),
+    "no client axis": (array("w", torch.ones(4, 5)), "array 'w'"),
     "float64": (array("w", torch.ones(1, 4, 5, dtype=torch.float64)), "array 'w'"),
     "float16": (array("w", torch.ones(1, 4, 5, dtype=torch.float16)), "array 'w'"),
     "int64": (array("w", torch.ones(1, 4, 5, dtype=torch.int64)), "array 'w'"),
@@ -127,16 +127,16 @@ CASES = {
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_mean_of_the_rest_is_that_of_a_round_without_the_bad_device(case, first):
+def test_the_mean_of_the_rest_is_that_of_a_round_without_the_bad_client(case, first):
     change, reason = CASES[case]
     good, alone = answers(), answers([1 if first else 9], seed=1)
-    bad = Answers(alone.devices, change(alone.update))
+    bad = Answers(alone.clients, change(alone.update))
     stream = [bad, good] if first else [good, bad]
-    checked = [accept(a, faults(a, EXPECTED, None)) for a in stream]
+    checked = [accept(a, validation_errors(a, EXPECTED, None)) for a in stream]
     assert_same_bits(mean(*checked), mean(good))
     rejected = checked[stream.index(bad)]
     assert rejected.update is None
-    assert rejected.devices == ()
+    assert rejected.clients == ()
     [failure] = rejected.failures.values()
     assert failure.outcome == "rejected"
     assert reason in failure.reason
@@ -153,44 +153,44 @@ def test_one_bad_row_of_a_stack_leaves_the_others_untouched(part, position):
         for tensor in getattr(bad.update, part).values():
             if tensor.is_floating_point():
                 tensor[position] = NAN
-    found = faults(bad, EXPECTED, None)
-    assert list(found) == [bad.devices[position]]
+    found = validation_errors(bad, EXPECTED, None)
+    assert list(found) == [bad.clients[position]]
     checked = accept(bad, found)
-    left = [d for d in good.devices if d != bad.devices[position]]
-    assert list(checked.devices) == left
+    left = [d for d in good.clients if d != bad.clients[position]]
+    assert list(checked.clients) == left
     others = [
         Answers(
             (d,), Update(rows(good.update.weights, i, i + 1), good.update.num_examples[i : i + 1])
         )
-        for i, d in enumerate(good.devices)
+        for i, d in enumerate(good.clients)
         if i != position
     ]
     assert_same_bits(mean(checked), mean(*others))
-    kept = good.update.kept["personal"]["w"]
+    states = good.update.states["personal"]["w"]
     assert torch.equal(
-        checked.update.kept["personal"]["w"],
-        torch.stack([kept[i] for i in range(3) if i != position]),
+        checked.update.states["personal"]["w"],
+        torch.stack([states[i] for i in range(3) if i != position]),
     )
     assert checked.bytes_up == bad.bytes_up  # what was rejected has travelled all the same
 
 
 def test_good_answers_pass_as_they_are():
     good = answers()
-    found = faults(good, EXPECTED, None)
+    found = validation_errors(good, EXPECTED, None)
     assert found == {}
     assert accept(good, found) is good
 
 
 def test_nobody_answering_is_no_fault():
     nobody = Answers((), None, {3: Failure("late", "")})
-    assert faults(nobody, EXPECTED, None) == {}
+    assert validation_errors(nobody, EXPECTED, None) == {}
 
 
 def test_failures_from_before_stay():
     bad = answers()
     bad.update.weights["w"][:] = NAN
-    before = Answers(bad.devices, bad.update, {1: Failure("late", "no answer in time")})
-    checked = accept(before, faults(before, EXPECTED, None))
+    before = Answers(bad.clients, bad.update, {1: Failure("late", "no answer in time")})
+    checked = accept(before, validation_errors(before, EXPECTED, None))
     assert {d: f.outcome for d, f in checked.failures.items()} == {
         1: "late",
         2: "rejected",
@@ -202,7 +202,7 @@ def test_failures_from_before_stay():
 def test_the_reason_counts_the_bad_values():
     bad = answers()
     bad.update.weights["w"][1, 2, 3] = NAN
-    assert faults(bad, EXPECTED, None) == {
+    assert validation_errors(bad, EXPECTED, None) == {
         5: "array 'w': 1 of 20 values NaN or infinite, expected finite"
     }
 
@@ -210,13 +210,13 @@ def test_the_reason_counts_the_bad_values():
 def test_a_sum_that_overflows_is_not_taken_for_a_fault():
     large = answers()
     large.update.weights["w"][:] = 3e38
-    assert faults(large, EXPECTED, None) == {}
+    assert validation_errors(large, EXPECTED, None) == {}
 
 
 def test_infinities_that_cancel_are_found():
     bad = answers()
     bad.update.weights["w"][0, 0, :2] = torch.tensor([INF, -INF])
-    assert list(faults(bad, EXPECTED, None)) == [2]
+    assert list(validation_errors(bad, EXPECTED, None)) == [2]
 
 
 def test_a_change_longer_than_the_bound_is_rejected_and_one_as_long_is_not():
@@ -228,8 +228,8 @@ def test_a_change_longer_than_the_bound_is_rejected_and_one_as_long_is_not():
     some.update.weights["b"] = sent["b"] + torch.tensor([0.0, 4.0, 4.0]).reshape(
         3, 1
     ) * torch.tensor([1.0, 0, 0, 0])
-    assert faults(some, EXPECTED, sent) == {}
-    found = faults(some, EXPECTED, sent, max_norm=5.0)  # norms 0, 5 and sqrt(32)
+    assert validation_errors(some, EXPECTED, sent) == {}
+    found = validation_errors(some, EXPECTED, sent, max_norm=5.0)  # norms 0, 5 and sqrt(32)
     assert found == {7: "arrays: L2 norm 5.65685 of the update, at most 5"}
 
 
@@ -237,12 +237,12 @@ def test_counters_are_no_part_of_the_norm():
     some = answers()
     sent = repeat(SENT, 3)
     some.update.weights.update(w=sent["w"].clone(), b=sent["b"].clone(), count=sent["count"] + 1000)
-    assert faults(some, EXPECTED, sent, max_norm=1e-9) == {}
+    assert validation_errors(some, EXPECTED, sent, max_norm=1e-9) == {}
 
 
 def test_the_bound_refuses_rows_that_would_broadcast():
-    with pytest.raises(ValueError, match="a row for each device"):
-        faults(answers(), EXPECTED, repeat(SENT, 1), max_norm=1.0)
+    with pytest.raises(ValueError, match="a row for each client"):
+        validation_errors(answers(), EXPECTED, repeat(SENT, 1), max_norm=1.0)
 
 
 def test_the_spec_of_a_model_is_that_of_a_row_of_its_stack():
@@ -253,6 +253,6 @@ def test_names_from_outside_are_shortened():
     many = {f"{i}{'x' * 1000}": torch.ones(3) for i in range(50)}
     bad = answers()
     bad.update.weights.update(many)
-    reason = faults(bad, EXPECTED, None)[2]
+    reason = validation_errors(bad, EXPECTED, None)[2]
     assert "and 47 more" in reason
     assert len(reason) < 300

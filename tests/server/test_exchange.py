@@ -1,4 +1,4 @@
-"""Every device asked is accounted for, and below quorum nothing happens."""
+"""Every client asked is accounted for, and below quorum nothing happens."""
 
 import math
 from collections import Counter
@@ -12,26 +12,26 @@ from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.exchange import Exchange, RoundFailedError
 
 MODEL = {"w": torch.zeros(2, 3, dtype=torch.float64), "count": torch.tensor(3)}
-DEVICES = tuple(range(10, 20))
+CLIENTS = tuple(range(10, 20))
 
 
-def good(devices, *, loss=1.0, spoil=()):
-    """Answers that differ from device to device; those to ``spoil`` hold a NaN."""
-    w = torch.stack([torch.full((2, 3), float(d) / 7, dtype=torch.float64) for d in devices])
-    for d in spoil:
-        w[devices.index(d), 1, 2] = math.nan
+def good(clients, *, loss=1.0, corrupt_reply=()):
+    """Answers that differ from client to client; those to ``corrupt_reply`` hold a NaN."""
+    w = torch.stack([torch.full((2, 3), float(d) / 7, dtype=torch.float64) for d in clients])
+    for d in corrupt_reply:
+        w[clients.index(d), 1, 2] = math.nan
     update = Update(
-        {"w": w, "count": torch.full((len(devices),), 4)},
-        torch.tensor([float(d) for d in devices], dtype=torch.float64),
-        {"loss": torch.full((len(devices),), loss, dtype=torch.float64)},
+        {"w": w, "count": torch.full((len(clients),), 4)},
+        torch.tensor([float(d) for d in clients], dtype=torch.float64),
+        {"loss": torch.full((len(clients),), loss, dtype=torch.float64)},
     )
     return Answers(
-        tuple(devices), update, {}, dict.fromkeys(devices, 100), dict.fromkeys(devices, 0.5)
+        tuple(clients), update, {}, dict.fromkeys(clients, 100), dict.fromkeys(clients, 0.5)
     )
 
 
-def failed(device, outcome="error", reason="crash:ValueError incident=0123456789ab"):
-    return Answers((), None, {device: Failure(outcome, reason)}, {device: 7})
+def failed(client, outcome="error", reason="crash:ValueError incident=0123456789ab"):
+    return Answers((), None, {client: Failure(outcome, reason)}, {client: 7})
 
 
 class Replies:
@@ -45,16 +45,16 @@ class Replies:
 
 
 def exchange(*stream, min_replies=0.25, max_update_norm=0.0):
-    ledger, done = [], []
+    communication, done = [], []
     made = Exchange(
         Replies(*stream),
         4,
         min_replies=min_replies,
         max_update_norm=max_update_norm,
-        record=ledger.append,
+        record=communication.append,
         progress=done.append,
     )
-    return made, ledger, done
+    return made, communication, done
 
 
 def mean(answers):
@@ -64,42 +64,42 @@ def mean(answers):
     return total.result()
 
 
-def test_every_device_ends_as_exactly_one_outcome():
-    made, ledger, done = exchange(
-        good([10, 11, 12], spoil=[11]),
+def test_every_client_ends_as_exactly_one_outcome():
+    made, communication, done = exchange(
+        good([10, 11, 12], corrupt_reply=[11]),
         failed(13),
         failed(14, "late", "no answer after 60 s"),
         good([15, 16]),
         failed(17, "rejected", "manifest: another one"),
     )
-    usable = list(made.ask("train", sent(MODEL, DEVICES), MODEL))
-    assert [some.devices for some in usable] == [(10, 12), (15, 16)]
-    assert sorted(e.device for e in ledger) == list(DEVICES)
-    outcomes = {e.device: e.outcome for e in ledger}
+    usable = list(made.ask("train", sent(MODEL, CLIENTS), MODEL))
+    assert [some.clients for some in usable] == [(10, 12), (15, 16)]
+    assert sorted(e.client for e in communication) == list(CLIENTS)
+    outcomes = {e.client: e.outcome for e in communication}
     assert Counter(outcomes.values()) == {
         "accepted": 4, "rejected": 2, "error": 1, "late": 1, "lost": 2
     }  # fmt: skip
     assert (outcomes[11], outcomes[18], outcomes[19]) == ("rejected", "lost", "lost")
-    assert all((e.reason == "") == (e.outcome == "accepted") for e in ledger)
-    assert all(e.round == 4 and e.action == "train" for e in ledger)
+    assert all((e.reason == "") == (e.outcome == "accepted") for e in communication)
+    assert all(e.round == 4 and e.action == "train" for e in communication)
     assert sum(done) == 8
 
 
 def test_bytes_are_counted_message_by_message():
-    made, ledger, _ = exchange(good([10, 11], spoil=[11]), failed(12))
-    list(made.ask("train", sent(MODEL, DEVICES[:4]), MODEL))
-    assert {e.bytes_down for e in ledger} == {2 * 3 * 8 + 8}
-    assert {e.device: e.bytes_up for e in ledger} == {10: 100, 11: 100, 12: 7, 13: 0}
-    assert {e.device: e.seconds for e in ledger} == {10: 0.5, 11: 0.5, 12: 0.0, 13: 0.0}
+    made, communication, _ = exchange(good([10, 11], corrupt_reply=[11]), failed(12))
+    list(made.ask("train", sent(MODEL, CLIENTS[:4]), MODEL))
+    assert {e.bytes_down for e in communication} == {2 * 3 * 8 + 8}
+    assert {e.client: e.bytes_up for e in communication} == {10: 100, 11: 100, 12: 7, 13: 0}
+    assert {e.client: e.seconds for e in communication} == {10: 0.5, 11: 0.5, 12: 0.0, 13: 0.0}
 
 
-@pytest.mark.parametrize("spoilt", [[10], [13], [19], [10, 19], list(range(10, 15))])
+@pytest.mark.parametrize("corrupted", [[10], [13], [19], [10, 19], list(range(10, 15))])
 @pytest.mark.parametrize("size", [1, 5, 10])
-def test_the_mean_is_that_of_the_others_bit_for_bit(spoilt, size):
-    cohorts = [DEVICES[i : i + size] for i in range(0, 10, size)]
-    made, _, _ = exchange(*[good(list(c), spoil=set(spoilt) & set(c)) for c in cohorts])
-    found = mean(made.ask("train", sent(MODEL, DEVICES), MODEL))
-    others = [d for d in DEVICES if d not in spoilt]
+def test_the_mean_is_that_of_the_others_bit_for_bit(corrupted, size):
+    cohorts = [CLIENTS[i : i + size] for i in range(0, 10, size)]
+    made, _, _ = exchange(*[good(list(c), corrupt_reply=set(corrupted) & set(c)) for c in cohorts])
+    found = mean(made.ask("train", sent(MODEL, CLIENTS), MODEL))
+    others = [d for d in CLIENTS if d not in corrupted]
     assert_same_bits(found, mean([good(others)]))
 
 
@@ -117,15 +117,15 @@ def test_the_mean_is_that_of_the_others_bit_for_bit(spoilt, size):
     ],
 )
 def test_the_quorum_is_a_share_of_those_asked_and_at_least_one(num_good, min_replies, passes):
-    stream = [good([d]) for d in DEVICES[:num_good]] + [failed(d) for d in DEVICES[num_good:]]
-    made, ledger, _ = exchange(*stream, min_replies=min_replies)
-    answers = made.ask("train", sent(MODEL, DEVICES), MODEL)
+    stream = [good([d]) for d in CLIENTS[:num_good]] + [failed(d) for d in CLIENTS[num_good:]]
+    made, communication, _ = exchange(*stream, min_replies=min_replies)
+    answers = made.ask("train", sent(MODEL, CLIENTS), MODEL)
     if passes:
         assert len(list(answers)) == num_good
     else:
-        with pytest.raises(RoundFailedError, match=f"train: {num_good} of 10 devices"):
+        with pytest.raises(RoundFailedError, match=f"train: {num_good} of 10 clients"):
             list(answers)
-    assert len(ledger) == 10
+    assert len(communication) == 10
 
 
 @pytest.mark.parametrize("share", [0.07, 0.14, 0.28, 0.3, 0.55, 0.56, 0.7, 1.0])
@@ -136,9 +136,12 @@ def test_a_quorum_that_is_met_exactly_is_met(share):
 
 
 def test_a_rejected_answer_does_not_count_for_the_quorum():
-    for stream in ([good([10, 11], spoil=[11])], [good([10]), good([11], spoil=[11])]):
+    for stream in (
+        [good([10, 11], corrupt_reply=[11])],
+        [good([10]), good([11], corrupt_reply=[11])],
+    ):
         made, _, _ = exchange(*stream, min_replies=1.0)
-        with pytest.raises(RoundFailedError, match="train: 1 of 2 devices"):
+        with pytest.raises(RoundFailedError, match="train: 1 of 2 clients"):
             list(made.ask("train", sent(MODEL, (10, 11)), MODEL))
 
 
@@ -146,15 +149,17 @@ def test_whoever_folds_below_quorum_gets_nothing():
     state = copied(MODEL)
     made, _, _ = exchange(good([10, 11]), failed(12), min_replies=0.5)
     with pytest.raises(RoundFailedError) as caught:
-        state = mean(made.ask("train", sent(MODEL, DEVICES), MODEL))
+        state = mean(made.ask("train", sent(MODEL, CLIENTS), MODEL))
     assert_same_bits(state, MODEL)
-    assert "train: 2 of 10 devices gave a usable answer, 5 needed; e.g. device 12" in str(
+    assert "train: 2 of 10 clients gave a usable answer, 5 needed; e.g. client 12" in str(
         caught.value
     )
 
 
 def test_the_loss_is_that_of_accepted_examples_in_training():
-    made, _, _ = exchange(good([10, 20], loss=2.0, spoil=[20]), good([30], loss=4.0), failed(11))
+    made, _, _ = exchange(
+        good([10, 20], loss=2.0, corrupt_reply=[20]), good([30], loss=4.0), failed(11)
+    )
     assert math.isnan(made.loss)
     list(made.ask("train", sent(MODEL, (10, 11, 20, 30)), MODEL))
     assert made.loss == pytest.approx((10 * 2.0 + 30 * 4.0) / 40)
@@ -164,16 +169,16 @@ def test_the_loss_is_that_of_accepted_examples_in_training():
 
 
 def test_an_update_that_goes_too_far_is_rejected():
-    made, ledger, _ = exchange(
+    made, communication, _ = exchange(
         good([10, 14]), good([18]), max_update_norm=14 / 7 * math.sqrt(6) + 1e-9
     )
-    assert [s.devices for s in made.ask("train", sent(MODEL, (10, 14, 18)), MODEL)] == [(10, 14)]
-    assert [e.outcome for e in ledger] == ["accepted", "accepted", "rejected"]
+    assert [s.clients for s in made.ask("train", sent(MODEL, (10, 14, 18)), MODEL)] == [(10, 14)]
+    assert [e.outcome for e in communication] == ["accepted", "accepted", "rejected"]
 
 
-def test_the_bound_is_about_what_each_device_was_sent():
+def test_the_bound_is_about_what_each_client_was_sent():
     ask = sent(MODEL, (10, 14, 18))
     ask.weights["w"] = good([10, 14, 18]).update.weights["w"]
-    made, ledger, _ = exchange(good([10]), good([14, 18]), max_update_norm=1e-9)
+    made, communication, _ = exchange(good([10]), good([14, 18]), max_update_norm=1e-9)
     assert len(list(made.ask("train", ask, MODEL))) == 2
-    assert {e.outcome for e in ledger} == {"accepted"}
+    assert {e.outcome for e in communication} == {"accepted"}

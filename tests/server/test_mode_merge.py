@@ -18,7 +18,7 @@ def experts(count=3):
     return [initial(conv(), seed) for seed in range(count)]
 
 
-def precisions(count=3, seed=0, names=MERGED):
+def importances(count=3, seed=0, names=MERGED):
     """Positive, from 1e-6 to 1e6, one expert unlike the other."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {n: t.shape for n, t in initial(conv()).items() if n in names}
@@ -33,7 +33,7 @@ def scalars(*values):
 
 
 def test_each_element_is_the_mean_weighted_by_mixing_and_precision():
-    models, omegas, alphas = experts(), precisions(), [0.5, 0.2, 0.3]
+    models, omegas, alphas = experts(), importances(), [0.5, 0.2, 0.3]
     found = mode_merge(models, omegas, mixing=alphas)
     for n in MERGED:
         weight = [a * o[n] for a, o in zip(alphas, omegas, strict=True)]
@@ -43,7 +43,7 @@ def test_each_element_is_the_mean_weighted_by_mixing_and_precision():
 
 def test_weights_lie_in_0_to_1_and_sum_to_1():
     """Merging experts that are 1 for one and 0 for the others shows the weights."""
-    omegas, shape = precisions(), initial(conv())
+    omegas, shape = importances(), initial(conv())
     total = {n: torch.zeros_like(shape[n]) for n in MERGED}
     for t in range(3):
         ones = [{n: torch.full_like(v, float(s == t)) for n, v in shape.items()} for s in range(3)]
@@ -53,10 +53,10 @@ def test_weights_lie_in_0_to_1_and_sum_to_1():
     assert_close(total, {n: torch.ones_like(t) for n, t in total.items()})
 
 
-@pytest.mark.parametrize("zero_precision", ["mean", "zero"])
-def test_equal_precisions_give_the_mean(zero_precision):
+@pytest.mark.parametrize("zero_importance", ["mean", "zero"])
+def test_equal_precisions_give_the_mean(zero_importance):
     models = experts()
-    found = mode_merge(models, precisions(1) * 3, zero_precision=zero_precision)
+    found = mode_merge(models, importances(1) * 3, zero_importance=zero_importance)
     mean = {n: torch.stack([m[n] for m in models]).mean(0) for n in MERGED}
     assert_close({n: found[n] for n in MERGED}, mean)
 
@@ -67,7 +67,7 @@ def test_equal_precisions_leave_the_mixing():
 
 
 def test_an_expert_that_dominates_wins_where_it_does():
-    models, omegas = experts(), precisions()
+    models, omegas = experts(), importances()
     first = MERGED[0]
     omegas[1] = omegas[1] | {first: omegas[1][first] * 1e30}
     found = mode_merge(models, omegas)
@@ -77,13 +77,13 @@ def test_an_expert_that_dominates_wins_where_it_does():
 
 @pytest.mark.parametrize("scale", [1e-290, 1e-3, 1e290])
 def test_the_scale_of_precisions_does_not_matter(scale):
-    models, omegas = experts(), precisions()
+    models, omegas = experts(), importances()
     scaled = [{n: t * scale for n, t in omega.items()} for omega in omegas]
     assert_close(mode_merge(models, scaled), mode_merge(models, omegas))
 
 
 def test_the_order_of_experts_matters_only_for_what_is_not_merged():
-    models, omegas, alphas = experts(), precisions(), [0.5, 0.2, 0.3]
+    models, omegas, alphas = experts(), importances(), [0.5, 0.2, 0.3]
     found = mode_merge(models, omegas, mixing=alphas)
     order = [2, 0, 1]
     other = mode_merge(*([some[t] for t in order] for some in (models, omegas)),
@@ -107,7 +107,7 @@ def test_precisions_at_the_ends_of_float64_keep_their_ratio():
 
 
 def test_biases_and_batch_norm_are_merged_and_statistics_and_heads_are_the_last_ones():
-    models, omegas = experts(), precisions()
+    models, omegas = experts(), importances()
     models[0] = models[0] | {n: torch.zeros(CLASSES + 2, 3) for n in HEAD}  # another task's head
     found = mode_merge(models, omegas)
     assert list(found) == list(models[-1])
@@ -124,8 +124,8 @@ def test_where_nothing_matters_it_is_the_mean_or_zero():
     assert mode_merge(models, omegas)["w"].item() == pytest.approx(3)
     weighted = mode_merge(models, omegas, mixing=[0.5, 0.5, 0.0])
     assert weighted["w"].item() == pytest.approx(1.5)
-    assert mode_merge(models, omegas, zero_precision="zero")["w"].item() == 0.0
-    some = mode_merge(models, scalars(0.0, 1.0, 0.0), zero_precision="zero")
+    assert mode_merge(models, omegas, zero_importance="zero")["w"].item() == 0.0
+    some = mode_merge(models, scalars(0.0, 1.0, 0.0), zero_importance="zero")
     assert some["w"].item() == 2.0
 
 
@@ -133,14 +133,14 @@ def test_the_zero_rule_is_one_of_elements():
     models = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 6.0])}]
     omegas = [{"w": torch.tensor([0.0, 1.0])}, {"w": torch.tensor([0.0, 0.0])}]
     assert mode_merge(models, omegas)["w"].tolist() == [2.0, 2.0]
-    assert mode_merge(models, omegas, zero_precision="zero")["w"].tolist() == [0.0, 2.0]
+    assert mode_merge(models, omegas, zero_importance="zero")["w"].tolist() == [0.0, 2.0]
 
 
-@pytest.mark.parametrize("zero_precision", ["mean", "zero"])
-def test_one_expert_alone_stays_as_it_is(zero_precision):
-    [only], [omega] = experts(1), precisions(1)
+@pytest.mark.parametrize("zero_importance", ["mean", "zero"])
+def test_one_expert_alone_stays_as_it_is(zero_importance):
+    [only], [omega] = experts(1), importances(1)
     omega[MERGED[0]].zero_()
-    assert_same_bits(mode_merge([only], [omega], zero_precision=zero_precision), only)
+    assert_same_bits(mode_merge([only], [omega], zero_importance=zero_importance), only)
 
 
 def test_an_expert_that_is_mixed_in_with_0_has_no_say():
@@ -155,7 +155,7 @@ def test_an_expert_that_is_mixed_in_with_0_has_no_say():
 
 def test_it_is_the_mode_of_the_product_of_gaussians():
     """It minimises sum_t alpha_t / 2 sum_i Omega_ti (theta_i - theta_ti)^2."""
-    models, omegas, alphas = experts(), precisions(), [0.5, 0.2, 0.3]
+    models, omegas, alphas = experts(), importances(), [0.5, 0.2, 0.3]
     found = mode_merge(models, omegas, mixing=alphas)
     theta = {n: found[n].clone().requires_grad_() for n in MERGED}
     energy = sum(
@@ -169,9 +169,9 @@ def test_it_is_the_mode_of_the_product_of_gaussians():
         assert (theta[n].grad.abs() <= 1e-12 * curvature).all()
 
 
-def test_a_cohort_is_merged_as_each_of_its_devices():
+def test_a_cohort_is_merged_as_each_of_its_clients():
     models = experts()
-    users = [precisions(seed=seed) for seed in range(4)]
+    users = [importances(seed=seed) for seed in range(4)]
     together = mode_merges(models, [stack([user[t] for user in users]) for t in range(3)])
     assert list(together) == list(models[-1])
     for d, user in enumerate(users):
@@ -179,7 +179,7 @@ def test_a_cohort_is_merged_as_each_of_its_devices():
 
 
 def test_arguments_stay_as_they_were_and_nothing_is_shared_with_them():
-    models, omegas = experts(), precisions()
+    models, omegas = experts(), importances()
     before = [copied(w) for w in (*models, *omegas)]
     found = mode_merge(models, omegas)
     for tensor in found.values():
@@ -190,12 +190,12 @@ def test_arguments_stay_as_they_were_and_nothing_is_shared_with_them():
 
 def test_parameters_of_modules_are_merged_without_a_graph():
     models = [dict(conv().double().named_parameters()) for _ in range(2)]
-    found = mode_merge(models, precisions(2))
+    found = mode_merge(models, importances(2))
     assert not any(t.requires_grad for t in found.values())
 
 
-def spoilt(value):
-    omegas = precisions()
+def corrupted(value):
+    omegas = importances()
     omegas[1]["body.3.bias"][2] = value
     return omegas
 
@@ -203,17 +203,17 @@ def spoilt(value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e-30, -float("inf")])
 def test_what_is_no_precision_is_refused_by_name(value):
     with pytest.raises(InputError) as error:
-        mode_merge(experts(), spoilt(value))
+        mode_merge(experts(), corrupted(value))
     assert str(error.value) == (
         f"mode_merge: precisions of expert 2: 'body.3.bias': 1 values such as {value:g}; "
         "expected finite and >= 0"
     )
 
 
-def test_in_a_cohort_the_device_is_named():
-    users = [precisions(seed=1), spoilt(float("nan")), precisions(seed=2)]
+def test_in_a_cohort_the_client_is_named():
+    users = [importances(seed=1), corrupted(float("nan")), importances(seed=2)]
     stacked = [stack([user[t] for user in users]) for t in range(3)]
-    with pytest.raises(InputError, match=r"expert 2: 'body.3.bias': .* nan \(device 1 of 3\)"):
+    with pytest.raises(InputError, match=r"expert 2: 'body.3.bias': .* nan \(client 1 of 3\)"):
         mode_merges(experts(), stacked)
 
 
@@ -225,22 +225,22 @@ def without(omegas, name):
     ("models", "omegas", "given", "line"),
     [
         ([], [], {}, "0 experts; it needs at least one"),
-        (experts(), precisions(2), {}, "2 precisions for 3 experts; one an expert"),
+        (experts(), importances(2), {}, "2 precisions for 3 experts; one an expert"),
         (experts(), [{}] * 3, {}, "precisions of no parameter"),
-        (experts(), without(precisions(), MERGED[0]), {},
+        (experts(), without(importances(), MERGED[0]), {},
          "precisions of expert 2: missing 'body.0.weight'"),
-        (without(experts(), "head.bias"), precisions(), {}, "expert 2: missing 'head.bias'"),
-        (experts(), [o | {"x": torch.ones(2)} for o in precisions()], {},
+        (without(experts(), "head.bias"), importances(), {}, "expert 2: missing 'head.bias'"),
+        (experts(), [o | {"x": torch.ones(2)} for o in importances()], {},
          "expert 1: 'x', which no expert has"),
-        (experts(), [o | {"body.3.bias": torch.ones(1)} for o in precisions()], {},
+        (experts(), [o | {"body.3.bias": torch.ones(1)} for o in importances()], {},
          "expert 1: 'body.3.bias': shape (1,); expected (4,), as the parameter"),
         ([e | {"body.3.bias": torch.ones(4 + i)} for i, e in enumerate(experts())],
-         precisions(), {}, "expert 2: 'body.3.bias': the expert's shape is (5,), the first"),
-        (experts(), precisions(), {"mixing": [0.5, 0.5]}, "2 mixing weights for 3 experts"),
-        (experts(), precisions(), {"mixing": [0.5, 0.5, 0.5]}, "0.5, 0.5, 0.5; they must be >= 0"),
-        (experts(), precisions(), {"mixing": [1.5, -0.5, 0.0]}, "they must be >= 0 and sum to 1"),
-        (experts(), precisions(), {"mixing": [float("nan"), 0.5, 0.5]}, "must be >= 0 and sum"),
-        (experts(), precisions(), {"zero_precision": "median"}, "zero_precision: unknown 'median'"),
+         importances(), {}, "expert 2: 'body.3.bias': the expert's shape is (5,), the first"),
+        (experts(), importances(), {"mixing": [0.5, 0.5]}, "2 mixing weights for 3 experts"),
+        (experts(), importances(), {"mixing": [0.5, 0.5, 0.5]}, "0.5, 0.5, 0.5; they must be >= 0"),
+        (experts(), importances(), {"mixing": [1.5, -0.5, 0.0]}, "they must be >= 0 and sum to 1"),
+        (experts(), importances(), {"mixing": [float("nan"), 0.5, 0.5]}, "must be >= 0 and sum"),
+        (experts(), importances(), {"zero_importance": "median"}, "unknown 'median'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(models, omegas, given, line):
@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_one_line(models, omegas, given, line):
     assert "\n" not in str(error.value)
 
 
-def test_a_cohort_has_as_many_devices_everywhere():
-    omegas = [stack([o] * count) for o, count in zip(precisions(), (3, 3, 2), strict=True)]
-    with pytest.raises(InputError, match="2 devices; the first has 3"):
+def test_a_cohort_has_as_many_clients_everywhere():
+    omegas = [stack([o] * count) for o, count in zip(importances(), (3, 3, 2), strict=True)]
+    with pytest.raises(InputError, match="2 clients; the first has 3"):
         mode_merges(experts(), omegas)

@@ -34,7 +34,7 @@ def test_every_part_is_asked(changes, key):
 
 
 @pytest.mark.parametrize("module", checking.NEEDED)
-def test_what_a_simulation_needs_and_a_device_does_not_is_named(monkeypatch, module):
+def test_what_a_simulation_needs_and_a_client_does_not_is_named(monkeypatch, module):
     """An edge device installs neither; there ``fedadapt simulate`` says what is missing."""
     found = importlib.util.find_spec
     monkeypatch.setattr(

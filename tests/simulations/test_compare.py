@@ -1,4 +1,4 @@
-"""Several runs on the same devices: which, where, and which of them are already there."""
+"""Several runs on the same clients: which, where, and which of them are already there."""
 
 import csv
 import json

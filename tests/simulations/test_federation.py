@@ -6,13 +6,13 @@ import time
 from dataclasses import replace
 
 import pytest
-from toy_run import METHODS, SETTINGS, SPLITS, START, Faulty, Run, assert_same_run, spoilt
+from toy_run import METHODS, SETTINGS, SPLITS, START, Faulty, Run, assert_same_run, corrupted
 from toys import assert_close, assert_same_bits, conv
 
 from fedadapt.client.adaptations.settings import Ewc
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, QuorumLostError
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import Checkpoints, load_latest
 from fedadapt.server.sampling import sample
 from fedadapt.simulations.federation import parameter_names
@@ -34,33 +34,33 @@ def test_evaluations_are_of_everybody_at_the_start_now_and_then_and_at_the_end(w
         *((4, f"base+{a}") for a in ("adabn", "fine-tune", "ewc")),
     }
     for number, label in {(r.round, r.label) for r in own}:
-        devices = [r.device for r in own if (r.round, r.label) == (number, label)]
-        assert devices == list(range(6))
-    assert {r.device for r in own if not r.seen} == {5}
+        clients = [r.client for r in own if (r.round, r.label) == (number, label)]
+        assert clients == list(range(6))
+    assert {r.client for r in own if not r.seen} == {5}
     everywhere = [r for r in rows if r.split == "global"]
-    assert [(r.round, r.device, r.label) for r in everywhere] == [(4, -1, "base")]
+    assert [(r.round, r.client, r.label) for r in everywhere] == [(4, -1, "base")]
 
 
 def test_the_ledger_has_a_line_for_every_message(whole):
-    ledger = whole.rows(LedgerEntry)
+    communication = whole.rows(CommunicationEntry)
     for number in range(1, 5):
-        asked = [e.device for e in ledger if (e.action, e.round) == ("train", number)]
+        asked = [e.client for e in communication if (e.action, e.round) == ("train", number)]
         assert tuple(asked) == sample((0, 1, 2, 3, 4), 0.5, 5, number)
         assert len(asked) == 3
-    assert {e.outcome for e in ledger} == {"accepted"}
-    fishers = [e.device for e in ledger if e.action == "query.importance"]
+    assert {e.outcome for e in communication} == {"accepted"}
+    fishers = [e.client for e in communication if e.action == "query.importance"]
     assert fishers == [0, 1, 2, 3, 4]
     model = num_bytes(START)
     parameters = sum(num_bytes({n: START[n]}) for n in parameter_names(conv()))
-    down = {(e.action, e.round): e.bytes_down for e in ledger}
+    down = {(e.action, e.round): e.bytes_down for e in communication}
     assert down[("evaluate", 0)] == down[("train", 1)] == model
     assert down[("evaluate", 4)] == model + parameters  # the Fisher goes down for EWC
 
 
-def test_losses_are_of_the_devices_that_trained(whole):
+def test_losses_are_of_the_clients_that_trained(whole):
     losses = whole.rows(RoundLoss)
     assert [r.round for r in losses] == [1, 2, 3, 4]
-    assert {r.num_devices for r in losses} == {3}
+    assert {r.num_clients for r in losses} == {3}
     assert all(math.isfinite(r.loss) for r in losses)
 
 
@@ -69,7 +69,7 @@ def test_the_same_settings_give_the_same_run(whole, tmp_path):
 
 
 def test_stacking_changes_only_rounding(whole, tmp_path):
-    stacked = Run(tmp_path / "stacked", execution="kernels", cohort_size=3).go()
+    stacked = Run(tmp_path / "stacked", execution="stacked-kernels", cohort_size=3).go()
     assert_close(stacked.state, whole.state)
     for found, wanted in zip(stacked.rows(Evaluation), whole.rows(Evaluation), strict=True):
         assert found[:9] == wanted[:9]
@@ -123,7 +123,7 @@ def test_a_failed_round_leaves_the_model_as_it_was_and_the_run_goes_on(tmp_path)
     rows = [r for r in found.rows(Evaluation) if r.split == "test"]
     losses = {n: [r.loss for r in rows if r.round == n] for n in (0, 1, 2)}
     assert losses[0] == losses[1] != losses[2]
-    lost = [(e.round, e.device) for e in found.rows(LedgerEntry) if e.outcome == "lost"]
+    lost = [(e.round, e.client) for e in found.rows(CommunicationEntry) if e.outcome == "lost"]
     assert lost == [(1, 0), (1, 1), (1, 2)]
 
 
@@ -131,7 +131,7 @@ def test_a_failed_round_in_between_does_not_end_the_run(tmp_path):
     # Two failed rounds in all, but never two in a row.
     config = RunConfig(rounds=4, max_failed_rounds=2, min_replies=0.6)
     found = Run(tmp_path, config, lose={1: 3, 3: 3}, adaptations=METHODS[:1]).go()
-    assert {e.round for e in found.rows(LedgerEntry) if e.outcome == "lost"} == {1, 3}
+    assert {e.round for e in found.rows(CommunicationEntry) if e.outcome == "lost"} == {1, 3}
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -145,12 +145,12 @@ def test_too_many_failed_rounds_in_a_row_end_the_run(tmp_path, resume):
     with pytest.raises(QuorumLostError) as caught:
         run.go(resume)
     assert caught.value.exit_code == 3
-    assert "round 3: train: 2 of 5 devices gave a usable answer, 3 needed" in str(caught.value)
+    assert "round 3: train: 2 of 5 clients gave a usable answer, 3 needed" in str(caught.value)
     assert f"--resume {tmp_path}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_run_that_gave_up_can_go_on_when_the_devices_are_back(tmp_path):
+def test_a_run_that_gave_up_can_go_on_when_the_clients_are_back(tmp_path):
     config = RunConfig(rounds=3, min_replies=0.6)
     with pytest.raises(QuorumLostError):
         Run(tmp_path / "gave up", config, lose={2: 3}).go()
@@ -159,13 +159,15 @@ def test_a_run_that_gave_up_can_go_on_when_the_devices_are_back(tmp_path):
     wanted = Run(tmp_path / "never", config).go()
     assert_same_bits(found.state, wanted.state)
     assert found.rows(Evaluation) == wanted.rows(Evaluation)
-    outcomes = [e.outcome for e in found.rows(LedgerEntry) if (e.action, e.round) == ("train", 2)]
+    outcomes = [
+        e.outcome for e in found.rows(CommunicationEntry) if (e.action, e.round) == ("train", 2)
+    ]
     assert outcomes.count("lost") == 3  # what went wrong stays on record
 
 
-@pytest.mark.parametrize("engine", [{}, {"execution": "kernels", "cohort_size": 3}])
+@pytest.mark.parametrize("engine", [{}, {"execution": "stacked-kernels", "cohort_size": 3}])
 def test_everybody_diverging_ends_the_run_as_such(tmp_path, engine):
-    run = Run(tmp_path, splits=[spoilt(s) for s in SPLITS], **engine)
+    run = Run(tmp_path, splits=[corrupted(s) for s in SPLITS], **engine)
     with pytest.raises(DivergedError, match="a lower lr may help") as caught:
         run.go()
     assert caught.value.exit_code == 4
@@ -175,20 +177,20 @@ def test_everybody_diverging_ends_the_run_as_such(tmp_path, engine):
 
 def test_everybody_failing_ends_the_run_as_lost(tmp_path):
     unreadable = [s if d == 5 else OSError("no such file") for d, s in enumerate(SPLITS)]
-    with pytest.raises(QuorumLostError, match="0 of 3 devices"):
+    with pytest.raises(QuorumLostError, match="0 of 3 clients"):
         Run(tmp_path, splits=unreadable).go()
 
 
 def test_some_diverging_is_the_ledgers_business_only(tmp_path):
-    run = Run(tmp_path, splits=[spoilt(SPLITS[0]), *SPLITS[1:]], adaptations=METHODS[:2]).go()
-    rejected = {e.device for e in run.rows(LedgerEntry) if e.outcome == "rejected"}
+    run = Run(tmp_path, splits=[corrupted(SPLITS[0]), *SPLITS[1:]], adaptations=METHODS[:2]).go()
+    rejected = {e.client for e in run.rows(CommunicationEntry) if e.outcome == "rejected"}
     assert rejected == {0}
     assert all(t.isfinite().all() for t in run.state.values())
     assert all(math.isfinite(r.loss) for r in run.rows(Evaluation))
-    assert "norms" not in run.kept.get(0, {})
+    assert "norms" not in run.states.get(0, {})
 
 
-def test_without_the_federations_fisher_each_device_takes_its_own(tmp_path):
+def test_without_the_federations_fisher_each_client_takes_its_own(tmp_path):
     config = RunConfig(rounds=1, min_replies=1.0)
     found = Run(tmp_path / "own", config, adaptations=(Ewc(epochs=1, fisher="own"),)).go()
 
@@ -199,11 +201,11 @@ def test_without_the_federations_fisher_each_device_takes_its_own(tmp_path):
             return super().ask(action, round, sent, expected)
 
     other = Run(tmp_path / "deaf", config, adaptations=(Ewc(epochs=1),))
-    other.fleet.__class__ = Deaf
+    other.client_pool.__class__ = Deaf
     other.go()
     assert found.rows(Evaluation) == other.rows(Evaluation)
-    lost = [e for e in other.rows(LedgerEntry) if e.outcome == "lost"]
-    assert [e.device for e in lost] == [0, 1, 2, 3, 4]
+    lost = [e for e in other.rows(CommunicationEntry) if e.outcome == "lost"]
+    assert [e.client for e in lost] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(("word", "rows"), [("none", 0), ("base", 1), ("all", 6 * 4)])
@@ -217,7 +219,7 @@ def test_the_checkpoint_says_what_it_is_of(whole):
     checkpoint = load_latest(whole.folder)
     assert checkpoint.round == 4
     assert checkpoint.config == SETTINGS.to_mapping()
-    assert json.dumps(checkpoint.facts)
+    assert json.dumps(checkpoint.metadata)
     assert_same_bits(checkpoint.tensors, whole.state)
 
 
@@ -268,23 +270,23 @@ class Watched(Faulty):
 
 
 @pytest.mark.parametrize("every", [9, 1])
-def test_devices_train_on_while_the_last_models_are_tried_but_for_checkpoints(
+def test_clients_train_on_while_the_last_models_are_tried_but_for_checkpoints(
     tmp_path, whole, every
 ):
     run = Run(tmp_path, replace(SETTINGS, checkpoint_every=every))
-    run.fleet.__class__, run.fleet.seen = Watched, []
+    run.client_pool.__class__, run.client_pool.seen = Watched, []
     run.go()
     around = [("tries", 2), ("asks", 3), ("tried", 2), ("answers", 3)]
     if every == 1:  # what a checkpoint says has been evaluated has been
         around[1:3] = around[2], around[1]
-    first = run.fleet.seen.index(around[0])
-    assert run.fleet.seen[first : first + 4] == around
+    first = run.client_pool.seen.index(around[0])
+    assert run.client_pool.seen[first : first + 4] == around
     assert_same_run(run, whole)
 
 
 @pytest.mark.parametrize("batch_norm", ["local", "shared"])
 def test_trials_of_worker_processes_are_of_their_own_round(tmp_path, batch_norm):
-    """While the next one has begun: what devices keep is as it was, too."""
+    """While the next one has begun: what clients keep is as it was, too."""
     config = replace(SETTINGS, evaluate_every=1, checkpoint_every=9)
     of = {"batch_norm": batch_norm, "adaptations": METHODS[:2]}
     found = Run(tmp_path / "found", config, num_workers=2, cohort_size=1, **of).go()
@@ -304,20 +306,22 @@ def test_rounds_after_the_last_save_are_done_again(tmp_path, whole):
 def test_who_does_not_answer_a_trial_is_lost_and_who_fails_is_an_error_of_that_round(tmp_path):
     class Mute(Faulty):
         def evaluate(self, request):
-            return (a for a in super().evaluate(request) if 3 not in a.devices)
+            return (a for a in super().evaluate(request) if 3 not in a.clients)
 
     splits = [OSError("gone") if d == 5 else s for d, s in enumerate(SPLITS)]
     run = Run(tmp_path, splits=splits, adaptations=METHODS[:1])
-    run.fleet.__class__ = Mute
-    found = [e for e in run.go().rows(LedgerEntry) if e.action == "evaluate"]
-    assert [(e.round, e.device) for e in found if e.outcome == "lost"] == [(0, 3), (2, 3), (4, 3)]
-    assert [(e.round, e.device) for e in found if e.outcome == "error"] == [(0, 5), (2, 5), (4, 5)]
+    run.client_pool.__class__ = Mute
+    found = [e for e in run.go().rows(CommunicationEntry) if e.action == "evaluate"]
+    assert [(e.round, e.client) for e in found if e.outcome == "lost"] == [(0, 3), (2, 3), (4, 3)]
+    assert [(e.round, e.client) for e in found if e.outcome == "error"] == [(0, 5), (2, 5), (4, 5)]
 
 
 def test_personal_models_are_tried_before_the_next_round_begins(tmp_path):
     run = Run(tmp_path, replace(SETTINGS, checkpoint_every=9), adaptations=METHODS[:1])
-    served = run.method.served
-    run.method.served = lambda some: ((t, m | {"personal": m["base"]}) for t, m in served(some))
-    run.fleet.__class__, run.fleet.seen = Watched, []
-    seen = run.go().fleet.seen
+    models_by_task = run.method.models_by_task
+    run.method.models_by_task = lambda some: (
+        (t, m | {"personal": m["base"]}) for t, m in models_by_task(some)
+    )
+    run.client_pool.__class__, run.client_pool.seen = Watched, []
+    seen = run.go().client_pool.seen
     assert seen.index(("tried", 2)) < seen.index(("asks", 3))

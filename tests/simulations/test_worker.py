@@ -1,4 +1,4 @@
-"""What any device of a benchmark answers, whichever engine asks."""
+"""What any client of a benchmark answers, whichever engine asks."""
 
 import pytest
 import torch
@@ -25,10 +25,10 @@ def make(splits=SPLITS, adaptations=METHODS, **settings):
     return Worker(benchmark, conv(), strategy, adaptations, seed=3, **settings)
 
 
-def test_an_answer_is_the_strategys_for_the_devices_asked():
+def test_an_answer_is_the_strategys_for_the_clients_asked():
     worker, start = make(), initial(conv())
     found = worker.answer("train", 4, sent(start, (0, 2)))
-    members = cohort(conv(), [SPLITS[0], SPLITS[2]], devices=(0, 2), seed=3, round=4)
+    members = cohort(conv(), [SPLITS[0], SPLITS[2]], clients=(0, 2), seed=3, round=4)
     wanted = worker.strategy.answer("train", members, sent(start, (0, 2)))
     assert_same_bits(found.weights, wanted.weights)
     assert found.num_examples.tolist() == [5, 10]
@@ -45,13 +45,13 @@ def test_evaluations_name_model_adaptation_and_test_set():
     assert {r.label for r in rows} == {
         f"{m}{a}" for m in ("base", "personal") for a in ("", "+adabn", "+fine-tune")
     }
-    assert {(r.device, r.kind, r.seen) for r in rows} == {
+    assert {(r.client, r.kind, r.seen) for r in rows} == {
         (0, "even", True), (1, "odd", True), (2, "even", False)
     }  # fmt: skip
     assert all(r.round == 6 for r in rows)
     assert all(r.num_examples == (20 if r.split == "global" else 5) for r in rows)
     for d, own in enumerate(SPLITS):
-        [bare] = [r for r in rows if (r.device, r.label, r.split) == (d, "base", "test")]
+        [bare] = [r for r in rows if (r.client, r.label, r.split) == (d, "base", "test")]
         [score] = evaluate(cohort(conv(), [own]), repeat(start, 1), [own.test])
         assert (bare.accuracy, bare.loss) == pytest.approx((score.accuracy, score.loss))
     [everywhere] = evaluate(cohort(conv(), SPLITS[:1]), repeat(start, 1), [EVERYWHERE])
@@ -59,11 +59,11 @@ def test_evaluations_name_model_adaptation_and_test_set():
     assert bare == pytest.approx([everywhere.loss] * 3)
 
 
-def test_the_global_test_needs_no_devices_images():
+def test_the_global_test_needs_no_clients_images():
     worker, start = make([RuntimeError("unreadable")] * 3), initial(conv())
     [found] = worker.evaluate_everywhere(2, repeat(start, 1))
     [score] = evaluate(cohort(conv(), SPLITS[:1]), repeat(start, 1), [EVERYWHERE])
-    assert (found.device, found.label, found.split) == (-1, "base", "global")
+    assert (found.client, found.label, found.split) == (-1, "base", "global")
     assert (found.num_examples, found.accuracy) == (20, score.accuracy)
     assert found.loss == pytest.approx(score.loss)
 
@@ -88,11 +88,11 @@ def test_what_a_strategy_learns_while_it_runs_is_of_the_adapt_images():
 
 
 @pytest.mark.parametrize("method", [Ewc(), Ewc(batch_size=4), Ewc(batch_size=4, part="adapt")])
-def test_the_federations_fisher_is_measured_as_a_devices_own(method):
+def test_the_federations_fisher_is_measured_as_a_clients_own(method):
     worker, start = make(adaptations=[method]), initial(conv())
     found = worker.answer(FISHER, 0, sent(start, (0, 1)))
     wanted = fisher(
-        cohort(conv(), SPLITS[:2], devices=(0, 1), seed=3),
+        cohort(conv(), SPLITS[:2], clients=(0, 1), seed=3),
         repeat(start, 2),
         part=method.part,
         granularity="batch",
@@ -123,9 +123,9 @@ def test_images_are_made_once():
     class Counting(Toys):
         asked = 0
 
-        def split(self, device):
+        def split(self, client):
             self.asked += 1
-            return super().split(device)
+            return super().split(client)
 
     benchmark = Counting(SPLITS)
     worker = Worker(benchmark, conv(), FedAvg(training=training(), model=conv()), (), seed=3)
@@ -151,6 +151,6 @@ def test_bytes_are_scaled_to_float32():
         s._replace(train=type(s.train)((s.train.inputs.float() / 255 - 0.5) / 0.25, s.train.labels))
         for s in splits
     ]
-    members = cohort(dense(), as_floats, devices=(0, 1, 2), seed=3, round=1)
+    members = cohort(dense(), as_floats, clients=(0, 1, 2), seed=3, round=1)
     wanted = worker.strategy.answer("train", members, sent(start, (0, 1, 2)))
     torch.testing.assert_close(row(found.weights, 1), row(wanted.weights, 1), rtol=1e-4, atol=1e-5)

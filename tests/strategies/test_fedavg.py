@@ -26,7 +26,7 @@ from fedadapt.selectors import norms
 from fedadapt.strategies.fedavg import MOMENTS, FedAvg
 from fedadapt.weights import repeat, row
 
-# Device k holds n_k images and minimises h_k/2 (w - t_k)^2.
+# Client k holds n_k images and minimises h_k/2 (w - t_k)^2.
 H, T, N = (torch.tensor(v, dtype=torch.float64) for v in ([1, 5, 2], [0, 1, -2], [4, 1, 3]))
 P = N / N.sum()
 PROBLEM = [quadratic_split(h, t, int(n)) for h, t, n in zip(H, T, N, strict=True)]
@@ -44,7 +44,7 @@ def where(lr, epochs, mu=0.0, rounds=3):
 def known(lr, epochs, mu=0.0, rounds=3):
     """The same in closed form, and the point it goes to.
 
-    E steps from w take device k to w - (1 - (1 - lr (h + mu))^E) h / (h + mu) (w - t).
+    E steps from w take client k to w - (1 - (1 - lr (h + mu))^E) h / (h + mu) (w - t).
     """
     pull = P * (1 - (1 - lr * (H + mu)) ** epochs) * H / (H + mu)
     end = (pull * T).sum() / pull.sum()
@@ -81,18 +81,20 @@ def test_stock_flower_says_mu_in_its_message():
     members = cohort(plain(), SPLITS)
     ours = FedAvg(training=training(), model=plain(), mu=0.7)
     theirs = FedAvg(training=training(), model=plain())
-    message = sent(initial(plain()), members.devices)
-    told = sent(initial(plain()), members.devices, **{"proximal-mu": 0.7})
+    message = sent(initial(plain()), members.clients)
+    told = sent(initial(plain()), members.clients, **{"proximal-mu": 0.7})
     wanted = ours.answer("train", members, message).weights
     assert_same_bits(theirs.answer("train", members, told).weights, wanted)
     plainly = theirs.answer("train", members, message).weights
     assert not torch.isclose(plainly["head.bias"], wanted["head.bias"]).all()
 
 
-@pytest.mark.parametrize("engine", [{"execution": "kernels", "cohort_size": 3}, {"cohort_size": 2}])
-def test_a_round_is_the_weighted_mean_of_what_devices_trained(engine):
+@pytest.mark.parametrize(
+    "engine", [{"execution": "stacked-kernels", "cohort_size": 3}, {"cohort_size": 2}]
+)
+def test_a_round_is_the_weighted_mean_of_what_clients_trained(engine):
     start, strategy = initial(conv()), averaged()
-    members = cohort(conv(), SPLITS, devices=(0, 1, 2), seed=1, round=1)
+    members = cohort(conv(), SPLITS, clients=(0, 1, 2), seed=1, round=1)
     trained = fit(
         members, repeat(start, 3), strategy.training.optimizer, strategy.training.schedule
     )
@@ -112,33 +114,33 @@ def test_the_state_that_came_in_is_left_alone():
     strategy = averaged()
     state = strategy.begin(start, (0, 1, 2))
     message = strategy.send(state, "train", 1, (0, 1, 2))
-    members = cohort(conv(), SPLITS, devices=(0, 1, 2))
+    members = cohort(conv(), SPLITS, clients=(0, 1, 2))
     update = strategy.answer("train", members, message)
     after = strategy.merge(state, "train", 1, [Answers((0, 1, 2), update)])
     assert_same_bits(state, before)
     assert_same_bits(start, before)
     assert not torch.isclose(after["head.bias"], before["head.bias"]).all()
     assert_same_bits(strategy.merge(state, "train", 1, []), before)
-    tensors, facts = strategy.pack(after)
-    assert_same_bits(strategy.unpack(tensors, facts), after)
+    tensors, metadata = strategy.pack(after)
+    assert_same_bits(strategy.unpack(tensors, metadata), after)
 
 
 def test_shared_statistics_are_averaged_like_everything_else():
     update = averaged().answer("train", cohort(conv(), SPLITS), sent(initial(conv()), (10, 11, 12)))
     assert update.weights.keys() == initial(conv()).keys()
-    assert update.kept == {}
+    assert update.states == {}
     assert averaged().expected("train", initial(conv())).keys() == update.weights.keys()
 
 
-def test_local_norms_never_leave_the_device():
+def test_local_norms_never_leave_the_client():
     strategy = averaged("local")
     members = cohort(conv(), SPLITS)
-    update = strategy.answer("train", members, sent(initial(conv()), members.devices))
+    update = strategy.answer("train", members, sent(initial(conv()), members.clients))
     own = norms(conv())
     assert len(own) == 10
     assert update.weights.keys() == initial(conv()).keys() - own
     assert strategy.expected("train", initial(conv())).keys() == update.weights.keys()
-    assert update.kept["norms"].keys() == own
+    assert update.states["norms"].keys() == own
     assert not own & set(update.report)
 
 
@@ -148,17 +150,19 @@ def test_local_norms_stay_and_are_used_again():
     trial = federate(strategy, benchmark, conv(), start, 2)
     own = norms(conv())
     assert_same_bits({n: trial.state[n] for n in own}, {n: start[n] for n in own})
-    kept = [trial.fleet.kept().get(d, {}) for d in range(4)]
-    assert [set(k) for k in kept] == [{"norms"}] * 3 + [set()]
-    used = strategy.receive(trial.worker.cohort(range(4), 3, kept), repeat(trial.state, 4))
+    states = [trial.client_pool.states().get(d, {}) for d in range(4)]
+    assert [set(k) for k in states] == [{"norms"}] * 3 + [set()]
+    used = strategy.localise(trial.worker.cohort(range(4), 3, states), repeat(trial.state, 4))
     for d in range(4):
-        norms_of_device = {n: t for n, t in row(used, d).items() if n in own}
-        assert_same_bits(norms_of_device, kept[d]["norms"] if d < 3 else {n: start[n] for n in own})
+        norms_of_client = {n: t for n, t in row(used, d).items() if n in own}
+        assert_same_bits(
+            norms_of_client, states[d]["norms"] if d < 3 else {n: start[n] for n in own}
+        )
         rest = {n: t for n, t in row(used, d).items() if n not in own}
         assert_same_bits(rest, {n: t for n, t in trial.state.items() if n not in own})
     # What they kept is what evaluation is done with.
     scored = trial.worker.evaluate(
-        2, range(4), strategy.serve(trial.state, range(4)), kept, adaptations=[_none()]
+        2, range(4), strategy.models(trial.state, range(4)), states, adaptations=[_none()]
     )
     members = trial.worker.cohort(range(4), 2)
     wanted = evaluate(members, used, [s.test for s in benchmark.splits])
@@ -177,14 +181,14 @@ def _none():
 
 
 def test_local_norms_of_the_first_round_start_the_second():
-    # Two rounds by hand, device by device.
+    # Two rounds by hand, client by client.
     strategy, start = averaged("local"), initial(conv())
     trial = federate(strategy, Toys(SPLITS), conv(), start, 2)
     own, shared, mine = norms(conv()), dict(start), [dict(start) for _ in SPLITS]
     for number in (1, 2):
         total = {n: torch.zeros_like(t) for n, t in shared.items() if n not in own}
         for d, images in enumerate(SPLITS):
-            members = cohort(conv(), [images], devices=(d,), seed=1, round=number)
+            members = cohort(conv(), [images], clients=(d,), seed=1, round=number)
             begin = shared | {n: mine[d][n] for n in own}
             done = fit(
                 members, repeat(begin, 1), strategy.training.optimizer, strategy.training.schedule
@@ -195,10 +199,12 @@ def test_local_norms_of_the_first_round_start_the_second():
         shared |= total
     assert_close({n: trial.state[n] for n in total}, total)
     for d in range(3):
-        assert_close(trial.fleet.kept()[d]["norms"], {n: mine[d][n] for n in own})
+        assert_close(trial.client_pool.states()[d]["norms"], {n: mine[d][n] for n in own})
 
 
-@pytest.mark.parametrize("engine", [{"execution": "kernels", "cohort_size": 3}, {"cohort_size": 2}])
+@pytest.mark.parametrize(
+    "engine", [{"execution": "stacked-kernels", "cohort_size": 3}, {"cohort_size": 2}]
+)
 def test_reestimated_statistics_are_those_of_all_images_under_the_averaged_weights(engine):
     start = initial(conv())
     trial = federate(averaged("reestimate"), Toys(SPLITS), conv(), start, 1, **engine)
@@ -213,13 +219,13 @@ def test_reestimated_statistics_are_those_of_all_images_under_the_averaged_weigh
     others = [n for n in start if not n.endswith(kinds)]
     assert_same_bits({n: trial.state[n] for n in others}, {n: shared[n] for n in others})
     assert not torch.isclose(shared["body.1.running_var"], variance).all()
-    assert [e.action for e in trial.ledger] == ["train"] * 3 + [MOMENTS] * 3
+    assert [e.action for e in trial.communication] == ["train"] * 3 + [MOMENTS] * 3
 
 
 def test_only_statistics_travel_to_reestimate_them():
     strategy = averaged("reestimate")
     members = cohort(conv(), SPLITS)
-    update = strategy.answer(MOMENTS, members, sent(initial(conv()), members.devices))
+    update = strategy.answer(MOMENTS, members, sent(initial(conv()), members.clients))
     names = {f"body.{i}.running_{s}" for i in (1, 4) for s in ("mean", "var")}
     assert update.weights.keys() == names
     assert strategy.expected(MOMENTS, initial(conv())).keys() == names

@@ -19,7 +19,7 @@ from fedadapt.client.adaptations.settings import (
 )
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd, fit
-from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.client.statistics.importance import fisher
 from fedadapt.models.mode import training_norms
 from fedadapt.objectives import Distillation, Objective, cross_entropy
@@ -38,7 +38,7 @@ SELECTORS: dict[str, Selector] = {
 def adapt(
     method: Adaptation, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
 ) -> Weights:
-    """Adapt each row of ``weights`` [D, ...] to its device's images; arguments are not moved.
+    """Adapt each row of ``weights`` [D, ...] to its client's images; arguments are not moved.
 
     Args:
         method: Which adaptation, with its hyper-parameters. ``adapt.register`` adds another.
@@ -60,7 +60,7 @@ def _(
     method: AdaBN, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
 ) -> Weights:
     schedule = Schedule(method.batch_size, 1, method.part, method.name)
-    return weights | norm_moments(cohort, weights, schedule)
+    return weights | batch_norm_statistics(cohort, weights, schedule)
 
 
 @adapt.register
@@ -77,7 +77,7 @@ def _(
     ).weights
     # The statistics are those of a final pass, so that they fit the trained scale and shift.
     final = Schedule(method.batch_size, 1, method.part, f"{method.name}/statistics")
-    return trained | norm_moments(cohort, trained, final)
+    return trained | batch_norm_statistics(cohort, trained, final)
 
 
 @adapt.register
@@ -91,7 +91,7 @@ def _(
 def stages(
     method: Tuning, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
 ) -> Iterator[tuple[int, Weights]]:
-    """Train on each device, stage by stage: the epochs done so far and the weights [D, ...]."""
+    """Train on each client, stage by stage: the epochs done so far and the weights [D, ...]."""
     objective, memory = task(method, cohort, weights, fisher_of_all)
     length = method.stage or method.epochs
     for done in range(0, method.epochs, length):
@@ -113,7 +113,7 @@ def stages(
 def task(
     method: Tuning, cohort: Cohort, weights: Weights, fisher_of_all: Weights | None = None
 ) -> tuple[Objective, dict[str, Weights]]:
-    """What a device minimises, and what it remembers of the model it received for it."""
+    """What a client minimises, and what it remembers of the model it received for it."""
     raise TypeError(f"{type(method).__name__} has no objective; register one with task")
 
 
@@ -140,14 +140,14 @@ def _(
         importance = fisher_for(method, cohort, weights)
     if method.lam:
         # At 1 / (lr lam) one step pulls a parameter all the way back; SGD diverges from three times
-        # that on (momentum 0.5), as the papers' constants do on unlike devices.
+        # that on (momentum 0.5), as the papers' constants do on unlike clients.
         most = 1 / (method.lr * method.lam)
         importance = {n: t.clamp(max=most) for n, t in importance.items()}
     return Elastic(method.lam), {"anchor": weights, "importance": importance}
 
 
 def fisher_for(method: Ewc, cohort: Cohort, weights: Weights) -> Weights:
-    """The Fisher that EWC takes, of each device alone: batch by batch, as its ``lam`` supposes."""
+    """The Fisher that EWC takes, of each client alone: batch by batch, as its ``lam`` supposes."""
     return fisher(
         cohort, weights, part=method.part, granularity="batch", batch_size=method.batch_size
     )

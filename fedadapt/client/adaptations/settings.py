@@ -38,7 +38,7 @@ class NoAdaptation(Adaptation):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBN(Adaptation):
-    """Batch-norm statistics of the device's images; no labels. Li et al. 2016; DUA, sec. 3.3."""
+    """Batch-norm statistics of the client's images; no labels. Li et al. 2016; DUA, sec. 3.3."""
 
     name: ClassVar[str] = "adabn"
     needs_batch_norm: ClassVar[bool] = True
@@ -49,7 +49,7 @@ class AdaBN(Adaptation):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaBNS(Adaptation):
-    """AdaBN, and batch-norm scale and shift trained on the device. DUA, sec. 3.3."""
+    """AdaBN, and batch-norm scale and shift trained on the client. DUA, sec. 3.3."""
 
     name: ClassVar[str] = "adabn-s"
     needs_batch_norm: ClassVar[bool] = True
@@ -62,7 +62,7 @@ class AdaBNS(Adaptation):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Adaptation):
-    """Training on the device. ``epochs`` defaults to PFA's own budget, 30 rounds of 5 epochs.
+    """Training on the client. ``epochs`` defaults to PFA's own budget, 30 rounds of 5 epochs.
 
     ``stage``: epochs after which the optimiser starts anew, as it does in federated rounds, and
     the model is looked at where the run records curves; 0: one stage.
@@ -101,8 +101,8 @@ class Kd(Tuning):
 class Ewc(Tuning):
     """Slowly where the model received is sure. Yu et al. 2020, sec. 3.2.
 
-    ``fisher``: ``federation`` is the devices' mean, weighted by examples (nothing else leaves a
-    device); ``own`` is the device's alone.
+    ``fisher``: ``federation`` is the clients' mean, weighted by examples (nothing else leaves a
+    client); ``own`` is the client's alone.
     """
 
     name: ClassVar[str] = "ewc"

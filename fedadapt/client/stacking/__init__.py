@@ -1,7 +1,7 @@
-"""A network for a stack of devices, made automatically from an ordinary one.
+"""A network for a stack of clients, made automatically from an ordinary one.
 
 ``trace(model)`` follows the model with ``torch.fx`` and puts a stacked kernel in the place of each
-layer and function it knows; ``plan(model, ...)`` says whether that, ``vmap`` or one device after
+layer and function it knows; ``plan(model, ...)`` says whether that, ``vmap`` or one client after
 another is the fast way to compute it.
 """
 

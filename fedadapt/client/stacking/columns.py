@@ -27,7 +27,7 @@ def suits_columns(layer: nn.Conv2d, x: Stacked) -> bool:
 
 
 def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked]:
-    """The convolution of every device's images [D, B, C, H, W]; differentiable by them too."""
+    """The convolution of every client's images [D, B, C, H, W]; differentiable by them too."""
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         images, padding = x.plain(), _padding(layer)
@@ -39,10 +39,10 @@ def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
         bias = None if layer.bias is None else call.weights[f"{path}.bias"]
         y = affine(rows, weight, bias, None)  # [D, B * H * W, O]
         height, width = _size(layer, images.shape[3:])
-        pixels = y.view(call.devices, -1, height, width, y.shape[2])
+        pixels = y.view(call.clients, -1, height, width, y.shape[2])
         together = pixels.permute(1, 0, 4, 2, 3).flatten(1, 2)
         together = together.contiguous(memory_format=torch.channels_last)
-        return Stacked(together, call.devices, True)
+        return Stacked(together, call.clients, True)
 
     return kernel
 

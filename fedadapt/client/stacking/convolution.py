@@ -1,4 +1,4 @@
-"""Convolutions of all devices: which kernel is fast depends on the kind and the size of the map."""
+"""Convolutions of all clients: which kernel is fast depends on the kind and the size of the map."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def convolution(path: str, layer: nn.Conv2d) -> Kernel:
                 return of_columns(call, x)
         filters = call.weights[f"{path}.weight"].flatten(0, 1)
         bias = None if layer.bias is None else call.weights[f"{path}.bias"].flatten()
-        return Stacked(convolve(x.images(), filters, bias, call.devices), call.devices, True)
+        return Stacked(convolve(x.images(), filters, bias, call.clients), call.clients, True)
 
     return kernel
 
@@ -47,9 +47,9 @@ def _convolve(layer: nn.Conv2d) -> Convolve:
         return grouped
     tiny = _depthwise_of_few_pixels(layer)
 
-    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, devices: int) -> Tensor:
+    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, clients: int) -> Tensor:
         few = images.shape[2] * images.shape[3] <= FEW_PIXELS
-        return (tiny if few else grouped)(images, filters, bias, devices)
+        return (tiny if few else grouped)(images, filters, bias, clients)
 
     return convolve
 
@@ -57,19 +57,19 @@ def _convolve(layer: nn.Conv2d) -> Convolve:
 def _pointwise(layer: nn.Conv2d) -> Convolve:
     down, across = layer.stride
 
-    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, devices: int) -> Tensor:
+    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, clients: int) -> Tensor:
         if (down, across) != (1, 1):
             images = images[:, :, ::down, ::across]
-        groups = devices * layer.groups
+        groups = clients * layer.groups
         return pointwise(images, filters.view(groups, -1, filters.shape[1]), bias)
 
     return convolve
 
 
 def _grouped(layer: nn.Conv2d) -> Convolve:
-    """PyTorch's own convolution, with as many groups more as there are devices."""
+    """PyTorch's own convolution, with as many groups more as there are clients."""
 
-    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, devices: int) -> Tensor:
+    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, clients: int) -> Tensor:
         y = F.conv2d(
             images,
             filters,
@@ -77,7 +77,7 @@ def _grouped(layer: nn.Conv2d) -> Convolve:
             layer.stride,
             layer.padding,
             layer.dilation,
-            devices * layer.groups,
+            clients * layer.groups,
         )
         return y.contiguous(memory_format=torch.channels_last)
 
@@ -92,7 +92,7 @@ def _depthwise_of_few_pixels(layer: nn.Conv2d) -> Convolve:
     patterns: dict[tuple[object, ...], Tensor] = {}
     multiple = layer.out_channels // layer.in_channels
 
-    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, devices: int) -> Tensor:
+    def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, clients: int) -> Tensor:
         batch, _, height, width = images.shape
         key = (height, width, filters.dtype, filters.device)
         if key not in patterns:

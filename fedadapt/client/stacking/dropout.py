@@ -1,4 +1,4 @@
-"""Dropout with a random stream a device: a device's draws do not depend on its neighbours."""
+"""Dropout with a random stream a client: a client's draws do not depend on its neighbours."""
 
 from collections.abc import Callable
 
@@ -11,23 +11,23 @@ Dropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d
 
 
 def dropout(layer: Dropout) -> Callable[[Call, Stacked], Stacked]:
-    """The mask of a device is what ``layer`` alone would draw from a generator in that state."""
+    """The mask of a client is what ``layer`` alone would draw from a generator in that state."""
     whole_channels = not isinstance(layer, nn.Dropout)
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         if not layer.training or layer.p == 0.0:
             return x
         if call.generators is None:
-            raise ValueError("dropout in training mode: give a generator for each device")
+            raise ValueError("dropout in training mode: give a generator for each client")
         shape = x.shape
         if whole_channels:
             shape = (*shape[:2], *[1] * (len(shape) - 2))
         plain = x.plain()
-        mask = torch.empty((call.devices, *shape), dtype=plain.dtype, device=plain.device)
+        mask = torch.empty((call.clients, *shape), dtype=plain.dtype, device=plain.device)
         for one, generator in zip(mask, call.generators, strict=True):
             one.bernoulli_(1 - layer.p, generator=generator)
         if layer.p < 1.0:
             mask.div_(1 - layer.p)
-        return Stacked(plain * mask, call.devices)
+        return Stacked(plain * mask, call.clients)
 
     return kernel

@@ -1,7 +1,7 @@
-"""Functions and tensor methods of one device's values, for stacked ones.
+"""Functions and tensor methods of one client's values, for stacked ones.
 
 Each takes what the model's code gave it, with ``Stacked`` in the place of tensors: dimensions and
-shapes are those that one device sees.
+shapes are those that one client sees.
 """
 
 import operator
@@ -19,12 +19,12 @@ Value = Any  # Stacked, or a number, a shape, ... that the model computed from s
 
 def flatten(x: Stacked, start_dim: int = 0, end_dim: int = -1) -> Stacked:
     rank = len(x.shape)
-    return Stacked(x.plain().flatten(1 + start_dim % rank, 1 + end_dim % rank), x.devices)
+    return Stacked(x.plain().flatten(1 + start_dim % rank, 1 + end_dim % rank), x.clients)
 
 
 def _reshape(x: Stacked, *shape: Any) -> Stacked:
     sizes = _several(shape)
-    return Stacked(x.plain().reshape(x.devices, *sizes), x.devices)
+    return Stacked(x.plain().reshape(x.clients, *sizes), x.clients)
 
 
 def _mean(x: Stacked, dim: Any = None, keepdim: bool = False) -> Stacked:
@@ -33,7 +33,7 @@ def _mean(x: Stacked, dim: Any = None, keepdim: bool = False) -> Stacked:
     if x.is_images and list(dims) == [2, 3]:
         pooled = x.with_tensor(x.tensor.mean((2, 3), keepdim=True))
         return pooled if keepdim else flatten(pooled, 1)
-    return Stacked(x.plain().mean([1 + d for d in dims], keepdim=keepdim), x.devices)
+    return Stacked(x.plain().mean([1 + d for d in dims], keepdim=keepdim), x.clients)
 
 
 def _several(given: Sequence[Any]) -> Sequence[int]:
@@ -46,25 +46,25 @@ def _cat(values: Sequence[Stacked], dim: int = 0) -> Stacked:
     first = values[0]
     dim %= len(first.shape)
     if dim == 1 and all(x.is_images for x in values):
-        parts = [x.tensor.unflatten(1, (x.devices, -1)) for x in values]
+        parts = [x.tensor.unflatten(1, (x.clients, -1)) for x in values]
         together = torch.cat(parts, 2).flatten(1, 2)
         return first.with_tensor(together.contiguous(memory_format=torch.channels_last))
-    return Stacked(torch.cat([x.plain() for x in values], 1 + dim), first.devices)
+    return Stacked(torch.cat([x.plain() for x in values], 1 + dim), first.clients)
 
 
 def _permute(x: Stacked, *dims: Any) -> Stacked:
     rank = len(x.shape)
-    return Stacked(x.plain().permute(0, *[1 + d % rank for d in _several(dims)]), x.devices)
+    return Stacked(x.plain().permute(0, *[1 + d % rank for d in _several(dims)]), x.clients)
 
 
 def _transpose(x: Stacked, first: int, second: int) -> Stacked:
     rank = len(x.shape)
-    return Stacked(x.plain().transpose(1 + first % rank, 1 + second % rank), x.devices)
+    return Stacked(x.plain().transpose(1 + first % rank, 1 + second % rank), x.clients)
 
 
 def _chunk(x: Stacked, chunks: int, dim: int = 0) -> tuple[Stacked, ...]:
     parts = x.plain().chunk(chunks, 1 + dim % len(x.shape))
-    return tuple(Stacked(part, x.devices) for part in parts)
+    return tuple(Stacked(part, x.clients) for part in parts)
 
 
 def _size(x: Stacked, dim: int | None = None) -> Any:
@@ -75,7 +75,7 @@ def _getitem(x: Value, index: Any) -> Value:
     if not isinstance(x, Stacked):
         return x[index]
     inner = index if isinstance(index, tuple) else (index,)
-    return Stacked(x.plain()[(slice(None), *inner)], x.devices)
+    return Stacked(x.plain()[(slice(None), *inner)], x.clients)
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Value]:
@@ -99,11 +99,11 @@ def _of_two(function: Callable[[Any, Any], Any], first: Stacked, second: Stacked
         return first.with_tensor(function(first.tensor, second.tensor))
     a, b = first.plain(), second.plain()
     rank = max(a.dim(), b.dim())
-    return Stacked(function(_ranked(a, rank), _ranked(b, rank)), first.devices)
+    return Stacked(function(_ranked(a, rank), _ranked(b, rank)), first.clients)
 
 
 def _ranked(plain: Tensor, rank: int) -> Tensor:
-    """Dimensions of length 1 behind the devices', as broadcasting for one device would add them."""
+    """Dimensions of length 1 behind the clients', as broadcasting for one client would add them."""
     return plain.view(plain.shape[0], *[1] * (rank - plain.dim()), *plain.shape[1:])
 
 
@@ -118,7 +118,7 @@ def _by_channel(function: Callable[..., Tensor]) -> Callable[..., Stacked]:
     def kernel(x: Stacked, *options: Any, **named: Any) -> Stacked:
         if named.get("return_indices"):
             raise Unstackable("indices of a pool")
-        return Stacked(function(x.images(), *options, **named), x.devices, True)
+        return Stacked(function(x.images(), *options, **named), x.clients, True)
 
     return kernel
 

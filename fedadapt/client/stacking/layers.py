@@ -100,7 +100,7 @@ def _elementwise(layer: nn.Module) -> Kernel:
 
 
 def _pool(path: str, layer: nn.Module, clamp: Clamp | None) -> Kernel:
-    """A channel is pooled by itself: that of another device is like any other."""
+    """A channel is pooled by itself: that of another client is like any other."""
     if getattr(layer, "return_indices", False):
         raise Unstackable(f"{path}: indices of a pool")
     if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):
@@ -108,7 +108,7 @@ def _pool(path: str, layer: nn.Module, clamp: Clamp | None) -> Kernel:
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         y = layer(x.images())
-        return Stacked(y if clamp is None else clamp_(y, clamp), call.devices, True)
+        return Stacked(y if clamp is None else clamp_(y, clamp), call.clients, True)
 
     return kernel
 
@@ -117,7 +117,7 @@ def _global_average(call: Call, x: Stacked) -> Stacked:
     images = x.images()
     if images.shape[2:] != (1, 1):
         images = images.mean((2, 3), keepdim=True)
-    return Stacked(images, call.devices, True)
+    return Stacked(images, call.clients, True)
 
 
 def _group_norm(path: str, layer: nn.GroupNorm) -> Kernel:
@@ -125,10 +125,10 @@ def _group_norm(path: str, layer: nn.GroupNorm) -> Kernel:
         plain = x.plain()
         y = F.group_norm(plain.flatten(0, 1), layer.num_groups, eps=layer.eps).view(plain.shape)
         if layer.affine:
-            shape = (call.devices, 1, -1, *[1] * (plain.dim() - 3))
+            shape = (call.clients, 1, -1, *[1] * (plain.dim() - 3))
             w, b = (call.weights[f"{path}.{name}"].reshape(shape) for name in ("weight", "bias"))
             y = y * w + b
-        return Stacked(y, call.devices)
+        return Stacked(y, call.clients)
 
     return kernel
 
@@ -141,8 +141,8 @@ def _layer_norm(path: str, layer: nn.LayerNorm) -> Kernel:
         for name in ("weight", "bias"):
             if (own := getattr(layer, name)) is not None:
                 given = call.weights[f"{path}.{name}"]
-                given = given.reshape(call.devices, *between, *own.shape)
+                given = given.reshape(call.clients, *between, *own.shape)
                 y = y * given if name == "weight" else y + given
-        return Stacked(y, call.devices)
+        return Stacked(y, call.clients)
 
     return kernel

@@ -1,4 +1,4 @@
-"""Linear layers of all devices as batched matrix products, with the ReLU that follows folded in."""
+"""Linear layers of all clients as batched matrix products, with the ReLU that follows folded in."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,15 +12,15 @@ from fedadapt.client.stacking.value import Call, Stacked, casts
 
 
 def linear(path: str, layer: nn.Linear, clamp: Clamp | None) -> Callable[[Call, Stacked], Stacked]:
-    """``clamp(x @ weight.T + bias)`` for each device's rows of features."""
+    """``clamp(x @ weight.T + bias)`` for each client's rows of features."""
     weight, bias = f"{path}.weight", f"{path}.bias" if layer.bias is not None else None
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         rows = x.plain()
         w = call.weights[weight]
         b = None if bias is None else call.weights[bias]
-        y = affine(rows.reshape(call.devices, -1, rows.shape[-1]), w, b, clamp)
-        return Stacked(y.view(*rows.shape[:-1], y.shape[-1]), call.devices)
+        y = affine(rows.reshape(call.clients, -1, rows.shape[-1]), w, b, clamp)
+        return Stacked(y.view(*rows.shape[:-1], y.shape[-1]), call.clients)
 
     return kernel
 

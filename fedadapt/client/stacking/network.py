@@ -1,8 +1,8 @@
-"""A model for stacks of devices: its graph, with a stacked kernel at each node.
+"""A model for stacks of clients: its graph, with a stacked kernel at each node.
 
 How it works: ``torch.fx`` follows the model's code once and writes down which layers, functions and
 methods it calls, in which order. Each of them is replaced by a kernel that does the same for the
-values of all devices at once; a call goes through the list. What follows a device's batch through
+values of all clients at once; a call goes through the list. What follows a client's batch through
 the kernels is a ``Stacked``, which changes its layout only where a kernel asks for another one.
 """
 
@@ -35,7 +35,7 @@ class _Step:
 
 
 def trace(model: nn.Module) -> "StackedNetwork | None":
-    """The model for stacks of devices; None where some part of it has no stacked kernel."""
+    """The model for stacks of clients; None where some part of it has no stacked kernel."""
     try:
         return StackedNetwork(model)
     except Unstackable:
@@ -43,10 +43,10 @@ def trace(model: nn.Module) -> "StackedNetwork | None":
 
 
 class StackedNetwork:
-    """``model`` for many devices at once, each with weights of its own.
+    """``model`` for many clients at once, each with weights of its own.
 
     Which layers train is read from the modules of ``model`` at each call, so whatever switches the
-    mode of ``model`` switches this; its tensors are never read and may be on the meta device.
+    mode of ``model`` switches this; its tensors are never read and may be on the meta client.
 
     Raises:
         Unstackable: Some part of the model has no stacked kernel.
@@ -73,8 +73,8 @@ class StackedNetwork:
                 may be expanded from one model. Batch norm in training mode updates its running
                 statistics here, in place, exactly as ``nn.BatchNorm2d`` does.
             seen: Called with (path, x [D, channels, N]) for what enters each batch-norm layer.
-            generators: One a device, on the device of ``inputs``: dropout in training mode draws
-                each device's mask from its own, as the model alone would from such a generator.
+            generators: One a client, on the client of ``inputs``: dropout in training mode draws
+                each client's mask from its own, as the model alone would from such a generator.
 
         """
         call = Call(weights, len(inputs), seen, generators)
@@ -204,7 +204,7 @@ def _without_call(kernel: Callable[..., Any], call: Call, *args: Any, **kwargs: 
 
 
 def _parameter(name: str, call: Call) -> Stacked:
-    return Stacked(call.weights[name], call.devices)
+    return Stacked(call.weights[name], call.clients)
 
 
 def _check_in_place(modules: dict[str, nn.Module], node: fx.Node) -> None:

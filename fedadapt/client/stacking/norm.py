@@ -1,4 +1,4 @@
-"""Batch norm of all devices: a channel of a device is a channel like any other."""
+"""Batch norm of all clients: a channel of a client is a channel like any other."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def batch_norm(
         last = x.channels_last()
         rows = last.reshape(-1, last.shape[-1])  # [N, D * C]
         if call.seen is not None:
-            call.seen(path, rows.detach().t().unflatten(0, (call.devices, -1)))
+            call.seen(path, rows.detach().t().unflatten(0, (call.clients, -1)))
         y = _normalised(path, layer, call, rows, clamp)
         return x.of_channels_last(y.view(last.shape))
 
@@ -45,7 +45,7 @@ def _normalised(
         var = given[f"{path}.running_var"].flatten()
     elif has_running and layer.track_running_stats:
         given[f"{path}.num_batches_tracked"].add_(1)
-        # Written to, so views: there are none where several devices share their memory.
+        # Written to, so views: there are none where several clients share their memory.
         mean = given[f"{path}.running_mean"].view(-1)
         var = given[f"{path}.running_var"].view(-1)
         if layer.momentum is None:

@@ -26,7 +26,7 @@ def suits_patches(layer: nn.Conv2d) -> bool:
 
 
 def by_patches(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked]:
-    """The convolution of every device's images [D, B, C, H, W]."""
+    """The convolution of every client's images [D, B, C, H, W]."""
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         patches, size = _patches(layer, x.plain())
@@ -34,7 +34,7 @@ def by_patches(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
         if layer.bias is not None:
             weight = torch.cat([weight, call.weights[f"{path}.bias"].unsqueeze(2)], 2)
         y = _times(patches, weight.flatten(2))  # [P, D, O]
-        return Stacked(y.view(*size, -1).permute(0, 3, 1, 2), call.devices, True)
+        return Stacked(y.view(*size, -1).permute(0, 3, 1, 2), call.clients, True)
 
     return kernel
 
@@ -49,11 +49,11 @@ def _patches(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, tuple[int, int, 
     (down, across), (high, wide) = layer.stride, layer.kernel_size
     above, aside = cast("tuple[int, int]", layer.padding)
     padded = F.pad(images, (aside, aside, above, above)).transpose(1, 2)  # [D, C, B, ...]
-    devices, channels, batch = padded.shape[:3]
+    clients, channels, batch = padded.shape[:3]
     height = (padded.shape[3] - high) // down + 1
     width = (padded.shape[4] - wide) // across + 1
     seen = channels * high * wide
-    patches = images.new_empty(devices, seen + (layer.bias is not None), batch, height, width)
+    patches = images.new_empty(clients, seen + (layer.bias is not None), batch, height, width)
     by_tap = patches[:, :seen].unflatten(1, (channels, high, wide))
     for i in range(high):
         for j in range(wide):
@@ -78,8 +78,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, patches: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(patches)
-        devices, _, places = patches.shape
-        y = patches.new_empty(places, devices, weight.shape[1])
+        clients, _, places = patches.shape
+        y = patches.new_empty(places, clients, weight.shape[1])
         torch.bmm(patches.transpose(1, 2), weight.transpose(1, 2), out=y.transpose(0, 1))
         return y
 

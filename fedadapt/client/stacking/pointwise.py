@@ -1,4 +1,4 @@
-"""1x1 convolutions of all devices as batched matrix products over images laid channels last.
+"""1x1 convolutions of all clients as batched matrix products over images laid channels last.
 
 The product is written straight to where the next layer wants it, which autograd's own functions
 cannot do.

@@ -1,12 +1,12 @@
-"""Whether to stack the devices of a run, and how many at a time: a function of the network alone.
+"""Whether to stack the clients of a run, and how many at a time: a function of the network alone.
 
 Stacking wins where calling operators costs more than their arithmetic, and loses where most of the
 arithmetic is in large dense convolutions: grouped ones are slower than plain ones there. Clients a
-second of a stack, as multiples of one device after another with images laid channels last, on one
+second of a stack, as multiples of one client after another with images laid channels last, on one
 CPU core, 20 or 32 images a step: MobileNetV2 3.1 (width 0.25) and 2.3 (width 1), ResNet-18 2.1,
 LeNet-5 1.6, MLP 1.5 on 28 x 28 pixels (and 7 on 8 x 8), SqueezeNet 1.15, the small CNN 1.12 on 28 x
-28 and 1.0 on 32 x 32; VGG-11 1.15, where the same kernels for one device at a time give 1.4. A GPU
-is mostly idle with one device's small batches.
+28 and 1.0 on 32 x 32; VGG-11 1.15, where the same kernels for one client at a time give 1.4. A GPU
+is mostly idle with one client's small batches.
 """
 
 from collections.abc import Callable
@@ -25,27 +25,27 @@ from fedadapt.models.mode import evaluating, training
 from fedadapt.weights import Weights
 
 LARGE = 10**8  # multiply-adds of a step in one convolution: from there a stack gains nothing
-MAX_DENSE_SHARE = 0.25  # of the arithmetic; above it one device at a time is faster on a CPU
+MAX_DENSE_SHARE = 0.25  # of the arithmetic; above it one client at a time is faster on a CPU
 CACHE = 32 * 2**20  # bytes: what the widest layer of a stack may work on, on a CPU
 MEMORY = 2**30  # bytes: all activations and weights of a stack
 GPU_MEMORY = 4 * 2**30
-MOST_DEVICES = 50  # more gain nothing, and wait for one another
-ENOUGH = 10  # devices, where models are large: more gain nothing, and all wait in memory
-WEIGHTS = 16 * 2**20  # bytes: of more devices than that, a stack's weights are no more than this
+MOST_CLIENTS = 50  # more gain nothing, and wait for one another
+ENOUGH = 10  # clients, where models are large: more gain nothing, and all wait in memory
+WEIGHTS = 16 * 2**20  # bytes: of more clients than that, a stack's weights are no more than this
 MOST_ON_GPU = 256
 FLOAT = 4  # bytes
 
 
 class Plan(NamedTuple):
-    """How the devices of a run are computed."""
+    """How the clients of a run are computed."""
 
     execution: Execution
-    cohort_size: int  # devices at a time
+    cohort_size: int  # clients at a time
     reason: str  # a clause, for the log
 
 
 class _Work(NamedTuple):
-    """Of one device's step."""
+    """Of one client's step."""
 
     weights: int  # bytes of a model
     dense: int  # multiply-adds in large convolutions that are neither 1x1 nor depthwise
@@ -61,10 +61,10 @@ def plan(
     batch_size: int,
     compute: torch.device | str = "cpu",
 ) -> Plan:
-    """The fast way to compute devices whose steps are ``batch_size`` images of ``image_shape``.
+    """The fast way to compute clients whose steps are ``batch_size`` images of ``image_shape``.
 
     Nothing is measured, so the same run is planned in the same way wherever it runs. Shapes are
-    found with images of zeros: PyTorch takes seconds to load what it needs for the meta device.
+    found with images of zeros: PyTorch takes seconds to load what it needs for the meta client.
     """
     image = torch.zeros(1, *image_shape)
     state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}
@@ -75,11 +75,13 @@ def plan(
         share = work.dense / max(1, work.total)
         if share > MAX_DENSE_SHARE and not on_gpu:
             reason = f"{share:.0%} of the arithmetic is in convolutions too large for a stack"
-            return Plan("alone", 1, reason)
+            return Plan("per-client", 1, reason)
         if size == 1:
-            reason = "one device's activations fill the memory there is for a stack"
-            return Plan("alone", 1, reason)
-        return Plan("kernels", size, f"every layer has a stacked kernel, {size} devices at a time")
+            reason = "one client's activations fill the memory there is for a stack"
+            return Plan("per-client", 1, reason)
+        return Plan(
+            "stacked-kernels", size, f"every layer has a stacked kernel, {size} clients at a time"
+        )
     if any(isinstance(m, _ConvNd) for m in model.modules()) and not on_gpu:
         return _one_by_one("parts of the network have no stacked kernel, and it has convolutions")
     if any(isinstance(m, _DropoutNd) and m.p > 0 for m in model.modules()):
@@ -90,7 +92,7 @@ def plan(
 
 
 def _one_by_one(reason: str) -> Plan:
-    return Plan("one-by-one", 1, reason)
+    return Plan("sequential", 1, reason)
 
 
 def _cohort_size(work: _Work, on_gpu: bool) -> int:
@@ -98,7 +100,7 @@ def _cohort_size(work: _Work, on_gpu: bool) -> int:
         return max(1, min(MOST_ON_GPU, GPU_MEMORY // max(1, work.memory)))
     of_cache = max(2, CACHE // max(1, work.widest))
     enough = max(ENOUGH, WEIGHTS // max(1, work.weights))
-    return max(1, min(MOST_DEVICES, enough, of_cache, MEMORY // max(1, work.memory)))
+    return max(1, min(MOST_CLIENTS, enough, of_cache, MEMORY // max(1, work.memory)))
 
 
 def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _Work:
@@ -142,7 +144,7 @@ def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
 
 
 def _kernels_work(model: nn.Module, state: Weights, image: Tensor, work: _Work) -> bool:
-    """Whether it can be traced, and a stack of two gives two devices' logits."""
+    """Whether it can be traced, and a stack of two gives two clients' logits."""
     network = trace(model)
     if network is None:
         return False

@@ -22,45 +22,45 @@ class Call:
     """One call of a stacked network."""
 
     weights: Weights  # parameters and buffers, each [D, ...]
-    devices: int
+    clients: int
     seen: Seen | None  # told what enters each batch-norm layer
-    generators: Sequence[torch.Generator] | None  # one a device, for dropout
+    generators: Sequence[torch.Generator] | None  # one a client, for dropout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stacked:
-    """One value of every device, in one of two layouts.
+    """One value of every client, in one of two layouts.
 
-    *Plain* is [D, *shape]. *Images*, what convolutions make of [B, C, H, W] a device, are [B, D *
-    C, H, W] with the channels last in memory: pixel by pixel, the channels of all devices side by
-    side. There a depthwise convolution of all devices is an ordinary one, batch norm and pooling
+    *Plain* is [D, *shape]. *Images*, what convolutions make of [B, C, H, W] a client, are [B, D *
+    C, H, W] with the channels last in memory: pixel by pixel, the channels of all clients side by
+    side. There a depthwise convolution of all clients is an ordinary one, batch norm and pooling
     too, and a 1x1 convolution is a batched matrix product of strided views; nothing is permuted.
     """
 
     tensor: Tensor
-    devices: int
+    clients: int
     is_images: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What one device alone would see."""
+        """What one client alone would see."""
         if not self.is_images:
             return tuple(self.tensor.shape[1:])
         batch, channels, height, width = self.tensor.shape
-        return (batch, channels // self.devices, height, width)
+        return (batch, channels // self.clients, height, width)
 
     def plain(self) -> Tensor:
         """[D, *shape], a view."""
         if not self.is_images:
             return self.tensor
-        return self.tensor.unflatten(1, (self.devices, -1)).transpose(0, 1)
+        return self.tensor.unflatten(1, (self.clients, -1)).transpose(0, 1)
 
     def images(self) -> Tensor:
         """[B, D * C, H, W]; channels last in memory if they have been images before."""
         if self.is_images:
             return self.tensor
         if self.tensor.dim() != 5:
-            raise Unstackable(f"images of one device are [B, C, H, W], not {list(self.shape)}")
+            raise Unstackable(f"images of one client are [B, C, H, W], not {list(self.shape)}")
         together = self.tensor.transpose(0, 1).flatten(1, 2)
         return together.contiguous(memory_format=torch.channels_last)
 
@@ -76,11 +76,11 @@ class Stacked:
         channels_first = values.movedim(-1, 1)
         if self.is_images:
             return self.with_tensor(channels_first)
-        return self.with_tensor(channels_first.unflatten(1, (self.devices, -1)).transpose(0, 1))
+        return self.with_tensor(channels_first.unflatten(1, (self.clients, -1)).transpose(0, 1))
 
     def with_tensor(self, tensor: Tensor) -> Stacked:
         """The same layout with other numbers."""
-        return Stacked(tensor, self.devices, self.is_images)
+        return Stacked(tensor, self.clients, self.is_images)
 
 
 def casts(x: Tensor) -> bool:

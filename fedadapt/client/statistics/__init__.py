@@ -1,1 +1,1 @@
-"""What a device measures: activation sparsity, parameter importance, batch-norm statistics."""
+"""What a client measures: activation sparsity, parameter importance, batch-norm statistics."""

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a model on a device's own images: AdaBN, and re-estimation."""
+"""Batch-norm statistics of a model on a client's own images: AdaBN, and re-estimation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +15,8 @@ from fedadapt.models.mode import training_norms
 from fedadapt.weights import Weights
 
 
-def norm_moments(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weights:
-    """Mean and variance of what enters each batch-norm layer, over the device's images.
+def batch_norm_statistics(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weights:
+    """Mean and variance of what enters each batch-norm layer, over the client's images.
 
     Every layer normalises by its batch's own statistics meanwhile. The batches' moments are pooled
     exactly (law of total variance, weighted by batch size), so the first layer's are those of all
@@ -45,14 +45,14 @@ def norm_moments(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weight
         layer = name.removesuffix(".running_mean")
         share = count.to(total[name].device)[:, None]
         mean, square = total[name] / share, total[f"{layer}.running_var"] / share
-        kept = weights[name].dtype
-        result[name] = mean.to(kept)
-        result[f"{layer}.running_var"] = (square - mean**2).clamp(min=0).to(kept)
+        states = weights[name].dtype
+        result[name] = mean.to(states)
+        result[f"{layer}.running_var"] = (square - mean**2).clamp(min=0).to(states)
     return result
 
 
 def _measure(cohort: Cohort) -> Callable[[Weights, Tensor], Weights]:
-    """How E[x] and E[x^2] are found at the entrance of each layer, for a batch of each device."""
+    """How E[x] and E[x^2] are found at the entrance of each layer, for a batch of each client."""
     alone = partial(_batch_moments, cohort)
     if not cohort.stacked:
         return partial(_one_by_one, alone)
@@ -73,7 +73,7 @@ def _stacked_moments(network: Network, weights: Weights, inputs: Tensor) -> Weig
 
 
 def _batch_moments(cohort: Cohort, weights: Weights, inputs: Tensor) -> Weights:
-    """Of one device, [channels] a layer, float64."""
+    """Of one client, [channels] a layer, float64."""
     with torch.no_grad(), _listening(cohort.model) as seen:
         cohort.forward({n: t.clone() for n, t in weights.items()}, inputs)
     return dict(seen)

@@ -1,4 +1,4 @@
-"""How much each parameter matters on a device's images: MAS and the diagonal Fisher information.
+"""How much each parameter matters on a client's images: MAS and the diagonal Fisher information.
 
 Each is a score of the logits, and a magnitude of the score's gradient that is averaged over images
 or over batches. Always in evaluation mode: batch norm uses its statistics and never moves them.
@@ -78,7 +78,7 @@ def importances(
     exclude: Iterable[str] = (),
     floor: float = 0.0,
 ) -> Weights:
-    """Importance of each parameter on each device's images: Omega of DUA (psi, sec. 3.2).
+    """Importance of each parameter on each client's images: Omega of DUA (psi, sec. 3.2).
 
     ``sample``: the mean over images of each one's magnitude. ``batch``: the mean over batches of
     the magnitude of a batch's mean gradient, as DUA's released code has it; smaller, for opposite
@@ -99,8 +99,8 @@ def importances(
 
     """
     names = _included(cohort.model, exclude)
-    way = _Way(names, MEASURES[kind], granularity, batch_size)
-    found = _mean(cohort, weights, way, part, "importance")
+    variant = _Way(names, MEASURES[kind], granularity, batch_size)
+    found = _mean(cohort, weights, variant, part, "importance")
     return {n: t.add_(floor) for n, t in found.items()}
 
 
@@ -124,8 +124,8 @@ def fisher(
 
     """
     names = _included(cohort.model)
-    way = _Way(names, MEASURES["fisher"], granularity, batch_size, by_size=True)
-    return _mean(cohort, weights, way, part, "fisher")
+    variant = _Way(names, MEASURES["fisher"], granularity, batch_size, by_size=True)
+    return _mean(cohort, weights, variant, part, "fisher")
 
 
 class _Way(NamedTuple):
@@ -138,26 +138,30 @@ class _Way(NamedTuple):
     by_size: bool = False  # of ``batch``: a short batch weighs less
 
 
-def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str) -> Weights:
-    """One device after the other: beside the result, memory is that of one."""
+def _mean(cohort: Cohort, weights: Weights, variant: _Way, part: Part, purpose: str) -> Weights:
+    """One client after the other: beside the result, memory is that of one."""
     found = {
         n: torch.empty(t.shape, dtype=t.dtype, device=t.device)
         for n, t in weights.items()
-        if n in way.names
+        if n in variant.names
     }
     with evaluating(cohort.model):
-        layers = layers_of(cohort.model, way.names) if way.granularity == "sample" else None
+        layers = layers_of(cohort.model, variant.names) if variant.granularity == "sample" else None
         for d in range(len(cohort)):
             alone = cohort.only(d)
-            size = way.batch_size if way.granularity == "batch" else _images_at_once(alone, part)
-            device = _Device(alone, row(weights, d), way, layers)
+            size = (
+                variant.batch_size
+                if variant.granularity == "batch"
+                else _images_at_once(alone, part)
+            )
+            client = _Client(alone, row(weights, d), variant, layers)
             levels = cohort.generator(d, f"{purpose}/levels")
             total: Weights = {}
             count = 0
             for [(_, batch)] in alone.steps(Schedule(size, 1, part, purpose)):
                 x, y = batch.inputs[0], batch.labels[0]
                 u = torch.from_numpy(levels.random(len(y))).to(y.device)
-                added, num = device.add(x, y, u)
+                added, num = client.add(x, y, u)
                 total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
                 count += num
             for n, t in found.items():  # a layer's rule gives all of its parameters
@@ -165,19 +169,19 @@ def _mean(cohort: Cohort, weights: Weights, way: _Way, part: Part, purpose: str)
     return found
 
 
-class _Device(NamedTuple):
-    """One device while it is measured."""
+class _Client(NamedTuple):
+    """One client while it is measured."""
 
     cohort: Cohort  # of it alone
     weights: Weights  # [...]
-    way: _Way
+    variant: _Way
     layers: tuple[str, ...] | None  # see ``layers_of``; None: by ``vmap``
 
     def add(self, x: Tensor, y: Tensor, levels: Tensor) -> tuple[Weights, int]:
         """What a batch adds to the sum, and to what the sum is divided by."""
-        score, magnitude = self.way.measure
-        if self.way.granularity == "batch":
-            weight = len(x) if self.way.by_size else 1
+        score, magnitude = self.variant.measure
+        if self.variant.granularity == "batch":
+            weight = len(x) if self.variant.by_size else 1
             mean = self._gradient(x, y, levels)
             return {n: weight * magnitude(g) for n, g in mean.items()}, weight
         found = None
@@ -194,32 +198,32 @@ class _Device(NamedTuple):
 
     def _image_by_image(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
         """Sum over images of each one's magnitude, for any network."""
-        one = num_bytes({n: t for n, t in self.weights.items() if n in self.way.names})
+        one = num_bytes({n: t for n, t in self.weights.items() if n in self.variant.names})
         some = max(1, GRADIENT_BYTES // one)
         total: Weights = {}
         for part in zip(x.split(some), y.split(some), levels.split(some), strict=True):
             apart = vmap(self._gradient)(*(t.unsqueeze(1) for t in part))
             for n, g in apart.items():
-                total[n] = total.get(n, 0) + self.way.measure.magnitude(g).sum(0)
+                total[n] = total.get(n, 0) + self.variant.measure.magnitude(g).sum(0)
         return total
 
     def _gradient(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
         """Of the score by the parameters."""
-        held = {n: t for n, t in self.weights.items() if n not in self.way.names}
+        held = {n: t for n, t in self.weights.items() if n not in self.variant.names}
         # Under vmap no image can be copied channels last.
         cohort = replace(self.cohort, stacked=True)
 
         def value(params: Weights) -> Tensor:
-            return self.way.measure.score(cohort.forward(held | params, x), y, levels)
+            return self.variant.measure.score(cohort.forward(held | params, x), y, levels)
 
         found: Weights = grad(value)({n: t for n, t in self.weights.items() if n not in held})
         return found
 
 
-def _images_at_once(device: Cohort, part: Part) -> int:
+def _images_at_once(client: Cohort, part: Part) -> int:
     """How many images' activations fit in memory's share, by the size of the first image."""
-    [examples] = device.part(part)
-    one = device.scaling(examples.inputs[:1].unsqueeze(0))
+    [examples] = client.part(part)
+    one = client.scaling(examples.inputs[:1].unsqueeze(0))
     size = ACTIVATIONS * one.numel() * one.element_size()
     return max(1, min(IMAGES_AT_ONCE, GRADIENT_BYTES // max(1, size)))
 

@@ -91,7 +91,7 @@ def layers_of(model: nn.Module, names: Iterable[str]) -> tuple[str, ...] | None:
     if not all(_has_rule(modules[path]) for path in paths) or not tensors.issuperset(
         model.state_dict()
     ):
-        return None  # the second: a tensor with two names is two in a device's weights
+        return None  # the second: a tensor with two names is two in a client's weights
     try:
         graph = fx.Tracer().trace(model)
     except Exception:  # the model's own code may raise anything when given proxies
@@ -112,7 +112,7 @@ def magnitudes(
     """Sum over images of the magnitude of each one's gradient by the parameters of some layers.
 
     Args:
-        weights: Of one device.
+        weights: Of one client.
         paths: See ``layers_of``.
         x: Inputs [B, ...]. Images must not meet each other in the network: evaluation mode.
         score: Logits [B, C] -> a mean over images.

@@ -1,4 +1,4 @@
-"""How often each channel of a ReLU layer is off on a device's images: PFA's feature extraction.
+"""How often each channel of a ReLU layer is off on a client's images: PFA's feature extraction.
 
 Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective model
 personalization", section 3.2. Only zeros are counted: what ReLU6 cuts off at 6 is not one.
@@ -16,8 +16,8 @@ from torch.func import vmap
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.statistics.activation_hooks import SMOOTH, listening
 from fedadapt.errors import InputError, unknown
+from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
-from fedadapt.models.shell import shell
 from fedadapt.weights import Weights, row
 
 SPARSITY = "query.sparsity"
@@ -49,10 +49,10 @@ def sparsity_vectors(
     epsilon: float = 0.0,
     batch_size: int = BATCH,
 ) -> Tensor:
-    """Share of zeros after ``layer`` by channel, averaged over the device's training images.
+    """Share of zeros after ``layer`` by channel, averaged over the client's training images.
 
     Zeros are counted and divided once, so the order of images and the batch size do not show. Where
-    all devices have the same weights, their images go through together.
+    all clients have the same weights, their images go through together.
 
     Args:
         weights: Stacked, each [D, ...]; in PFA the federated model, the same for all.
@@ -86,7 +86,7 @@ def num_channels(
         image_shape: Of one network input, (C, H, W).
 
     """
-    empty = shell(model).eval()
+    empty = on_meta(model).eval()
     kind = next((p.dtype for p in empty.parameters()), torch.float32)
     inputs = torch.empty((1, *image_shape), dtype=kind, device="meta")
     with torch.no_grad():
@@ -180,7 +180,7 @@ def _of_each(
     members: list[int],
     inputs: Tensor,
 ) -> Tensor:
-    """Zeros of devices with different models: of their images [M, B, ...], [M, C]."""
+    """Zeros of clients with different models: of their images [M, B, ...], [M, C]."""
     if cohort.stacked:
         found = vmap(measure)({n: t[members] for n, t in weights.items()}, inputs)
     else:
@@ -190,7 +190,7 @@ def _of_each(
 
 
 def _is_one_model(weights: Weights) -> bool:
-    """All devices have the same weights, as with the federated model."""
+    """All clients have the same weights, as with the federated model."""
     return all(
         t.stride(0) == 0 or len(t) == 1 or torch.equal(t, t[:1].expand_as(t))
         for t in weights.values()
@@ -198,7 +198,7 @@ def _is_one_model(weights: Weights) -> bool:
 
 
 def _portions(cohort: Cohort, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All devices' images one after the other: whose they are [B], and network inputs [B, ...].
+    """All clients' images one after the other: whose they are [B], and network inputs [B, ...].
 
     Small images come in larger portions, which costs less and needs no more memory.
     """
@@ -206,11 +206,11 @@ def _portions(cohort: Cohort, batch_size: int) -> Iterator[tuple[Tensor, Tensor]
     portion = max(batch_size, ROOM // max(1, first[0].numel()))
     taken: list[tuple[int, Tensor]] = []
     room = portion
-    for device, split in enumerate(cohort.splits):
+    for client, split in enumerate(cohort.splits):
         images = split.train.inputs
         ends = range(room, len(images), portion)
         for piece in torch.tensor_split(images, tuple(ends)):
-            taken.append((device, piece))
+            taken.append((client, piece))
             room -= len(piece)
             if not room:
                 yield _joined(cohort, taken)
@@ -220,7 +220,7 @@ def _portions(cohort: Cohort, batch_size: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 def _joined(cohort: Cohort, taken: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    owners = torch.cat([torch.full((len(images),), device) for device, images in taken])
+    owners = torch.cat([torch.full((len(images),), client) for client, images in taken])
     return owners, cohort.scaling(torch.cat([images for _, images in taken]))
 
 

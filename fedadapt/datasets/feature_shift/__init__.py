@@ -1,1 +1,1 @@
-"""Feature shift: how the images of devices come to look different."""
+"""Feature shift: how the images of clients come to look different."""

@@ -1,4 +1,4 @@
-"""Ten ways a device's camera spoils its images, at the strengths of Tiny-ImageNet-C.
+"""Ten ways a client's camera spoils its images, at the strengths of Tiny-ImageNet-C.
 
 Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations"; the Tiny-ImageNet-C parameters are much milder than ImageNet-C's. DUA uses
@@ -47,8 +47,8 @@ def corrupt(
     image: NDArray[np.uint8], name: str, severity: int, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Corrupt one image, uint8 [H, W, C] -> uint8 [H, W, C]; severity 1 to 5."""
-    spoilt = _BY_NAME[name](image / 255.0, severity - 1, rng)
-    return np.rint(np.clip(spoilt, 0, 1) * 255).astype(np.uint8)
+    corrupted = _BY_NAME[name](image / 255.0, severity - 1, rng)
+    return np.rint(np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
 
 
 def _elastic(x: Picture, level: int, rng: np.random.Generator) -> Picture:

@@ -1,1 +1,1 @@
-"""Partitioning: which device holds which images."""
+"""Partitioning: which client holds which images."""

@@ -1,4 +1,4 @@
-"""Which images each of many devices holds, as three long lists: a device's own are made lazily."""
+"""Which images each of many clients holds, as three long lists: a client's own are made lazily."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
@@ -8,61 +8,65 @@ from numpy.typing import NDArray
 
 from fedadapt.datasets.partitioning.stratified import Rows
 
-AT_ONCE = 4096  # devices
+AT_ONCE = 4096  # clients
 
 
-class Pools(NamedTuple):
-    """The images each of a device's three sets is drawn from; no image is in two of them."""
+class SplitIndices(NamedTuple):
+    """The images each of a client's three sets is drawn from; no image is in two of them."""
 
     train: Rows
     adapt: Rows
     test: Rows
 
 
-class Pile:
-    """One set of all devices: their images one after the other."""
+class RaggedIndices:
+    """One set of all clients: their images one after the other."""
 
     def __init__(self, images: NDArray[np.int32], counts: Rows) -> None:
-        """Take all images, [sum of counts], and how many each device has, [D]."""
+        """Take all images, [sum of counts], and how many each client has, [D]."""
         self.images = images
         self.counts = counts
         self.starts = np.cumsum(counts) - counts
 
-    def of(self, device: int) -> Rows:
-        start = self.starts[device]
-        return self.images[start : start + self.counts[device]].astype(np.int64)
+    def of(self, client: int) -> Rows:
+        start = self.starts[client]
+        return self.images[start : start + self.counts[client]].astype(np.int64)
 
     @staticmethod
-    def of_lists(lists: Sequence[Rows]) -> "Pile":
-        return Pile(np.concatenate(lists).astype(np.int32), np.array([len(rows) for rows in lists]))
+    def of_lists(lists: Sequence[Rows]) -> "RaggedIndices":
+        return RaggedIndices(
+            np.concatenate(lists).astype(np.int32), np.array([len(rows) for rows in lists])
+        )
 
 
-class Hands(Sequence[Pools]):
-    """The three sets of every device, four bytes an image."""
+class ClientIndices(Sequence[SplitIndices]):
+    """The three sets of every client, four bytes an image."""
 
-    def __init__(self, train: Pile, adapt: Pile, test: Pile) -> None:
+    def __init__(self, train: RaggedIndices, adapt: RaggedIndices, test: RaggedIndices) -> None:
         self.sets = (train, adapt, test)
 
     @staticmethod
-    def of(devices: Iterable[Pools]) -> "Hands":
-        return Hands(*(Pile.of_lists(lists) for lists in zip(*devices, strict=True)))
+    def of(clients: Iterable[SplitIndices]) -> "ClientIndices":
+        return ClientIndices(
+            *(RaggedIndices.of_lists(lists) for lists in zip(*clients, strict=True))
+        )
 
     def __len__(self) -> int:
         return len(self.sets[0].counts)
 
     @overload
-    def __getitem__(self, device: int) -> Pools: ...
+    def __getitem__(self, client: int) -> SplitIndices: ...
 
     @overload
-    def __getitem__(self, device: slice) -> list[Pools]: ...
+    def __getitem__(self, client: slice) -> list[SplitIndices]: ...
 
-    def __getitem__(self, device: int | slice) -> Pools | list[Pools]:
-        if isinstance(device, slice):
-            return [self[d] for d in range(*device.indices(len(self)))]
-        return Pools(*(pile.of(range(len(self))[device]) for pile in self.sets))
+    def __getitem__(self, client: int | slice) -> SplitIndices | list[SplitIndices]:
+        if isinstance(client, slice):
+            return [self[d] for d in range(*client.indices(len(self)))]
+        return SplitIndices(*(pile.of(range(len(self))[client]) for pile in self.sets))
 
     def trained_on(self, unseen: Iterable[int] = ()) -> Rows:
-        """The images that devices train on, ``unseen`` devices left out; ascending."""
+        """The images that clients train on, ``unseen`` clients left out; ascending."""
         train, seen = self.sets[0], np.ones(len(self), bool)
         seen[list(unseen)] = False
         used = np.zeros(train.images.max(initial=-1) + 1, bool)
@@ -70,7 +74,7 @@ class Hands(Sequence[Pools]):
         return np.flatnonzero(used)
 
     def written_out(self) -> Iterator[NDArray[np.int64]]:
-        """Device by device: how many train images, these, then adapt and test alike; in pieces."""
+        """Client by client: how many train images, these, then adapt and test alike; in pieces."""
         for first in range(0, len(self), AT_ONCE):
             some = slice(first, first + AT_ONCE)
             counts = np.stack([pile.counts[some] for pile in self.sets], axis=1)

@@ -1,11 +1,11 @@
-"""Divide a data set among devices: every image belongs to at most one of them."""
+"""Divide a data set among clients: every image belongs to at most one of them."""
 
 import warnings
 from typing import Any
 
 import numpy as np
 
-from fedadapt.datasets.catalog import LEAST_IMAGES, need, too_many_devices
+from fedadapt.datasets.catalog import LEAST_IMAGES, need, too_many_clients
 from fedadapt.datasets.partitioning.quantity import relative_sizes, thin, top_up
 from fedadapt.datasets.partitioning.spec import Partition, Rule
 from fedadapt.datasets.partitioning.stratified import Rows
@@ -18,13 +18,13 @@ def divide(
     domains: Rows | None,
     partition: Partition,
     quantity: Rule,
-    num_devices: int,
+    num_clients: int,
     rng: np.random.Generator,
     name: str,
 ) -> list[Rows]:
-    """Give each device its images.
+    """Give each client its images.
 
-    Label skew first, then quantity skew: the partition is made of all images, and each device then
+    Label skew first, then quantity skew: the partition is made of all images, and each client then
     keeps its relative size of what it got. Only ``iid`` divides all the images unevenly.
 
     Args:
@@ -33,36 +33,36 @@ def divide(
         name: Of the benchmark, for errors.
 
     Raises:
-        InputError: The data cannot give every device the three images it needs.
+        InputError: The data cannot give every client the three images it needs.
 
     """
-    if len(rows) < LEAST_IMAGES * num_devices:
-        raise too_many_devices(num_devices, len(rows) // LEAST_IMAGES, name)
+    if len(rows) < LEAST_IMAGES * num_clients:
+        raise too_many_clients(num_clients, len(rows) // LEAST_IMAGES, name)
     rule = partition.rule
     if rule.name == "iid" and not partition.by_domain:
-        devices = _iid(rows, quantity, num_devices, rng)
+        clients = _iid(rows, quantity, num_clients, rng)
     else:
-        devices = []
+        clients = []
         for part, share in _domain_parts(
-            rows, domains if partition.by_domain else None, num_devices
+            rows, domains if partition.by_domain else None, num_clients
         ):
-            devices += _by_label(part, labels, rule, share, rng)
+            clients += _by_label(part, labels, rule, share, rng)
         if quantity.name != "even":
-            devices = thin(devices, labels, relative_sizes(quantity, num_devices, rng), rng)
-    smallest = min(map(len, devices))
+            clients = thin(clients, labels, relative_sizes(quantity, num_clients, rng), rng)
+    smallest = min(map(len, clients))
     if smallest < LEAST_IMAGES:
-        # Sizes go with 1 / devices here, so the smallest one tells how many would do.
-        most = max(1, num_devices * smallest // LEAST_IMAGES)
-        raise too_many_devices(num_devices, most, f"{name} with {_text(rule)}")
-    return devices
+        # Sizes go with 1 / clients here, so the smallest one tells how many would do.
+        most = max(1, num_clients * smallest // LEAST_IMAGES)
+        raise too_many_clients(num_clients, most, f"{name} with {_text(rule)}")
+    return clients
 
 
 def kinds_of(
-    rows: Rows, labels: Rows, domains: Rows | None, partition: Partition, num_devices: int
+    rows: Rows, labels: Rows, domains: Rows | None, partition: Partition, num_clients: int
 ) -> list[tuple[Rows, int]]:
-    """The images of each kind of device (domain, class type) and how many devices share them."""
+    """The images of each kind of client (domain, class type) and how many clients share them."""
     found = []
-    for part, num in _domain_parts(rows, domains if partition.by_domain else None, num_devices):
+    for part, num in _domain_parts(rows, domains if partition.by_domain else None, num_clients):
         if partition.rule.name == "class-types":
             found += _class_parts(part, labels, partition.rule, num)
         else:
@@ -70,9 +70,9 @@ def kinds_of(
     return found
 
 
-def groups(num_groups: int, num_devices: int) -> Rows:
-    """The group of each device: neighbours together, groups equal to one device, [D]."""
-    return np.arange(num_devices) * num_groups // num_devices
+def groups(num_groups: int, num_clients: int) -> Rows:
+    """The group of each client: neighbours together, groups equal to one client, [D]."""
+    return np.arange(num_clients) * num_groups // num_clients
 
 
 def class_types(num_classes: int, rule: Rule) -> list[Rows]:
@@ -80,74 +80,74 @@ def class_types(num_classes: int, rule: Rule) -> list[Rows]:
     return np.array_split(np.arange(num_classes), max(1, num_classes // int(rule.value)))
 
 
-def _iid(rows: Rows, quantity: Rule, num_devices: int, rng: np.random.Generator) -> list[Rows]:
+def _iid(rows: Rows, quantity: Rule, num_clients: int, rng: np.random.Generator) -> list[Rows]:
     shuffled = rng.permutation(rows)
     if quantity.name == "even":
-        return _load(_flower().IidPartitioner(num_devices), shuffled, np.zeros_like(rows))
+        return _load(_flower().IidPartitioner(num_clients), shuffled, np.zeros_like(rows))
     # The sizes of flwr-datasets' Linear-, Square- and ExponentialPartitioner, which refuse to work
-    # where the smallest device would get nothing (100 devices, square, 60,000 images).
-    sizes = relative_sizes(quantity, num_devices, rng)
+    # where the smallest client would get nothing (100 clients, square, 60,000 images).
+    sizes = relative_sizes(quantity, num_clients, rng)
     cuts = np.round(np.cumsum(sizes)[:-1] / sizes.sum() * len(rows)).astype(int)
     return top_up(np.split(shuffled, cuts), rng)
 
 
-def _domain_parts(rows: Rows, domains: Rows | None, num_devices: int) -> list[tuple[Rows, int]]:
-    """The images of each domain and how many devices share them."""
+def _domain_parts(rows: Rows, domains: Rows | None, num_clients: int) -> list[tuple[Rows, int]]:
+    """The images of each domain and how many clients share them."""
     if domains is None:
-        return [(rows, num_devices)]
-    counts = np.bincount(groups(int(domains.max()) + 1, num_devices))
+        return [(rows, num_clients)]
+    counts = np.bincount(groups(int(domains.max()) + 1, num_clients))
     return [(rows[domains[rows] == g], int(n)) for g, n in enumerate(counts)]
 
 
-def _class_parts(rows: Rows, labels: Rows, rule: Rule, num_devices: int) -> list[tuple[Rows, int]]:
+def _class_parts(rows: Rows, labels: Rows, rule: Rule, num_clients: int) -> list[tuple[Rows, int]]:
     types = class_types(int(labels.max()) + 1, rule)
-    counts = np.bincount(groups(len(types), num_devices), minlength=len(types))
+    counts = np.bincount(groups(len(types), num_clients), minlength=len(types))
     parts = [rows[np.isin(labels[rows], classes)] for classes in types]
     return [(part, int(n)) for part, n in zip(parts, counts, strict=True) if n]
 
 
 def _by_label(
-    rows: Rows, labels: Rows, rule: Rule, num_devices: int, rng: np.random.Generator
+    rows: Rows, labels: Rows, rule: Rule, num_clients: int, rng: np.random.Generator
 ) -> list[Rows]:
     if rule.name == "iid":
-        return _deal(rows, labels, num_devices, rng)
+        return _draw(rows, labels, num_clients, rng)
     if rule.name == "class-types":
-        parts = _class_parts(rows, labels, rule, num_devices)
-        return [dealt for part, n in parts for dealt in _deal(part, labels, n, rng)]
+        parts = _class_parts(rows, labels, rule, num_clients)
+        return [drawn for part, n in parts for drawn in _draw(part, labels, n, rng)]
     partitioners = _flower()
     seed = int(rng.integers(2**31))
     common: dict[str, Any] = {"partition_by": "label", "seed": seed}
     if rule.name == "dirichlet":
         partitioner = partitioners.DirichletPartitioner(
-            num_devices, alpha=rule.value, min_partition_size=0, **common
+            num_clients, alpha=rule.value, min_partition_size=0, **common
         )
     elif rule.name == "pathological":
         partitioner = partitioners.PathologicalPartitioner(
-            num_devices,
+            num_clients,
             num_classes_per_partition=int(rule.value),
             class_assignment_mode="first-deterministic",  # so that no class is left out
             **common,
         )
     else:
         partitioner = partitioners.ShardPartitioner(
-            num_devices, num_shards_per_partition=int(rule.value), **common
+            num_clients, num_shards_per_partition=int(rule.value), **common
         )
     try:
-        devices = _load(partitioner, rows, labels[rows])
+        clients = _load(partitioner, rows, labels[rows])
     except ValueError as error:
         reason = str(error).split(". ")[0]
         raise InputError(
-            f"partition: {_text(rule)} cannot divide {len(rows)} images among {num_devices} "
-            f"devices ({reason}); use fewer devices"
+            f"partition: {_text(rule)} cannot divide {len(rows)} images among {num_clients} "
+            f"clients ({reason}); use fewer clients"
         ) from None
-    return top_up(devices, rng) if rule.name == "dirichlet" else devices
+    return top_up(clients, rng) if rule.name == "dirichlet" else clients
 
 
-def _deal(rows: Rows, labels: Rows, num_devices: int, rng: np.random.Generator) -> list[Rows]:
-    """Equal shares with equal classes: sorted by class, every n-th image goes to one device."""
+def _draw(rows: Rows, labels: Rows, num_clients: int, rng: np.random.Generator) -> list[Rows]:
+    """Equal shares with equal classes: sorted by class, every n-th image goes to one client."""
     rows = rng.permutation(rows)
     order = rows[np.argsort(labels[rows], kind="stable")]
-    return [order[d::num_devices] for d in range(num_devices)]
+    return [order[d::num_clients] for d in range(num_clients)]
 
 
 def _flower() -> Any:

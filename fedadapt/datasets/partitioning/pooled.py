@@ -1,7 +1,7 @@
 """Cut each kind's images into train, adapt and test first, then share each part out.
 
 This is how PFA's benchmarks are made (Liu et al. 2021, sec. 5.1): the sizes in its table 2 are
-those of 60/20/20 by domain, then a fifth of each for each of the five devices.
+those of 60/20/20 by domain, then a fifth of each for each of the five clients.
 """
 
 from itertools import pairwise
@@ -10,9 +10,9 @@ from math import ceil
 import numpy as np
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import LEAST_IMAGES, split_of, too_many_devices
+from fedadapt.datasets.catalog import LEAST_IMAGES, split_of, too_many_clients
 from fedadapt.datasets.entries import Entry
-from fedadapt.datasets.partitioning.client_indices import Pools
+from fedadapt.datasets.partitioning.client_indices import SplitIndices
 from fedadapt.datasets.partitioning.partition import kinds_of
 from fedadapt.datasets.partitioning.spec import Partition
 from fedadapt.datasets.partitioning.stratified import Rows, stratified_order, three_sizes
@@ -22,15 +22,15 @@ from fedadapt.random_streams import stream
 
 def pooled(
     config: RunConfig, entry: Entry, partition: Partition, store: Store, rows: Rows
-) -> list[Pools]:
-    """Every device's three sets. No image is in two of them.
+) -> list[SplitIndices]:
+    """Every client's three sets. No image is in two of them.
 
     Args:
         rows: The images to divide, [n]; tests are taken from the official test
             part where ``split=official``.
 
     Raises:
-        InputError: A device would have less than one image of each set.
+        InputError: A client would have less than one image of each set.
 
     """
     rng = stream(config.seed, "split")
@@ -38,7 +38,7 @@ def pooled(
     most = _most(config, entry)
 
     def kinds(some: Rows) -> list[tuple[Rows, int]]:
-        return kinds_of(some, labels, store.domain_of, partition, config.devices)
+        return kinds_of(some, labels, store.domain_of, partition, config.clients)
 
     def ordered(some: Rows) -> Rows:
         return some[stratified_order(labels[some], rng, evenly=True)]
@@ -61,9 +61,9 @@ def pooled(
     smallest = min(len(part) // num for *three, num in parts for part in three)
     if smallest < 1:
         fits = max(len(parts), min(len(part) for *three, _ in parts for part in three))
-        raise too_many_devices(config.devices, min(fits, config.devices - 1), entry.name)
+        raise too_many_clients(config.clients, min(fits, config.clients - 1), entry.name)
     return [
-        Pools(*three)
+        SplitIndices(*three)
         for *pools, num in parts
         for three in zip(
             *(_shares(pool, num, cap) for pool, cap in zip(pools, most, strict=True)), strict=True
@@ -72,7 +72,7 @@ def pooled(
 
 
 def _most(config: RunConfig, entry: Entry) -> tuple[int | None, ...]:
-    """At most so many train, adapt and test images a device; None: all there are."""
+    """At most so many train, adapt and test images a client; None: all there are."""
     if config.examples:
         return three_sizes(
             max(config.examples, LEAST_IMAGES), config.adapt_share, config.test_share
@@ -87,6 +87,6 @@ def _two(rows: Rows, share: float) -> tuple[Rows, Rows]:
 
 
 def _shares(pool: Rows, num: int, most: int | None) -> list[Rows]:
-    """Equal stretches, the remainder to the last device; each cut to ``most``."""
+    """Equal stretches, the remainder to the last client; each cut to ``most``."""
     ends = [*(i * (len(pool) // num) for i in range(num)), len(pool)]
     return [pool[first:last][:most] for first, last in pairwise(ends)]

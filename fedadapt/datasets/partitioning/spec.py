@@ -21,7 +21,7 @@ CORRUPTIONS = (
     "contrast",
     "impulse-noise",
 )
-"""In the order of DUA's users: device d gets number d modulo ten."""
+"""In the order of DUA's users: client d gets number d modulo ten."""
 
 DOMAINS = ("plain", "inverted", "rotated90", "blurred", "noisy")
 ROTATIONS = ("upright", "rotated90", "rotated180", "rotated270")
@@ -42,7 +42,7 @@ class Partition(NamedTuple):
 
 
 class Shift(NamedTuple):
-    """How the devices' images differ; ``corruption`` is empty where each device has its own."""
+    """How the clients' images differ; ``corruption`` is empty where each client has its own."""
 
     name: str
     corruption: str = ""

@@ -13,7 +13,7 @@ from fedadapt.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Images by number: first the ones to divide among devices, then the official test part."""
+    """Images by number: first the ones to divide among clients, then the official test part."""
 
     pixels: Tensor  # uint8 [N, C, H, W]
     labels: Rows  # int64 [N], 0..len(classes)-1; every class occurs in the first num_train

@@ -33,7 +33,7 @@ class Task(NamedTuple):
     validation: Examples
 
 
-class Halves(NamedTuple):
+class AdaptTestIndices(NamedTuple):
     """A user's images of one task, by number: to adapt with and to be tested on. No overlap."""
 
     adapt: Rows
@@ -47,7 +47,7 @@ class ServerRows(NamedTuple):
     validation: Rows
 
 
-class Pictures(ABC):
+class TaskImages(ABC):
     """All images of a benchmark by number, made when they are asked for.
 
     Attributes:
@@ -60,19 +60,19 @@ class Pictures(ABC):
     labels: Rows
 
     @abstractmethod
-    def inputs(self, rows: Rows, device: int | None) -> Tensor:
-        """Uint8 [n, C, H, W], as the device's camera sees them; None: the server, unspoilt."""
+    def inputs(self, rows: Rows, client: int | None) -> Tensor:
+        """Uint8 [n, C, H, W], as the client's camera sees them; None: the server, unspoilt."""
 
     @abstractmethod
-    def dear(self, device: int) -> bool:
-        """Whether the device's images take work to make and are worth keeping."""
+    def is_expensive(self, client: int) -> bool:
+        """Whether the client's images take work to make and are worth keeping."""
 
 
 class Users(Protocol):
     """Who holds which images: a function of (task, draw), equal calls give equal rows."""
 
-    def __call__(self, task: int, draw: int) -> Sequence[Halves]:
-        """One a device."""
+    def __call__(self, task: int, draw: int) -> Sequence[AdaptTestIndices]:
+        """One a client."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class TaskBenchmark:
 
     Attributes:
         name: As given on the command line.
-        kinds: One word per device: its domain, preferred classes, corruption, ...
+        kinds: One word per client: its domain, preferred classes, corruption, ...
         task_names: In the order in which the server learns them.
         task_classes: Of each task, in label order.
         scaling: From bytes to network input, for all tasks, users and the server.
@@ -93,7 +93,7 @@ class TaskBenchmark:
     kinds: tuple[str, ...]
     task_names: tuple[str, ...]
     task_classes: tuple[tuple[str, ...], ...]
-    pictures: Pictures
+    pictures: TaskImages
     server: tuple[ServerRows, ...]  # one a task
     users: Users
     scaling: Scaling
@@ -101,7 +101,7 @@ class TaskBenchmark:
     _kept: dict[tuple[int, int, int], Split] = field(default_factory=dict, init=False)
 
     @property
-    def num_devices(self) -> int:
+    def num_clients(self) -> int:
         return len(self.kinds)
 
     @property
@@ -115,7 +115,7 @@ class TaskBenchmark:
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """The server's images: made at the first call, so that a device never makes them."""
+        """The server's images: made at the first call, so that a client never makes them."""
         return tuple(
             Task(name, classes, *(self._examples(part, None) for part in rows))
             for name, classes, rows in zip(
@@ -124,10 +124,10 @@ class TaskBenchmark:
         )
 
     def of_task(self, task: int, draw: int = 1) -> Benchmark:
-        """The benchmark of one task alone, with the users as its devices.
+        """The benchmark of one task alone, with the users as its clients.
 
         A user takes no part in training: all its labelled images are ``split(d).adapt``
-        (user-validation), and ``split(d).train`` is the same images, for what trains on a device.
+        (user-validation), and ``split(d).train`` is the same images, for what trains on a client.
         ``split(d).test`` is its evaluation half.
 
         Args:
@@ -141,22 +141,22 @@ class TaskBenchmark:
             raise InputError(f"draw: {draw}; there are draws 1 to {DRAWS}")
         return _OfTask(self, task, draw)
 
-    def user_split(self, task: int, draw: int, device: int, halves: Halves) -> Split:
+    def user_split(self, task: int, draw: int, client: int, halves: AdaptTestIndices) -> Split:
         """The images of one user and task; those that are dear are kept while there is room."""
-        key = (task, draw, device)
+        key = (task, draw, client)
         if key in self._kept:
             return self._kept[key]
-        adapt, test = (self._examples(rows, device) for rows in halves)
+        adapt, test = (self._examples(rows, client) for rows in halves)
         made = Split(adapt, adapt, test)
-        if self.pictures.dear(device):
-            kept = sum(part.inputs.numel() for s in self._kept.values() for part in s[1:])
-            if kept + adapt.inputs.numel() + test.inputs.numel() <= KEPT_BYTES:
+        if self.pictures.is_expensive(client):
+            states = sum(part.inputs.numel() for s in self._kept.values() for part in s[1:])
+            if states + adapt.inputs.numel() + test.inputs.numel() <= KEPT_BYTES:
                 self._kept[key] = made
         return made
 
-    def _examples(self, rows: Rows, device: int | None) -> Examples:
+    def _examples(self, rows: Rows, client: int | None) -> Examples:
         labels = torch.from_numpy(self.pictures.labels[rows])
-        return Examples(self.pictures.inputs(rows, device), labels)
+        return Examples(self.pictures.inputs(rows, client), labels)
 
 
 class _OfTask(Benchmark):
@@ -164,27 +164,27 @@ class _OfTask(Benchmark):
 
     def __init__(self, whole: TaskBenchmark, task: int, draw: int) -> None:
         self.name = f"{whole.name}/{whole.task_names[task]}"
-        self.num_devices = whole.num_devices
+        self.num_clients = whole.num_clients
         self.classes = whole.task_classes[task]
         self.image_shape = whole.image_shape
         self.scaling = whole.scaling
         self.kinds = whole.kinds
         self.unseen = frozenset()
-        facts: dict[str, object] = {**whole.manifest.facts, "task": task, "draw": draw}
-        self.manifest = Manifest(f"{whole.manifest.hash}-{task}-{draw}", facts)
+        metadata: dict[str, object] = {**whole.manifest.metadata, "task": task, "draw": draw}
+        self.manifest = Manifest(f"{whole.manifest.hash}-{task}-{draw}", metadata)
         self._whole = whole
         self._key = (task, draw)
         self._halves = whole.users(task, draw)
 
-    def split(self, device: int) -> Split:
-        return self._whole.user_split(*self._key, device, self._halves[device])
+    def split(self, client: int) -> Split:
+        return self._whole.user_split(*self._key, client, self._halves[client])
 
-    def num_train_examples(self, device: int) -> int:
-        return len(self._halves[device].adapt)
+    def num_train_examples(self, client: int) -> int:
+        return len(self._halves[client].adapt)
 
-    def rows(self, device: int) -> Halves:
+    def rows(self, client: int) -> AdaptTestIndices:
         """Which images the user's two halves are, by number."""
-        return self._halves[device]
+        return self._halves[client]
 
     @property
     def global_test(self) -> Examples | None:

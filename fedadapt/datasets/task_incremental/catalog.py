@@ -28,13 +28,13 @@ class TaskEntry:
 
     name: str
     description: str
-    devices: int  # the benchmark's own number, which ``devices=0`` means
+    clients: int  # the benchmark's own number, which ``clients=0`` means
     partition: str  # what an empty ``partition`` means
     shift: str  # what an empty ``shift`` means
     tasks: tuple[str, ...]
     data: tuple[str, ...] = ()  # the data sets its images are from; () = built in
     indoor: bool = False
-    fixed_users: bool = False  # their preferences are listed: there are ``devices`` of them
+    fixed_users: bool = False  # their preferences are listed: there are ``clients`` of them
     free: bool = False  # ``partition`` and ``shift`` may be chosen
 
 
@@ -101,7 +101,7 @@ def task_rows(given_root: str = "") -> list[TaskRow]:
                 there = False
         words = entry.partition + f", {entry.shift}" * (entry.shift != "none")
         count = len(entry.tasks)
-        found.append(TaskRow(entry.name, entry.description, count, entry.devices, words, there))
+        found.append(TaskRow(entry.name, entry.description, count, entry.clients, words, there))
     return found
 
 
@@ -143,8 +143,8 @@ def is_tasks(benchmark: str) -> bool:
 
 
 def num_users(entry: TaskEntry, config: RunConfig) -> int:
-    """How many users there are; ``devices=0``: the benchmark's own number."""
-    return config.devices or entry.devices
+    """How many users there are; ``clients=0``: the benchmark's own number."""
+    return config.clients or entry.clients
 
 
 def user_rule(entry: TaskEntry, config: RunConfig) -> UserRule:
@@ -199,13 +199,13 @@ def check(config: RunConfig) -> None:
                 "halves of what they have: leave it out"
             )
     users = num_users(entry, config)
-    if entry.fixed_users and users != entry.devices:
+    if entry.fixed_users and users != entry.clients:
         raise InputError(
-            f"devices: {users}; the preferences of {entry.name} are those of {entry.devices} "
-            f"users: set devices={entry.devices}"
+            f"clients: {users}; the preferences of {entry.name} are those of {entry.clients} "
+            f"users: set clients={entry.clients}"
         )
     if rule.partition == DOMAINS and users < 2:
-        raise InputError(f"devices: {users}; {entry.name} needs a user for each of two domains")
+        raise InputError(f"clients: {users}; {entry.name} needs a user for each of two domains")
     if config.image_size and not 4 <= config.image_size <= 1024:
         raise InputError(
             f"image-size: {config.image_size} is out of range; it must be 4 to 1024, or 0"
@@ -255,4 +255,4 @@ def defaults_of_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
     if not is_tasks(str(name)):
         return {}
     entry = find_tasks(name)
-    return {"devices": entry.devices, "rounds": len(entry.tasks), "strategy": "mas-racl"}
+    return {"clients": entry.clients, "rounds": len(entry.tasks), "strategy": "mas-racl"}

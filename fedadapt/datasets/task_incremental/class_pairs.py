@@ -12,7 +12,7 @@ from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.datasets.sources.official import read_digits, read_official
 from fedadapt.datasets.task_incremental.benchmark import (
-    Halves,
+    AdaptTestIndices,
     TaskBenchmark,
     server_split,
     some_of,
@@ -60,7 +60,7 @@ def make_pairs(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
     ]
 
     @cache
-    def users(task: int, draw: int) -> list[Halves]:
+    def users(task: int, draw: int) -> list[AdaptTestIndices]:
         pool = of_users[PAIR * task : PAIR * (task + 1)]
         rng = stream(config.seed, "task-users", task, draw)
         if rule.partition == CATEGORY_PRIOR:

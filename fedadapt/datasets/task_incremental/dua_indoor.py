@@ -17,7 +17,7 @@ from fedadapt.datasets.load import choose_scaling
 from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.datasets.task_incremental.benchmark import (
-    Halves,
+    AdaptTestIndices,
     ServerRows,
     TaskBenchmark,
     server_split,
@@ -72,7 +72,7 @@ def make_indoor(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
             raise InputError(f"TrainImages.txt: lists too few images of task {name!r}")
 
     @cache
-    def users(task: int, draw: int) -> list[Halves]:
+    def users(task: int, draw: int) -> list[AdaptTestIndices]:
         rng = stream(config.seed, "task-users", task, draw)
         tests, extras = (
             {c: scenes.rows(c, part) for c in TASKS[names[task]]} for part in ("test", "extra")
@@ -110,7 +110,7 @@ def catprior_users(
     liked: Sequence[Sequence[str]],
     num_extras: int,
     rng: np.random.Generator,
-) -> list[Halves]:
+) -> list[AdaptTestIndices]:
     """Users of one task who hold more images of what they like; no image is with two of them.
 
     Each category's test images are shared out, remainders to random users, and halved; the odd one
@@ -124,7 +124,7 @@ def catprior_users(
         InputError: A category has fewer extra images than its users want.
 
     """
-    parts: list[list[Halves]] = [[] for _ in liked]
+    parts: list[list[AdaptTestIndices]] = [[] for _ in liked]
     for rows in tests.values():
         for user, share in enumerate(shared_out(rows, len(liked), rng)):
             parts[user].append(_halved(share))
@@ -147,7 +147,7 @@ def transprior_user(
     extras: Mapping[str, Rows],
     num_extras: int,
     rng: np.random.Generator,
-) -> Halves:
+) -> AdaptTestIndices:
     """What all users of one task hold: drawn extra images and all test images, halved.
 
     Test images are halved in the order of their categories and files, in all draws alike.
@@ -173,14 +173,14 @@ def shared_out(rows: Rows, num_users: int, rng: np.random.Generator) -> list[Row
     return np.split(rng.permutation(rows), np.cumsum(sizes)[:-1])
 
 
-def _halved(rows: Rows) -> Halves:
+def _halved(rows: Rows) -> AdaptTestIndices:
     """The first half, rounded down, is for the test (as in DUA)."""
-    return Halves(rows[len(rows) // 2 :], rows[: len(rows) // 2])
+    return AdaptTestIndices(rows[len(rows) // 2 :], rows[: len(rows) // 2])
 
 
-def _joined(parts: Sequence[Halves]) -> Halves:
+def _joined(parts: Sequence[AdaptTestIndices]) -> AdaptTestIndices:
     adapt, test = (np.concatenate(half) for half in zip(*parts, strict=True))
-    return Halves(adapt, test)
+    return AdaptTestIndices(adapt, test)
 
 
 def _counted(rule: UserRule) -> UserRule:

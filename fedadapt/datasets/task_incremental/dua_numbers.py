@@ -1,7 +1,7 @@
 """``dua-numbers``: pairs of digits of two domains, MNIST and SVHN, or USPS where SVHN is not whole.
 
 Deviation: the paper normalises each domain by itself, MNIST by (0.1307, 0.3081) and SVHN by
-(0.5, 0.5). Images here stay bytes under one scaling for both, so that a device need not say which
+(0.5, 0.5). Images here stay bytes under one scaling for both, so that a client need not say which
 domain an image is of: MNIST's, unless ``normalization`` says otherwise.
 """
 
@@ -19,7 +19,7 @@ from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.datasets.sources.official import read_official
 from fedadapt.datasets.task_incremental.benchmark import (
-    Halves,
+    AdaptTestIndices,
     TaskBenchmark,
     server_split,
     some_of,
@@ -63,7 +63,7 @@ def make_numbers(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
     )
 
     @cache
-    def users(task: int, draw: int) -> list[Halves]:
+    def users(task: int, draw: int) -> list[AdaptTestIndices]:
         pool = (of_task(tests[0], task), of_task(tests[1], task))
         return mixtures(pool, num, stream(config.seed, "task-users", task, draw))
 

@@ -11,7 +11,7 @@ from fedadapt.datasets.task_incremental.dua_numbers import make_numbers
 def load_tasks(config: RunConfig) -> TaskBenchmark:
     """Find the images of a task-incremental benchmark and say who holds which.
 
-    A function of the data, ``benchmark, partition, shift, devices, examples, image_size`` and
+    A function of the data, ``benchmark, partition, shift, clients, examples, image_size`` and
     ``seed``. ``examples`` caps the server's training images of a task; 0: the benchmark's own.
 
     Raises:

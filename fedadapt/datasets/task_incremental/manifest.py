@@ -8,7 +8,7 @@ import numpy as np
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Manifest
-from fedadapt.datasets.task_incremental.benchmark import DRAWS, Pictures, ServerRows, Users
+from fedadapt.datasets.task_incremental.benchmark import DRAWS, ServerRows, TaskImages, Users
 from fedadapt.datasets.task_incremental.catalog import UserRule
 
 
@@ -17,10 +17,10 @@ def describe(
     rule: UserRule,
     kinds: tuple[str, ...],
     classes: Mapping[str, tuple[str, ...]],
-    pictures: Pictures,
+    pictures: TaskImages,
     server: tuple[ServerRows, ...],
     users: Users,
-    **facts: object,
+    **metadata: object,
 ) -> Manifest:
     """Hash the facts, the server's rows and all users' rows in all draws.
 
@@ -33,7 +33,7 @@ def describe(
     told: dict[str, object] = {
         "benchmark": config.benchmark,
         "seed": config.seed,
-        "devices": len(kinds),
+        "clients": len(kinds),
         **rule.words,
         "examples": config.examples,
         "image-size": pictures.shape[2],
@@ -43,7 +43,7 @@ def describe(
         "validation-images": [len(rows.validation) for rows in server],
         "adapt-images": [sum(len(user.adapt) for user in task) for task in first],
         "test-images": [sum(len(user.test) for user in task) for task in first],
-        **facts,
+        **metadata,
     }
     seen = sha256(json.dumps(told, sort_keys=True).encode())
     parts = [part for rows in server for part in rows]

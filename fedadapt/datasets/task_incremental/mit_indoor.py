@@ -19,7 +19,7 @@ from fedadapt.datasets.feature_shift.shift import shift_kind, shifted
 from fedadapt.datasets.partitioning.spec import Shift
 from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.sources.image_folder import SUFFIXES
-from fedadapt.datasets.task_incremental.benchmark import Pictures
+from fedadapt.datasets.task_incremental.benchmark import TaskImages
 from fedadapt.datasets.task_incremental.catalog import indoor_lists
 from fedadapt.errors import InputError
 
@@ -155,7 +155,7 @@ def _listed(path: Path, of_class: dict[str, Rows]) -> set[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class ScenePictures(Pictures):
+class ScenePictures(TaskImages):
     """Photographs, decoded when they are asked for: nobody holds all of them in memory.
 
     The shorter side becomes ``shape``'s, the camera spoils the picture, the middle is cut out.
@@ -168,22 +168,22 @@ class ScenePictures(Pictures):
     seed: int
     native: bool = False  # users' pictures are not resized: DUA's code for TransPrior
 
-    def inputs(self, rows: Rows, device: int | None) -> Tensor:
+    def inputs(self, rows: Rows, client: int | None) -> Tensor:
         made = np.empty((len(rows), *self.shape[1:], 3), np.uint8)
         for position, number in enumerate(rows.tolist()):
-            side = 0 if self.native and device is not None else self.shape[1]
+            side = 0 if self.native and client is not None else self.shape[1]
             image = read_picture(self.scenes.folder / self.scenes.files[number], side)
-            if device is not None:
-                image = shifted(image, self.shift, device, number, self.seed)
+            if client is not None:
+                image = shifted(image, self.shift, client, number, self.seed)
             made[position] = centre(image, self.shape[1])
         return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous()
 
-    def dear(self, device: int) -> bool:
+    def is_expensive(self, client: int) -> bool:
         return True
 
-    def kind(self, device: int) -> str:
-        """The word for the device's camera; empty where it spoils nothing."""
-        return shift_kind(self.shift, device)
+    def kind(self, client: int) -> str:
+        """The word for the client's camera; empty where it spoils nothing."""
+        return shift_kind(self.shift, client)
 
 
 def read_picture(path: Path, shorter: int) -> NDArray[np.uint8]:

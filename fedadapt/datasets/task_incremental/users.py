@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedadapt.datasets.partitioning.stratified import Rows
-from fedadapt.datasets.task_incremental.benchmark import Halves
+from fedadapt.datasets.task_incremental.benchmark import AdaptTestIndices
 from fedadapt.errors import InputError
 
 PREFERRED_SHARE = 0.8
@@ -20,11 +20,11 @@ LEAST_HALF = 20
 """Images a half below which users rather share some."""
 
 
-def cut(rows: Rows, rng: np.random.Generator) -> Halves:
+def cut(rows: Rows, rng: np.random.Generator) -> AdaptTestIndices:
     """Random halves; the odd image is for adapting."""
     order = rng.permutation(rows)
     middle = (len(order) + 1) // 2
-    return Halves(order[:middle], order[middle:])
+    return AdaptTestIndices(order[:middle], order[middle:])
 
 
 def go_round(deck: Rows, sizes: Sequence[int]) -> list[Rows]:
@@ -44,7 +44,7 @@ def preferences(num_users: int, num_classes: int, rng: np.random.Generator) -> R
 
 def category_prior(
     classes: Sequence[Rows], prefers: Rows, images: int, rng: np.random.Generator
-) -> list[Halves]:
+) -> list[AdaptTestIndices]:
     """Users with ``PREFERRED_SHARE`` of one class, the rest of the others in equal parts.
 
     Args:
@@ -57,8 +57,8 @@ def category_prior(
         InputError: ``images`` is more than a class holds.
 
     """
-    decks = [cut(rows, rng) for rows in classes]
-    smallest = min(len(half) for halves in decks for half in halves)
+    sampling_pools = [cut(rows, rng) for rows in classes]
+    smallest = min(len(half) for halves in sampling_pools for half in halves)
     sizes = np.arange(2, int(smallest / PREFERRED_SHARE) + 1)
     liked = np.rint(PREFERRED_SHARE * sizes).astype(np.int64)
     other = (sizes - liked) // (len(classes) - 1)
@@ -72,37 +72,43 @@ def category_prior(
             f"{2 * sizes[-1] if len(sizes) else 0}"
         )
     return _dealt(
-        decks,
+        sampling_pools,
         [np.where(prefers == c, liked[best], other[best]).tolist() for c in range(len(classes))],
     )
 
 
-def same_images(rows: Rows, num_users: int, images: int, rng: np.random.Generator) -> list[Halves]:
+def same_images(
+    rows: Rows, num_users: int, images: int, rng: np.random.Generator
+) -> list[AdaptTestIndices]:
     """All users hold the same: ``images`` of the pool, or all where it has fewer."""
     halves = cut(rng.permutation(rows)[: images or SAME_IMAGES_DEFAULT], rng)
     return [halves] * num_users
 
 
-def mixtures(domains: tuple[Rows, Rows], num_users: int, rng: np.random.Generator) -> list[Halves]:
+def mixtures(
+    domains: tuple[Rows, Rows], num_users: int, rng: np.random.Generator
+) -> list[AdaptTestIndices]:
     """User d of D holds the second domain's images in proportion d / (D - 1).
 
     Two users hold all of a domain each. More hold equally many, so many that both domains last.
     """
-    decks = [cut(rows, rng) for rows in domains]
+    sampling_pools = [cut(rows, rng) for rows in domains]
     if num_users == 2:
-        return decks
-    smallest = min(len(half) for halves in decks for half in halves)
+        return sampling_pools
+    smallest = min(len(half) for halves in sampling_pools for half in halves)
     size = min(smallest, max(2 * smallest // num_users, LEAST_HALF))
     second = [round(d * size / (num_users - 1)) for d in range(num_users)]
     shares = [[size - n for n in second], second]
-    return _dealt(decks, shares)
+    return _dealt(sampling_pools, shares)
 
 
-def _dealt(decks: Sequence[Halves], sizes: Sequence[Sequence[int]]) -> list[Halves]:
+def _dealt(
+    sampling_pools: Sequence[AdaptTestIndices], sizes: Sequence[Sequence[int]]
+) -> list[AdaptTestIndices]:
     """Serve all users, in each half, ``sizes[deck][user]`` images of each deck."""
     parts = [
-        [go_round(deck[half], some) for deck, some in zip(decks, sizes, strict=True)]
+        [go_round(deck[half], some) for deck, some in zip(sampling_pools, sizes, strict=True)]
         for half in range(2)
     ]
     adapt, test = ([np.concatenate(own) for own in zip(*part, strict=True)] for part in parts)
-    return [Halves(*own) for own in zip(adapt, test, strict=True)]
+    return [AdaptTestIndices(*own) for own in zip(adapt, test, strict=True)]

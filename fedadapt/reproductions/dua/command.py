@@ -95,12 +95,12 @@ def run(wanted: Experiment, folder: Path) -> None:
         summaries.append(finished(config, console))
     from fedadapt.reproductions.dua.picture import draw as draw_picture
     from fedadapt.reproductions.dua.results import collect
-    from fedadapt.reproductions.dua.tables import facts, grids
+    from fedadapt.reproductions.dua.tables import grids, metadata
     from fedadapt.reproductions.publishing import publish
 
     results = collect(wanted, zip(runs, summaries, strict=True), folder)
     picture = draw_picture(wanted, results, folder / "reproduction.png")
-    publish(folder, "reproduction", grids(wanted, results), facts(wanted, results), picture)
+    publish(folder, "reproduction", grids(wanted, results), metadata(wanted, results), picture)
 
 
 def correlation(wanted: Experiment, folder: Path) -> None:
@@ -109,10 +109,10 @@ def correlation(wanted: Experiment, folder: Path) -> None:
 
     for seed in wanted.seeds:
         check(wanted.run("mas-racl", seed, wanted.draws[0], folder).config)
-    from fedadapt.reproductions.dua.correlation import correlate, draw, facts, table
+    from fedadapt.reproductions.dua.correlation import correlate, draw, metadata, table
     from fedadapt.reproductions.publishing import publish
 
     found = correlate(wanted, folder)
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw(wanted, found, folder / "figure-3.png")
-    publish(folder, "figure-3", [table(wanted, found)], facts(found), picture)
+    publish(folder, "figure-3", [table(wanted, found)], metadata(found), picture)

@@ -23,7 +23,7 @@ from fedadapt.reproductions.table import Grid
 from fedadapt.selectors import head
 from fedadapt.simulations.assembly import assemble, compute_device
 from fedadapt.simulations.report.style import INK, new_figure, save_png, styled, title
-from fedadapt.simulations.task_assembly import question, server_side
+from fedadapt.simulations.task_assembly import importance_request, server_side
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua.experts.training import Epoch, Expert
 from fedadapt.strategies.dua.variants import dua_arguments
@@ -111,7 +111,7 @@ def correlate(
 def quartets(
     config: RunConfig, progress: Callable[[Epoch], None] | None = None
 ) -> Iterator[Quartet]:
-    """One user after the other, in the order of devices; ``config`` is a run of MAS-RACL."""
+    """One user after the other, in the order of clients; ``config`` is a run of MAS-RACL."""
     # Task Experts are the same experts, which are not merged: nothing else is computed.
     alone = replace(config, strategy="task-experts", rounds=2, adapt="none", adapt_args="")
     assembly = assemble(alone)
@@ -119,12 +119,12 @@ def quartets(
         raise InputError(f"benchmark: {config.benchmark}; figure 3 needs one with tasks")
     compute = compute_device(config.device)
     server = server_side(alone, assembly.tasks, assembly.model, Path(config.out), compute, progress)
-    asked = question(dua_arguments(config))
+    asked = importance_request(dua_arguments(config))
     workers = [assembly.worker.at(task) for task in (0, 1)]
 
-    def omega(expert: Expert, model: Worker, data: Worker, device: int) -> Weights:
-        cohort = data.cohort([device], 1)
-        network = model.cohort([device], 1).model
+    def omega(expert: Expert, model: Worker, data: Worker, client: int) -> Weights:
+        cohort = data.cohort([client], 1)
+        network = model.cohort([client], 1).model
         weights = {n: t.to(compute) for n, t in repeat(expert.weights, 1).items()}
         found = importances(
             replace(cohort, model=network),
@@ -136,10 +136,10 @@ def quartets(
         )
         return {n: t.cpu() for n, t in row(found, 0).items()}
 
-    for device in range(assembly.tasks.num_devices):
+    for client in range(assembly.tasks.num_clients):
         yield Quartet(
             *(
-                omega(server.experts[model], workers[model], workers[data], device)
+                omega(server.experts[model], workers[model], workers[data], client)
                 for model in (0, 1)
                 for data in (0, 1)
             )
@@ -201,7 +201,7 @@ def _flat(weights: Weights) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     return torch.cat([t.flatten() for t in weights.values()]).double().numpy()
 
 
-def facts(found: Found) -> dict[str, object]:
+def metadata(found: Found) -> dict[str, object]:
     """As JSON."""
     return {
         "seeds": found.seeds,

@@ -175,7 +175,7 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
     native = preset == "released" and name == "dua-transprior"
     given = {
         "benchmark": usual.benchmark,
-        "devices": entry.devices,
+        "clients": entry.clients,
         "rounds": len(entry.tasks),
         "model": model,
         "weights": weights,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedadapt.errors import InputError
 from fedadapt.reproductions.dua.plan import Experiment, Row, Run
 from fedadapt.reproductions.dua.published import Key, Score
-from fedadapt.strategies.dua.variants import WAYS
+from fedadapt.strategies.dua.variants import VARIANTS
 
 Array = NDArray[np.float64]
 
@@ -56,8 +56,8 @@ class Results:
 
 def can_forget(row: Row) -> bool:
     """Not where each task keeps its own expert, nor where all are learnt at once."""
-    way = WAYS[row.strategy]
-    return not way.separate and way.training != "joint"
+    variant = VARIANTS[row.strategy]
+    return not variant.separate and variant.training != "joint"
 
 
 def collect(
@@ -81,10 +81,10 @@ def collect(
 
 def _measured(row: Row, summaries: Sequence[Mapping[str, Any]]) -> Measured:
     try:
-        facts = [summary["tasks"][row.label] for summary in summaries]
+        metadata = [summary["tasks"][row.label] for summary in summaries]
         return Measured(
             *(
-                np.array([fact[name] for fact in facts], dtype=np.float64)
+                np.array([fact[name] for fact in metadata], dtype=np.float64)
                 for name in ("accuracy", "forgetting", "forgetting_over_all", "matrix")
             )
         )
@@ -97,7 +97,7 @@ def _measured(row: Row, summaries: Sequence[Mapping[str, Any]]) -> Measured:
 
 def _domains(run: Path) -> tuple[str, ...]:
     try:
-        facts = json.loads((run / "manifest.json").read_text("utf-8"))
+        metadata = json.loads((run / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{run / 'manifest.json'}: {error}; a finished run has one") from None
-    return tuple(facts.get("domains", ()))
+    return tuple(metadata.get("domains", ()))

@@ -39,7 +39,7 @@ def _scores(experiment: Experiment, results: Results) -> Grid:
         )
     tasks = len(experiment.tasks)
     heads = (
-        "method", "run: device model", "accuracy published", "measured",
+        "method", "run: client model", "accuracy published", "measured",
         f"forgetting published (over {tasks})", f"measured (over {tasks})",
         f"measured (over {tasks - 1})",
     )  # fmt: skip
@@ -87,7 +87,7 @@ def _by_task(experiment: Experiment, results: Results) -> Grid:
         (row.method, row.label, *(spread(values) for values in found.by_task.T))
         for row, found in zip(results.rows, results.measured, strict=True)
     ]
-    heads = ("method", "device model", *experiment.tasks)
+    heads = ("method", "client model", *experiment.tasks)
     return Grid("Accuracy by task after the last, %", heads, lines, ())
 
 
@@ -125,7 +125,7 @@ def spread(values: NDArray[np.float64]) -> str:
     return text if len(values) < 2 else f"{text} ± {100 * values.std(ddof=1):.2f}"
 
 
-def facts(experiment: Experiment, results: Results) -> dict[str, object]:
+def metadata(experiment: Experiment, results: Results) -> dict[str, object]:
     """All of it, as JSON; shares in [0, 1] where measured, None above a matrix's diagonal."""
     rows = []
     for row, found in zip(results.rows, results.measured, strict=True):

@@ -13,13 +13,13 @@ from fedadapt.models.mlp import mlp
 from fedadapt.reproductions.dua.plan import METHODS, Experiment
 from fedadapt.reproductions.dua.published import TABLE_1
 from fedadapt.reproductions.table import Grid
-from fedadapt.simulations.task_assembly import question
+from fedadapt.simulations.task_assembly import importance_request
 from fedadapt.strategies.dua.strategy import DUA, IMPORTANCE, DuaState
-from fedadapt.strategies.dua.variants import WAYS, Given, dua_arguments
+from fedadapt.strategies.dua.variants import VARIANTS, Given, dua_arguments
 from fedadapt.weights import num_bytes
 
 ON_TOP = {"+ AdaBN": "adabn", "+ AdaBN-S": "adabn-s"}
-STAYS = "MAS-RACL, merged on the device"
+STAYS = "MAS-RACL, merged on the client"
 
 
 class Trainings(NamedTuple):
@@ -44,7 +44,7 @@ class Traits(NamedTuple):
     psi: bool
     phi: bool
     needs_labels: bool  # of the user's images
-    leaves: str  # the device, beside its scores in a simulation
+    leaves: str  # the client, beside its scores in a simulation
     server: Trainings
     users: Trainings
 
@@ -56,14 +56,14 @@ class Traits(NamedTuple):
 def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Traits:
     """What a run of ``strategy`` with one local adaptation asks of a user."""
     given = dua_arguments(RunConfig(strategy=strategy, strategy_args=arguments))
-    asked = question(given)
+    asked = importance_request(given)
     local = ADAPTATIONS[adaptation]()
     return Traits(
         psi=asked is not None,
         phi=adaptation != "none",
         needs_labels=local.needs_labels or (asked is not None and reads_labels(asked.kind)),
         leaves=_leaves(given),
-        server=Trainings(once=1) if given.way.training == "joint" else Trainings(each_task=1),
+        server=Trainings(once=1) if given.variant.training == "joint" else Trainings(each_task=1),
         users=Trainings(each_task_and_user=int(trains(local))),
     )
 
@@ -82,9 +82,9 @@ def trains(local: Adaptation) -> bool:
 
 
 def _leaves(given: Given) -> str:
-    """What the server of a small network would expect of a device, and its size."""
+    """What the server of a small network would expect of a client, and its size."""
     network = mlp((1, 4, 4), 2)
-    strategy = DUA(model=network, question=question(given))
+    strategy = DUA(model=network, importance_request=importance_request(given))
     if IMPORTANCE not in strategy.actions(DuaState(0, (0,)), 1):
         return "nothing"
     weights = network.state_dict()
@@ -92,7 +92,7 @@ def _leaves(given: Given) -> str:
     if not sent:
         return "nothing"
     trunk = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("head."))
-    what = {"mas": "of F", "fisher": "of the loss"}[given.way.merged_by]
+    what = {"mas": "of F", "fisher": "of the loss"}[given.variant.merged_by]
     return f"importances (gradients {what}), {sent / trunk:.2g} bytes a parameter and task"
 
 
@@ -100,7 +100,7 @@ def table(experiment: Experiment) -> Grid:
     """Table 1, with what the paper says beside it."""
     preset = f"preset={experiment.preset}"
     found = dict(_rows(preset))
-    tasks, users = len(experiment.tasks), experiment.base.devices
+    tasks, users = len(experiment.tasks), experiment.base.clients
     lines: list[tuple[str, ...]] = []
     for name, what in found.items():
         total = what.server.of(tasks, users) + what.users.of(tasks, users)
@@ -117,12 +117,12 @@ def table(experiment: Experiment) -> Grid:
             )
         )
     heads = (
-        "method", "user-adaptive", "users' labels", "leaves the device", "trainings: server",
+        "method", "user-adaptive", "users' labels", "leaves the client", "trainings: server",
         "users", f"N = {tasks}, L = {users}", "the paper",
     )  # fmt: skip
     notes = (
         "N tasks, L users; psi: experts are merged for the user, phi: the model is adapted there. "
-        "Images and labels stay on the device.",
+        "Images and labels stay on the client.",
         "The paper counts no training for AdaBN-S, which trains scale and shift for some epochs, "
         "and has Task Experts trained where all images are.",
     )
@@ -132,16 +132,20 @@ def table(experiment: Experiment) -> Grid:
 
 def _rows(preset: str) -> Iterator[tuple[str, Traits]]:
     for name, (strategy, model) in METHODS.items():
-        own = strategy if model == "personal" or not WAYS[strategy].personal else _shared(strategy)
-        local = "fine-tune" if WAYS[own].separate else "none"
+        own = (
+            strategy
+            if model == "personal" or not VARIANTS[strategy].personal
+            else _shared(strategy)
+        )
+        local = "fine-tune" if VARIANTS[own].separate else "none"
         yield name, traits(own, local, preset)
         if name == "MAS-RACL":
-            yield STAYS, traits(own, local, f"{preset} merge_on=device")
+            yield STAYS, traits(own, local, f"{preset} merge_on=client")
     for name, local in ON_TOP.items():
         yield name, traits("sequential", local, preset)
 
 
 def _shared(strategy: str) -> str:
     """The strategy that makes the base model of ``strategy`` and nothing else."""
-    wanted = replace(WAYS[strategy], personal=False)
-    return next(name for name, way in WAYS.items() if way == wanted)
+    wanted = replace(VARIANTS[strategy], personal=False)
+    return next(name for name, variant in VARIANTS.items() if variant == wanted)

@@ -71,11 +71,13 @@ def run(
         method: {rule: values.tolist() for rule, values in rules.items()}
         for method, rules in results.accuracy.items()
     }
-    facts = {
+    metadata = {
         "seeds": list(seeds),
         "kinds": results.kinds,
         "accuracy": measured,
         "groups": results.groups,
     }
     picture = draw(wanted, results, folder / "reproduction.png")
-    publish(folder, "reproduction", grids(wanted, results, per_client=per_client), facts, picture)
+    publish(
+        folder, "reproduction", grids(wanted, results, per_client=per_client), metadata, picture
+    )

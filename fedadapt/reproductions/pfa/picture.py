@@ -1,4 +1,4 @@
-"""PFA's figures 4 and 5 over all seeds: convergence, and what each device gains."""
+"""PFA's figures 4 and 5 over all seeds: convergence, and what each client gains."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def _convergence(axes, experiment: Experiment, results: Results) -> None:  # typ
     axes.grid(axis="y")
     axes.legend(ncols=2, fontsize=9, loc="best")
     bands = "bands: lowest and highest seed" if len(results.seeds) > 1 else ""
-    title(axes, "Mean accuracy on the devices' own test", bands)
+    title(axes, "Mean accuracy on the clients' own test", bands)
 
 
 def _gains(axes, results: Results) -> None:  # type: ignore[no-untyped-def]
@@ -83,4 +83,4 @@ def _gains(axes, results: Results) -> None:  # type: ignore[no-untyped-def]
     axes.set_ylabel("gain, points")
     axes.grid(axis="y")
     axes.legend(ncols=3, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1))
-    title(axes, "Gain over the federated model, device by device", "last round, mean over seeds")
+    title(axes, "Gain over the federated model, client by client", "last round, mean over seeds")

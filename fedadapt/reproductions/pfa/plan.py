@@ -109,7 +109,7 @@ PAPER = RunConfig(
 EXPERIMENTS: dict[str, Experiment] = {
     "pfa-cifar10": Experiment(
         name="pfa-cifar10",
-        base=replace(PAPER, benchmark="pfa-cifar10", devices=25, model="cnn"),
+        base=replace(PAPER, benchmark="pfa-cifar10", clients=25, model="cnn"),
         groups=5,
         arguments=(  # where kinds were told apart best, on seeds 1 to 5
             ("cnn", "layer=2"),  # from scratch, its convolutions hardly tell classes apart
@@ -120,7 +120,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pfa-pacs": Experiment(
         name="pfa-pacs",
         base=replace(
-            PAPER, benchmark="pfa-pacs", devices=20, model="squeezenet1_1", weights="imagenet"
+            PAPER, benchmark="pfa-pacs", clients=20, model="squeezenet1_1", weights="imagenet"
         ),
         groups=4,
         random=True,
@@ -128,7 +128,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pfa-office-home": Experiment(
         name="pfa-office-home",
         base=replace(
-            PAPER, benchmark="pfa-office-home", devices=20, model="vgg11", weights="imagenet"
+            PAPER, benchmark="pfa-office-home", clients=20, model="vgg11", weights="imagenet"
         ),
         groups=4,
     ),

@@ -1,4 +1,4 @@
-"""From the run folders of PFA's experiment to accuracies by method, rule, seed and device."""
+"""From the run folders of PFA's experiment to accuracies by method, rule, seed and client."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.reproductions.model_selection import RULES, Curve, curve
 from fedadapt.reproductions.pfa.plan import LOCAL, Experiment
-from fedadapt.server.clustering.grouping import group_devices
+from fedadapt.server.clustering.grouping import group_clients
 from fedadapt.simulations.results.groups import GROUPS
 from fedadapt.simulations.results.parquet import read_evaluations
 from fedadapt.strategies.pfa.arguments import pfa_arguments
@@ -32,8 +32,8 @@ class Results:
     """What was measured."""
 
     seeds: tuple[int, ...]
-    kinds: tuple[str, ...]  # of each device
-    accuracy: dict[str, dict[str, NDArray[np.float64]]]  # method -> rule -> [seeds, devices]
+    kinds: tuple[str, ...]  # of each client
+    accuracy: dict[str, dict[str, NDArray[np.float64]]]  # method -> rule -> [seeds, clients]
     curves: dict[str, list[Curve]]  # method -> one a seed
     groups: list[dict[str, dict[str, Any]]]  # one a seed: of "pfa" and "found", as groups.json
 
@@ -42,7 +42,7 @@ class Results:
         return tuple(dict.fromkeys(self.kinds))
 
     def by_kind(self, method: str, rule: str) -> NDArray[np.float64]:
-        """Means over the devices of each kind, then over kinds: [seeds, kinds + 1], in [0, 1]."""
+        """Means over the clients of each kind, then over kinds: [seeds, kinds + 1], in [0, 1]."""
         values = self.accuracy[method][rule]
         kinds = np.array(self.kinds, dtype=object)
         means = [values[:, kinds == kind].mean(1) for kind in self.kind_names]
@@ -61,7 +61,7 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
             runs["found"] = runs["pfa"]
         rows = {name: read_evaluations(place) for name, place in runs.items()}
         groups.append({name: _groups(runs[name]) for name in ("pfa", "found")})
-        kind_of = {row.device: row.kind for row in rows["federated"] if row.device >= 0}
+        kind_of = {row.client: row.kind for row in rows["federated"] if row.client >= 0}
         kinds = tuple(kind_of[d] for d in sorted(kind_of))
         found = {m: curve(rows[n], label) for m, (n, label) in METHODS.items() if n in rows}
         found |= {m: curve(rows["federated"], "base", how) for m, how in LOCAL.items()}
@@ -79,27 +79,27 @@ def finds_the_given(pfa: RunConfig) -> bool:
     """Whether this finished run would be the same to the bit without the number of groups."""
     told = _groups(Path(pfa.out))
     method = pfa_arguments(pfa).get("method", "efficient")
-    found = group_devices(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
+    found = group_clients(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
     return bool(found.labels.tolist() == told["labels"])
 
 
 def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:
     """Who chooses a round together.
 
-    All for the federated model, a group for its own, each device for what it does alone.
+    All for the federated model, a group for its own, each client for what it does alone.
     """
     if method in LOCAL:
-        return [[d] for d in range(len(line.devices))]
+        return [[d] for d in range(len(line.clients))]
     if method == "Baseline":
         return None
     label_of = _labels(runs[METHODS[method][0]])
-    labels = [label_of[device] for device in line.devices]
+    labels = [label_of[client] for client in line.clients]
     return [[d for d, own in enumerate(labels) if own == label] for label in sorted(set(labels))]
 
 
 def _labels(run: Path) -> dict[int, int]:
     told = _groups(run)
-    return dict(zip(told["devices"], told["labels"], strict=True))
+    return dict(zip(told["clients"], told["labels"], strict=True))
 
 
 def _groups(run: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ ORDER = (*METHODS, "PFA, number found", "Random")
 
 
 def grids(experiment: Experiment, results: Results, *, per_client: bool = False) -> Iterator[Grid]:
-    """The tables of a reproduction: by kind of device, by client where asked for, the groups."""
+    """The tables of a reproduction: by kind of client, by client where asked for, the groups."""
     yield _by_kind(experiment, results)
     if per_client:
         yield _by_client(experiment, results)
@@ -39,7 +39,7 @@ def _by_kind(experiment: Experiment, results: Results) -> Grid:
             lines.append((method, RULES[rule], *_spread(values)))
     heads = ("method", "which round", *results.kind_names, "average")
     return Grid(
-        f"{experiment.name}, {experiment.base.model}: accuracy by kind of device, %",
+        f"{experiment.name}, {experiment.base.model}: accuracy by kind of client, %",
         heads,
         lines,
         (
@@ -50,14 +50,14 @@ def _by_kind(experiment: Experiment, results: Results) -> Grid:
             f"{experiment.base.local_epochs} local epochs; local baselines train as many epochs as "
             "PFA does in groups, from the same federated model (that of the last round).",
             "The paper's figures are of the round that is best on the test images, which is "
-            "optimistic; validation images are the devices' adapt images, which nobody trains on.",
+            "optimistic; validation images are the clients' adapt images, which nobody trains on.",
         ),
     )
 
 
 def _means(results: Results) -> str:
     seeds = ", ".join(map(str, results.seeds))
-    said = "Mean over the devices of a kind; average: mean over kinds"
+    said = "Mean over the clients of a kind; average: mean over kinds"
     if len(results.seeds) == 1:
         return f"{said}. Seed {seeds}."
     return f"{said}. ± is the standard deviation over seeds {seeds}."
@@ -81,7 +81,7 @@ def _by_client(experiment: Experiment, results: Results) -> Grid:
 
 
 def _wins(results: Results) -> Grid:
-    """How much PFA gains over each other method, and on how many devices."""
+    """How much PFA gains over each other method, and on how many clients."""
     lines = []
     for method in _methods(results):
         if method == "PFA":
@@ -95,7 +95,7 @@ def _wins(results: Results) -> Grid:
         lines.append((method, *cells))
     heads = ["PFA minus"]
     for rule in RULES:
-        heads += [f"points ({rule})", "devices better off"]
+        heads += [f"points ({rule})", "clients better off"]
     return Grid("What PFA gains", tuple(heads), lines, ())
 
 

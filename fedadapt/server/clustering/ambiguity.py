@@ -1,6 +1,6 @@
-"""Are devices that look equally far from one reference really alike? PFA's efficient grouping.
+"""Are clients that look equally far from one reference really alike? PFA's efficient grouping.
 
-Devices equally far from one reference may be far from each other. Seen from the member of a group
+Clients equally far from one reference may be far from each other. Seen from the member of a group
 that is farthest from its mean, they are not equally far: each group is measured once more.
 """
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from fedadapt.server.clustering.distances import Vectors, distances_to, farthest, mean_of
 from fedadapt.server.clustering.number_of_clusters import code_length, group_means
 
-ENOUGH = 20000  # devices of a group that show whether it is one
+ENOUGH = 20000  # clients of a group that show whether it is one
 
 Labels = NDArray[np.int64]
 
 
 def is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
-    """Does a group fall into two, or can that not be told: of one device, or one group of all.
+    """Does a group fall into two, or can that not be told: of one client, or one group of all.
 
     Its parts are at least half as far apart as the two nearest groups; or, where the number of
     groups was looked for, the vectors take fewer bits if it is two, be all channels independent.

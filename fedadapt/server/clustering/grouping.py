@@ -1,6 +1,6 @@
-"""Which devices have similar data, told from their sparsity vectors alone: PFA's grouping.
+"""Which clients have similar data, told from their sparsity vectors alone: PFA's grouping.
 
-Liu et al. 2021, section 3.3, gives two rules (near to a reference device is like it; equally far
+Liu et al. 2021, section 3.3, gives two rules (near to a reference client is like it; equally far
 from it is like each other) and no algorithm. Ours: agglomerative clustering, average linkage.
 """
 
@@ -20,7 +20,7 @@ from fedadapt.server.clustering.distances import Vectors, chunks, distances_to, 
 from fedadapt.server.clustering.number_of_clusters import group_means, shortest
 from fedadapt.server.clustering.one_dimensional import line_cuts
 
-EXACT_LIMIT = 2000  # devices compared with each other; more are represented by a sample
+EXACT_LIMIT = 2000  # clients compared with each other; more are represented by a sample
 MAX_GROUPS = 64  # that are looked for; more must be asked for
 
 METHODS = ("efficient", "exact")
@@ -32,12 +32,12 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """Groups of devices, in the order in which their vectors were given."""
+    """Groups of clients, in the order in which their vectors were given."""
 
-    labels: Tensor  # [n], int64: groups count from 0, by their first device
+    labels: Tensor  # [n], int64: groups count from 0, by their first client
     centroids: Tensor  # [G, q], float64: mean vector of each group
     distances: Tensor  # [n] to the reference; exact: [n, n], of the sample above EXACT_LIMIT
-    reference: int | None  # the device all were compared with; None where exact was asked for
+    reference: int | None  # the client all were compared with; None where exact was asked for
     method: Literal["efficient", "exact"]  # what it ended with
     aliased: bool  # one reference could not tell two groups apart: exact instead of efficient
     quality: float  # silhouette of the vectors in [-1, 1], of a sample if many; NaN for one group
@@ -47,34 +47,34 @@ class Grouping:
         return len(self.centroids)
 
     def assign(self, vector: Tensor) -> int:
-        """The group of a device that came later: the nearest mean vector; nothing is regrouped."""
+        """The group of a client that came later: the nearest mean vector; nothing is regrouped."""
         return int(nearest(self.centroids, vector[None])[0])
 
 
-def group_devices(
+def group_clients(
     vectors: Tensor,
     *,
     groups: int | None = None,
     method: str = "efficient",
     seed: int = 0,
 ) -> Grouping:
-    """Group devices by the Euclidean distances between their vectors.
+    """Group clients by the Euclidean distances between their vectors.
 
     ``exact`` compares every pair. ``efficient`` compares all with one reference, and takes
     |s_i - s_j| for the distance of i and j, where s is the distance to it: n distances instead of
-    n (n - 1) / 2. The reference is the device farthest from the mean of all: from the edge fewer
-    different devices look equally far than from the middle. Groups that a second reference, the
-    device farthest from the first, does not see as well are mixed up, and so are groups that fall
+    n (n - 1) / 2. The reference is the client farthest from the mean of all: from the edge fewer
+    different clients look equally far than from the middle. Groups that a second reference, the
+    client farthest from the first, does not see as well are mixed up, and so are groups that fall
     into parts when they are measured once more from their own farthest member: then the exact
     method takes over.
 
     Args:
-        vectors: [n, q], finite, as the devices sent them.
+        vectors: [n, q], finite, as the clients sent them.
         groups: Their number, or None: the one of 1 to min(n / 2, 64) that describes the vectors in
-            fewest bits. A device that would be alone joins the nearest group, if that leaves as
-            many as asked for. Fewer than four devices are one group.
+            fewest bits. A client that would be alone joins the nearest group, if that leaves as
+            many as asked for. Fewer than four clients are one group.
         method: ``efficient`` or ``exact``.
-        seed: Of the sample that stands for more than 2000 devices where pairs are compared.
+        seed: Of the sample that stands for more than 2000 clients where pairs are compared.
 
     Raises:
         InputError: vectors that are no finite matrix, an impossible number of groups.
@@ -91,7 +91,7 @@ def group_devices(
     opposite = distances_to(given, given[int(distances.argmax())])
     agreed = np.array_equal(labels, _line_groups(given, opposite, groups, seed))
     if not agreed or is_aliased(given, labels, groups):
-        log.info("grouping: one reference device mixes up groups; comparing pairs instead")
+        log.info("grouping: one reference client mixes up groups; comparing pairs instead")
         return _exact(given, groups, seed, reference)
     return _grouping(given, labels, distances, "efficient", reference, seed)
 
@@ -111,16 +111,16 @@ def _checked(vectors: Tensor, groups: int | None, method: str) -> Vectors:
     if found.ndim != 2 or 0 in found.shape or not np.issubdtype(found.dtype, np.floating):
         raise InputError(
             f"grouping: vectors of shape {tuple(found.shape)} and type {found.dtype}; expected "
-            "numbers [devices, channels], at least one of each"
+            "numbers [clients, channels], at least one of each"
         )
     finite = np.isfinite(found).all(axis=1)
     if not finite.all():
         raise InputError(
-            f"grouping: the vector of device {int(finite.argmin())} has a NaN or an infinity"
+            f"grouping: the vector of client {int(finite.argmin())} has a NaN or an infinity"
         )
     most = min(len(found), EXACT_LIMIT)
     if groups is not None and not 1 <= groups <= most:
-        raise InputError(f"grouping: {groups} groups of {len(found)} devices; 1 to {most}")
+        raise InputError(f"grouping: {groups} groups of {len(found)} clients; 1 to {most}")
     return found
 
 
@@ -150,7 +150,7 @@ def _grouping(
     vectors: Vectors, labels: Labels, distances: NDArray[np.float64],
     method: Literal["efficient", "exact"], reference: int | None, seed: int,
 ) -> Grouping:  # fmt: skip
-    ordered = by_first_device(labels)
+    ordered = by_first_client(labels)
     return Grouping(
         labels=torch.from_numpy(ordered),
         centroids=torch.from_numpy(group_means(vectors, ordered)),
@@ -165,14 +165,14 @@ def _grouping(
 def _line_groups(
     vectors: Vectors, distances: NDArray[np.float64], groups: int | None, seed: int
 ) -> Labels:
-    """Groups of devices by their distance to one reference, in the order of their first devices."""
+    """Groups of clients by their distance to one reference, in the order of their first clients."""
     most = groups or min(len(vectors) // 2, MAX_GROUPS)
     cuts, where = line_cuts(distances, most, alone=groups is not None)
     if groups is not None or len(cuts) == 1:  # all alike
-        return by_first_device(cuts[-1][where])
+        return by_first_client(cuts[-1][where])
     members = _sample(len(vectors), seed)
-    seen = [by_first_device(cut[where[members]]) for cut in cuts]
-    return by_first_device(cuts[shortest(vectors[members].astype(np.float64), seen)][where])
+    seen = [by_first_client(cut[where[members]]) for cut in cuts]
+    return by_first_client(cuts[shortest(vectors[members].astype(np.float64), seen)][where])
 
 
 def _pair_groups(
@@ -199,9 +199,9 @@ def _pair_groups(
 
 
 def _cut_into(groups: int, tree: NDArray[np.float64], matrix: NDArray[np.float64]) -> Labels:
-    """So many groups, of two devices at least where that can be.
+    """So many groups, of two clients at least where that can be.
 
-    Else a device unlike all others would be one of them, and two true groups another.
+    Else a client unlike all others would be one of them, and two true groups another.
     """
     from scipy.cluster.hierarchy import cut_tree
 
@@ -214,7 +214,7 @@ def _cut_into(groups: int, tree: NDArray[np.float64], matrix: NDArray[np.float64
 
 
 def _without_singles(labels: Labels, matrix: NDArray[np.float64]) -> Labels:
-    """Each device that is alone joins the group that is nearest on average; labels from 0."""
+    """Each client that is alone joins the group that is nearest on average; labels from 0."""
     labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     while len(counts := np.bincount(labels)) > 1 and counts.min() == 1:
         alone = int(np.flatnonzero(counts[labels] == 1)[0])
@@ -225,7 +225,7 @@ def _without_singles(labels: Labels, matrix: NDArray[np.float64]) -> Labels:
     return labels
 
 
-def by_first_device(labels: Labels) -> Labels:
+def by_first_client(labels: Labels) -> Labels:
     """The same groups, numbered from 0 in the order in which they first appear."""
     _, first, where = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[where].astype(np.int64)

@@ -1,7 +1,7 @@
-"""How many groups there are: as many as describe the devices' vectors in fewest bits.
+"""How many groups there are: as many as describe the clients' vectors in fewest bits.
 
 Bayesian information criterion of X-means (Pelleg & Moore 2000): groups are spherical Gaussians of
-one variance, and every device also costs the bits that name its group. Ours: channels go on and off
+one variance, and every client also costs the bits that name its group. Ours: channels go on and off
 together, so a vector holds fewer independent numbers than channels (``independent``).
 
 Silhouette would prefer the widest gap, so of nested kinds (animals and vehicles; photos, paintings
@@ -52,7 +52,7 @@ def independent(vectors: Vectors, labels: Labels) -> float:
     """How many independent numbers the scatter inside groups consists of, 1 to q.
 
     tr(S)^2 / tr(S^2) of its covariance, q where all channels scatter alike and on their own; the
-    square without the bias that few devices bring (Srivastava 2005, eq. 2.1).
+    square without the bias that few clients bring (Srivastava 2005, eq. 2.1).
     """
     scatter = vectors - group_means(vectors, labels)[labels]
     freedom = len(vectors) - (int(labels.max()) + 1)

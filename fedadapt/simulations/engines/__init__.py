@@ -1,1 +1,1 @@
-"""Engines: how simulated devices are computed, in processes of this machine or by Ray."""
+"""Engines: how simulated clients are computed, in processes of this machine or by Ray."""

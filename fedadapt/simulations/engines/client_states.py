@@ -1,4 +1,4 @@
-"""What devices keep between rounds, where that lives with the server: in memory, then on disk."""
+"""What clients keep between rounds, where that lives with the server: in memory, then on disk."""
 
 import tempfile
 import threading
@@ -16,11 +16,11 @@ from fedadapt.errors import FedadaptError
 from fedadapt.messages import Update
 from fedadapt.weights import Weights, is_finite, num_bytes, row
 
-BUDGET = 2**28  # bytes of what devices keep that stay in memory
+BUDGET = 2**28  # bytes of what clients keep that stay in memory
 
 
 class State(Mapping[str, Weights]):
-    """What one device keeps, part by part; each is read when asked for, and none ever changes.
+    """What one client keeps, part by part; each is read when asked for, and none ever changes.
 
     So the same object is the same content: a checkpoint need not look into it again.
     """
@@ -46,13 +46,13 @@ class State(Mapping[str, Weights]):
         return len(self._parts)
 
 
-class Keeper:
-    """What each device of a simulation keeps, by its number. Safe to use from several threads.
+class ClientStates:
+    """What each client of a simulation keeps, by its number. Safe to use from several threads.
 
     States are in memory as long as those that anybody still holds (a snapshot counts) fit
     ``budget``; others are in a file without a name, which is gone with this process however that
     ends: what must outlive it is the checkpoint's. A state that is new stays where there is room
-    rather than take the place of an old one: devices come round and round, and the oldest would
+    rather than take the place of an old one: clients come round and round, and the oldest would
     always be the next one asked for.
     """
 
@@ -66,43 +66,43 @@ class Keeper:
 
         """
         self._states: dict[int, State] = {}
-        self._scratch = Scratch(folder)
+        self._spill_file = SpillFile(folder)
         self._budget = budget
         self._in_memory = 0
         self._gone: deque[int] = deque()  # sizes of states in memory that nobody holds any more
         self._lock = threading.Lock()
 
-    def of(self, device: int) -> Mapping[str, Weights]:
-        """The parts a device keeps, {} for none; read only."""
-        return dict(self._states.get(device, {}))
+    def of(self, client: int) -> Mapping[str, Weights]:
+        """The parts a client keeps, {} for none; read only."""
+        return dict(self._states.get(client, {}))
 
-    def remember(self, devices: tuple[int, ...], update: Update) -> None:
-        """Keep row d of each of the update's parts for the d-th device, beside its other parts.
+    def remember(self, clients: tuple[int, ...], update: Update) -> None:
+        """Keep row d of each of the update's parts for the d-th client, beside its other parts.
 
-        A device whose training diverged keeps what it had, or it would never recover.
+        A client whose training diverged keeps what it had, or it would never recover.
         """
-        for index, device in enumerate(devices):
-            new = {part: row(weights, index) for part, weights in update.kept.items()}
+        for index, client in enumerate(clients):
+            new = {part: row(weights, index) for part, weights in update.states.items()}
             if new and all(is_finite(weights) for weights in new.values()):
-                old: Mapping[str, Weights] = self._states.get(device, {})
+                old: Mapping[str, Weights] = self._states.get(client, {})
                 parts = dict.fromkeys([*old, *new])
-                self._states[device] = self._put({p: new[p] if p in new else old[p] for p in parts})
+                self._states[client] = self._put({p: new[p] if p in new else old[p] for p in parts})
 
     def snapshot(self) -> dict[int, Mapping[str, Weights]]:
-        """All states as they are now, by device; nothing is copied, nor read from the disk."""
+        """All states as they are now, by client; nothing is copied, nor read from the disk."""
         return dict(self._states)
 
-    def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
+    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
         """Go back to a snapshot, of this keeper or as it came out of a checkpoint."""
         self._states = {
-            device: parts if isinstance(parts, State) else self._put(parts)
-            for device, parts in kept.items()
+            client: parts if isinstance(parts, State) else self._put(parts)
+            for client, parts in states.items()
         }
 
     def _put(self, parts: Mapping[str, Weights]) -> State:
         size = sum(num_bytes(weights) for weights in parts.values())
         if not self._takes(size):
-            return self._scratch.put(parts)
+            return self._spill_file.put(parts)
         copies = {p: {n: t.detach().clone() for n, t in w.items()} for p, w in parts.items()}
         state = State(tuple(copies), copies.__getitem__)
         finalize(state, self._gone.append, size).atexit = False
@@ -131,7 +131,7 @@ class Array(NamedTuple):
         return self.shape.numel() * self.dtype.itemsize
 
 
-class Scratch:
+class SpillFile:
     """States in a temporary file; the room of one that nobody holds any more is used again."""
 
     def __init__(self, folder: Path | None) -> None:
@@ -164,7 +164,7 @@ class Scratch:
                 self._file.flush()
         except OSError as error:
             raise FedadaptError(
-                f"{self._folder or tempfile.gettempdir()}: what devices keep does not fit into "
+                f"{self._folder or tempfile.gettempdir()}: what clients keep does not fit into "
                 f"memory and cannot be written there ({error})"
             ) from error
         state = State(tuple(parts), partial(self._get, place, layout))

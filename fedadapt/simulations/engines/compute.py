@@ -1,4 +1,4 @@
-"""What any engine's worker does with some of a request's devices, wherever it runs."""
+"""What any engine's worker does with some of a request's clients, wherever it runs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 Kept = Sequence[Mapping[str, Weights]]
 
 
-class Question(NamedTuple):
-    """What ``Fleet.ask`` asks, whoever is asked."""
+class Query(NamedTuple):
+    """What ``ClientPool.ask`` asks, whoever is asked."""
 
     action: str
     round: int
@@ -23,33 +23,33 @@ class Question(NamedTuple):
 
 
 def answer(
-    worker: Worker, question: Question, devices: tuple[int, ...], models: Weights, kept: Kept
+    worker: Worker, query: Query, clients: tuple[int, ...], models: Weights, states: Kept
 ) -> list[Answers]:
-    """Compute ``question`` for devices; ``models`` and ``kept`` have a row for each."""
+    """Compute ``query`` for clients; ``models`` and ``states`` have a row for each."""
 
     def compute(first: int, last: int) -> Answers:
-        some = devices[first:last]
-        sent = Sent(some, rows(models, first, last), question.config)
+        some = clients[first:last]
+        sent = Sent(some, rows(models, first, last), query.config)
         began = time.perf_counter()
-        update = worker.answer(question.action, question.round, sent, kept[first:last])
+        update = worker.answer(query.action, query.round, sent, states[first:last])
         seconds = (time.perf_counter() - began) / len(some)
         return Answers(some, update, {}, bytes_up(update, some), dict.fromkeys(some, seconds))
 
-    return _piecewise(devices, compute, lambda device, why: Answers((), None, {device: why}))
+    return _piecewise(clients, compute, lambda client, why: Answers((), None, {client: why}))
 
 
-def evaluate(worker: Worker, request: EvaluationRequest, kept: Kept) -> list[EvaluationAnswers]:
-    """Score ``request.models`` on ``request.devices``; both and ``kept`` have equal lengths."""
+def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[EvaluationAnswers]:
+    """Score ``request.models`` on ``request.clients``; both and ``states`` have equal lengths."""
     methods = [a for a in worker.adaptations if a.name in request.adaptations]
 
     def compute(first: int, last: int) -> EvaluationAnswers:
-        some = request.devices[first:last]
+        some = request.clients[first:last]
         began = time.perf_counter()
         found = worker.at(request.task).evaluate(
             request.round,
             some,
             {name: rows(w, first, last) for name, w in request.models.items()},
-            kept[first:last],
+            states[first:last],
             adaptations=methods,
             fisher_of_all=request.fisher_of_all,
             on_global=request.on_global,
@@ -59,23 +59,23 @@ def evaluate(worker: Worker, request: EvaluationRequest, kept: Kept) -> list[Eva
         return EvaluationAnswers(some, found, {}, 8 * 3 * len(found) // len(some), seconds)
 
     return _piecewise(
-        request.devices, compute, lambda device, why: EvaluationAnswers((), [], {device: why})
+        request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})
     )
 
 
 def _piecewise(
-    devices: tuple[int, ...],
+    clients: tuple[int, ...],
     compute: Callable[[int, int], Result],
     failed: Callable[[int, Failure], Result],
 ) -> list[Result]:
-    """Compute all at once; where that fails device by device: one device's fault is its own."""
+    """Compute all at once; where that fails client by client: one client's fault is its own."""
 
     def run(first: int, last: int) -> list[Result]:
         result = guarded(lambda: compute(first, last))
         if not isinstance(result, Failure):
             return [result]
         if last - first == 1:
-            return [failed(devices[first], result)]
+            return [failed(clients[first], result)]
         return [r for d in range(first, last) for r in run(d, d + 1)]
 
-    return run(0, len(devices))
+    return run(0, len(clients))

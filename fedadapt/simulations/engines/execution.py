@@ -1,4 +1,4 @@
-"""How the devices of a run are computed: as suits the network, or as the run was told."""
+"""How the clients of a run are computed: as suits the network, or as the run was told."""
 
 import logging
 
@@ -11,9 +11,9 @@ from fedadapt.errors import InputError
 
 log = logging.getLogger(__name__)
 
-ONE_AT_A_TIME = ("one-by-one", "alone")
-STACKED_ANYWAY = 10  # devices, where the network would rather be computed one by one
-ONE_BY_ONE = 5  # devices in a cohort: tested together with the model that all have
+ONE_AT_A_TIME = ("sequential", "per-client")
+STACKED_ANYWAY = 10  # clients, where the network would rather be computed one by one
+ONE_BY_ONE = 5  # clients in a cohort: tested together with the model that all have
 
 
 def plan_for(
@@ -22,19 +22,19 @@ def plan_for(
     """The plan of a run: a function of its settings and of the network, so it can be repeated.
 
     Raises:
-        InputError: Devices are to be stacked, and the network cannot be.
+        InputError: Clients are to be stacked, and the network cannot be.
 
     """
     found = plan(model, image_shape, config.batch_size, compute)
-    if config.execution == "one-by-one":
-        found = Plan("one-by-one", ONE_BY_ONE, "asked for")
+    if config.execution == "sequential":
+        found = Plan("sequential", ONE_BY_ONE, "asked for")
     elif config.execution == "stacked" and found.execution in ONE_AT_A_TIME:
         if trace(model) is None:
             raise InputError(
                 f"execution: {config.model} has parts that cannot be stacked; use auto or "
-                "one-by-one"
+                "sequential"
             )
-        found = Plan("kernels", STACKED_ANYWAY, "asked for")
+        found = Plan("stacked-kernels", STACKED_ANYWAY, "asked for")
     elif found.execution in ONE_AT_A_TIME:
         found = found._replace(cohort_size=ONE_BY_ONE)
     return found._replace(cohort_size=config.cohort_size or found.cohort_size)

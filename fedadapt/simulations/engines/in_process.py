@@ -1,4 +1,4 @@
-"""Every device computed in this process, cohort by cohort, without messages."""
+"""Every client computed in this process, cohort by cohort, without messages."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -8,27 +8,27 @@ import torch
 
 from fedadapt.messages import Answers, Sent
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
-from fedadapt.simulations.engines.client_states import Keeper
-from fedadapt.simulations.engines.compute import Question, answer, evaluate
+from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
 
 
-class InProcessFleet(AbstractContextManager["InProcessFleet"]):
-    """Computes cohorts of ``cohort_size`` devices one after the other.
+class InProcessClients(AbstractContextManager["InProcessClients"]):
+    """Computes cohorts of ``cohort_size`` clients one after the other.
 
     On one thread: networks of this size lose more on sharing an operator than they gain, and lose
     all on a busy machine. More cores are for more processes.
     """
 
     def __init__(
-        self, worker: Worker, *, cohort_size: int = 1, keeper: Keeper | None = None
+        self, worker: Worker, *, cohort_size: int = 1, client_states: ClientStates | None = None
     ) -> None:
         self._worker = worker
         self._cohort_size = cohort_size
-        self._keeper = keeper or Keeper()
+        self._client_states = client_states or ClientStates()
 
-    def __enter__(self) -> "InProcessFleet":
+    def __enter__(self) -> "InProcessClients":
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
         return self
@@ -37,34 +37,34 @@ class InProcessFleet(AbstractContextManager["InProcessFleet"]):
         torch.set_num_threads(self._threads_before)
 
     def ready(self) -> Sequence[int]:
-        return range(self._worker.benchmark.num_devices)
+        return range(self._worker.benchmark.num_clients)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        question = Question(action, round, sent.config)
-        for first, last in self._cohorts(sent.devices):
-            some = sent.devices[first:last]
+        query = Query(action, round, sent.config)
+        for first, last in self._cohorts(sent.clients):
+            some = sent.clients[first:last]
             models = rows(sent.weights, first, last)
-            for answers in answer(self._worker, question, some, models, self._kept(some)):
+            for answers in answer(self._worker, query, some, models, self._kept(some)):
                 if answers.update is not None:
-                    self._keeper.remember(answers.devices, answers.update)
+                    self._client_states.remember(answers.clients, answers.update)
                 yield answers
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        for first, last in self._cohorts(request.devices):
-            some = request.devices[first:last]
+        for first, last in self._cohorts(request.clients):
+            some = request.clients[first:last]
             models = {name: rows(w, first, last) for name, w in request.models.items()}
-            part = request._replace(devices=some, models=models)
+            part = request._replace(clients=some, models=models)
             yield from evaluate(self._worker, part, self._kept(some))
 
-    def kept(self) -> Mapping[int, Mapping[str, Weights]]:
-        return self._keeper.snapshot()
+    def states(self) -> Mapping[int, Mapping[str, Weights]]:
+        return self._client_states.snapshot()
 
-    def restore(self, kept: Mapping[int, Mapping[str, Weights]]) -> None:
-        self._keeper.restore(kept)
+    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
+        self._client_states.restore(states)
 
-    def _kept(self, devices: Sequence[int]) -> list[Mapping[str, Weights]]:
-        return [self._keeper.of(device) for device in devices]
+    def _kept(self, clients: Sequence[int]) -> list[Mapping[str, Weights]]:
+        return [self._client_states.of(client) for client in clients]
 
-    def _cohorts(self, devices: Sequence[int]) -> Iterator[tuple[int, int]]:
-        for first in range(0, len(devices), self._cohort_size):
-            yield first, min(first + self._cohort_size, len(devices))
+    def _cohorts(self, clients: Sequence[int]) -> Iterator[tuple[int, int]]:
+        for first in range(0, len(clients), self._cohort_size):
+            yield first, min(first + self._cohort_size, len(clients))

@@ -19,17 +19,17 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError
 from fedadapt.simulations.engines.jobs import Job, Reply, perform
 from fedadapt.simulations.engines.serialization import Layout, Tree, layout, read, write
-from fedadapt.simulations.engines.shared_memory import Block, Pool, Window
+from fedadapt.simulations.engines.shared_memory import Block, MappedBlock, Pool
 from fedadapt.simulations.worker import Worker
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 SMALL = 2**15  # bytes: what is not larger goes through the pipe
 
 
-class Parcel(NamedTuple):
+class PackedTensors(NamedTuple):
     """Packed tensors on their way, or where they lie."""
 
-    places: Layout
+    slots: Layout
     content: bytearray | tuple[str, int]  # or the path and the size of a block
 
 
@@ -38,8 +38,8 @@ class Task(NamedTuple):
 
     number: int
     job: Job
-    common: Parcel | None  # None: as in the task before
-    own: Parcel
+    common: PackedTensors | None  # None: as in the task before
+    own: PackedTensors
     unused: list[str]  # blocks of the worker's that the server is done with
 
 
@@ -47,31 +47,31 @@ class Message(NamedTuple):
     """Worker -> server: that it is up, that it cannot be (``trouble``), or what it found."""
 
     number: int = -1
-    reply: tuple[Any, dict[str, Parcel]] | None = None
+    reply: tuple[Any, dict[str, PackedTensors]] | None = None
     trouble: str = ""
     interrupted: bool = False
 
 
-def pack(tree: Tree, take: Callable[[int], Block]) -> Parcel:
+def pack(tree: Tree, take: Callable[[int], Block]) -> PackedTensors:
     """Pack tensors; ``take`` gives a block for so many bytes."""
-    places, size = layout(tree)
+    slots, size = layout(tree)
     if size <= SMALL:
         content = bytearray(size)
-        write(tree, places, content)
-        return Parcel(places, content)
+        write(tree, slots, content)
+        return PackedTensors(slots, content)
     block = take(size)
-    write(tree, places, block.memory)
-    return Parcel(places, (block.path, len(block.memory)))
+    write(tree, slots, block.memory)
+    return PackedTensors(slots, (block.path, len(block.memory)))
 
 
-def unpack(parcel: Parcel, window: Window) -> dict[Any, Any]:
+def unpack(packed: PackedTensors, mapped_block: MappedBlock) -> dict[Any, Any]:
     """The tensors, where they are: nothing is copied."""
-    content = parcel.content
-    memory = content if isinstance(content, bytearray) else window.memory(*content)
-    return read(parcel.places, memory)
+    content = packed.content
+    memory = content if isinstance(content, bytearray) else mapped_block.memory(*content)
+    return read(packed.slots, memory)
 
 
-class Ties(NamedTuple):
+class WorkerHandles(NamedTuple):
     """What a worker process has of the server's."""
 
     pipe: Connection  # tasks in, messages out
@@ -79,7 +79,7 @@ class Ties(NamedTuple):
     folder: Path | None  # for blocks, where memory cannot be anonymous
 
 
-def forked(worker: Worker, ties: Ties, not_ours: list[Connection]) -> None:
+def forked(worker: Worker, handles: WorkerHandles, not_ours: list[Connection]) -> None:
     """Main function of a process that has everything already, and more than it should have."""
     for pipe in not_ours:  # the server's ends: pipes are to end with the server
         pipe.close()
@@ -88,12 +88,12 @@ def forked(worker: Worker, ties: Ties, not_ours: list[Connection]) -> None:
     try:
         _differentiate()
     except RuntimeError as error:
-        ties.pipe.send(Message(trouble=str(error)))
+        handles.pipe.send(Message(trouble=str(error)))
         return
-    _serve(worker, ties)
+    _serve(worker, handles)
 
 
-def spawned(config: RunConfig, ties: Ties) -> None:
+def spawned(config: RunConfig, handles: WorkerHandles) -> None:
     """Main function of a process that knows nothing."""
     from fedadapt.simulations.assembly import assemble
 
@@ -101,9 +101,9 @@ def spawned(config: RunConfig, ties: Ties) -> None:
     try:
         worker = assemble(config).worker
     except FedadaptError as error:
-        ties.pipe.send(Message(trouble=str(error)))
+        handles.pipe.send(Message(trouble=str(error)))
         return
-    _serve(worker, ties)
+    _serve(worker, handles)
 
 
 def _prepare() -> None:
@@ -131,9 +131,9 @@ def _differentiate() -> None:
     torch.ones(1, requires_grad=True).sum().backward()
 
 
-def _serve(worker: Worker, ties: Ties) -> None:
-    pipe, pool, theirs = ties.pipe, Pool(ties.folder), Window()
-    notes = theirs.memory(*ties.notes).cast("q")
+def _serve(worker: Worker, handles: WorkerHandles) -> None:
+    pipe, pool, theirs = handles.pipe, Pool(handles.folder), MappedBlock()
+    notes = theirs.memory(*handles.notes).cast("q")
     busy: dict[str, Block] = {}  # written, not yet read by the server
     tasks: SimpleQueue[Task] = SimpleQueue()
 
@@ -166,14 +166,14 @@ def _serve(worker: Worker, ties: Ties) -> None:
             pipe.send(Message(task.number, interrupted=True))
         else:
             parts = {name: pack(tree, take) for name, tree in reply.parts.items()}
-            pipe.send(Message(task.number, (reply.facts, parts)))
+            pipe.send(Message(task.number, (reply.metadata, parts)))
             del reply, parts
         theirs.unused()
 
 
-def received(message: Message, window: Window) -> Reply:
+def received(message: Message, mapped_block: MappedBlock) -> Reply:
     """A worker's reply; its tensors are views of the worker's blocks."""
     if message.interrupted or message.reply is None:
         raise KeyboardInterrupt
-    facts, parts = message.reply
-    return Reply(facts, {name: unpack(parcel, window) for name, parcel in parts.items()})
+    metadata, parts = message.reply
+    return Reply(metadata, {name: unpack(packed, mapped_block) for name, packed in parts.items()})

@@ -1,7 +1,7 @@
-"""Devices computed by worker processes: every core busy, models in shared memory, data there once.
+"""Clients computed by worker processes: every core busy, models in shared memory, data there once.
 
 A worker process has one torch thread: two processes with one each train almost twice as many
-devices as one process with two. It is forked after the benchmark is there, so decoded images are in
+clients as one process with two. It is forked after the benchmark is there, so decoded images are in
 memory once; where that cannot be, it is started afresh and builds everything again.
 """
 
@@ -24,9 +24,9 @@ from fedadapt.errors import FedadaptError
 from fedadapt.simulations.engines.jobs import Job
 from fedadapt.simulations.engines.process_worker import (
     Message,
-    Parcel,
+    PackedTensors,
     Task,
-    Ties,
+    WorkerHandles,
     forked,
     pack,
     received,
@@ -34,8 +34,8 @@ from fedadapt.simulations.engines.process_worker import (
 )
 from fedadapt.simulations.engines.scheduler import Done, Down, Up
 from fedadapt.simulations.engines.serialization import Tree
-from fedadapt.simulations.engines.shared_memory import Block, Lent, Pool, Window
-from fedadapt.simulations.engines.worker_pool import CrewFleet, Keeps
+from fedadapt.simulations.engines.shared_memory import Block, Lease, MappedBlock, Pool
+from fedadapt.simulations.engines.worker_pool import Keeps, WorkerPoolClients
 from fedadapt.simulations.worker import Worker
 
 PATIENCE = 600.0  # seconds for processes to start; those that build a benchmark anew need some
@@ -43,11 +43,11 @@ PATIENCE = 600.0  # seconds for processes to start; those that build a benchmark
 log = logging.getLogger(__name__)
 
 
-class ProcessFleet(CrewFleet):
-    """Computes cohorts of at most ``cohort_size`` devices in ``num_workers`` processes.
+class ProcessClients(WorkerPoolClients):
+    """Computes cohorts of at most ``cohort_size`` clients in ``num_workers`` processes.
 
-    A process that dies (killed, out of memory) is replaced and its devices are computed again, with
-    the same results. Devices that end one process after the other are an error of their own.
+    A process that dies (killed, out of memory) is replaced and its clients are computed again, with
+    the same results. Clients that end one process after the other are an error of their own.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ProcessFleet(CrewFleet):
         *,
         num_workers: int,
         cohort_size: int,
-        keeper: Keeps,
+        client_states: Keeps,
         config: RunConfig | None = None,
     ) -> None:
         """Prepare; the processes run while it is open.
@@ -65,31 +65,31 @@ class ProcessFleet(CrewFleet):
             config: What ``worker`` was assembled from, for processes that cannot be forked.
 
         """
-        crew = ProcessCrew(worker, num_workers, config)
-        super().__init__(worker, crew, cohort_size=cohort_size, keeper=keeper)
+        worker_pool = ProcessWorkers(worker, num_workers, config)
+        super().__init__(worker, worker_pool, cohort_size=cohort_size, client_states=client_states)
 
 
 class Published(NamedTuple):
     """What all jobs of a request read."""
 
-    parcel: Parcel
-    block: Lent | None  # lent for as long as this is held
+    packed: PackedTensors
+    block: Lease | None  # lent for as long as this is held
 
 
 @dataclass(eq=False)
-class Place:
+class Slot:
     """A worker process, as the server knows it."""
 
     process: BaseProcess
     pipe: Connection
-    notes: Lent  # its number for the job it does, 0 for none yet
-    window: Window = field(default_factory=Window)  # on its blocks
+    notes: Lease  # its number for the job it does, 0 for none yet
+    mapped_block: MappedBlock = field(default_factory=MappedBlock)  # on its blocks
     is_up: bool = False
     common: "Published | None" = None  # what it has read for all jobs of a request
-    read: dict[int, Lent | None] = field(default_factory=dict)  # by its jobs, which have numbers
+    read: dict[int, Lease | None] = field(default_factory=dict)  # by its jobs, which have numbers
 
 
-class ProcessCrew:
+class ProcessWorkers:
     """Worker processes on this machine."""
 
     lives = 2
@@ -108,7 +108,7 @@ class ProcessCrew:
             FedadaptError: One cannot be started.
 
         """
-        self._places: dict[int, Place] = {}
+        self._slots: dict[int, Slot] = {}
         self._events: list[Up | Done | Down] = []
         with ExitStack() as stack:
             self._folder: Path | None = None
@@ -118,10 +118,10 @@ class ProcessCrew:
             self._pool = Pool(self._folder)
             stack.callback(self._pool.close)
             stack.callback(self._end_all)
-            for place in range(self.size):
-                self._begin(place)
+            for slot in range(self.size):
+                self._begin(slot)
             events: list[Up | Done | Down] = []
-            while not all(place.is_up for place in self._places.values()):
+            while not all(slot.is_up for slot in self._slots.values()):
                 events += self.wait()
             self._events = events
             self._stack = stack.pop_all()
@@ -133,12 +133,14 @@ class ProcessCrew:
     def publish(self, tree: Tree) -> Published:
         return Published(*self._pack(tree))
 
-    def submit(self, place: int, number: int, job: Job, common: Published, own: Tree) -> None:
-        worker = self._places[place]
-        parcel, worker.read[number] = self._pack(own)
+    def submit(self, slot: int, number: int, job: Job, common: Published, own: Tree) -> None:
+        worker = self._slots[slot]
+        packed, worker.read[number] = self._pack(own)
         known = worker.common is common
         worker.common = common
-        task = Task(number, job, None if known else common.parcel, parcel, worker.window.unused())
+        task = Task(
+            number, job, None if known else common.packed, packed, worker.mapped_block.unused()
+        )
         with suppress(OSError):  # it died: waiting will tell
             worker.pipe.send(task)
 
@@ -146,7 +148,7 @@ class ProcessCrew:
         if self._events:  # from the start
             events, self._events = self._events, []
             return events
-        pipes = {worker.pipe: place for place, worker in self._places.items()}
+        pipes = {worker.pipe: slot for slot, worker in self._slots.items()}
         ready = wait(list(pipes), timeout=None if self._all_up() else PATIENCE)
         if not ready:
             raise FedadaptError(f"workers: a process is not up after {PATIENCE:.0f} s")
@@ -154,47 +156,47 @@ class ProcessCrew:
         return [event for event in found if event is not None]
 
     def _all_up(self) -> bool:
-        return all(worker.is_up for worker in self._places.values())
+        return all(worker.is_up for worker in self._slots.values())
 
-    def _heard(self, place: int) -> Up | Done | Down | None:
-        worker = self._places[place]
+    def _heard(self, slot: int) -> Up | Done | Down | None:
+        worker = self._slots[slot]
         try:
             message: Message = worker.pipe.recv()
-            reply = received(message, worker.window) if worker.is_up else None
+            reply = received(message, worker.mapped_block) if worker.is_up else None
         except (EOFError, OSError):  # it died, maybe before its blocks were opened here
-            return self._died(place)
+            return self._died(slot)
         if message.trouble:
-            self._build_anew(place, message.trouble)
+            self._build_anew(slot, message.trouble)
             return None
         if reply is None:
             worker.is_up = True
-            return Up(place)
+            return Up(slot)
         del worker.read[message.number]
-        return Done(place, message.number, reply)
+        return Done(slot, message.number, reply)
 
-    def _died(self, place: int) -> Down:
-        worker = self._places.pop(place)
+    def _died(self, slot: int) -> Down:
+        worker = self._slots.pop(slot)
         how = _ended(worker)
         if not worker.is_up:
             raise FedadaptError(f"workers: {how} before it was up")
-        self._begin(place)
-        return Down(place, how, memoryview(worker.notes.block.memory).cast("q")[0])
+        self._begin(slot)
+        return Down(slot, how, memoryview(worker.notes.block.memory).cast("q")[0])
 
-    def _build_anew(self, place: int, trouble: str) -> None:
+    def _build_anew(self, slot: int, trouble: str) -> None:
         """Start a process that could not be forked in another way."""
-        _ended(self._places.pop(place))
+        _ended(self._slots.pop(slot))
         if not self._forks or self._config is None:
             raise FedadaptError(f"workers: a process cannot be started: {trouble}")
         log.info("worker processes are not forked but build all anew: %s", trouble)
         self._forks = False
-        self._begin(place)
+        self._begin(slot)
 
-    def _begin(self, place: int) -> None:
+    def _begin(self, slot: int) -> None:
         ours, theirs = multiprocessing.Pipe()
-        notes = Lent(self._pool, 8)
+        notes = Lease(self._pool, 8)
         notes.block.memory[:8] = bytes(8)
         memory = (notes.block.path, len(notes.block.memory))
-        process = self._process(Ties(theirs, memory, self._folder), ours)
+        process = self._process(WorkerHandles(theirs, memory, self._folder), ours)
         try:
             with warnings.catch_warnings():  # of threads here, which the child does not need
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -204,36 +206,36 @@ class ProcessCrew:
             raise FedadaptError(f"workers: a process cannot be started: {error}") from error
         finally:
             theirs.close()  # or the end of the process would go unnoticed
-        self._places[place] = Place(process, ours, notes)
+        self._slots[slot] = Slot(process, ours, notes)
 
-    def _process(self, ties: Ties, ours: Connection) -> BaseProcess:
+    def _process(self, handles: WorkerHandles, ours: Connection) -> BaseProcess:
         if self._forks:
-            given = (self._worker, ties, [ours, *(w.pipe for w in self._places.values())])
+            given = (self._worker, handles, [ours, *(w.pipe for w in self._slots.values())])
             context = multiprocessing.get_context("fork")
             return context.Process(target=forked, args=given, daemon=True)
         if self._config is None:
             raise ValueError("config: a process that cannot be forked needs it to build from")
         anew = multiprocessing.get_context("spawn")
-        return anew.Process(target=spawned, args=(self._config, ties), daemon=True)
+        return anew.Process(target=spawned, args=(self._config, handles), daemon=True)
 
     def _end_all(self) -> None:
-        for worker in self._places.values():
+        for worker in self._slots.values():
             worker.process.kill()
-        for worker in self._places.values():
+        for worker in self._slots.values():
             _ended(worker)
-        self._places.clear()
+        self._slots.clear()
 
-    def _pack(self, tree: Tree) -> tuple[Parcel, Lent | None]:
-        lent: list[Lent] = []
+    def _pack(self, tree: Tree) -> tuple[PackedTensors, Lease | None]:
+        lent: list[Lease] = []
 
         def take(size: int) -> Block:
-            lent.append(Lent(self._pool, size))
+            lent.append(Lease(self._pool, size))
             return lent[0].block
 
         return pack(tree, take), lent[0] if lent else None
 
 
-def _ended(worker: Place) -> str:
+def _ended(worker: Slot) -> str:
     """How a process that is ending, or has ended, came to its end; nothing is left of it."""
     worker.pipe.close()
     worker.process.join(1.0)

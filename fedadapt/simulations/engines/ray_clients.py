@@ -1,7 +1,7 @@
-"""Devices computed by Ray actors: on this machine, or on as many as a cluster has.
+"""Clients computed by Ray actors: on this machine, or on as many as a cluster has.
 
 Actors build everything themselves, once. A request's models go to the object store once, and from
-there to each machine once. What dies is replaced, and its devices are computed again.
+there to each machine once. What dies is replaced, and its clients are computed again.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.simulations.engines.jobs import Job
-from fedadapt.simulations.engines.ray_worker import Packed, Recipe, State, Station
+from fedadapt.simulations.engines.ray_worker import Packed, RayActor, State, WorkerSpec
 from fedadapt.simulations.engines.scheduler import Done, Down, Up
 from fedadapt.simulations.engines.serialization import Layout, Tree
-from fedadapt.simulations.engines.worker_pool import CrewFleet, Keeps
+from fedadapt.simulations.engines.worker_pool import Keeps, WorkerPoolClients
 from fedadapt.simulations.worker import Worker
 
 PATIENCE = 600.0  # seconds for actors to begin, which may wait for machines
@@ -23,8 +23,8 @@ PATIENCE = 600.0  # seconds for actors to begin, which may wait for machines
 log = logging.getLogger(__name__)
 
 
-class RayFleet(CrewFleet):
-    """Computes cohorts of at most ``cohort_size`` devices in Ray actors."""
+class RayClients(WorkerPoolClients):
+    """Computes cohorts of at most ``cohort_size`` clients in Ray actors."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class RayFleet(CrewFleet):
         num_workers: int,
         gpus_per_worker: float,
         cohort_size: int,
-        keeper: Keeps,
+        client_states: Keeps,
     ) -> None:
         """Prepare; the actors live while it is open.
 
@@ -50,29 +50,29 @@ class RayFleet(CrewFleet):
 
         """
         manifest = worker.benchmark.manifest.hash
-        recipe = Recipe.of(config, gpus_per_worker)
-        crew = RayCrew(recipe, manifest, address, num_workers, gpus_per_worker)
-        super().__init__(worker, crew, cohort_size=cohort_size, keeper=keeper)
+        worker_spec = WorkerSpec.of(config, gpus_per_worker)
+        worker_pool = RayWorkers(worker_spec, manifest, address, num_workers, gpus_per_worker)
+        super().__init__(worker, worker_pool, cohort_size=cohort_size, client_states=client_states)
 
 
 class Published(NamedTuple):
     """What all jobs of a request read."""
 
     request: int
-    places: Layout
+    slots: Layout
     content: Any  # a reference into the object store; it is freed with the last of them
 
 
-class RayCrew:
+class RayWorkers:
     """Ray actors."""
 
     lives = 4  # which job a lost actor was doing is not certain: it may have been lost before
 
     def __init__(
-        self, recipe: Recipe, manifest: str, address: str, num_workers: int, gpus: float
+        self, worker_spec: WorkerSpec, manifest: str, address: str, num_workers: int, gpus: float
     ) -> None:
         self._ray = _imported()
-        self._recipe = recipe
+        self._worker_spec = worker_spec
         self._manifest = manifest
         self._address = address
         self._asked_for = num_workers
@@ -96,10 +96,10 @@ class RayCrew:
             self._connect()
         try:
             self.size = self._size()
-            actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus)(Station)
+            actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus)(RayActor)
             self._class = actor.options(scheduling_strategy="SPREAD")
-            for place in range(self.size):
-                self._begin(place)
+            for slot in range(self.size):
+                self._begin(slot)
             events: list[Up | Done | Down] = []
             while sum(isinstance(event, Up) for event in events) < self.size:
                 for event in self.wait():
@@ -120,12 +120,12 @@ class RayCrew:
             self._ray.shutdown()
 
     def publish(self, tree: Tree) -> Published:
-        places, content = Packed.of(tree)
-        return Published(next(self._requests), places, self._ray.put(content))
+        slots, content = Packed.of(tree)
+        return Published(next(self._requests), slots, self._ray.put(content))
 
-    def submit(self, place: int, number: int, job: Job, common: Published, own: Tree) -> None:
-        result = self._actors[place].do.remote(job, *common, Packed.of(own))
-        self._waiting[result] = (place, number)
+    def submit(self, slot: int, number: int, job: Job, common: Published, own: Tree) -> None:
+        result = self._actors[slot].do.remote(job, *common, Packed.of(own))
+        self._waiting[result] = (slot, number)
 
     def wait(self) -> list[Up | Done | Down]:
         if self._events:  # from the start
@@ -143,19 +143,19 @@ class RayCrew:
         return [self._heard(result) for result in ready if result in self._waiting]
 
     def _heard(self, result: Any) -> Up | Done | Down:
-        place, number = self._waiting[result]
+        slot, number = self._waiting[result]
         try:
             found = self._ray.get(result)
         except self._ray.exceptions.RayError as error:
-            return self._lost(place, error)
+            return self._lost(slot, error)
         del self._waiting[result]
         if isinstance(found, State):
-            return self._begun(place, found)
+            return self._begun(slot, found)
         if found is None:
             raise KeyboardInterrupt  # as if it had been raised here
-        return Done(place, number, found.reply())
+        return Done(slot, number, found.reply())
 
-    def _begun(self, place: int, state: State) -> Up:
+    def _begun(self, slot: int, state: State) -> Up:
         if state.trouble:
             raise FedadaptError(f"ray: an actor cannot begin: {state.trouble}")
         if state.manifest != self._manifest:
@@ -163,19 +163,19 @@ class RayCrew:
                 f"ray: an actor has other data (manifest {state.manifest[:12]}, here "
                 f"{self._manifest[:12]}); every machine needs the same files in data-root"
             )
-        return Up(place)
+        return Up(slot)
 
-    def _lost(self, place: int, error: Exception) -> Down:
+    def _lost(self, slot: int, error: Exception) -> Down:
         """Another actor in the place of one that died, or was lost with its machine."""
-        gone = [result for result, (p, _) in self._waiting.items() if p == place]
+        gone = [result for result, (p, _) in self._waiting.items() if p == slot]
         numbers = [self._waiting.pop(result)[1] for result in gone]
-        self._ray.kill(self._actors[place])
-        self._begin(place)
-        return Down(place, f"{place} (Ray) was lost: {type(error).__name__}", numbers[0])
+        self._ray.kill(self._actors[slot])
+        self._begin(slot)
+        return Down(slot, f"{slot} (Ray) was lost: {type(error).__name__}", numbers[0])
 
-    def _begin(self, place: int) -> None:
-        self._actors[place] = self._class.remote()
-        self._waiting[self._actors[place].begin.remote(self._recipe)] = (place, 0)
+    def _begin(self, slot: int) -> None:
+        self._actors[slot] = self._class.remote()
+        self._waiting[self._actors[slot].begin.remote(self._worker_spec)] = (slot, 0)
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

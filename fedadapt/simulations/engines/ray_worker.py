@@ -20,22 +20,22 @@ DATA = "FEDADAPT_DATA"
 class Packed(NamedTuple):
     """Tensors in one array, which Ray neither looks into nor copies on its way to a process."""
 
-    places: Layout
+    slots: Layout
     content: NDArray[np.uint8]
 
     @staticmethod
     def of(tree: Tree) -> "Packed":
-        places, size = layout(tree)
+        slots, size = layout(tree)
         content = np.zeros(size, np.uint8)
-        write(tree, places, content)
-        return Packed(places, content)
+        write(tree, slots, content)
+        return Packed(slots, content)
 
     def tree(self) -> Tree:
         """The tensors, copied: Ray's memory is shared, and to write into it is to crash."""
-        return read(self.places, self.content.copy())
+        return read(self.slots, self.content.copy())
 
 
-class Recipe(NamedTuple):
+class WorkerSpec(NamedTuple):
     """What a worker is built from, on whichever machine."""
 
     config: RunConfig
@@ -49,12 +49,12 @@ class Recipe(NamedTuple):
         return assemble(self.config).worker
 
     @staticmethod
-    def of(config: RunConfig, gpus: float) -> "Recipe":
+    def of(config: RunConfig, gpus: float) -> "WorkerSpec":
         """Actors compute on the GPU if, and only if, they have a share of one."""
         device = config.device
         if device == "auto":
             device = "cuda" if gpus else "cpu"
-        return Recipe(replace(config, device=device), os.environ.get(DATA, ""))
+        return WorkerSpec(replace(config, device=device), os.environ.get(DATA, ""))
 
 
 class State(NamedTuple):
@@ -67,35 +67,37 @@ class State(NamedTuple):
 class Answered(NamedTuple):
     """A reply on its way."""
 
-    facts: list[tuple]  # type: ignore[type-arg]
+    metadata: list[tuple]  # type: ignore[type-arg]
     parts: dict[str, Packed]
 
     def reply(self) -> Reply:
-        return Reply(self.facts, {name: packed.tree() for name, packed in self.parts.items()})
+        return Reply(self.metadata, {name: packed.tree() for name, packed in self.parts.items()})
 
 
-class Station:
+class RayActor:
     """One actor: built once, its data stay, and of a request's common tensors it has one copy."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self._request = -1
 
-    def begin(self, recipe: Recipe) -> State:
+    def begin(self, worker_spec: WorkerSpec) -> State:
         try:
-            self._worker = recipe.build()
+            self._worker = worker_spec.build()
         except FedadaptError as error:
             return State("", str(error))
         return State(self._worker.benchmark.manifest.hash, "")
 
     def do(
-        self, job: Job, request: int, places: Layout, common: NDArray[np.uint8], own: Packed
+        self, job: Job, request: int, slots: Layout, common: NDArray[np.uint8], own: Packed
     ) -> Answered | None:
         """Do a job; None if it was interrupted."""
         if request != self._request:
-            self._request, self._common = request, Packed(places, common).tree()
+            self._request, self._common = request, Packed(slots, common).tree()
         try:
             reply = perform(self._worker, job, self._common, own.tree())
         except KeyboardInterrupt:
             return None
-        return Answered(reply.facts, {name: Packed.of(tree) for name, tree in reply.parts.items()})
+        return Answered(
+            reply.metadata, {name: Packed.of(tree) for name, tree in reply.parts.items()}
+        )

@@ -1,7 +1,7 @@
-"""Jobs to whichever worker is free, results in the order of the devices, whoever dies on the way.
+"""Jobs to whichever worker is free, results in the order of the clients, whoever dies on the way.
 
 Workers live in places of a crew: processes here, or actors somewhere. The order of results is that
-of the devices and which devices are computed together depends on how many there are alone, so sums
+of the clients and which clients are computed together depends on how many there are alone, so sums
 come out equal from run to run; who computes what when does not matter.
 """
 
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 class Up(NamedTuple):
     """A worker is ready."""
 
-    place: int
+    slot: int
 
 
 class Done(NamedTuple):
     """A worker has done the job with this number."""
 
-    place: int
+    slot: int
     number: int
     reply: Reply
 
@@ -37,12 +37,12 @@ class Done(NamedTuple):
 class Down(NamedTuple):
     """A worker is no more, with all jobs it had; the crew is getting another into its place."""
 
-    place: int
+    slot: int
     how: str  # "process 123 was killed by SIGKILL"
     number: int  # of the job it was doing, if it was doing one
 
 
-class Crew(Protocol):
+class WorkerPool(Protocol):
     """Workers that may die, each in a place of its own, 0 to ``size`` - 1."""
 
     size: int  # known once it has started
@@ -56,7 +56,7 @@ class Crew(Protocol):
         """Put what all jobs of a request need where all workers see it, as long as this is held."""
         ...
 
-    def submit(self, place: int, number: int, job: Job, common: Any, own: Tree) -> None:
+    def submit(self, slot: int, number: int, job: Job, common: Any, own: Tree) -> None:
         """Hand a job to a worker that is up; it does its jobs in the order they came."""
         ...
 
@@ -67,7 +67,7 @@ class Crew(Protocol):
 
 @dataclass(eq=False)
 class Span:
-    """Devices that are computed together, by position in the request."""
+    """Clients that are computed together, by position in the request."""
 
     cohort: int  # the cohort they are, or are of
     first: int
@@ -85,27 +85,27 @@ class Running:
     common: Any
     lives: int
     todo: list[Span]  # in order
-    done: dict[int, tuple[Span, list[Result]]] = field(default_factory=dict)  # by first device
-    position: int = 0  # the first device whose results are not fetched
+    done: dict[int, tuple[Span, list[Result]]] = field(default_factory=dict)  # by first client
+    position: int = 0  # the first client whose results are not fetched
     fetched: int = -1  # the last cohort that is
     closed: bool = False
 
     def __post_init__(self) -> None:
         self.count = len(self.todo)  # of cohorts in all
 
-    def near(self, places: int) -> list[Span]:
+    def near(self, slots: int) -> list[Span]:
         """What may be computed now."""
-        return [s for s in self.todo if s.cohort <= self.fetched + WAITING * places]
+        return [s for s in self.todo if s.cohort <= self.fetched + WAITING * slots]
 
     def put_back(self, span: Span, how: str) -> None:
-        """Another worker's turn; after too many of them each device's by itself, or nobody's."""
+        """Another worker's turn; after too many of them each client's by itself, or nobody's."""
         if span.deaths < self.lives:
             self.todo.append(span)
         elif span.last - span.first > 1:
             self.todo += [Span(span.cohort, d, d + 1) for d in range(span.first, span.last)]
         else:
             job = self.request.job(span.first, span.last)
-            reason = f"exit: {span.deaths} workers died computing this device; the last {how}"
+            reason = f"exit: {span.deaths} workers died computing this client; the last {how}"
             self.done[span.first] = (span, given_up(job, reason))
         self.todo.sort(key=lambda s: s.first)
 
@@ -118,22 +118,22 @@ class Running:
         return found
 
 
-def cohorts(num_devices: int, size: int, places: int) -> list[Span]:
-    """Cut devices into cohorts of at most ``size``, as even as possible, for all to be busy."""
-    count = -(-num_devices // size)
-    count = min(num_devices, -(-count // places) * places)
-    ends = [num_devices * (i + 1) // count for i in range(count)]
+def cohorts(num_clients: int, size: int, slots: int) -> list[Span]:
+    """Cut clients into cohorts of at most ``size``, as even as possible, for all to be busy."""
+    count = -(-num_clients // size)
+    count = min(num_clients, -(-count // slots) * slots)
+    ends = [num_clients * (i + 1) // count for i in range(count)]
     return [Span(i, f, e) for i, (f, e) in enumerate(zip([0, *ends], ends, strict=False))]
 
 
-class Dispatch:
+class Scheduler:
     """Hands jobs to a crew's workers. Several requests may be under way, or left unfinished.
 
     The jobs of the first of them go first; a worker that gets none of it gets one of the next.
     """
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, worker_pool: WorkerPool) -> None:
+        self._worker_pool = worker_pool
         self._open: list[Running] = []  # in the order they came
         self._jobs: dict[int, deque[tuple[int, Running, Span]]] = {}  # of each place that is up
         self._number = 0
@@ -143,21 +143,21 @@ class Dispatch:
         request: Request,
         own: Callable[[int, int], Tree],
         cohort_size: int,
-        cost: Callable[[int], float] = lambda device: 1.0,
+        cost: Callable[[int], float] = lambda client: 1.0,
     ) -> Iterator[Result]:
-        """Results of all devices, in order. The first jobs are handed out before this returns.
+        """Results of all clients, in order. The first jobs are handed out before this returns.
 
         Args:
             own: The tensors for positions first to last (excluded) alone.
-            cost: What a device costs, relative to others.
+            cost: What a client costs, relative to others.
 
         """
-        if not request.devices:
+        if not request.clients:
             return iter(())
-        todo = cohorts(len(request.devices), cohort_size, self._crew.size)
+        todo = cohorts(len(request.clients), cohort_size, self._worker_pool.size)
         for span in todo:
-            span.cost = sum(cost(d) for d in request.devices[span.first : span.last])
-        common, lives = self._crew.publish(request.common), self._crew.lives
+            span.cost = sum(cost(d) for d in request.clients[span.first : span.last])
+        common, lives = self._worker_pool.publish(request.common), self._worker_pool.lives
         results = self._follow(Running(request, own, common, lives, todo))
         next(results)
         return results
@@ -168,13 +168,13 @@ class Dispatch:
         try:
             self._hand_out()
             yield None
-            while running.position < len(running.request.devices):
+            while running.position < len(running.request.clients):
                 self._hand_out()
                 while (found := running.fetch()) is not None:
                     self._hand_out()
                     yield from found
                     del found  # so that memory can be used again
-                if running.position < len(running.request.devices):
+                if running.position < len(running.request.clients):
                     self._take_in()
         finally:
             self._open.remove(running)
@@ -183,48 +183,48 @@ class Dispatch:
 
     def _hand_out(self) -> None:
         while self._jobs:
-            place = min(self._jobs, key=self._busy)
+            slot = min(self._jobs, key=self._busy)
             for running in self._open:
-                if near := running.near(self._crew.size):
+                if near := running.near(self._worker_pool.size):
                     break
             else:
                 return
             # The last jobs wait for whoever is free first; if there is one each, nobody waits.
-            last = len(running.todo) <= self._crew.size < running.count
+            last = len(running.todo) <= self._worker_pool.size < running.count
             ahead = 1 if last else AHEAD
-            if len(self._jobs[place]) >= ahead:
+            if len(self._jobs[slot]) >= ahead:
                 return
             span = max(near, key=lambda s: s.cost)  # of equals the first; heavy ones last are late
             running.todo.remove(span)
             self._number += 1
-            self._jobs[place].append((self._number, running, span))
+            self._jobs[slot].append((self._number, running, span))
             job = running.request.job(span.first, span.last)
             own = running.own(span.first, span.last)
-            self._crew.submit(place, self._number, job, running.common, own)
+            self._worker_pool.submit(slot, self._number, job, running.common, own)
 
-    def _busy(self, place: int) -> tuple[int, float, int]:
-        jobs = self._jobs[place]
-        return len(jobs), sum(span.cost for _, _, span in jobs), place
+    def _busy(self, slot: int) -> tuple[int, float, int]:
+        jobs = self._jobs[slot]
+        return len(jobs), sum(span.cost for _, _, span in jobs), slot
 
     def _take_in(self) -> None:
-        for event in self._crew.wait():
+        for event in self._worker_pool.wait():
             match event:
-                case Up(place):
-                    self._jobs[place] = deque()
-                case Done(place, number, reply):
-                    self._finish(place, number, reply)
-                case Down(place, how, number):
-                    log.warning("worker %s; its devices are computed again by another", how)
-                    self._redo(place, how, number)
+                case Up(slot):
+                    self._jobs[slot] = deque()
+                case Done(slot, number, reply):
+                    self._finish(slot, number, reply)
+                case Down(slot, how, number):
+                    log.warning("worker %s; its clients are computed again by another", how)
+                    self._redo(slot, how, number)
 
-    def _finish(self, place: int, number: int, reply: Reply) -> None:
-        [(running, span)] = [(r, s) for n, r, s in self._jobs[place] if n == number]
-        self._jobs[place] = deque(job for job in self._jobs[place] if job[0] != number)
+    def _finish(self, slot: int, number: int, reply: Reply) -> None:
+        [(running, span)] = [(r, s) for n, r, s in self._jobs[slot] if n == number]
+        self._jobs[slot] = deque(job for job in self._jobs[slot] if job[0] != number)
         if not running.closed:
             job = running.request.job(span.first, span.last)
             running.done[span.first] = (span, results(job, reply))
 
-    def _redo(self, place: int, how: str, number: int) -> None:
-        for job, running, span in self._jobs.pop(place, ()):
+    def _redo(self, slot: int, how: str, number: int) -> None:
+        for job, running, span in self._jobs.pop(slot, ()):
             span.deaths += job == number  # others were only waiting
             running.put_back(span, how)

@@ -66,7 +66,7 @@ def read(places: Layout, memory: Any) -> dict[Any, Any]:
     return tree
 
 
-def is_one_for_all(weights: Weights) -> bool:
+def is_shared(weights: Weights) -> bool:
     """Whether a stack [D, ...] is one model, sent to all."""
     return all(t.stride(0) == 0 for t in weights.values())
 

@@ -68,7 +68,7 @@ class Pool:
         return Block(path, mmap.mmap(file, size))
 
 
-class Lent:
+class Lease:
     """A block of a pool, given back when nobody holds this."""
 
     def __init__(self, pool: Pool, size: int) -> None:
@@ -76,7 +76,7 @@ class Lent:
         finalize(self, pool.give, self.block).atexit = False
 
 
-class Window:
+class MappedBlock:
     """Another process's blocks, seen from here."""
 
     def __init__(self) -> None:

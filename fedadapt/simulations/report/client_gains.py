@@ -1,4 +1,4 @@
-"""Gain over the base, device by device, all methods side by side: PFA's figure 5."""
+"""Gain over the base, client by client, all methods side by side: PFA's figure 5."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 50  # devices whose bars can be told apart
+MOST = 50  # clients whose bars can be told apart
 
 
 def panels_of(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """(title, labels) of each panel: what devices do with the base, and with their own model.
+    """(title, labels) of each panel: what clients do with the base, and with their own model.
 
     Personal models as they are stand in the first one, as in the paper.
     """
@@ -25,13 +25,13 @@ def panels_of(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     own = [label for label in others if label.startswith("personal+")]
     first = [label for label in others if label not in own]
     named = [("Gain over the base model, method by method", first)]
-    named.append(("Personal models, adapted on the device as well", own))
+    named.append(("Personal models, adapted on the client as well", own))
     return [(name, some) for name, some in named if some]
 
 
 @styled
-def device_gains(accuracies: Accuracies) -> "Figure | None":
-    """A group of bars for each device, by kind; None where there are none, or too many devices."""
+def client_gains(accuracies: Accuracies) -> "Figure | None":
+    """A group of bars for each client, by kind; None where there are none, or too many clients."""
     panels = panels_of(accuracies.labels)
     known = np.array([~np.isnan(accuracies.gain(label)) for _, some in panels for label in some])
     if not known.any() or known.any(axis=0).sum() > MOST:
@@ -52,14 +52,14 @@ def _draw(axes: "Axes", accuracies: Accuracies, name: str, labels: list[str]) ->
     known: NDArray[np.bool_] = np.any([~np.isnan(gain) for gain in gains.values()], axis=0)
     width = 0.84 / len(labels)
     start, ticks, numbers = 0.0, [], []
-    for kind, members in blocks(accuracies, known, otherwise="devices"):
+    for kind, members in blocks(accuracies, known, otherwise="clients"):
         x = start + np.arange(len(members))
         for i, label in enumerate(labels):
             place = x + (i - (len(labels) - 1) / 2) * width
             values = gains[label][members]
             colour = colour_of(label, accuracies.labels)
             axes.bar(place, values, 0.88 * width, color=colour, label=label if not start else None)
-            zero = values == 0  # a bar without height is no device without a model
+            zero = values == 0  # a bar without height is no client without a model
             axes.plot(place[zero], values[zero], "_", color=colour, ms=4, mew=1.5)
         axes.annotate(
             kind,
@@ -72,7 +72,7 @@ def _draw(axes: "Axes", accuracies: Accuracies, name: str, labels: list[str]) ->
             fontsize=9,
         )
         ticks += x.tolist()
-        numbers += [str(d) for d in accuracies.device[members]]
+        numbers += [str(d) for d in accuracies.client[members]]
         start += len(members) + 0.7
     axes.axhline(0, color=INK, lw=1)
     axes.set_xticks(ticks, numbers, fontsize=8)

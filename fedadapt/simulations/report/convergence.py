@@ -24,7 +24,7 @@ def draw_accuracy_by_round(
     final: Accuracies,
     groups: FoundGroups | None = None,
 ) -> None:
-    """Mean over seen devices with the 10-90 % band: the base, and personal models of groups.
+    """Mean over seen clients with the 10-90 % band: the base, and personal models of groups.
 
     Adapted models are there at the end only. ``evaluations`` are gone through more than once.
     """
@@ -43,12 +43,12 @@ def draw_accuracy_by_round(
         if seen:
             low, high = np.array([np.quantile(found[r], (0.1, 0.9)) for r in rounds]).T
             if len(found[rounds[-1]]) > 1:
-                band = "10-90 % of devices"
+                band = "10-90 % of clients"
                 axes.fill_between(rounds, low, high, color=BEFORE, alpha=0.28, lw=0, label=band)
             axes.plot(rounds, [np.mean(found[r]) for r in rounds], label="base", **style)
         else:
             means = [np.mean(found[r]) for r in rounds]
-            axes.plot(rounds, means, "--", label="base, unseen devices", mfc="none", **style)
+            axes.plot(rounds, means, "--", label="base, unseen clients", mfc="none", **style)
     own = final.where(final.seen)
     over_rounds = {"base"}
     if groups is not None and _draw_personal(axes, evaluations, final, groups):
@@ -64,7 +64,7 @@ def draw_accuracy_by_round(
         if groups is not None:  # two bands leave no corner free
             place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
         axes.legend(**place, fontsize=8.5)
-    title(axes, "Mean accuracy on the devices' own test", _mark_grouping(axes, groups))
+    title(axes, "Mean accuracy on the clients' own test", _mark_grouping(axes, groups))
 
 
 def _draw_personal(
@@ -105,7 +105,7 @@ def _mark_grouping(axes: "Axes", groups: FoundGroups | None) -> str:
 def draw_loss_by_round(
     axes: "Axes", losses: Sequence[RoundLoss], groups: FoundGroups | None = None
 ) -> None:
-    """What the devices reported while training; a round that diverged leaves a gap."""
+    """What the clients reported while training; a round that diverged leaves a gap."""
     ordered = sorted(losses)
     axes.plot([row.round for row in ordered], [row.loss for row in ordered], color=INK, lw=1.6)
     if len(ordered) == 1:

@@ -1,4 +1,4 @@
-"""The figures of a run, one function each; readable for one device and for ten thousand."""
+"""The figures of a run, one function each; readable for one client and for ten thousand."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,9 +49,9 @@ def convergence(
 
 @styled
 def distribution(accuracies: Accuracies) -> "Figure":
-    """How accuracy spreads over devices: a row for each label, unseen devices in rows of their own.
+    """How accuracy spreads over clients: a row for each label, unseen clients in rows of their own.
 
-    Up to 400 devices each is a dot; more are an area as high as there are devices.
+    Up to 400 clients each is a dot; more are an area as high as there are clients.
     """
     parts = [
         ("", accuracies.where(accuracies.seen)),
@@ -74,18 +74,18 @@ def distribution(accuracies: Accuracies) -> "Figure":
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    axes.set_xlabel("accuracy on the device's own test images, %")
+    axes.set_xlabel("accuracy on the client's own test images, %")
     title(
         axes,
-        "Accuracy, device by device",
-        "bar: mean over devices; triangle: mean of the worst 10 %",
+        "Accuracy, client by client",
+        "bar: mean over clients; triangle: mean of the worst 10 %",
     )
     return figure
 
 
 @styled
 def gains(accuracies: Accuracies, label: str) -> "Figure":
-    """What ``label`` brought each device over the base, sorted, in blocks by kind.
+    """What ``label`` brought each client over the base, sorted, in blocks by kind.
 
     The axis is that of all labels, so that their figures can be held against each other.
     """
@@ -97,9 +97,9 @@ def gains(accuracies: Accuracies, label: str) -> "Figure":
 
 @styled
 def kinds(accuracies: Accuracies) -> "Figure":
-    """Mean accuracy by kind of device and label; the largest kinds where there are too many."""
+    """Mean accuracy by kind of client and label; the largest kinds where there are too many."""
     rows = per_kind(accuracies)
-    large = sorted(rows, key=lambda row: -row.num_devices)[:MAX_KINDS]
+    large = sorted(rows, key=lambda row: -row.num_clients)[:MAX_KINDS]
     shown = [row for row in rows if row in large]
     labels = accuracies.labels
     figure = new_figure(10, 1.5 + len(shown) * (0.22 * len(labels) + 0.22))
@@ -119,18 +119,18 @@ def kinds(accuracies: Accuracies) -> "Figure":
         texts = ["" if value is None else f"{100 * value:.1f}" for value in values]
         axes.bar_label(bars, texts, padding=4, fontsize=8)
     names = [
-        f"{shortened(r.kind, 24)}{'' if r.seen else ', unseen'} ({r.num_devices})" for r in shown
+        f"{shortened(r.kind, 24)}{'' if r.seen else ', unseen'} ({r.num_clients})" for r in shown
     ]
     axes.set_yticks(range(len(shown)), names)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(shown) - 0.45, -0.55)
     axes.set_xlim(0, 106)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("mean accuracy over the kind's devices, %")
+    axes.set_xlabel("mean accuracy over the kind's clients, %")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels), borderaxespad=0.2)
     if len(shown) < len(rows):
         axes.annotate(
-            f"the {len(shown)} kinds with most devices, of {len(rows)}",
+            f"the {len(shown)} kinds with most clients, of {len(rows)}",
             (1, 1),
             xycoords="axes fraction",
             ha="right",
@@ -142,7 +142,7 @@ def kinds(accuracies: Accuracies) -> "Figure":
 
 @styled
 def before_and_after(accuracies: Accuracies, label: str | None = None) -> "Figure":
-    """Two panels: each device's accuracy before and after, and what it gained.
+    """Two panels: each client's accuracy before and after, and what it gained.
 
     ``label`` is what came after; by default ``Accuracies.final``.
     """
@@ -162,11 +162,11 @@ def before_and_after(accuracies: Accuracies, label: str | None = None) -> "Figur
 def picture(
     folder: Path, adaptations: Sequence[str] = (), rows: Iterable[Evaluation] | None = None
 ) -> Path:
-    """Write ``gain.png`` into a run folder: what its own model was worth to each device.
+    """Write ``gain.png`` into a run folder: what its own model was worth to each client.
 
     Args:
         adaptations: In the order of asking; the last one is shown (see ``Accuracies.final``).
-        rows: The evaluations; by default those of ``devices.parquet``.
+        rows: The evaluations; by default those of ``clients.parquet``.
 
     """
     found = read_evaluations(folder) if rows is None else rows

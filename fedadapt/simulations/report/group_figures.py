@@ -1,4 +1,4 @@
-"""The figures of a method that groups devices: how far apart they are, and seen from where."""
+"""The figures of a method that groups clients: how far apart they are, and seen from where."""
 
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from fedadapt.simulations.report.layer_map import LayerMap
 
-MOST_COMPARED = 1000  # devices of a picture; of more, evenly spaced ones stand for all
-MOST_NUMBERED = 40  # devices whose numbers fit
+MOST_COMPARED = 1000  # clients of a picture; of more, evenly spaced ones stand for all
+MOST_NUMBERED = 40  # clients whose numbers fit
 MOST_GROUPS_NUMBERED = 12
 MOST_NAMED = 24  # blocks of one kind whose names fit
 SIGNS_IN_A_ROW = 36  # of kinds' names below a panel; more are slanted
@@ -33,10 +33,10 @@ FRAME = COLOURS[2]  # stands out from every blue
 
 @styled
 def distance_matrix(found: FoundGroups) -> "Figure":
-    """Euclidean distances between the devices' vectors; the groups framed, kinds at the side."""
+    """Euclidean distances between the clients' vectors; the groups framed, kinds at the side."""
     from scipy.spatial.distance import pdist, squareform
 
-    order = np.lexsort((found.devices, np.array(found.kinds, dtype=object), found.labels))
+    order = np.lexsort((found.clients, np.array(found.kinds, dtype=object), found.labels))
     if len(order) > MOST_COMPARED:
         order = order[np.linspace(0, len(order) - 1, MOST_COMPARED).round().astype(int)]
     distances = squareform(pdist(found.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
@@ -49,8 +49,8 @@ def distance_matrix(found: FoundGroups) -> "Figure":
     bar.outline.set_visible(False)
     _frame_groups(left, found.labels[order])
     _name_kinds(left, found.labels[order], kinds)
-    _number_devices(left, found.devices[order])
-    title(left, "How different devices look", f"{found.num_groups} groups found, framed")
+    _number_clients(left, found.clients[order])
+    title(left, "How different clients look", f"{found.num_groups} groups found, framed")
     _draw_distances(right, distances, kinds, found.labels[order])
     return figure
 
@@ -96,19 +96,19 @@ def _name_kinds(axes: "Axes", labels: NDArray[np.int64], kinds: list[str]) -> No
         axes.axvline(edge - 0.5, color="white", lw=0.8, alpha=0.9)
 
 
-def _number_devices(axes: "Axes", devices: NDArray[np.int64]) -> None:
-    if len(devices) > MOST_NUMBERED:
+def _number_clients(axes: "Axes", clients: NDArray[np.int64]) -> None:
+    if len(clients) > MOST_NUMBERED:
         axes.set_xticks([])
-        axes.set_xlabel(f"{len(devices)} devices")
+        axes.set_xlabel(f"{len(clients)} clients")
         return
-    axes.set_xticks(range(len(devices)), [str(d) for d in devices], fontsize=7)
-    axes.set_xlabel("device")
+    axes.set_xticks(range(len(clients)), [str(d) for d in clients], fontsize=7)
+    axes.set_xlabel("client")
 
 
 def _draw_distances(
     axes: "Axes", distances: NDArray[np.float64], kinds: list[str], labels: NDArray[np.int64]
 ) -> None:
-    """How distances spread: of devices that are alike in truth, and of others."""
+    """How distances spread: of clients that are alike in truth, and of others."""
     first, second = np.triu_indices(len(kinds), 1)
     several = len(set(kinds)) > 1
     names: NDArray[Any] = np.array(kinds, dtype=object) if several else labels
@@ -124,18 +124,18 @@ def _draw_distances(
             axes.axvline(values[part].mean(), color=colour, lw=1.6, ls=(0, (4, 3)))
     axes.set_xlim(0, edges[-1])
     axes.set_xlabel("Euclidean distance")
-    axes.set_ylabel("pairs of devices, %")
+    axes.set_ylabel("pairs of clients, %")
     axes.grid(axis="y")
     if same.size:
         axes.legend(fontsize=9, loc="upper right")
-    title(axes, "Pairs of devices", "each colour adds up to 100 %; dashed: mean")
+    title(axes, "Pairs of clients", "each colour adds up to 100 %; dashed: mean")
 
 
 @styled
 def layers(found: "LayerMap") -> "Figure":
-    """A panel for each number of channels: distance to the first device by layer and device.
+    """A panel for each number of channels: distance to the first client by layer and client.
 
-    Colours are relative to the farthest device of a layer: layers differ in scale. The number
+    Colours are relative to the farthest client of a layer: layers differ in scale. The number
     beside a row is the layer's separation, distance between kinds over distance within.
     """
     height = 2.1 + max(0.24, 0.34 - 0.004 * len(found.layers)) * len(found.layers)
@@ -180,10 +180,10 @@ def _ending(name: str, length: int) -> str:
 
 
 def _label_columns(axes: "Axes", found: "LayerMap") -> None:
-    """Devices by number, kinds below them, a line between kinds."""
+    """Clients by number, kinds below them, a line between kinds."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    names = [str(d) for d in found.devices]
+    names = [str(d) for d in found.clients]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.get_xticklabels()[0].set_fontweight("bold")
     blocks = [(kind, len(list(run))) for kind, run in groupby(found.kinds)]

@@ -1,10 +1,10 @@
-"""What a report says of groups: who is in them, and how far apart devices are, layer by layer."""
+"""What a report says of groups: who is in them, and how far apart clients are, layer by layer."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from fedadapt.errors import FedadaptError
 from fedadapt.simulations.report.group_figures import distance_matrix, layers
-from fedadapt.simulations.results.groups import FoundGroups, GroupRow, in_words
+from fedadapt.simulations.results.groups import FoundGroups, GroupRow, as_text
 from fedadapt.simulations.results.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ class Section(NamedTuple):
 
 
 def group_sections(run: RunFolder, found: FoundGroups, *, measure: bool) -> list[Section]:
-    """The groups with the devices' distances; the map of layers, or why it is left out."""
-    note = f"{in_words(found)}."
+    """The groups with the clients' distances; the map of layers, or why it is left out."""
+    note = f"{as_text(found)}."
     if not found.vectors.size:
-        return [Section("Groups of devices", note, (), tuple(found.rows))]
+        return [Section("Groups of clients", note, (), tuple(found.rows))]
     length = found.vectors.shape[1]
     compared = (
-        f"{note} Distances are between what devices reported: {length} numbers, {4 * length} bytes "
+        f"{note} Distances are between what clients reported: {length} numbers, {4 * length} bytes "
         "each."
     )
     figure = distance_matrix(found)
     return [
-        Section("Groups of devices", compared, (figure,), tuple(found.rows)),
+        Section("Groups of clients", compared, (figure,), tuple(found.rows)),
         _layers(run, measure=measure),
     ]
 
@@ -40,13 +40,13 @@ def group_sections(run: RunFolder, found: FoundGroups, *, measure: bool) -> list
 def _layers(run: RunFolder, *, measure: bool) -> Section:
     from fedadapt.simulations.report.layer_map import layer_map
 
-    title = "Devices seen from each layer"
+    title = "Clients seen from each layer"
     try:
         found = layer_map(run, measure=measure)
     except FedadaptError as error:
         return Section(title, f"Left out. {error}.")
     note = (
-        f"Distance to device {found.devices[0]} by the channels of each ReLU layer of the base "
+        f"Distance to client {found.clients[0]} by the channels of each ReLU layer of the base "
         "model; layers with fewer channels give all they have. The number beside a row is the mean "
         "distance between kinds over the mean distance within: the higher, the easier to group."
     )

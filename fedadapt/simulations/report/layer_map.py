@@ -1,6 +1,6 @@
-"""How far apart devices look from each ReLU layer, by few channels or many: PFA's figure 7.
+"""How far apart clients look from each ReLU layer, by few channels or many: PFA's figure 7.
 
-Liu et al. 2021, section 5.5. Measured after a run, from its base model and its devices' images.
+Liu et al. 2021, section 5.5. Measured after a run, from its base model and its clients' images.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from fedadapt.client.statistics.sparsity import Activation, sparsity_vectors, tr
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.errors import InputError
-from fedadapt.models.shell import shell
+from fedadapt.models.meta import on_meta
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
@@ -34,7 +34,7 @@ LAYER_MAP = "layer_map.json"
 BASE = Path("models") / "base.safetensors"
 
 NUMBERS = (10, 20, 30)  # of channels, as in the paper
-PER_KIND = 2  # devices of a kind: the paper's clients 1, 2, 6, 7, ...
+PER_KIND = 2  # clients of a kind: the paper's clients 1, 2, 6, 7, ...
 MOST_KINDS = 8
 
 Matrix = list[list[float | None]]
@@ -42,11 +42,11 @@ Matrix = list[list[float | None]]
 
 @dataclass(frozen=True)
 class LayerMap:
-    """Distances of some devices to the first of them, for each number of channels and layer."""
+    """Distances of some clients to the first of them, for each number of channels and layer."""
 
     model: str  # SHA-256 of the base model's file
-    devices: list[int]  # kind by kind; the first one is the reference
-    kinds: list[str]  # of these devices
+    clients: list[int]  # kind by kind; the first one is the reference
+    kinds: list[str]  # of these clients
     layers: list[str]  # ReLU layers, in order of execution
     channels: list[int]  # of each layer; where there are fewer than q, all of them are taken
     numbers: list[int]  # q
@@ -88,7 +88,7 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
         base: The federated model, [...].
 
     Raises:
-        InputError: The strategy is not PFA or promises privacy, or all devices are of one kind.
+        InputError: The strategy is not PFA or promises privacy, or all clients are of one kind.
 
     """
     pfa = assembly.worker.strategy
@@ -96,10 +96,10 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
         raise InputError(f"strategy: {assembly.config.strategy} compares no layers; pfa does")
     if pfa_arguments(assembly.config).get("dp_epsilon"):
         raise InputError("strategy-args: dp_epsilon: exact distances would tell what it hides")
-    devices = some_of_each_kind(assembly.benchmark)
-    kinds = [assembly.benchmark.kinds[d] for d in devices]
+    clients = some_of_each_kind(assembly.benchmark)
+    kinds = [assembly.benchmark.kinds[d] for d in clients]
     activations = _activations(pfa)
-    vectors = _vectors(assembly, base, activations, devices, pfa.epsilon)
+    vectors = _vectors(assembly, base, activations, clients, pfa.epsilon)
     distances, apart = [], []
     drawn = [
         replace(pfa, layer=i, q=max(NUMBERS), random=False).channels
@@ -111,7 +111,7 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
         apart.append([separation(v, kinds) for v in chosen])
     return LayerMap(
         model=digest,
-        devices=devices,
+        clients=clients,
         kinds=kinds,
         layers=[_name(a) for a in activations],
         channels=[a.channels for a in activations],
@@ -122,19 +122,19 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
 
 
 def some_of_each_kind(benchmark: Benchmark) -> list[int]:
-    """The first two training devices of each kind, kind by kind, of at most eight kinds."""
+    """The first two training clients of each kind, kind by kind, of at most eight kinds."""
     of_kind: dict[str, list[int]] = {}
-    for device in benchmark.seen:
-        of_kind.setdefault(benchmark.kinds[device], []).append(device)
+    for client in benchmark.seen:
+        of_kind.setdefault(benchmark.kinds[client], []).append(client)
     if len(of_kind) < 2:
-        raise InputError("devices: all are of one kind; a map of layers shows kinds come apart")
+        raise InputError("clients: all are of one kind; a map of layers shows kinds come apart")
     return [d for mine in islice(of_kind.values(), MOST_KINDS) for d in mine[:PER_KIND]]
 
 
 def separation(vectors: NDArray[np.float64], kinds: Sequence[str]) -> float | None:
-    """Mean distance between devices of different kinds, over that between those of one kind.
+    """Mean distance between clients of different kinds, over that between those of one kind.
 
-    None where no two devices are of one kind, or those do not differ at all.
+    None where no two clients are of one kind, or those do not differ at all.
     """
     first, second = np.triu_indices(len(kinds), 1)
     distances = np.linalg.norm(vectors[first] - vectors[second], axis=1)
@@ -149,7 +149,7 @@ def _assembled(run: RunFolder) -> Assembly:
     config = replace(RunConfig.from_mapping(run.config, "config.toml"), device="auto")
     if config.data_root and not Path(config.data_root).is_dir():
         config = replace(config, data_root="")  # of the machine the run was on
-    assembly = assemble(config, on_device=True)
+    assembly = assemble(config, on_client=True)
     if assembly.benchmark.manifest.hash != run.manifest.get("hash"):
         raise InputError("data: not those of the run (its manifest differs); restore the files")
     return assembly
@@ -168,7 +168,7 @@ def _weights(content: bytes, assembly: Assembly) -> Weights:
 
 def _activations(pfa: PFA) -> list[Activation]:
     """All layers that can be compared, in order of execution; nothing is computed."""
-    empty = shell(pfa.model).eval()
+    empty = on_meta(pfa.model).eval()
     with torch.no_grad():
         inputs = torch.empty((1, *pfa.image_shape), device="meta")
         return trace(empty, lambda: empty(inputs), pfa.epsilon)
@@ -178,17 +178,17 @@ def _vectors(
     assembly: Assembly,
     base: Weights,
     activations: Sequence[Activation],
-    devices: Sequence[int],
+    clients: Sequence[int],
     epsilon: float,
 ) -> list[NDArray[np.float64]]:
-    """Every channel of every layer, [D, C] each: one pass over a device's images for a block."""
+    """Every channel of every layer, [D, C] each: one pass over a client's images for a block."""
     worker = assembly.worker
     base = {n: t.to(worker.compute) for n, t in base.items()}
     blocks = dict.fromkeys(a.path.split(".")[0] for a in activations)
     rows: list[dict[int, Tensor]] = []
-    for device in devices:
-        cohort = worker.cohort([device], round=0)
-        weights = worker.strategy.receive(cohort, repeat(base, 1))
+    for client in clients:
+        cohort = worker.cohort([client], round=0)
+        weights = worker.strategy.localise(cohort, repeat(base, 1))
         mine: dict[int, Tensor] = {}
         for block in blocks:
             inside = [i for i, a in enumerate(activations) if a.path.split(".")[0] == block]
@@ -205,9 +205,9 @@ def _name(activation: Activation) -> str:
 
 def _written(path: Path) -> LayerMap | None:
     try:
-        facts: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found = LayerMap(**facts)
-        shape = (len(found.numbers), len(found.layers), len(found.devices))
+        metadata: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found = LayerMap(**metadata)
+        shape = (len(found.numbers), len(found.layers), len(found.clients))
         shapes = [np.array(m, dtype=float).shape for m in (found.distances, found.separation)]
         return found if shapes == [shape, shape[:2]] else None
     except (OSError, ValueError, TypeError):

@@ -11,7 +11,7 @@ from fedadapt.simulations.results.accuracies import TOLERANCE, Accuracies
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MANY = 400  # devices; above, single marks would hide each other, and areas take their place
+MANY = 400  # clients; above, single marks would hide each other, and areas take their place
 MAX_BLOCKS = 10  # kinds that a sorted picture keeps apart
 
 Vector = NDArray[np.float64]
@@ -53,7 +53,7 @@ def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: boo
 
 
 def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -> None:
-    """Each device's accuracy with the base and with ``label``, devices sorted by the base's."""
+    """Each client's accuracy with the base and with ``label``, clients sorted by the base's."""
     before = accuracies.by_label.get("base", np.full(len(accuracies), np.nan))
     after = accuracies.by_label[label] if label else before
     many = len(accuracies) > MANY
@@ -88,16 +88,16 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     else:
         axes.scatter(x, before, s=size, color=BEFORE, zorder=2)
     _legend_before_after(axes, accuracies, label, bool(worse.any()), many)
-    axes.set_xlabel("devices, sorted by accuracy with the base model")
+    axes.set_xlabel("clients, sorted by accuracy with the base model")
     axes.set_ylabel("accuracy, %")
     margin = 0.6 + 0.01 * len(x)
     axes.set_xlim(1 - margin, len(x) + margin)
     axes.set_xticks([])
     axes.grid(axis="y")
-    said = f"mean {np.mean(before):.1f} %" if len(x) else "no devices"
+    said = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
     if label and len(x):
         said = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
-    title(axes, "Before and after, on each device's own test", said)
+    title(axes, "Before and after, on each client's own test", said)
 
 
 def _legend_before_after(
@@ -121,21 +121,21 @@ def _legend_before_after(
         if any_worse:
             handles.append(dot("worse than before", WORSE))
         if not many and not accuracies.seen.all():
-            handles.append(dot("unseen device", colour, hollow=True))
+            handles.append(dot("unseen client", colour, hollow=True))
     axes.legend(handles=handles, loc="lower right", fontsize=9)
 
 
 def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) -> None:
-    """Gain of each device in points, sorted, in blocks by kind; unseen devices at the right.
+    """Gain of each client in points, sorted, in blocks by kind; unseen clients at the right.
 
-    Colour tells the model, as in all figures, and vermilion a device made worse. The axis holds
+    Colour tells the model, as in all figures, and vermilion a client made worse. The axis holds
     ``reach``, gains in [-1, 1], whether they are drawn or not.
     """
     gain = 100 * accuracies.gain(label)
     colour = colour_of(label, accuracies.labels)
     start, ticks, names = 0.0, [], []
     gap = max(1.0, 0.02 * len(gain))
-    parts = blocks(accuracies, ~np.isnan(gain), otherwise="devices, sorted by gain")
+    parts = blocks(accuracies, ~np.isnan(gain), otherwise="clients, sorted by gain")
     for name, members in parts:
         hollow = not accuracies.seen[members[0]]
         values = np.sort(gain[members])[::-1]
@@ -174,7 +174,7 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
     count, total = int((known < -100 * TOLERANCE).sum()), len(known)
     dashed = " (dashed: mean of a block)" if len(parts) > 1 else ""
     said = f"mean over {_counted(total)}: {known.mean():+.1f} points{dashed}" if total else ""
-    title(axes, f"What {label} brought each device", said)
+    title(axes, f"What {label} brought each client", said)
     axes.annotate(
         f"made worse: {count} of {total}",
         (1, 1),
@@ -191,7 +191,7 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
 def blocks(
     accuracies: Accuracies, known: NDArray[np.bool_], otherwise: str
 ) -> list[tuple[str, NDArray[np.intp]]]:
-    """(name, indices of devices) by kind, unseen devices last.
+    """(name, indices of clients) by kind, unseen clients last.
 
     One kind, or too many, are one block that is named ``otherwise``.
     """
@@ -209,5 +209,5 @@ def blocks(
     return found + ([("unseen", unseen)] if len(unseen) else [])
 
 
-def _counted(devices: int) -> str:
-    return f"{devices} device{'' if devices == 1 else 's'}"
+def _counted(clients: int) -> str:
+    return f"{clients} client{'' if clients == 1 else 's'}"

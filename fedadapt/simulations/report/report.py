@@ -11,7 +11,7 @@ import numpy as np
 from fedadapt.errors import InputError
 from fedadapt.records import Outcome
 from fedadapt.simulations.report import figures as plots
-from fedadapt.simulations.report.client_gains import device_gains
+from fedadapt.simulations.report.client_gains import client_gains
 from fedadapt.simulations.report.group_section import group_sections
 from fedadapt.simulations.report.notes import at_the_end, on_the_way
 from fedadapt.simulations.report.style import to_svg
@@ -29,10 +29,10 @@ from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.simulations.results.summary import by_label, per_kind
 
 REPORT = "report.html"
-DEVICES_LISTED = 10
+CLIENTS_LISTED = 10
 MISSING = "\N{EN DASH}"
 REASONS_LISTED = 20
-WORDS_LISTED = 400  # characters of a manifest's fact; lists of all devices are longer
+WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are longer
 
 
 def write_report(folder: Path, *, measure: bool = True) -> Path:
@@ -43,7 +43,7 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
 
     Args:
         measure: Of a run with groups, measure its map of layers, which needs the run's data and
-            takes a pass of some devices' images; without, it is shown if it was measured before.
+            takes a pass of some clients' images; without, it is shown if it was measured before.
 
     Raises:
         InputError: The folder holds nothing of a run, or a library for reports is missing.
@@ -64,7 +64,7 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     run = RunFolder.read(folder)
     own = last_accuracies(run.evaluations, run.adaptations)
     pictures = _pictures(run, own, measure=measure)
-    travelled = by_action(run.ledger)
+    travelled = by_action(run.communication)
     numbers = _numbers(run, own, travelled)
     html = page.render(_words(run) | numbers | pictures | _ledger(run, travelled))
     return put(folder / REPORT, html.encode())
@@ -104,7 +104,7 @@ def _words(run: RunFolder) -> dict[str, Any]:
     ]
     line = [
         f"{run.config[key]} {word}"
-        for key, word in (("devices", "devices"), ("rounds", "rounds"))
+        for key, word in (("clients", "clients"), ("rounds", "rounds"))
         if key in run.config
     ]
     line += [
@@ -117,7 +117,7 @@ def _words(run: RunFolder) -> dict[str, Any]:
     notice = ""
     if run.missing:
         notice = f"This run is not complete: {'; '.join(run.missing)}. Shown is what is there."
-    facts = {
+    metadata = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in run.manifest.items()
     }
@@ -127,12 +127,12 @@ def _words(run: RunFolder) -> dict[str, Any]:
         "line": " · ".join(line),
         "notice": notice,
         "config": {k: json.dumps(v, ensure_ascii=False) for k, v in run.config.items()},
-        "manifest": {k: _cut(v) for k, v in facts.items()},
+        "manifest": {k: _cut(v) for k, v in metadata.items()},
     }
 
 
 def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> dict[str, Any]:
-    """Tables of accuracies: by label, by kind, and device by device where it went worst."""
+    """Tables of accuracies: by label, by kind, and client by client where it went worst."""
     seen, final = own.where(own.seen), own.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
     accuracy = by_label(seen)
@@ -145,15 +145,15 @@ def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> d
         "accuracy": accuracy,
         "unseen": by_label(own.where(~own.seen)),
         "global_test": {
-            label: facts["mean"]
-            for label, facts in by_label(everybody.where(everybody.seen)).items()
+            label: metadata["mean"]
+            for label, metadata in by_label(everybody.where(everybody.seen)).items()
         },
         "cards": _cards(run, accuracy, final, travelled),
         "kinds": per_kind(own),
-        "worst_off": _devices(own, own.by_label.get(final or "base"), final),
+        "worst_off": _clients(own, own.by_label.get(final or "base"), final),
         "most_harmed": [
             row
-            for row in _devices(own, own.gain(final) if final else None, final)
+            for row in _clients(own, own.gain(final) if final else None, final)
             if row["gain"] is not None and row["gain"] < 0
         ],
     }
@@ -172,7 +172,7 @@ def _cards(
     if after:
         name = final if final and after is not base else "base"
         compared = base is not None and after is not base
-        for key, title in (("mean", "Mean accuracy"), ("worst10", "Worst 10 % of devices")):
+        for key, title in (("mean", "Mean accuracy"), ("worst10", "Worst 10 % of clients")):
             note = (
                 f"with {name}; {percent(base[key])} with base"
                 if compared and base
@@ -180,15 +180,15 @@ def _cards(
             )
             cards.append({"name": title, "value": percent(after[key]), "note": note})
         if compared:
-            harmed = round(after["share_worse"] * after["num_devices"])
+            harmed = round(after["share_worse"] * after["num_clients"])
             cards.append(
                 {"name": "Mean gain", "value": points(after["gain"]), "note": "points over base"}
             )
             cards.append(
                 {
                     "name": "Made worse",
-                    "value": f"{harmed} of {after['num_devices']}",
-                    "note": "devices of the training, below what base gave them",
+                    "value": f"{harmed} of {after['num_clients']}",
+                    "note": "clients of the training, below what base gave them",
                     "worse": harmed > 0,
                 }
             )
@@ -200,24 +200,24 @@ def _cards(
         cards.append(card)
     if travelled:
         up, down = sum(t.bytes_up for t in travelled), sum(t.bytes_down for t in travelled)
-        note = f"{data_size(down)} down, all devices together"
-        cards.append({"name": "Sent by the devices", "value": data_size(up), "note": note})
+        note = f"{data_size(down)} down, all clients together"
+        cards.append({"name": "Sent by the clients", "value": data_size(up), "note": note})
     return [{"worse": False} | card for card in cards]
 
 
-def _devices(
+def _clients(
     own: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
 ) -> list[dict[str, Any]]:
-    """The devices with the lowest values of ``by`` [D], lowest first."""
+    """The clients with the lowest values of ``by`` [D], lowest first."""
     if by is None:
         return []
-    order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:DEVICES_LISTED]
+    order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:CLIENTS_LISTED]
     missing = np.full(len(own), np.nan)
     base, after = own.by_label.get("base", missing), own.by_label.get(final or "base", missing)
     gain = after - base
     return [
         {
-            "device": int(own.device[d]),
+            "client": int(own.client[d]),
             "kind": own.kind[d],
             "seen": bool(own.seen[d]),
             "num_examples": int(own.num_examples[d]),
@@ -249,21 +249,21 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
             add(section.title, section.note, *section.figures, groups=section.groups)
     kinds_figure = ""
     if len(own):
-        add("Distribution over devices", "", plots.distribution(own))
+        add("Distribution over clients", "", plots.distribution(own))
         gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
         figures = [plots.gains(own, label) for label in gained if label != "base"]
-        if run.groups is not None and (together := device_gains(own)) is not None:
+        if run.groups is not None and (together := client_gains(own)) is not None:
             figures.insert(0, together)
         if figures:
-            note = "Accuracy minus the base's on the same device; seen devices in blocks by kind."
-            add("Gain, device by device", note, *figures)
+            note = "Accuracy minus the base's on the same client; seen clients in blocks by kind."
+            add("Gain, client by client", note, *figures)
         kinds_figure = Markup(to_svg(plots.kinds(own), "kinds"))
     return {"figures": sections, "kinds_figure": kinds_figure}
 
 
 def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
     """What travelled, and what was not used."""
-    reasons = by_reason(run.ledger)
+    reasons = by_reason(run.communication)
     return {
         "ledger": travelled,
         "outcomes": get_args(Outcome),
@@ -273,7 +273,7 @@ def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
 
 
 def _reason(total: ReasonTotal) -> dict[str, Any]:
-    listed = {"devices": _listed(total.devices), "rounds": _listed(total.rounds)}
+    listed = {"clients": _listed(total.clients), "rounds": _listed(total.rounds)}
     return total._asdict() | listed
 
 

@@ -2,16 +2,16 @@
 
 PAGE = r"""{%- macro accuracy_table(rows) -%}
 <div class="scroll"><table>
-<thead><tr><th>device model</th><th class="n">mean</th><th class="bar"></th><th class="n">std</th><th class="n">worst 10 %</th><th class="n">min</th><th class="n">gain</th><th class="n">made worse</th><th class="n">devices</th></tr></thead>
+<thead><tr><th>client model</th><th class="n">mean</th><th class="bar"></th><th class="n">std</th><th class="n">worst 10 %</th><th class="n">min</th><th class="n">gain</th><th class="n">made worse</th><th class="n">clients</th></tr></thead>
 <tbody>
-{% for label, s in rows.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ s.mean | percent }}</td><td class="bar"><i style="width:{{ '%.1f' | format(100 * (s.mean or 0)) }}%"></i></td><td class="n">{{ s.std | percent }}</td><td class="n">{{ s.worst10 | percent }}</td><td class="n">{{ s.min | percent }}</td><td class="n">{{ '–' if label == 'base' else s.gain | points }}</td><td class="n{{ ' worse' if s.share_worse }}">{{ '–' if label == 'base' else s.share_worse | percent }}</td><td class="n">{{ s.num_devices }}</td></tr>
+{% for label, s in rows.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ s.mean | percent }}</td><td class="bar"><i style="width:{{ '%.1f' | format(100 * (s.mean or 0)) }}%"></i></td><td class="n">{{ s.std | percent }}</td><td class="n">{{ s.worst10 | percent }}</td><td class="n">{{ s.min | percent }}</td><td class="n">{{ '–' if label == 'base' else s.gain | points }}</td><td class="n{{ ' worse' if s.share_worse }}">{{ '–' if label == 'base' else s.share_worse | percent }}</td><td class="n">{{ s.num_clients }}</td></tr>
 {% endfor %}</tbody></table></div>
 {%- endmacro -%}
-{%- macro device_table(rows, label) -%}
+{%- macro client_table(rows, label) -%}
 <div class="scroll"><table>
-<thead><tr><th class="n">device</th><th>kind</th><th></th><th class="n">test images</th><th class="n">base</th>{% if label %}<th class="n">{{ label }}</th><th class="n">gain</th>{% endif %}</tr></thead>
+<thead><tr><th class="n">client</th><th>kind</th><th></th><th class="n">test images</th><th class="n">base</th>{% if label %}<th class="n">{{ label }}</th><th class="n">gain</th>{% endif %}</tr></thead>
 <tbody>
-{% for d in rows %}<tr><td class="n">{{ d.device }}</td><td>{{ d.kind }}</td><td>{{ '' if d.seen else 'unseen' }}</td><td class="n">{{ d.num_examples }}</td><td class="n">{{ d.base | percent }}</td>{% if label %}<td class="n">{{ d.after | percent }}</td><td class="n{{ ' worse' if d.gain is not none and d.gain < 0 }}">{{ d.gain | points }}</td>{% endif %}</tr>
+{% for d in rows %}<tr><td class="n">{{ d.client }}</td><td>{{ d.kind }}</td><td>{{ '' if d.seen else 'unseen' }}</td><td class="n">{{ d.num_examples }}</td><td class="n">{{ d.base | percent }}</td>{% if label %}<td class="n">{{ d.after | percent }}</td><td class="n{{ ' worse' if d.gain is not none and d.gain < 0 }}">{{ d.gain | points }}</td>{% endif %}</tr>
 {% endfor %}</tbody></table></div>
 {%- endmacro -%}
 {%- macro facts(rows) -%}
@@ -23,7 +23,7 @@ PAGE = r"""{%- macro accuracy_table(rows) -%}
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="viewport" content="width=client-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{{ title }} · fedadapt</title>
 <style>
@@ -78,51 +78,51 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% for card in cards %}<div class="card"><span class="name">{{ card.name }}</span><b{% if card.worse %} class="worse"{% endif %}>{{ card.value }}</b><span>{{ card.note }}</span></div>
 {% endfor %}</section>{% endif %}
 
-{% if accuracy %}<h2>Accuracy on the devices' own test images</h2>
-<p class="soft">{{ 'Devices that took part in training, after' if unseen else 'After' }} round {{ round }}; {{ asked }}every device counts once. Gain is over the base model on the same device, in points.</p>
+{% if accuracy %}<h2>Accuracy on the clients' own test images</h2>
+<p class="soft">{{ 'Clients that took part in training, after' if unseen else 'After' }} round {{ round }}; {{ asked }}every client counts once. Gain is over the base model on the same client, in points.</p>
 {{ accuracy_table(accuracy) }}
-{% elif evaluated %}<h2>Accuracy</h2><p class="soft">No device that took part in training has been evaluated.</p>{% endif %}
-{% if unseen %}<h3>Unseen devices</h3>
+{% elif evaluated %}<h2>Accuracy</h2><p class="soft">No client that took part in training has been evaluated.</p>{% endif %}
+{% if unseen %}<h3>Unseen clients</h3>
 <p class="soft">Held out of training: nothing that they know went into any model.</p>
 {{ accuracy_table(unseen) }}{% endif %}
 {% if global_test %}<h3>Balanced global test</h3>
-<p class="soft">One test for everybody: what a device's model still knows beyond its own images.</p>
-<div class="scroll"><table><thead><tr><th>device model</th><th class="n">mean</th></tr></thead><tbody>
+<p class="soft">One test for everybody: what a client's model still knows beyond its own images.</p>
+<div class="scroll"><table><thead><tr><th>client model</th><th class="n">mean</th></tr></thead><tbody>
 {% for label, mean in global_test.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ mean | percent }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
 
 {% for section in figures %}<h2>{{ section.title }}</h2>
 {% if section.note %}<p class="soft">{{ section.note }}</p>{% endif %}
 {% for svg in section.svgs %}<figure role="img" aria-label="{{ section.title }}">{{ svg }}</figure>
-{% endfor %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">devices</th><th>of which kinds</th></tr></thead><tbody>
-{% for row in section.groups %}<tr><td class="n">{{ row.group }}</td><td class="n">{{ row.num_devices }}</td><td>{% for kind, count in row.kinds %}{{ ', ' if not loop.first }}{{ kind or 'unknown' }}{{ ' (%d)' | format(count) if row.kinds | length > 1 }}{% endfor %}</td></tr>
+{% endfor %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">clients</th><th>of which kinds</th></tr></thead><tbody>
+{% for row in section.groups %}<tr><td class="n">{{ row.group }}</td><td class="n">{{ row.num_clients }}</td><td>{% for kind, count in row.kinds %}{{ ', ' if not loop.first }}{{ kind or 'unknown' }}{{ ' (%d)' | format(count) if row.kinds | length > 1 }}{% endfor %}</td></tr>
 {% endfor %}</tbody></table></div>
 {% endif %}{% endfor %}
 
-{% if kinds %}<h2>By kind of device</h2>
-<p class="soft">Mean accuracy over the devices of a kind; gain over the base in points below it.</p>
+{% if kinds %}<h2>By kind of client</h2>
+<p class="soft">Mean accuracy over the clients of a kind; gain over the base in points below it.</p>
 {% if kinds_figure %}<figure role="img" aria-label="Mean accuracy by kind">{{ kinds_figure }}</figure>{% endif %}
-<div class="scroll"><table><thead><tr><th>kind</th><th></th><th class="n">devices</th>{% for label in labels %}<th class="n">{{ label }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in kinds %}<tr><td>{{ row.kind }}</td><td>{{ '' if row.seen else 'unseen' }}</td><td class="n">{{ row.num_devices }}</td>{% for label in labels %}<td class="n">{{ row.accuracy.get(label) | percent }}{% if label != 'base' and label in row.gain %}<br><small class="{{ 'worse' if row.gain[label] < 0 else 'soft' }}">{{ row.gain[label] | points }}</small>{% endif %}</td>{% endfor %}</tr>
+<div class="scroll"><table><thead><tr><th>kind</th><th></th><th class="n">clients</th>{% for label in labels %}<th class="n">{{ label }}</th>{% endfor %}</tr></thead><tbody>
+{% for row in kinds %}<tr><td>{{ row.kind }}</td><td>{{ '' if row.seen else 'unseen' }}</td><td class="n">{{ row.num_clients }}</td>{% for label in labels %}<td class="n">{{ row.accuracy.get(label) | percent }}{% if label != 'base' and label in row.gain %}<br><small class="{{ 'worse' if row.gain[label] < 0 else 'soft' }}">{{ row.gain[label] | points }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endif %}
 
-{% if worst_off %}<h2>Devices worst off</h2>
+{% if worst_off %}<h2>Clients worst off</h2>
 <p class="soft">Lowest accuracy with {{ final or 'base' }}, the {{ worst_off | length }} lowest.</p>
-{{ device_table(worst_off, final) }}{% endif %}
+{{ client_table(worst_off, final) }}{% endif %}
 {% if most_harmed %}<h3>Made worse most</h3>
-<p class="soft">Devices that {{ final }} took most from.</p>
-{{ device_table(most_harmed, final) }}{% endif %}
+<p class="soft">Clients that {{ final }} took most from.</p>
+{{ client_table(most_harmed, final) }}{% endif %}
 
 {% if ledger %}<h2>Ledger</h2>
 <p class="soft">What travelled, message by message; payload in MB (10⁶ bytes), without the transport's overhead.</p>
-<div class="scroll"><table><thead><tr><th>message</th><th class="n">sent</th>{% for outcome in outcomes %}<th class="n">{{ outcome }}</th>{% endfor %}<th class="n">MB down</th><th class="n">MB up</th><th class="n">device seconds</th></tr></thead><tbody>
+<div class="scroll"><table><thead><tr><th>message</th><th class="n">sent</th>{% for outcome in outcomes %}<th class="n">{{ outcome }}</th>{% endfor %}<th class="n">MB down</th><th class="n">MB up</th><th class="n">client seconds</th></tr></thead><tbody>
 {% for row in ledger %}<tr><td>{{ row.action }}</td><td class="n">{{ row.messages }}</td>{% for outcome in outcomes %}<td class="n{{ ' worse' if outcome != 'accepted' and row.outcomes[outcome] }}">{{ row.outcomes[outcome] or '–' }}</td>{% endfor %}<td class="n">{{ row.bytes_down | megabytes }}</td><td class="n">{{ row.bytes_up | megabytes }}</td><td class="n">{{ '%.1f' | format(row.seconds) }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% if reasons %}<h3>Answers that were not used</h3>
-<div class="scroll"><table><thead><tr><th>outcome</th><th>message</th><th>reason</th><th class="n">times</th><th>devices</th><th>rounds</th></tr></thead><tbody>
-{% for row in reasons %}<tr><td>{{ row.outcome }}</td><td>{{ row.action }}</td><td>{{ row.reason or '–' }}</td><td class="n">{{ row.times }}</td><td>{{ row.devices }}</td><td>{{ row.rounds }}</td></tr>
+<div class="scroll"><table><thead><tr><th>outcome</th><th>message</th><th>reason</th><th class="n">times</th><th>clients</th><th>rounds</th></tr></thead><tbody>
+{% for row in reasons %}<tr><td>{{ row.outcome }}</td><td>{{ row.action }}</td><td>{{ row.reason or '–' }}</td><td class="n">{{ row.times }}</td><td>{{ row.clients }}</td><td>{{ row.rounds }}</td></tr>
 {% endfor %}</tbody></table></div>
-{% if more_reasons %}<p class="soft">and {{ more_reasons }} more kinds of reason in ledger.parquet.</p>{% endif %}{% endif %}{% endif %}
+{% if more_reasons %}<p class="soft">and {{ more_reasons }} more kinds of reason in communication.parquet.</p>{% endif %}{% endif %}{% endif %}
 
 {% if manifest %}<h2>Who holds which images</h2>
 {{ facts(manifest) }}{% endif %}
@@ -131,7 +131,7 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 <details open><summary>every value, resolved</summary>
 <div class="columns">{{ facts(config) }}</div></details>{% endif %}
 
-<footer>Written by fedadapt. Definitions: docs/evaluation.md. Adaptation and every choice use a device's train and adapt images only; test images are for these numbers.</footer>
+<footer>Written by fedadapt. Definitions: docs/evaluation.md. Adaptation and every choice use a client's train and adapt images only; test images are for these numbers.</footer>
 </main>
 </body>
 </html>

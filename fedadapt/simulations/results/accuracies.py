@@ -1,4 +1,4 @@
-"""Rows of evaluations, turned into one accuracy for each device and label."""
+"""Rows of evaluations, turned into one accuracy for each client and label."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -16,17 +16,17 @@ TOLERANCE = 1e-6  # an image more or less is 1 / num_examples; anything below th
 
 @dataclass(frozen=True, eq=False)
 class Accuracies:
-    """How good each model was on each device in one round; arrays [D] in ascending device order."""
+    """How good each model was on each client in one round; arrays [D] in ascending client order."""
 
     round: int  # 0 where nothing was evaluated
-    device: NDArray[np.int64]
+    client: NDArray[np.int64]
     kind: tuple[str, ...]
     seen: NDArray[np.bool_]
     num_examples: NDArray[np.int64]
-    by_label: dict[str, NDArray[np.float64]]  # in [0, 1]; NaN where a device has no such model
+    by_label: dict[str, NDArray[np.float64]]  # in [0, 1]; NaN where a client has no such model
 
     def __len__(self) -> int:
-        return len(self.device)
+        return len(self.client)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -42,16 +42,16 @@ class Accuracies:
         return others[-1] if others and "base" in self.by_label else None
 
     def gain(self, label: str) -> NDArray[np.float64]:
-        """Accuracy minus the base's on the same device, [D]; NaN where either is missing."""
+        """Accuracy minus the base's on the same client, [D]; NaN where either is missing."""
         missing = np.full(len(self), np.nan)
         return self.by_label.get(label, missing) - self.by_label.get("base", missing)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Accuracies":
-        """Some of the devices; labels that none of them has are dropped."""
+        """Some of the clients; labels that none of them has are dropped."""
         columns = {label: values[chosen] for label, values in self.by_label.items()}
         return Accuracies(
             self.round,
-            self.device[chosen],
+            self.client[chosen],
             tuple(k for k, keep in zip(self.kind, chosen, strict=True) if keep),
             self.seen[chosen],
             self.num_examples[chosen],
@@ -78,7 +78,7 @@ def last_accuracies(
     Of several tasks it is the mean over tasks.
 
     Raises:
-        InputError: A device has the same label twice in that round.
+        InputError: A client has the same label twice in that round.
 
     """
     last, found = 0, _Columns()
@@ -101,39 +101,39 @@ class _Columns:
     def add(self, row: Evaluation) -> None:
         label = self._words.setdefault(row.label, len(self._words))
         kind = self._words.setdefault(row.kind, len(self._words))
-        self._numbers.extend((row.device, label, row.task, kind, row.seen, row.num_examples))
+        self._numbers.extend((row.client, label, row.task, kind, row.seen, row.num_examples))
         self._accuracies.append(row.accuracy)
 
     def folded(self, round: int, adaptations: Sequence[str]) -> Accuracies:
-        """A column a label, a row a device; of several tasks the mean."""
+        """A column a label, a row a client; of several tasks the mean."""
         words = tuple(self._words)
         columns = np.array(self._numbers, np.int64).reshape(-1, 6).T
-        device, label, task, kind, seen, num_examples = columns
-        devices, place = np.unique(device, return_inverse=True)
-        self._refuse_twice(device, label, task, round)
-        last = np.zeros(len(devices), np.int64)  # a row of each device
+        client, label, task, kind, seen, num_examples = columns
+        clients, place = np.unique(client, return_inverse=True)
+        self._refuse_twice(client, label, task, round)
+        last = np.zeros(len(clients), np.int64)  # a row of each client
         last[place] = np.arange(len(place))
         by_label = {}
         for name in order_labels((words[code] for code in np.unique(label)), adaptations):
             mine = label == self._words[name]
-            sums = np.bincount(place[mine], np.array(self._accuracies)[mine], len(devices))
-            counts = np.bincount(place[mine], minlength=len(devices))
+            sums = np.bincount(place[mine], np.array(self._accuracies)[mine], len(clients))
+            counts = np.bincount(place[mine], minlength=len(clients))
             by_label[name] = np.divide(
-                sums, counts, out=np.full(len(devices), np.nan), where=counts > 0
+                sums, counts, out=np.full(len(clients), np.nan), where=counts > 0
             )
         return Accuracies(
             round,
-            devices,
+            clients,
             tuple(words[code] for code in kind[last]),
             seen[last].astype(bool),
             num_examples[last],
             by_label,
         )
 
-    def _refuse_twice(self, device: Numbers, label: Numbers, task: Numbers, round: int) -> None:
-        keys, counts = np.unique(np.stack([device, label, task]), axis=1, return_counts=True)
+    def _refuse_twice(self, client: Numbers, label: Numbers, task: Numbers, round: int) -> None:
+        keys, counts = np.unique(np.stack([client, label, task]), axis=1, return_counts=True)
         for number, code, _ in keys[:, counts > 1].T[:1]:
             raise InputError(
-                f"evaluations: device {number} has {tuple(self._words)[code]!r} twice in round "
-                f"{round}; a row of a round, device, label, task and split must be the only one"
+                f"evaluations: client {number} has {tuple(self._words)[code]!r} twice in round "
+                f"{round}; a row of a round, client, label, task and split must be the only one"
             )

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple, get_args
 
-from fedadapt.records import LedgerEntry, Outcome
+from fedadapt.records import CommunicationEntry, Outcome
 
 
 class ActionTotal(NamedTuple):
@@ -15,7 +15,7 @@ class ActionTotal(NamedTuple):
     outcomes: dict[str, int]  # every outcome, zeros included
     bytes_down: int
     bytes_up: int
-    seconds: float  # of computing on devices, summed over them
+    seconds: float  # of computing on clients, summed over them
 
 
 class ReasonTotal(NamedTuple):
@@ -25,14 +25,14 @@ class ReasonTotal(NamedTuple):
     action: str
     reason: str
     times: int
-    devices: tuple[int, ...]  # ascending, each once
+    clients: tuple[int, ...]  # ascending, each once
     rounds: tuple[int, ...]
 
 
-def by_action(ledger: Iterable[LedgerEntry]) -> list[ActionTotal]:
+def by_action(communication: Iterable[CommunicationEntry]) -> list[ActionTotal]:
     """Totals for each action, by name."""
     totals: dict[str, ActionTotal] = {}
-    for entry in ledger:
+    for entry in communication:
         total = totals.get(entry.action) or ActionTotal(
             entry.action, 0, dict.fromkeys(get_args(Outcome), 0), 0, 0, 0.0
         )
@@ -46,19 +46,19 @@ def by_action(ledger: Iterable[LedgerEntry]) -> list[ActionTotal]:
     return [totals[action] for action in sorted(totals)]
 
 
-def by_reason(ledger: Iterable[LedgerEntry]) -> list[ReasonTotal]:
+def by_reason(communication: Iterable[CommunicationEntry]) -> list[ReasonTotal]:
     """Why answers were not used, the most frequent reason first."""
     times: Counter[tuple[str, str, str]] = Counter()
-    devices: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    clients: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     rounds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
-    for entry in ledger:
+    for entry in communication:
         if entry.outcome != "accepted":
             key = (entry.outcome, entry.action, entry.reason)
             times[key] += 1
-            devices[key].add(entry.device)
+            clients[key].add(entry.client)
             rounds[key].add(entry.round)
     totals = [
-        ReasonTotal(*key, number, tuple(sorted(devices[key])), tuple(sorted(rounds[key])))
+        ReasonTotal(*key, number, tuple(sorted(clients[key])), tuple(sorted(rounds[key])))
         for key, number in times.items()
     ]
     return sorted(totals, key=lambda total: (-total.times, total))

@@ -75,7 +75,7 @@ def comparison(summaries: Sequence[Summary], columns: Sequence[Column] = COMPARE
     """Put runs side by side; rows in the order of the runs given, labels in their own order.
 
     Runs that differ in nothing but the seed are one row. ``notes`` say where runs of a seed were
-    not made on the same devices (their manifests differ), where rows rest on different seeds, and
+    not made on the same clients (their manifests differ), where rows rest on different seeds, and
     where runs differ in rounds or batch-norm policy.
 
     Raises:
@@ -179,7 +179,7 @@ def _notes(runs: dict[str, dict[int, Summary]]) -> list[str]:
         if len(found) > 1:
             names = ", ".join(manifest[:12] for manifest in found)
             notes.append(
-                f"NOT the same devices: runs on {benchmark} with seed {seed} have different "
+                f"NOT the same clients: runs on {benchmark} with seed {seed} have different "
                 f"manifests ({names}); their rows cannot be compared"
             )
     if len({frozenset(seeds) for seeds in runs.values()}) > 1:

@@ -37,7 +37,7 @@ class TaskScores:
         """What was forgotten of each task, by user: [D, T]."""
         return self.when_new - self.matrix[:, -1]
 
-    def facts(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, object]:
         """Means over users; JSON, None for what was not measured."""
         tasks = self.matrix.shape[1]
         forgotten = float(self.forgotten.sum(1).mean())
@@ -56,18 +56,18 @@ def task_scores(
     """By label; users that were not measured on every task at the end are left out."""
     rows = [r for r in evaluations if r.split == "test" and r.epoch == 0 and r.round > 0]
     tasks = max((r.round for r in rows), default=0)
-    kinds = {r.device: r.kind for r in rows}
-    devices = sorted(kinds)
-    place = {device: d for d, device in enumerate(devices)}
+    kinds = {r.client: r.kind for r in rows}
+    clients = sorted(kinds)
+    place = {client: d for d, client in enumerate(clients)}
     found = {}
     for label in order_labels((r.label for r in rows), adaptations):
-        matrix = np.full((len(devices), tasks, tasks), np.nan)
+        matrix = np.full((len(clients), tasks, tasks), np.nan)
         for r in rows:
             if r.label == label:
-                matrix[place[r.device], r.round - 1, r.task] = r.accuracy
+                matrix[place[r.client], r.round - 1, r.task] = r.accuracy
         whole = ~np.isnan(matrix[:, -1]).any(1)
         if whole.any():
-            users = [(d, kinds[d]) for d, is_whole in zip(devices, whole, strict=True) if is_whole]
+            users = [(d, kinds[d]) for d, is_whole in zip(clients, whole, strict=True) if is_whole]
             found[label] = TaskScores(tuple(users), matrix[whole])
     return found
 
@@ -77,6 +77,6 @@ def forgetting_rows(scores: Mapping[str, TaskScores]) -> Iterator[TaskForgetting
     for label, found in scores.items():
         model, _, adaptation = label.partition("+")
         numbers = np.stack([found.when_new, found.matrix[:, -1], found.forgotten], -1)
-        for (device, kind), by_task in zip(found.users, numbers.tolist(), strict=True):
+        for (client, kind), by_task in zip(found.users, numbers.tolist(), strict=True):
             for task, three in enumerate(by_task):
-                yield TaskForgetting(device, kind, model, adaptation or "none", task, *three)
+                yield TaskForgetting(client, kind, model, adaptation or "none", task, *three)

@@ -1,4 +1,4 @@
-"""``groups.json``: which devices were grouped, by what, and how that agrees with their kinds."""
+"""``groups.json``: which clients were grouped, by what, and how that agrees with their kinds."""
 
 import json
 from collections import Counter
@@ -13,22 +13,22 @@ GROUPS = "groups.json"
 
 
 class GroupRow(NamedTuple):
-    """One group: how many devices of each kind are in it."""
+    """One group: how many clients of each kind are in it."""
 
     group: int  # counts from 1
-    num_devices: int
+    num_clients: int
     kinds: tuple[tuple[str, int], ...]  # most frequent first
 
 
 @dataclass(frozen=True, eq=False)
 class FoundGroups:
-    """The groups of a run; arrays in ascending device order."""
+    """The groups of a run; arrays in ascending client order."""
 
     round: int  # the first one in groups; what was compared is the model before it
     method: str  # "efficient", "exact", "random"
     quality: float | None  # silhouette in [-1, 1]
     agreement: float | None  # adjusted Rand index with the kinds; None for one kind
-    devices: NDArray[np.int64]  # [n]
+    clients: NDArray[np.int64]  # [n]
     labels: NDArray[np.int64]  # [n], from 0
     kinds: tuple[str, ...]  # [n]
     vectors: NDArray[np.float64]  # [n, q]; q is 0 where groups are random
@@ -65,24 +65,24 @@ class FoundGroups:
 
         """
         try:
-            facts: dict[str, Any] = json.loads(text)
-            count = len(facts["devices"])
-            kinds = tuple(map(str, facts.get("kinds", [""] * count)))
-            index = facts.get("adjusted_rand_index")
+            metadata: dict[str, Any] = json.loads(text)
+            count = len(metadata["clients"])
+            kinds = tuple(map(str, metadata.get("kinds", [""] * count)))
+            index = metadata.get("adjusted_rand_index")
             found = FoundGroups(
-                round=int(facts["round"]),
-                method=str(facts.get("method", "")),
-                quality=None if facts["quality"] is None else float(facts["quality"]),
+                round=int(metadata["round"]),
+                method=str(metadata.get("method", "")),
+                quality=None if metadata["quality"] is None else float(metadata["quality"]),
                 agreement=float(index) if index is not None and len(set(kinds)) > 1 else None,
-                devices=np.array(facts["devices"], dtype=np.int64),
-                labels=np.array(facts["labels"], dtype=np.int64),
+                clients=np.array(metadata["clients"], dtype=np.int64),
+                labels=np.array(metadata["labels"], dtype=np.int64),
                 kinds=kinds,
-                vectors=np.array(facts["vectors"], dtype=np.float64).reshape(count, -1),
+                vectors=np.array(metadata["vectors"], dtype=np.float64).reshape(count, -1),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no groups: {error}") from None
         if not count or not count == len(found.labels) == len(found.kinds):
-            raise ValueError("no groups: as many labels and kinds as devices")
+            raise ValueError("no groups: as many labels and kinds as clients")
         return found
 
 
@@ -97,11 +97,11 @@ def read_groups(folder: Path) -> FoundGroups | None:
     return FoundGroups.parse(path.read_text("utf-8")) if path.is_file() else None
 
 
-def in_words(found: FoundGroups) -> str:
-    """One line: how many groups of how many devices, from when on, how good they are."""
-    groups, devices = found.num_groups, len(found.devices)
+def as_text(found: FoundGroups) -> str:
+    """One line: how many groups of how many clients, from when on, how good they are."""
+    groups, clients = found.num_groups, len(found.clients)
     how = "drawn at random" if found.method == "random" else "found by sparsity"
-    said = f"{groups} group{'s' * (groups != 1)} of {devices} devices, {how}, from round "
+    said = f"{groups} group{'s' * (groups != 1)} of {clients} clients, {how}, from round "
     parts = [f"{said}{found.round} on"]
     if found.quality is not None:
         parts.append(f"silhouette {found.quality:.2f}")

@@ -9,14 +9,14 @@ from typing import TypeVar
 
 from fedadapt.errors import InputError
 from fedadapt.files import sync
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.simulations.results.parquet import Row
 
-R = TypeVar("R", Evaluation, LedgerEntry, RoundLoss)
+R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss)
 
 JOURNALS: dict[type[Row], str] = {
     Evaluation: "evaluations.jsonl",
-    LedgerEntry: "ledger.jsonl",
+    CommunicationEntry: "communication.jsonl",
     RoundLoss: "losses.jsonl",
 }
 

@@ -1,8 +1,8 @@
 """The tables of a finished run: Parquet files.
 
-``devices.parquet`` holds ``Evaluation`` rows, ``ledger.parquet`` ``LedgerEntry`` rows,
-``losses.parquet`` ``RoundLoss`` rows and, of runs with tasks, ``tasks.parquet`` ``TaskForgetting``
-rows; their columns are the records' fields, in order.
+``clients.parquet`` holds ``Evaluation`` rows, ``communication.parquet`` ``CommunicationEntry``
+rows, ``losses.parquet`` ``RoundLoss`` rows and, of runs with tasks, ``tasks.parquet``
+``TaskForgetting`` rows; their columns are the records' fields, in order.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,16 +12,16 @@ from typing import Any, BinaryIO, Generic, TypeVar, get_type_hints
 
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss, TaskForgetting
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss, TaskForgetting
 
-Row = Evaluation | LedgerEntry | RoundLoss
+Row = Evaluation | CommunicationEntry | RoundLoss
 Table = Row | TaskForgetting
-A = TypeVar("A", Evaluation, LedgerEntry, RoundLoss, TaskForgetting)
+A = TypeVar("A", Evaluation, CommunicationEntry, RoundLoss, TaskForgetting)
 T = TypeVar("T")
 
 TABLES: dict[type[Table], str] = {
-    Evaluation: "devices.parquet",
-    LedgerEntry: "ledger.parquet",
+    Evaluation: "clients.parquet",
+    CommunicationEntry: "communication.parquet",
     RoundLoss: "losses.parquet",
     TaskForgetting: "tasks.parquet",
 }
@@ -57,13 +57,13 @@ def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
 
 
 def write_evaluations(folder: Path, rows: Iterable[Evaluation]) -> Path:
-    """Write ``devices.parquet``; returns its path."""
+    """Write ``clients.parquet``; returns its path."""
     return _write(folder, Evaluation, rows)
 
 
-def write_ledger(folder: Path, rows: Iterable[LedgerEntry]) -> Path:
-    """Write ``ledger.parquet``; returns its path."""
-    return _write(folder, LedgerEntry, rows)
+def write_communication(folder: Path, rows: Iterable[CommunicationEntry]) -> Path:
+    """Write ``communication.parquet``; returns its path."""
+    return _write(folder, CommunicationEntry, rows)
 
 
 def write_losses(folder: Path, rows: Iterable[RoundLoss]) -> Path:
@@ -77,13 +77,13 @@ def write_tasks(folder: Path, rows: Iterable[TaskForgetting]) -> Path:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Read ``devices.parquet``."""
+    """Read ``clients.parquet``."""
     return list(table_rows(folder, Evaluation))
 
 
-def read_ledger(folder: Path) -> list[LedgerEntry]:
-    """Read ``ledger.parquet``."""
-    return list(table_rows(folder, LedgerEntry))
+def read_communication(folder: Path) -> list[CommunicationEntry]:
+    """Read ``communication.parquet``."""
+    return list(table_rows(folder, CommunicationEntry))
 
 
 def read_losses(folder: Path) -> list[RoundLoss]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import InputError
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
 from fedadapt.simulations.results.parquet import TABLES, Rows, check_table, table_rows
@@ -28,7 +28,7 @@ class RunFolder:
     manifest: dict[str, Any]  # one level deep: "hash" and the facts
     summary: dict[str, Any]
     evaluations: Rows[Evaluation]
-    ledger: Rows[LedgerEntry]
+    communication: Rows[CommunicationEntry]
     losses: Rows[RoundLoss]
     groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
@@ -60,7 +60,7 @@ class RunFolder:
             _flat(_document(folder / MANIFEST, json.loads, missing)),
             _document(folder / SUMMARY, json.loads, missing),
             _table(folder, Evaluation, missing),
-            _table(folder, LedgerEntry, missing),
+            _table(folder, CommunicationEntry, missing),
             _table(folder, RoundLoss, missing),
             _groups(folder, missing),
             (),
@@ -112,7 +112,7 @@ def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
     """{"hash": ..., "facts": {...}} -> one level."""
-    facts = manifest.get("facts")
+    metadata = manifest.get("facts")
     return {k: v for k, v in manifest.items() if k != "facts"} | (
-        facts if isinstance(facts, dict) else {}
+        metadata if isinstance(metadata, dict) else {}
     )

@@ -1,6 +1,6 @@
-"""The headline of a run: ``summary.json``, and the same by kind of device.
+"""The headline of a run: ``summary.json``, and the same by kind of client.
 
-Definitions, also in ``docs/evaluation.md``; every device counts once, however many images it has.
+Definitions, also in ``docs/evaluation.md``; every client counts once, however many images it has.
 """
 
 import json
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError
-from fedadapt.records import Evaluation, LedgerEntry, Outcome, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, Outcome, RoundLoss
 from fedadapt.simulations.results.accuracies import TOLERANCE, Accuracies, last_accuracies
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
@@ -29,21 +29,21 @@ def summarise(
     config: RunConfig,
     manifest_hash: str,
     evaluations: Sequence[Evaluation] | Rows[Evaluation],
-    ledger: Iterable[LedgerEntry],
+    communication: Iterable[CommunicationEntry],
     losses: Iterable[RoundLoss],
     seconds: float,
 ) -> dict[str, Any]:
     """Everything ``summary.json`` holds; the same rows in any order give the same summary.
 
     ``evaluations`` are gone through more than once: a list, or ``Rows``.
-    Accuracies are those of the last evaluated round, on the devices' own test images.
+    Accuracies are those of the last evaluated round, on the clients' own test images.
     """
     adaptations = requested(config)
     own = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
     bytes_up = bytes_down = 0
-    for entry in ledger:
+    for entry in communication:
         outcomes[entry.outcome] += 1
         bytes_up += entry.bytes_up
         bytes_down += entry.bytes_down
@@ -54,7 +54,7 @@ def summarise(
         "strategy_args": config.strategy_args,
         "model": config.model,
         "batch_norm": config.batch_norm,
-        "devices": config.devices,
+        "clients": config.clients,
         "rounds": config.rounds,
         "seed": config.seed,
         "adapt_args": config.adapt_args,
@@ -65,7 +65,7 @@ def summarise(
         summary["accuracy_unseen"] = by_label(own.where(~own.seen))
     if is_tasks(config.benchmark):
         scores = task_scores(evaluations, adaptations)
-        summary["tasks"] = {label: found.facts() for label, found in scores.items()}
+        summary["tasks"] = {label: found.metadata() for label, found in scores.items()}
     seen = everybody.where(everybody.seen)
     return rounded(
         summary
@@ -97,11 +97,11 @@ def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]
 def describe(
     accuracy: NDArray[np.float64], gain: NDArray[np.float64]
 ) -> dict[str, float | int | None]:
-    """Summary of accuracies and gains over devices, each [D]; NaN stands for no such model.
+    """Summary of accuracies and gains over clients, each [D]; NaN stands for no such model.
 
-    ``std`` is the population's (divided by D): the devices are all there are, not a sample.
-    ``worst10`` is the mean over the ceil(D / 10) least accurate devices. ``share_worse`` is the
-    share of devices whose gain is below zero. A number without a device behind it is None.
+    ``std`` is the population's (divided by D): the clients are all there are, not a sample.
+    ``worst10`` is the mean over the ceil(D / 10) least accurate clients. ``share_worse`` is the
+    share of clients whose gain is below zero. A number without a client behind it is None.
     """
     accuracy = np.sort(accuracy[~np.isnan(accuracy)])
     gain = np.sort(gain[~np.isnan(gain)])
@@ -113,35 +113,35 @@ def describe(
         "min": float(accuracy[0]) if len(accuracy) else None,
         "gain": float(gain.mean()) if len(gain) else None,
         "share_worse": float((gain < -TOLERANCE).mean()) if len(gain) else None,
-        "num_devices": len(accuracy),
+        "num_clients": len(accuracy),
     }
 
 
 class KindRow(NamedTuple):
-    """The devices of one kind, seen or unseen: what they got."""
+    """The clients of one kind, seen or unseen: what they got."""
 
     kind: str
     seen: bool
-    num_devices: int
-    accuracy: dict[str, float]  # label -> mean over these devices
+    num_clients: int
+    accuracy: dict[str, float]  # label -> mean over these clients
     gain: dict[str, float]  # label -> mean gain; a label without a base beside it is left out
 
 
 def per_kind(accuracies: Accuracies) -> list[KindRow]:
-    """Mean accuracy and gain of each kind of device, seen before unseen, then by name."""
+    """Mean accuracy and gain of each kind of client, seen before unseen, then by name."""
     kinds = np.array(accuracies.kind, dtype=object)
     rows = []
     for seen in (True, False):
         for kind in sorted({*kinds[accuracies.seen == seen]}):
             part = accuracies.where((accuracies.seen == seen) & (kinds == kind))
-            facts = by_label(part)
+            metadata = by_label(part)
             rows.append(
                 KindRow(
                     kind,
                     seen,
                     len(part),
-                    {label: f["mean"] for label, f in facts.items() if f["mean"] is not None},
-                    {label: f["gain"] for label, f in facts.items() if f["gain"] is not None},
+                    {label: f["mean"] for label, f in metadata.items() if f["mean"] is not None},
+                    {label: f["gain"] for label, f in metadata.items() if f["gain"] is not None},
                 )
             )
     return rows

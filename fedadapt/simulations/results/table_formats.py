@@ -40,7 +40,7 @@ def to_markdown(table: Table) -> str:
         text = _plus_minus(cell, column, "± ")
         return f"**{text}**" if cell.best else text
 
-    heads = ["strategy", "device model", *(c.title for c in table.columns)]
+    heads = ["strategy", "client model", *(c.title for c in table.columns)]
     lines = [
         f"{escape_markdown(table.title)}",
         "",
@@ -63,7 +63,7 @@ def to_latex(table: Table) -> str:
         mean = rf"\mathbf{{{mean}}}" if cell.best else mean
         return f"${mean} \\pm {spread}$" if spread else f"${mean}$" if mean else "--"
 
-    heads = ["strategy", "device model", *(escape_latex(c.title) for c in table.columns)]
+    heads = ["strategy", "client model", *(escape_latex(c.title) for c in table.columns)]
     lines = [f"% {' '.join(note.split())}" for note in table.notes]
     lines += [
         r"\begin{table}",
@@ -125,7 +125,7 @@ def to_rich(table: Table) -> "rich.table.Table":
     if not single:
         longest = max(map(len, strategies))
         printed.add_column("method", overflow="fold", min_width=min(longest, 12))
-    printed.add_column("device model", no_wrap=True)
+    printed.add_column("client model", no_wrap=True)
     texts = [
         [
             _plus_minus(cell, column, "±")

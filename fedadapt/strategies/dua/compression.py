@@ -2,7 +2,7 @@
 
 A merge divides importances by each other, so what counts is the error in relation to a value,
 however small: an ordinary 8-bit code, in equal steps up to the largest, would lose most of them.
-Pure functions of stacked tensors [D, ...], coded tensor by tensor and device by device. What cannot
+Pure functions of stacked tensors [D, ...], coded tensor by tensor and client by client. What cannot
 be an importance (NaN, infinity, below zero) is not hidden: it comes back as something that cannot.
 """
 
@@ -29,7 +29,7 @@ class Code(Protocol):
 
     def decode(self, coded: Weights) -> Weights: ...
 
-    def faults(self, coded: Weights) -> dict[int, str]:
+    def validation_errors(self, coded: Weights) -> dict[int, str]:
         """What is wrong with an upload of the right shapes, by row: anybody may have made it."""
         ...
 
@@ -40,7 +40,7 @@ class ValueByValue(NamedTuple):
     encode: Callable[[Weights], Weights]
     decode: Callable[[Weights], Weights]
 
-    def faults(self, coded: Weights) -> dict[int, str]:
+    def validation_errors(self, coded: Weights) -> dict[int, str]:
         return impossible(self.decode(coded))
 
 
@@ -123,5 +123,5 @@ CODES: dict[str, Code] = {
 def _each(
     operation: Callable[[Tensor, Tensor], Tensor], stacked: Tensor, numbers: Tensor
 ) -> Tensor:
-    """``operation`` on every value of row d [D, ...] and the number of device d [D]."""
+    """``operation`` on every value of row d [D, ...] and the number of client d [D]."""
     return operation(stacked, numbers.reshape(-1, *[1] * (stacked.dim() - 1)))

@@ -1,4 +1,4 @@
-"""Where the server puts what devices told it, until it is merged: memory that need not grow."""
+"""Where the server puts what clients told it, until it is merged: memory that need not grow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from fedadapt.files import write_atomically
 from fedadapt.weights import Weights
 
 Place = tuple[int, int]
-"""(task, device)."""
+"""(task, client)."""
 
 
-class Shelf(Protocol):
+class ImportanceStore(Protocol):
     """One answer a place; what is put there again replaces what was."""
 
     def put(self, place: Place, answer: Weights) -> None: ...
@@ -31,8 +31,8 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True)
-class MemoryShelf:
-    """For a few devices, or small networks."""
+class InMemoryImportances:
+    """For a few clients, or small networks."""
 
     places: dict[Place, Weights] = field(default_factory=dict)
 
@@ -44,8 +44,8 @@ class MemoryShelf:
 
     def pack(self) -> dict[str, Tensor]:
         return {
-            f"shelf/{task}/{device}/{n}": t
-            for (task, device), answer in self.places.items()
+            f"shelf/{task}/{client}/{n}": t
+            for (task, client), answer in self.places.items()
             for n, t in answer.items()
         }
 
@@ -53,13 +53,13 @@ class MemoryShelf:
         self.places.clear()
         for name, tensor in tensors.items():
             if name.startswith("shelf/"):
-                _, task, device, parameter = name.split("/", 3)
-                self.places.setdefault((int(task), int(device)), {})[parameter] = tensor
+                _, task, client, parameter = name.split("/", 3)
+                self.places.setdefault((int(task), int(client)), {})[parameter] = tensor
 
 
 @dataclass(frozen=True)
-class DiskShelf:
-    """For any number of devices: one safetensors file a place, written in one step."""
+class OnDiskImportances:
+    """For any number of clients: one safetensors file a place, written in one step."""
 
     folder: Path
 
@@ -86,5 +86,5 @@ class DiskShelf:
         pass
 
     def _path(self, place: Place) -> Path:
-        task, device = place
-        return self.folder / f"task-{task}" / f"{device}.safetensors"
+        task, client = place
+        return self.folder / f"task-{task}" / f"{client}.safetensors"

@@ -1,4 +1,4 @@
-"""RACL on the device: experts come down one by one, sums stay there, no importance leaves.
+"""RACL on the client: experts come down one by one, sums stay there, no importance leaves.
 
 The same merge as the server's (``server/mode_merge.py``), as running sums over the experts.
 """
@@ -12,7 +12,7 @@ WEIGHTED, TOTAL, PLAIN = "racl-weighted", "racl-total", "racl-plain"
 
 
 def added(cohort: Cohort, expert: Weights, omega: Weights, *, first: bool) -> dict[str, Weights]:
-    """What devices keep after one more expert: sums of Omega theta, of Omega and of theta.
+    """What clients keep after one more expert: sums of Omega theta, of Omega and of theta.
 
     Args:
         expert: theta, stacked [D, ...]; ``omega`` likewise.
@@ -31,8 +31,8 @@ def added(cohort: Cohort, expert: Weights, omega: Weights, *, first: bool) -> di
     if first:
         return more | {"racl-experts": {"count": torch.ones(len(cohort), 1)}}
     zeros = {n: torch.zeros_like(t) for n, t in theta.items()}
-    count = cohort.recall("racl-experts", {"count": torch.zeros(len(cohort), 1)})
-    before = {name: cohort.recall(name, zeros) for name in more}
+    count = cohort.state("racl-experts", {"count": torch.zeros(len(cohort), 1)})
+    before = {name: cohort.state(name, zeros) for name in more}
     summed = {
         name: {n: before[name][n] + t for n, t in terms.items()} for name, terms in more.items()
     }
@@ -40,16 +40,16 @@ def added(cohort: Cohort, expert: Weights, omega: Weights, *, first: bool) -> di
 
 
 def merged_there(cohort: Cohort, weights: Weights) -> Weights:
-    """``weights`` with the trunk that each device merged by itself; as they are where it has none.
+    """``weights`` with the trunk that each client merged by itself; as they are where it has none.
 
     Where no expert's parameter matters it is their mean.
     """
-    names = next((kept[WEIGHTED].keys() for kept in cohort.kept if WEIGHTED in kept), ())
+    names = next((states[WEIGHTED].keys() for states in cohort.states if WEIGHTED in states), ())
     zeros = {n: torch.zeros_like(weights[n], dtype=torch.float64) for n in names}
     if not zeros:
         return weights
-    count = cohort.recall("racl-experts", {"count": torch.zeros(len(cohort), 1)})["count"]
-    weighted, total, plain = (cohort.recall(name, zeros) for name in (WEIGHTED, TOTAL, PLAIN))
+    count = cohort.state("racl-experts", {"count": torch.zeros(len(cohort), 1)})["count"]
+    weighted, total, plain = (cohort.state(name, zeros) for name in (WEIGHTED, TOTAL, PLAIN))
     found = {}
     for n in names:
         experts = count.reshape(-1, *[1] * (total[n].dim() - 1)).to(total[n])

@@ -1,4 +1,4 @@
-"""What DUA's server asks devices for: which importances, and how they come back, or stay."""
+"""What DUA's server asks clients for: which importances, and how they come back, or stay."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,8 +12,8 @@ from fedadapt.strategies.dua.sparse_upload import Difference
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """See ``client.precisions.importances``."""
+class ImportanceRequest:
+    """See ``client.importances.importances``."""
 
     kind: Kind = "mas"
     granularity: Granularity = "sample"
@@ -21,10 +21,10 @@ class Question:
     floor: float = 0.0
     upload: str = "fp32"  # in ``client.compression.CODES``, or ``difference``
     share: float = 0.1  # of ``difference``: of the entries that travel
-    stays: bool = False  # the device merges by itself: no importance leaves it
+    stays: bool = False  # the client merges by itself: no importance leaves it
 
     def code(self, sent: Mapping[str, Tensor]) -> Code:
-        """How answers travel. ``sent``: what one device received, [...]."""
+        """How answers travel. ``sent``: what one client received, [...]."""
         if self.upload == "difference":
             return Difference.received(sent, self.share)
         return CODES[self.upload]
@@ -34,7 +34,7 @@ class Question:
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
     @staticmethod
-    def from_config(config: Mapping[str, Any]) -> "Question":
+    def from_config(config: Mapping[str, Any]) -> "ImportanceRequest":
         """The inverse; other settings are left aside."""
-        names = Question.__dataclass_fields__
-        return Question(**{name: config[name.replace("_", "-")] for name in names})
+        names = ImportanceRequest.__dataclass_fields__
+        return ImportanceRequest(**{name: config[name.replace("_", "-")] for name in names})

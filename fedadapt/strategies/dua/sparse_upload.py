@@ -1,4 +1,4 @@
-"""Importances uploaded only where a device's own differ most from ones that everybody shares.
+"""Importances uploaded only where a client's own differ most from ones that everybody shares.
 
 Importance depends on the model more than on the data (De Lange et al. 2020, fig. 3), so the
 server's own are near a user's: they are sent down, and what comes back are the entries that are
@@ -41,7 +41,7 @@ class Difference:
 
     @staticmethod
     def received(sent: Mapping[str, Tensor], share: float) -> "Difference":
-        """The code, from all that one device was sent; what else there is is left aside."""
+        """The code, from all that one client was sent; what else there is is left aside."""
         found = {
             n.removeprefix(SHARED): t.unsqueeze(0) for n, t in sent.items() if n.startswith(SHARED)
         }
@@ -50,14 +50,14 @@ class Difference:
     def encode(self, importances: Weights) -> Weights:
         """What travels: about ``share`` bytes an entry, and a bit (or ``share`` times four bytes).
 
-        One device after the other: beside the result, memory is that of one.
+        One client after the other: beside the result, memory is that of one.
 
         Args:
             importances: Of the names of ``shared``, each [D, ...].
 
         """
-        devices = range(len(importances[self._names[0]]))
-        alone = [self._encoded({n: t[d] for n, t in importances.items()}) for d in devices]
+        clients = range(len(importances[self._names[0]]))
+        alone = [self._encoded({n: t[d] for n, t in importances.items()}) for d in clients]
         return {n: torch.stack([each[n] for each in alone]) for n in alone[0]}
 
     def _encoded(self, importances: Mapping[str, Tensor]) -> Weights:
@@ -73,7 +73,7 @@ class Difference:
         return {**values, PLACES: self._packed(at), SCALES: scales}
 
     def decode(self, coded: Weights) -> Weights:
-        """The importances, float32, each [D, ...]; of an upload without ``faults``."""
+        """The importances, float32, each [D, ...]; of an upload without ``validation_errors``."""
         shared, at = self._flat.to(coded[SCALES].device), self._unpacked(coded[PLACES])
         flat = (self._spread(coded[SCALES].double()) * shared).float()
         told = {n: coded[n] for n in (VALUES, VALUES + RANGE)}
@@ -84,7 +84,7 @@ class Difference:
             for n, part in zip(self._names, parts, strict=True)
         }
 
-    def faults(self, coded: Weights) -> dict[int, str]:
+    def validation_errors(self, coded: Weights) -> dict[int, str]:
         """What is wrong, by row: an upload may be made by anybody."""
         places, entries = coded[PLACES], self._flat.numel()
         if self._as_bits:

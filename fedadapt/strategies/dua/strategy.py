@@ -2,7 +2,7 @@
 
 De Lange et al. 2020, "Unsupervised model personalization while preserving privacy and scalability:
 an open problem". The server has learnt its tasks one after another and never sees a user's images
-(``experts/training.py``). In round t every device is asked how much each parameter of expert t
+(``experts/training.py``). In round t every client is asked how much each parameter of expert t
 matters on its images of task t (psi, sec. 3.2); the server merges the experts by that (chi, eqs 1
 and 2): RACL. Merged by importances on the server's own images they are one model for all: IMM.
 """
@@ -18,13 +18,13 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.importance import importances
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.selectors import head
-from fedadapt.server.mode_merge import ZeroPrecision, mode_merge
-from fedadapt.strategies.base import Facts, Strategy
+from fedadapt.server.mode_merge import ZeroImportance, mode_merge
+from fedadapt.strategies.base import Metadata, Strategy
 from fedadapt.strategies.dua.compression import Code
 from fedadapt.strategies.dua.experts.expert import Expert, head_for, task_model
-from fedadapt.strategies.dua.importance_store import MemoryShelf, Shelf
+from fedadapt.strategies.dua.importance_store import ImportanceStore, InMemoryImportances
 from fedadapt.strategies.dua.on_client import added, merged_there
-from fedadapt.strategies.dua.request import Question
+from fedadapt.strategies.dua.request import ImportanceRequest
 from fedadapt.strategies.dua.sparse_upload import SHARED, Difference
 from fedadapt.weights import Weights, repeat, row
 
@@ -36,103 +36,105 @@ class DuaState:
     """What the server knows beside its experts: how far it is."""
 
     learnt: int  # tasks
-    devices: tuple[int, ...]  # ascending
+    clients: tuple[int, ...]  # ascending
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DUA(Strategy[DuaState]):
-    """A round a task. Devices are served a model for each task so far: one trunk, a head a task.
+    """A round a task. Clients are served a model for each task so far: one trunk, a head a task.
 
-    ``base``, for all: the experts merged by ``own_precisions`` (mode-IMM); where there are none,
-    the trunk after the newest task (EWC, MAS, LwF, joint training), or with ``separate`` each
-    task's own expert. ``personal``, where ``question`` asks for importances: RACL's. A device that
-    did not answer for every task so far has the base.
+    ``base``, for all: the experts merged by ``server_importances`` (mode-IMM); where there are
+    none, the trunk after the newest task (EWC, MAS, LwF, joint training), or with ``separate`` each
+    task's own expert. ``personal``, where there is an ``importance_request``: RACL's. A client
+    that did not answer for every task so far has the base.
 
-    A device needs ``model``, ``question`` and nothing else.
+    A client needs ``model``, ``importance_request`` and nothing else.
     """
 
     model: nn.Module  # the architecture, for its head; its weights are never read
-    question: Question | None = None  # None: nothing is asked, nothing is personal
+    importance_request: ImportanceRequest | None = (
+        None  # None: nothing is asked, nothing is personal
+    )
     tasks: tuple[str, ...] = ()  # in the order in which they are learnt
     experts: tuple[Expert, ...] = ()  # one a task, or one for all (joint training)
-    own_precisions: tuple[Weights, ...] = ()  # Omega of each expert on the server's images
+    server_importances: tuple[Weights, ...] = ()  # Omega of each expert on the server's images
     separate: bool = False
-    zero_precision: ZeroPrecision = "mean"
-    shelf: Shelf = field(default_factory=MemoryShelf)
+    zero_importance: ZeroImportance = "mean"
+    importance_store: ImportanceStore = field(default_factory=InMemoryImportances)
 
-    def begin(self, start: Weights, devices: Sequence[int]) -> DuaState:
-        return DuaState(0, tuple(sorted(devices)))
+    def begin(self, start: Weights, clients: Sequence[int]) -> DuaState:
+        return DuaState(0, tuple(sorted(clients)))
 
     def actions(self, state: DuaState, round: int) -> tuple[str, ...]:
-        return (IMPORTANCE,) if self.question else ()
+        return (IMPORTANCE,) if self.importance_request else ()
 
-    def send(self, state: DuaState, action: str, round: int, devices: Sequence[int]) -> Sent:
-        assert self.question is not None
+    def send(self, state: DuaState, action: str, round: int, clients: Sequence[int]) -> Sent:
+        assert self.importance_request is not None
         task = round - 1
         weights = task_model(self.experts, self.tasks[task], task) | self._shared(task)
-        config = {"server-round": round, "task": task, **self.question.to_config()}
-        return Sent(tuple(devices), repeat(weights, len(devices)), config)
+        config = {"server-round": round, "task": task, **self.importance_request.to_config()}
+        return Sent(tuple(clients), repeat(weights, len(clients)), config)
 
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
-        question = Question.from_config(received.config)
+        importance_request = ImportanceRequest.from_config(received.config)
         expert = {n: t for n, t in received.weights.items() if not n.startswith(SHARED)}
         found = importances(
             cohort,
             expert,
-            kind=question.kind,
-            granularity=question.granularity,
-            batch_size=question.batch_size,
-            floor=question.floor,
+            kind=importance_request.kind,
+            granularity=importance_request.granularity,
+            batch_size=importance_request.batch_size,
+            floor=importance_request.floor,
             exclude=self._head,
         )
         # How many images there are is not asked, so it is not told.
         alike = torch.ones(len(cohort), dtype=torch.float64)
-        if question.stays:
+        if importance_request.stays:
             first = received.config["task"] == 0
-            return Update({}, alike, kept=added(cohort, expert, found, first=first))
-        return Update(question.code(row(received.weights, 0)).encode(found), alike)
+            return Update({}, alike, states=added(cohort, expert, found, first=first))
+        return Update(importance_request.code(row(received.weights, 0)).encode(found), alike)
 
     def expected(self, action: str, sent: Weights) -> Weights:
-        assert self.question is not None
-        if self.question.stays:
+        assert self.importance_request is not None
+        if self.importance_request.stays:
             return {}
         names = {n for n, _ in self.model.named_parameters()} - self._head
         zeros = {n: torch.zeros_like(t).unsqueeze(0) for n, t in sent.items() if n in names}
-        return row(self.question.code(sent).encode(zeros), 0)
+        return row(self.importance_request.code(sent).encode(zeros), 0)
 
-    def faults(self, action: str, update: Update) -> Mapping[int, str]:
+    def validation_errors(self, action: str, update: Update) -> Mapping[int, str]:
         """An importance is not negative; an upload that cannot be decoded is none either."""
-        if action != IMPORTANCE or self.question is None or self.question.stays:
+        if action != IMPORTANCE or self.importance_request is None or self.importance_request.stays:
             return {}
-        return self._code(0).faults(update.weights)  # one task's are as another's
+        return self._code(0).validation_errors(update.weights)  # one task's are as another's
 
     def merge(
         self, state: DuaState, action: str, round: int, answers: Iterable[Answers]
     ) -> DuaState:
-        assert self.question is not None
+        assert self.importance_request is not None
         for some in answers:
-            if some.update is None or self.question.stays:
+            if some.update is None or self.importance_request.stays:
                 continue
             found = self._code(round - 1).decode(some.update.weights)
-            for d, device in enumerate(some.devices):
-                self.shelf.put((round - 1, device), {n: t[d] for n, t in found.items()})
+            for d, client in enumerate(some.clients):
+                self.importance_store.put((round - 1, client), {n: t[d] for n, t in found.items()})
         return state
 
     def end(self, state: DuaState, round: int) -> DuaState:
         return replace(state, learnt=round)
 
-    def serve(self, state: DuaState, devices: Sequence[int]) -> Mapping[str, Weights]:
+    def models(self, state: DuaState, clients: Sequence[int]) -> Mapping[str, Weights]:
         """The models for the newest task."""
         if not state.learnt:
-            return {"base": repeat(self._answering(self.experts[0].body, 0, 1), len(devices))}
-        *_, (_, models) = self.served(state, devices)
+            return {"base": repeat(self._answering(self.experts[0].body, 0, 1), len(clients))}
+        *_, (_, models) = self.models_by_task(state, clients)
         return models
 
-    def served(
-        self, state: DuaState, devices: Sequence[int]
+    def models_by_task(
+        self, state: DuaState, clients: Sequence[int]
     ) -> Iterator[tuple[int, Mapping[str, Weights]]]:
-        learnt, count = state.learnt, len(devices)
-        personal = self._personal(learnt, devices) if self.question and learnt else None
+        learnt, count = state.learnt, len(clients)
+        personal = self._personal(learnt, clients) if self.importance_request and learnt else None
         for task in range(learnt):
             base = self._answering(self._trunk(learnt, task), task, learnt)
             models = {"base": repeat(base, count)}
@@ -141,17 +143,24 @@ class DUA(Strategy[DuaState]):
                 models["personal"] = personal | own
             yield task, models
 
-    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
-        if model == "personal" and self.question is not None and self.question.stays:
+    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        if (
+            model == "personal"
+            and self.importance_request is not None
+            and self.importance_request.stays
+        ):
             return merged_there(cohort, weights)
         return weights
 
-    def pack(self, state: DuaState) -> tuple[dict[str, Tensor], Facts]:
-        return self.shelf.pack(), {"learnt": state.learnt, "devices": list(state.devices)}
+    def pack(self, state: DuaState) -> tuple[dict[str, Tensor], Metadata]:
+        return self.importance_store.pack(), {
+            "learnt": state.learnt,
+            "clients": list(state.clients),
+        }
 
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> DuaState:
-        self.shelf.unpack(tensors)
-        return DuaState(int(facts["learnt"]), tuple(facts["devices"]))  # type: ignore[call-overload, arg-type]
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> DuaState:
+        self.importance_store.unpack(tensors)
+        return DuaState(int(metadata["learnt"]), tuple(metadata["clients"]))  # type: ignore[call-overload, arg-type]
 
     @cached_property
     def _head(self) -> frozenset[str]:
@@ -159,14 +168,14 @@ class DUA(Strategy[DuaState]):
 
     def _shared(self, task: int) -> Weights:
         """What goes down with an expert where only differences come back."""
-        if self.question is None or self.question.upload != "difference":
+        if self.importance_request is None or self.importance_request.upload != "difference":
             return {}
-        return Difference.sent_down(self.own_precisions[task])
+        return Difference.sent_down(self.server_importances[task])
 
     def _code(self, task: int) -> Code:
-        assert self.question is not None
+        assert self.importance_request is not None
         if task not in self._codes:
-            self._codes[task] = self.question.code(self._shared(task))
+            self._codes[task] = self.importance_request.code(self._shared(task))
         return self._codes[task]
 
     @cached_property
@@ -183,12 +192,12 @@ class DUA(Strategy[DuaState]):
         """Of the base, after so many tasks."""
         if self.separate:
             return self.experts[task].body
-        if not self.own_precisions:
+        if not self.server_importances:
             return self.experts[min(learnt, len(self.experts)) - 1].body
         if learnt not in self._merged:
             bodies = [expert.body for expert in self.experts[:learnt]]
             self._merged[learnt] = mode_merge(
-                bodies, self.own_precisions[:learnt], zero_precision=self.zero_precision
+                bodies, self.server_importances[:learnt], zero_importance=self.zero_importance
             )
         return self._merged[learnt]
 
@@ -197,18 +206,18 @@ class DUA(Strategy[DuaState]):
         after = min(learnt, len(self.experts)) - 1
         return trunk | head_for(self.experts, self.tasks[task], after)
 
-    def _personal(self, learnt: int, devices: Sequence[int]) -> Weights:
-        """Each device's trunk, [D, ...]; importances are at hand for one device at a time."""
-        own = repeat(self._trunk(learnt, learnt - 1), len(devices))
-        if self.question is None or self.question.stays:
+    def _personal(self, learnt: int, clients: Sequence[int]) -> Weights:
+        """Each client's trunk, [D, ...]; importances are at hand for one client at a time."""
+        own = repeat(self._trunk(learnt, learnt - 1), len(clients))
+        if self.importance_request is None or self.importance_request.stays:
             return own
         own = {n: t.clone(memory_format=torch.contiguous_format) for n, t in own.items()}
         bodies = [expert.body for expert in self.experts[:learnt]]
-        for d, device in enumerate(devices):
-            told = [self.shelf.get((task, device)) for task in range(learnt)]
+        for d, client in enumerate(clients):
+            told = [self.importance_store.get((task, client)) for task in range(learnt)]
             known = [omega for omega in told if omega is not None]
             if len(known) == learnt:
-                merged = mode_merge(bodies, known, zero_precision=self.zero_precision)
+                merged = mode_merge(bodies, known, zero_importance=self.zero_importance)
                 for n, t in merged.items():
                     own[n][d] = t
         return own

@@ -11,7 +11,7 @@ from fedadapt.errors import InputError, unknown
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One method of the paper: how experts are trained and what becomes of them."""
 
     training: str  # ``ExpertTraining.method``
@@ -20,17 +20,17 @@ class Way:
     separate: bool = False  # each task is answered by its own expert
 
 
-WAYS: dict[str, Way] = {
-    "mas-racl": Way("imm", "mas", personal=True),
-    "fim-racl": Way("imm", "fisher", personal=True),
-    "mas-imm": Way("imm", "mas"),
-    "fim-imm": Way("imm", "fisher"),
-    "task-experts": Way("imm", separate=True),
-    "sequential": Way("fine-tune"),
-    "ewc": Way("ewc"),
-    "mas": Way("mas"),
-    "lwf": Way("lwf"),
-    "joint": Way("joint"),
+VARIANTS: dict[str, Variant] = {
+    "mas-racl": Variant("imm", "mas", personal=True),
+    "fim-racl": Variant("imm", "fisher", personal=True),
+    "mas-imm": Variant("imm", "mas"),
+    "fim-imm": Variant("imm", "fisher"),
+    "task-experts": Variant("imm", separate=True),
+    "sequential": Variant("fine-tune"),
+    "ewc": Variant("ewc"),
+    "mas": Variant("mas"),
+    "lwf": Variant("lwf"),
+    "joint": Variant("joint"),
 }
 
 TRAINING: dict[str, type] = {
@@ -42,7 +42,7 @@ TRAINING: dict[str, type] = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("paper", "released"),
     "upload": ("fp32", "fp16", "log8", "difference"),
-    "merge_on": ("server", "device"),
+    "merge_on": ("server", "client"),
 }
 MERGING = ("upload", "share", "merge_on")
 ARGUMENTS = ("preset", *TRAINING, "experts", "draw", *MERGING)
@@ -53,7 +53,7 @@ ARGUMENTS = ("preset", *TRAINING, "experts", "draw", *MERGING)
 class Given:
     """What a run asks for."""
 
-    way: Way
+    variant: Variant
     preset: str
     training: dict[str, Any]  # changes to the preset
     experts: str  # folder; empty: in the run's own
@@ -70,13 +70,13 @@ def dua_arguments(config: RunConfig) -> Given:
         InputError: an unknown name, a value that is not allowed.
 
     """
-    way = WAYS[config.strategy]
+    variant = VARIANTS[config.strategy]
     given = {
         name.replace("-", "_"): value
         for name, value in parse_arguments(config.strategy_args, "strategy-args").items()
     }
     for name, value in given.items():
-        allowed = [a for a in ARGUMENTS if way.personal or a not in MERGING]
+        allowed = [a for a in ARGUMENTS if variant.personal or a not in MERGING]
         if name not in allowed:
             raise unknown(f"strategy-args: {config.strategy}", name, tuple(allowed))
         if name in CHOICES and value not in CHOICES[name]:
@@ -91,12 +91,12 @@ def dua_arguments(config: RunConfig) -> Given:
     share = given.get("share", 0.1)
     if not isinstance(share, int | float) or share is True or not 0 < share <= 1:
         raise InputError(f"strategy-args: share: {share!r}; it must be a number above 0, at most 1")
-    if given.get("merge_on") == "device" and "upload" in given:
+    if given.get("merge_on") == "client" and "upload" in given:
         raise InputError(
-            "strategy-args: upload: with merge_on=device nothing is uploaded; leave one out"
+            "strategy-args: upload: with merge_on=client nothing is uploaded; leave one out"
         )
     return Given(
-        way=way,
+        variant=variant,
         preset=str(given.get("preset", "paper")),
         training={name: given[name] for name in TRAINING if name in given},
         experts=str(given.get("experts", "")),

@@ -1,1 +1,1 @@
-"""PFA (Liu et al. 2021): devices grouped by sparsity, a model a group."""
+"""PFA (Liu et al. 2021): clients grouped by sparsity, a model a group."""

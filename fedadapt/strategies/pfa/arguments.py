@@ -76,10 +76,10 @@ def pfa_arguments(config: RunConfig) -> dict[str, Any]:
             f"strategy-args: federated_rounds: {federated}; it must be below rounds="
             f"{config.rounds}, of which the rest are in groups"
         )
-    if 0 < config.devices < given.get("groups", 1):
+    if 0 < config.clients < given.get("groups", 1):
         raise InputError(
-            f"strategy-args: groups: {given['groups']} of {config.devices} devices; it must be "
-            f"at most {config.devices}"
+            f"strategy-args: groups: {given['groups']} of {config.clients} clients; it must be "
+            f"at most {config.clients}"
         )
     if given.get("random") and "groups" not in given:
         raise InputError("strategy-args: random: true; give groups, their number, as well")

@@ -16,17 +16,17 @@ from fedadapt.server.clustering.grouping import Grouping, nearest
 from fedadapt.weights import Weights, repeat, rows, stack
 
 Vectors = Mapping[int, Tensor]
-"""Device -> its sparsity vector, [q], float32."""
+"""Client -> its sparsity vector, [q], float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
     """Who is like whom, and the model of each group."""
 
-    devices: tuple[int, ...]  # that have a group, ascending
+    clients: tuple[int, ...]  # that have a group, ascending
     vectors: Tensor  # [n, q], float32, as they answered; q = 0 where groups are random
     labels: Tensor  # [n], int64
-    centroids: Tensor  # [G, q], float64: mean vector of the devices that were grouped
+    centroids: Tensor  # [G, q], float64: mean vector of the clients that were grouped
     models: tuple[Weights, ...]  # [...] each
     since: int  # the round in which they were made
     quality: float  # silhouette; NaN where there is none
@@ -34,43 +34,43 @@ class Groups:
 
     @cached_property
     def of(self) -> dict[int, int]:
-        """Device -> group."""
-        return dict(zip(self.devices, self.labels.tolist(), strict=True))
+        """Client -> group."""
+        return dict(zip(self.clients, self.labels.tolist(), strict=True))
 
     @property
     def answered(self) -> dict[int, Tensor]:
-        return dict(zip(self.devices, self.vectors, strict=True))
+        return dict(zip(self.clients, self.vectors, strict=True))
 
-    def personal(self, base: Weights, devices: Sequence[int]) -> Weights:
-        """Each device's group model, [D, ...]; ``base`` for a device without a group."""
-        which = [self.of.get(device, -1) for device in devices]
+    def personal(self, base: Weights, clients: Sequence[int]) -> Weights:
+        """Each client's group model, [D, ...]; ``base`` for a client without a group."""
+        which = [self.of.get(client, -1) for client in clients]
         if len(set(which)) == 1:
-            return repeat(base if which[0] < 0 else self.models[which[0]], len(devices))
+            return repeat(base if which[0] < 0 else self.models[which[0]], len(clients))
         index = torch.tensor(which) + 1
         every = (base, *self.models)
         return {n: torch.stack([model[n] for model in every])[index] for n in base}
 
     def joined_by(self, found: Vectors) -> "Groups":
-        """With these devices in the groups whose mean vectors are nearest; nobody else moves."""
+        """With these clients in the groups whose mean vectors are nearest; nobody else moves."""
         if not found:
             return self
         vectors = self.answered | dict(found)
         their = nearest(self.centroids, torch.stack([v.double() for v in found.values()])).tolist()
         of = self.of | dict(zip(found, their, strict=True))
-        devices = tuple(sorted(vectors))
+        clients = tuple(sorted(vectors))
         return replace(
             self,
-            devices=devices,
-            vectors=torch.stack([vectors[d] for d in devices]),
-            labels=torch.tensor([of[d] for d in devices]),
+            clients=clients,
+            vectors=torch.stack([vectors[d] for d in clients]),
+            labels=torch.tensor([of[d] for d in clients]),
         )
 
     def trained(self, answers: Iterable[Answers]) -> "Groups":
-        """FedAvg inside each group, streamed; what a device without a group trained is not used."""
+        """FedAvg inside each group, streamed; what a client without a group trained is not used."""
         means = [StreamingMean() for _ in self.models]
-        for device, one in _one_by_one(answers):
-            if device in self.of:
-                means[self.of[device]].add(one.weights, one.num_examples)
+        for client, one in _one_by_one(answers):
+            if client in self.of:
+                means[self.of[client]].add(one.weights, one.num_examples)
         models = tuple(
             model if mean.empty else model | mean.result()
             for model, mean in zip(self.models, means, strict=True)
@@ -80,9 +80,9 @@ class Groups:
     def parted(self, answers: Iterable[Answers]) -> list[list[Answers]]:
         """The answers of each group, all held in memory."""
         parts: list[list[Answers]] = [[] for _ in self.models]
-        for device, one in _one_by_one(answers):
-            if device in self.of:
-                parts[self.of[device]].append(Answers((device,), one))
+        for client, one in _one_by_one(answers):
+            if client in self.of:
+                parts[self.of[client]].append(Answers((client,), one))
         return parts
 
     def describe(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class Groups:
             "num_groups": len(self.models),
             "quality": None if np.isnan(self.quality) else self.quality,
             "method": self.method,
-            "devices": list(self.devices),
+            "clients": list(self.clients),
             "labels": self.labels.tolist(),
             "vectors": self.vectors.tolist(),
         }
@@ -102,24 +102,24 @@ class Groups:
         for g, model in enumerate(self.models):
             tensors |= {f"{g}/{n}": t for n, t in model.items()}
         return tensors, {
-            "devices": list(self.devices),
+            "clients": list(self.clients),
             "since": self.since,
             "quality": None if np.isnan(self.quality) else self.quality,  # JSON has no NaN
             "method": self.method,
         }
 
     @staticmethod
-    def unpack(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "Groups":
+    def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> "Groups":
         """The inverse of ``pack``; ``tensors`` may hold others."""
         return Groups(
-            devices=tuple(facts["devices"]),
+            clients=tuple(metadata["clients"]),
             vectors=tensors["vectors"],
             labels=tensors["labels"],
             centroids=tensors["centroids"],
             models=tuple(below(tensors, str(g)) for g in range(len(tensors["centroids"]))),
-            since=facts["since"],
-            quality=float("nan") if facts["quality"] is None else facts["quality"],
-            method=facts.get("method", ""),  # older checkpoints do not say
+            since=metadata["since"],
+            quality=float("nan") if metadata["quality"] is None else metadata["quality"],
+            method=metadata.get("method", ""),  # older checkpoints do not say
         )
 
 
@@ -146,7 +146,7 @@ def formed(
             had.update(before.of[d] for d in mine if d in before.of)
         models.append(_mean_of(had, before.models) if before is not None and had else base)
     return Groups(
-        devices=tuple(members),
+        clients=tuple(members),
         vectors=torch.stack(list(members.values())),
         labels=grouping.labels,
         centroids=grouping.centroids,
@@ -158,20 +158,20 @@ def formed(
 
 
 def at_random(
-    devices: Sequence[int],
+    clients: Sequence[int],
     newcomers: Collection[int],
     number: int,
     base: Weights,
     round: int,
     generator: np.random.Generator,
 ) -> Groups:
-    """A partition into groups that differ by one device at most: the baseline of table 8."""
-    order = generator.permutation(len(devices))
-    of = {devices[place]: turn % number for turn, place in enumerate(order.tolist())}
-    of |= {device: int(generator.integers(number)) for device in sorted(set(newcomers) - set(of))}
+    """A partition into groups that differ by one client at most: the baseline of table 8."""
+    order = generator.permutation(len(clients))
+    of = {clients[place]: turn % number for turn, place in enumerate(order.tolist())}
+    of |= {client: int(generator.integers(number)) for client in sorted(set(newcomers) - set(of))}
     everyone = tuple(sorted(of))
     return Groups(
-        devices=everyone,
+        clients=everyone,
         vectors=torch.zeros(len(everyone), 0),
         labels=torch.tensor([of[d] for d in everyone]),
         centroids=torch.zeros(number, 0, dtype=torch.float64),
@@ -194,10 +194,10 @@ def _mean_of(had: Counter[int], models: Sequence[Weights]) -> Weights:
 
 
 def _one_by_one(answers: Iterable[Answers]) -> Iterator[tuple[int, Update]]:
-    """Each device's weights and weight, [1, ...], as views."""
+    """Each client's weights and weight, [1, ...], as views."""
     for some in answers:
         if some.update is None:
             continue
-        for d, device in enumerate(some.devices):
+        for d, client in enumerate(some.clients):
             weights = rows(some.update.weights, d, d + 1)
-            yield device, Update(weights, some.update.num_examples[d : d + 1])
+            yield client, Update(weights, some.update.num_examples[d : d + 1])

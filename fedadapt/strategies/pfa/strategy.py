@@ -1,7 +1,7 @@
-"""PFA: find devices with similar data without seeing any, then federate within each group.
+"""PFA: find clients with similar data without seeing any, then federate within each group.
 
 Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective model
-personalization". Sections: feature extraction 3.2 (on the device), comparison 3.3, adaptation 3.4.
+personalization". Sections: feature extraction 3.2 (on the client), comparison 3.3, adaptation 3.4.
 """
 
 import logging
@@ -19,9 +19,9 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.client.differential_privacy import KEPT, Guarantee, check, promised, release_once
 from fedadapt.client.statistics.sparsity import SPARSITY, Layer, num_channels, sparsity_vectors
 from fedadapt.messages import Answers, Config, Sent, Update
-from fedadapt.server.clustering.grouping import EXACT_LIMIT, group_devices
+from fedadapt.server.clustering.grouping import EXACT_LIMIT, group_clients
 from fedadapt.server.exchange import RoundFailedError
-from fedadapt.strategies.base import Facts, LocalTraining, Strategy
+from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.strategies.pfa.arguments import RULES
 from fedadapt.strategies.pfa.groups import Groups, at_random, below, formed
@@ -37,7 +37,7 @@ class PfaState:
     """What the server knows."""
 
     base: Weights  # the federated model; M_f, and fixed, once there are groups
-    devices: tuple[int, ...]  # that train, ascending
+    clients: tuple[int, ...]  # that train, ascending
     groups: Groups | None = None
 
 
@@ -45,11 +45,11 @@ class PfaState:
 class PFA(Strategy[PfaState]):
     """FedAvg for ``federated_rounds``, then groups by sparsity, then FedAvg inside each group.
 
-    A device that did not answer when groups were made is asked again in every round until it does,
+    A client that did not answer when groups were made is asked again in every round until it does,
     and joins the group with the nearest mean vector; until then it has the federated model, and
     what it trains is not used. ``federated_rounds`` of 0 groups the model it begins with.
 
-    ``preset`` says how devices weigh: ``paper`` by examples, ``released`` all alike.
+    ``preset`` says how clients weigh: ``paper`` by examples, ``released`` all alike.
     """
 
     model: nn.Module  # the architecture, for its layers; its weights are never read
@@ -63,7 +63,7 @@ class PFA(Strategy[PfaState]):
     epsilon: float = 0.0  # 0: exact zeros; above: |a| < epsilon, for activations that are not ReLU
     method: str = "efficient"
     preset: str = "paper"
-    random: bool = False  # groups of random devices: the baseline of the paper's table 8
+    random: bool = False  # groups of random clients: the baseline of the paper's table 8
     regroup_every: int = 0  # rounds; 0: once and for all
     newcomers: tuple[int, ...] = ()  # never train; asked for a vector too, to be given a group
     seed: int = 0
@@ -84,16 +84,16 @@ class PFA(Strategy[PfaState]):
             check(Guarantee(self.dp_epsilon, self.dp_delta))
             if self.batch_norm == "local":
                 raise ValueError(
-                    "dp_epsilon needs a model that is not the device's: no local norms"
+                    "dp_epsilon needs a model that is not the client's: no local norms"
                 )
         _ = self.channels  # a network without the layer is refused at once
 
-    def begin(self, start: Weights, devices: Sequence[int]) -> PfaState:
-        return PfaState(self._average.begin(start, devices), tuple(sorted(devices)))
+    def begin(self, start: Weights, clients: Sequence[int]) -> PfaState:
+        return PfaState(self._average.begin(start, clients), tuple(sorted(clients)))
 
     @cached_property
     def channels(self) -> list[int]:
-        """The channels that every device reports, drawn from the seed; none for random groups."""
+        """The channels that every client reports, drawn from the seed; none for random groups."""
         if self.random:
             return []
         count = num_channels(self.model, self.image_shape, self.layer, self.epsilon)
@@ -104,7 +104,7 @@ class PFA(Strategy[PfaState]):
         training = self._average.actions(state.base, round)
         return (SPARSITY, *training) if self._to_ask(state, round) else training
 
-    def send(self, state: PfaState, action: str, round: int, devices: Sequence[int]) -> Sent:
+    def send(self, state: PfaState, action: str, round: int, clients: Sequence[int]) -> Sent:
         if action == SPARSITY:  # whoever it is needed of, whether it trains in this round or not
             asked = self._to_ask(state, round)
             config: Config = {
@@ -117,10 +117,10 @@ class PFA(Strategy[PfaState]):
                 config = {**config, "dp-epsilon": self.dp_epsilon, "dp-delta": self.dp_delta}
             return Sent(asked, repeat(state.base, len(asked)), config)
         state = self._with_random_groups(state, round)
-        sent = self._average.send(state.base, action, round, devices)
+        sent = self._average.send(state.base, action, round, clients)
         if state.groups is None:
             return sent
-        return sent._replace(weights=state.groups.personal(state.base, devices))
+        return sent._replace(weights=state.groups.personal(state.base, clients))
 
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action != SPARSITY:
@@ -128,7 +128,7 @@ class PFA(Strategy[PfaState]):
         measure = partial(
             sparsity_vectors,
             cohort,
-            self.receive(cohort, received.weights),
+            self.localise(cohort, received.weights),
             layer=received.config["layer"],  # type: ignore[arg-type]
             channels=received.config["channels"],  # type: ignore[arg-type]
             epsilon=float(received.config["epsilon"]),  # type: ignore[arg-type]
@@ -138,8 +138,8 @@ class PFA(Strategy[PfaState]):
         guarantee = promised(received.config, Guarantee(self.dp_epsilon, self.dp_delta))
         if guarantee is None:
             return Update({}, alike, report={"sparsity": measure().float()})
-        said, kept = release_once(cohort, received, measure, guarantee, self.noise_seed)
-        return Update({}, alike, report={"sparsity": said}, kept={KEPT: kept})
+        said, states = release_once(cohort, received, measure, guarantee, self.noise_seed)
+        return Update({}, alike, report={"sparsity": said}, states={KEPT: states})
 
     def expected(self, action: str, sent: Weights) -> Weights:
         return {} if action == SPARSITY else self._average.expected(action, sent)
@@ -153,7 +153,7 @@ class PFA(Strategy[PfaState]):
                 return replace(state, groups=state.groups.joined_by(found))
             return self._grouped(state, round, self._vectors(answers))
         state = self._with_random_groups(state, round)
-        known = set(state.devices)
+        known = set(state.clients)
         if self.preset == "released":
             answers = map(_equally, answers)
         answers = _noting(answers, known)
@@ -168,19 +168,19 @@ class PFA(Strategy[PfaState]):
             groups = replace(groups, models=models)
         return PfaState(base, tuple(sorted(known)), groups)
 
-    def serve(self, state: PfaState, devices: Sequence[int]) -> Mapping[str, Weights]:
-        served = {"base": repeat(state.base, len(devices))}
+    def models(self, state: PfaState, clients: Sequence[int]) -> Mapping[str, Weights]:
+        models_by_task = {"base": repeat(state.base, len(clients))}
         if state.groups is None:
-            return served
-        return served | {"personal": state.groups.personal(state.base, devices)}
+            return models_by_task
+        return models_by_task | {"personal": state.groups.personal(state.base, clients)}
 
-    def receive(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
-        return self._average.receive(cohort, weights)
+    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        return self._average.localise(cohort, weights)
 
-    def describe(self, state: PfaState) -> dict[str, Facts]:
+    def describe(self, state: PfaState) -> dict[str, Metadata]:
         if state.groups is None:
             return {}
-        how: Facts = (
+        how: Metadata = (
             {}
             if self.random
             else {"layer": self.layer, "channels": self.channels, "epsilon": self.epsilon}
@@ -189,17 +189,17 @@ class PFA(Strategy[PfaState]):
             how |= {"dp_epsilon": self.dp_epsilon, "dp_delta": self.dp_delta}
         return {"groups": state.groups.describe() | how}
 
-    def pack(self, state: PfaState) -> tuple[dict[str, Tensor], Facts]:
+    def pack(self, state: PfaState) -> tuple[dict[str, Tensor], Metadata]:
         tensors = {f"base/{n}": t for n, t in state.base.items()}
         if state.groups is None:
-            return tensors, {"devices": list(state.devices)}
-        theirs, facts = state.groups.pack()
-        return tensors | theirs, {"devices": list(state.devices), "groups": facts}
+            return tensors, {"clients": list(state.clients)}
+        theirs, metadata = state.groups.pack()
+        return tensors | theirs, {"clients": list(state.clients), "groups": metadata}
 
-    def unpack(self, tensors: dict[str, Tensor], facts: Facts) -> PfaState:
-        told: dict[str, Any] = dict(facts)
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> PfaState:
+        told: dict[str, Any] = dict(metadata)
         groups = Groups.unpack(tensors, told["groups"]) if "groups" in told else None
-        return PfaState(below(tensors, "base"), tuple(told["devices"]), groups)
+        return PfaState(below(tensors, "base"), tuple(told["clients"]), groups)
 
     @cached_property
     def _average(self) -> FedAvg:
@@ -217,54 +217,54 @@ class PFA(Strategy[PfaState]):
         """Whose vectors are needed in this round: everybody's, nobody's or those not had yet."""
         if self.random or round <= self.federated_rounds:
             return ()
-        everyone = set(state.devices) | set(self.newcomers)
+        everyone = set(state.clients) | set(self.newcomers)
         if not self._grouping_is_due(state, round) and state.groups is not None:
-            everyone -= set(state.groups.devices)
+            everyone -= set(state.groups.clients)
         return tuple(sorted(everyone))
 
     def _with_random_groups(self, state: PfaState, round: int) -> PfaState:
         if not self.random or state.groups is not None or round <= self.federated_rounds:
             return state
-        number = min(self.groups or 1, len(state.devices))
+        number = min(self.groups or 1, len(state.clients))
         generator = self._stream("random-groups")
-        given = (state.devices, self.newcomers, number, state.base, round, generator)
+        given = (state.clients, self.newcomers, number, state.base, round, generator)
         return replace(state, groups=at_random(*given))
 
     def _vectors(self, answers: Iterable[Answers]) -> dict[int, Tensor]:
-        """The usable vectors, by device, ascending; any device may answer anything."""
+        """The usable vectors, by client, ascending; any client may answer anything."""
         shape = (len(self.channels),)
         found = {}
         for some in answers:
             reported = some.update.report.get("sparsity") if some.update else None
-            for d, device in enumerate(some.devices):
+            for d, client in enumerate(some.clients):
                 vector = None if reported is None else reported[d]
                 if vector is None or vector.shape != shape or not vector.is_floating_point():
-                    log.warning("device %d: no vector of %d channels; left out", device, *shape)
+                    log.warning("client %d: no vector of %d channels; left out", client, *shape)
                 elif not bool(((vector >= 0) & (vector <= 1)).all()):  # NaN is neither
-                    log.warning("device %d: its vector holds no shares; left out", device)
+                    log.warning("client %d: its vector holds no shares; left out", client)
                 else:
-                    found[device] = vector.float()
+                    found[client] = vector.float()
         return dict(sorted(found.items()))
 
     def _grouped(self, state: PfaState, round: int, found: dict[int, Tensor]) -> PfaState:
-        """Groups of the devices that train; newcomers join them."""
+        """Groups of the clients that train; newcomers join them."""
         before = state.groups
         everyone = found if before is None else dict(sorted((before.answered | found).items()))
-        members = {d: v for d, v in everyone.items() if d in set(state.devices)}
+        members = {d: v for d, v in everyone.items() if d in set(state.clients)}
         if not members:
-            log.warning("round %d: no vector of a device that trains; one group for all", round)
+            log.warning("round %d: no vector of a client that trains; one group for all", round)
             return state
         most = min(len(members), EXACT_LIMIT)
         if self.groups and self.groups > most:
-            log.warning("round %d: %d groups of %d devices", *(round, self.groups, most))
-        grouping = group_devices(
+            log.warning("round %d: %d groups of %d clients", *(round, self.groups, most))
+        grouping = group_clients(
             torch.stack(list(members.values())),
             groups=min(self.groups, most) if self.groups else None,
             method=self.method,
             seed=self.seed,
         )
         log.info(
-            "round %d: %d groups of %d devices by sparsity (%s, silhouette %.2f)",
+            "round %d: %d groups of %d clients by sparsity (%s, silhouette %.2f)",
             *(round, grouping.num_groups, len(members), grouping.method, grouping.quality),
         )
         if grouping.quality < WEAK:
@@ -275,7 +275,7 @@ class PFA(Strategy[PfaState]):
 
 
 def _whoever_answers(answers: Iterable[Answers]) -> Iterator[Answers]:
-    """Without a quorum: devices that are late are not waited for, and training goes on."""
+    """Without a quorum: clients that are late are not waited for, and training goes on."""
     try:
         yield from answers
     except RoundFailedError as failure:
@@ -283,7 +283,7 @@ def _whoever_answers(answers: Iterable[Answers]) -> Iterator[Answers]:
 
 
 def _equally(answers: Answers) -> Answers:
-    """Every device counts once, however many images it has."""
+    """Every client counts once, however many images it has."""
     if answers.update is None:
         return answers
     ones = torch.ones_like(answers.update.num_examples)
@@ -293,5 +293,5 @@ def _equally(answers: Answers) -> Answers:
 def _noting(answers: Iterable[Answers], known: set[int]) -> Iterator[Answers]:
     """Add to ``known`` whoever answers."""
     for some in answers:
-        known.update(some.devices)
+        known.update(some.clients)
         yield some

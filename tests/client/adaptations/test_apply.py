@@ -34,7 +34,7 @@ from fedadapt.client.adaptations.settings import (
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import Sgd, fit
-from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.client.statistics.importance import fisher
 from fedadapt.models.network import Network
 from fedadapt.objectives import Distillation
@@ -53,7 +53,7 @@ METHODS = [
 
 
 def changed(before, after):
-    """Names whose tensors differ on every device."""
+    """Names whose tensors differ on every client."""
     return {
         n
         for n in before
@@ -73,7 +73,7 @@ def test_each_one_with_a_name_has_an_implementation():
     assert {m.name for m in METHODS} == set(ADAPTATIONS)
 
 
-@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
     weights = initials(conv(), 3)
@@ -84,7 +84,7 @@ def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
     assert kinds == {n: (t.shape, t.dtype) for n, t in weights.items()}
 
 
-@pytest.mark.parametrize("execution", ["alone", "kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["per-client", "stacked-kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 def test_stacked_is_one_by_one_and_company_does_not_matter(method, execution):
     weights = initials(conv(), 3)
@@ -136,7 +136,7 @@ def test_adabn_s_moves_scale_and_shift_and_statistics_only():
 def test_adabn_s_ends_with_the_statistics_of_its_own_scale_and_shift():
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
     found = adapt(AdaBNS(lr=0.1, batch_size=100), members, weights)
-    again = norm_moments(members, found, Schedule(100, part="adapt"))
+    again = batch_norm_statistics(members, found, Schedule(100, part="adapt"))
     assert_close({n: found[n] for n in again}, again)
 
 
@@ -181,22 +181,22 @@ def test_a_part_of_the_network_is_tuned_and_the_rest_is_held(method, word, selec
 def test_distillation_keeps_closer_to_the_model_received():
     weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
     tuned = adapt(FineTune(epochs=20, lr=0.1), members, weights)
-    kept = adapt(Kd(epochs=20, lr=0.1), members, weights)
-    way = [sum(((a[n] - weights[n]) ** 2).sum() for n in weights) for a in (tuned, kept)]
-    assert 0 < way[1] < 0.1 * way[0]
+    states = adapt(Kd(epochs=20, lr=0.1), members, weights)
+    variant = [sum(((a[n] - weights[n]) ** 2).sum() for n in weights) for a in (tuned, states)]
+    assert 0 < variant[1] < 0.1 * variant[0]
     objective = Distillation(0.95, 6.0)
     schedule = Schedule(32, 20, "train", "kd")
     wanted = fit(
         members, weights, Sgd(0.1, 0.5), schedule, objective=objective, memory={"teacher": weights}
     )
-    assert_same_bits(kept, wanted.weights)
+    assert_same_bits(states, wanted.weights)
 
 
 def test_distillation_from_itself_is_a_twentieth_of_cross_entropy():
     weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
     one_step = {"epochs": 1, "momentum": 0.0, "batch_size": 100}
-    kept = adapt(Kd(lr=0.1, **one_step), members, weights)
-    assert_close(kept, adapt(FineTune(lr=0.05 * 0.1, **one_step), members, weights))
+    states = adapt(Kd(lr=0.1, **one_step), members, weights)
+    assert_close(states, adapt(FineTune(lr=0.05 * 0.1, **one_step), members, weights))
 
 
 def test_ewc_takes_a_first_step_like_fine_tuning():
@@ -236,7 +236,7 @@ def test_ewc_takes_the_federations_fisher_unless_told_otherwise():
     assert_same_bits(adapt(method, members, weights), wanted(own))
 
 
-def test_adaptations_of_one_device_draw_different_batches():
+def test_adaptations_of_one_client_draw_different_batches():
     weights, members = initials(plain(), 3), cohort(plain(), SPLITS)
     settings = {"epochs": 1, "lr": 0.1, "batch_size": 4}
     free = adapt(Kd(share=0.0, **settings), members, weights)
@@ -255,4 +255,4 @@ def test_an_adaptation_without_an_implementation_says_so():
 
 def test_one_dense_network_with_batch_norm_goes_through_all_of_them():
     for method in METHODS:
-        assert adapt(method, cohort(dense(), SPLITS, "kernels"), initials(dense(), 3))
+        assert adapt(method, cohort(dense(), SPLITS, "stacked-kernels"), initials(dense(), 3))

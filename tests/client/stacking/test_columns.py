@@ -28,7 +28,7 @@ def test_they_are_one_matrix_product(kind):
     assert suits_columns(layer, Stacked(torch.empty(3, 4, channels, *size, device="meta"), 3))
     model = nn.Sequential(nn.Conv2d(2, channels, 1), nn.ReLU(), layer, nn.ReLU(), nn.Flatten())
     same(model, (2, *size))
-    same(nn.Sequential(layer, nn.Flatten()), (channels, *size), devices=1)
+    same(nn.Sequential(layer, nn.Flatten()), (channels, *size), clients=1)
 
 
 @pytest.mark.parametrize(

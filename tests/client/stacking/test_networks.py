@@ -1,9 +1,9 @@
-"""A stacked network gives each device exactly what the network alone does, or says it cannot."""
+"""A stacked network gives each client exactly what the network alone does, or says it cannot."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from stacks import DEVICES, close, differentiable, gradients, same, stack_of
+from stacks import CLIENTS, close, differentiable, gradients, same, stack_of
 from torch import nn
 from torch.func import functional_call
 
@@ -81,9 +81,9 @@ def test_the_catalogue(name):
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     if name in ("resnet18", "vgg11-bn-fc"):  # their parts are tested with gradients
-        same(make(shape, 10), shape, evaluating, 1, devices=2, steps=1, learning=False)
+        same(make(shape, 10), shape, evaluating, 1, clients=2, steps=1, learning=False)
     else:
-        same(make(shape, 10), shape, training_norms, devices=2, steps=1)
+        same(make(shape, 10), shape, training_norms, clients=2, steps=1)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -95,7 +95,7 @@ def test_a_network_of_torchvision():
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
     model = torchvision.models.mobilenet_v2(width_mult=0.25, num_classes=10)
-    same(model, (3, 32, 32), training_norms, devices=2, steps=1)
+    same(model, (3, 32, 32), training_norms, clients=2, steps=1)
 
 
 @pytest.mark.parametrize("mode", [training, evaluating])
@@ -105,11 +105,11 @@ def test_a_cohort_of_one(mode):
 
 def test_the_same_model_for_all_takes_no_copies():
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten()).double()
-    inputs = torch.randn(DEVICES, 4, 2, 3, 3, dtype=torch.float64)
-    weights = {n: t.expand(DEVICES, *t.shape) for n, t in model.state_dict().items()}
+    inputs = torch.randn(CLIENTS, 4, 2, 3, 3, dtype=torch.float64)
+    weights = {n: t.expand(CLIENTS, *t.shape) for n, t in model.state_dict().items()}
     with evaluating(model):
         close(StackedNetwork(model)(weights, inputs).flatten(0, 1), model(inputs.flatten(0, 1)))
-    with training(model), pytest.raises(RuntimeError):  # nowhere to keep a device's statistics
+    with training(model), pytest.raises(RuntimeError):  # nowhere to keep a client's statistics
         StackedNetwork(model)(weights, inputs)
 
 
@@ -117,7 +117,7 @@ def test_what_enters_a_batch_norm_layer_is_shown():
     model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.BatchNorm1d(24))
     network, weights = StackedNetwork(model), stack_of(model)
     seen = {}
-    inputs = torch.randn(DEVICES, 5, 2, 2, 3, dtype=torch.float64)
+    inputs = torch.randn(CLIENTS, 5, 2, 2, 3, dtype=torch.float64)
     with training(model):
         network(weights, inputs, seen=seen.__setitem__)
     wanted = torch.stack([
@@ -126,22 +126,22 @@ def test_what_enters_a_batch_norm_layer_is_shown():
     ])  # fmt: skip
     assert list(seen) == ["1", "3"]
     close(seen["1"].sort(-1)[0], wanted.transpose(1, 2).flatten(2).sort(-1)[0])
-    assert seen["3"].shape == (DEVICES, 24, 5)
+    assert seen["3"].shape == (CLIENTS, 24, 5)
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d])
 def test_dropout_draws_what_the_network_alone_draws(kind):
     model = nn.Sequential(nn.Conv2d(1, 4, 1), kind(0.3), nn.Flatten(), nn.Dropout(0.5)).double()
     network, weights = StackedNetwork(model), stack_of(model)
-    inputs = torch.ones(DEVICES, 5, 1, 3, 3, dtype=torch.float64)
-    draws = [torch.Generator().manual_seed(d) for d in range(DEVICES)]
+    inputs = torch.ones(CLIENTS, 5, 1, 3, 3, dtype=torch.float64)
+    draws = [torch.Generator().manual_seed(d) for d in range(CLIENTS)]
     with training(model), torch.random.fork_rng():
         found = network(weights, inputs, generators=draws)
-        for d in range(DEVICES):
+        for d in range(CLIENTS):
             torch.manual_seed(d)
             own = {n: t[d] for n, t in weights.items()}
             close(found[d], functional_call(model, own, (inputs[d],)))
-    with training(model), pytest.raises(ValueError, match="generator for each device"):
+    with training(model), pytest.raises(ValueError, match="generator for each client"):
         network(weights, inputs)
     with evaluating(model):
         network(weights, inputs)
@@ -162,7 +162,7 @@ def test_bfloat16_autocast():
     network = StackedNetwork(model)
     weights = {n: t.clone() if n.startswith("1.") else t for n, t in stack_of(model).items()}
     weights = {n: t.float() if t.is_floating_point() else t for n, t in weights.items()}
-    inputs = torch.randn(DEVICES, 5, 2, 4, 4)
+    inputs = torch.randn(CLIENTS, 5, 2, 4, 4)
     with training(model):
         given, names = differentiable(model, weights)
         with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Which networks are stacked, how many devices at a time, and that it is always the same answer."""
+"""Which networks are stacked, how many clients at a time, and that it is always the same answer."""
 
 import pytest
 import torch
@@ -20,20 +20,20 @@ def made(name, shape=(3, 32, 32)):
 
 
 @pytest.mark.parametrize("name", ["mlp", "lenet", "mobilenetv2", "squeezenet1_1", "resnet18"])
-def test_where_calling_operators_costs_most_devices_are_stacked(name):
+def test_where_calling_operators_costs_most_clients_are_stacked(name):
     found = plan(made(name), (3, 32, 32), 20)
-    assert found.execution == "kernels"
+    assert found.execution == "stacked-kernels"
     assert found.cohort_size >= (2 if name == "resnet18" else 10)  # its weights fill the memory
 
 
 def test_a_dense_network_is_stacked_while_its_steps_are_small():
     found = [plan(made("cnn", (1, side, side)), (1, side, side), 20) for side in (28, 64)]
-    assert [f.execution for f in found] == ["kernels", "alone"]
+    assert [f.execution for f in found] == ["stacked-kernels", "per-client"]
     assert 1 < found[0].cohort_size < 10
 
 
-def test_the_weights_of_a_stack_are_bounded_but_for_a_few_devices():
-    """So is what many devices send at a time, however many there are."""
+def test_the_weights_of_a_stack_are_bounded_but_for_a_few_clients():
+    """So is what many clients send at a time, however many there are."""
     sizes = []
     for hidden in (100, 3000, 6000):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
@@ -42,18 +42,18 @@ def test_the_weights_of_a_stack_are_bounded_but_for_a_few_devices():
     assert sizes == [50, 2**24 // weights, 10]
 
 
-def test_large_convolutions_are_computed_one_device_at_a_time_except_on_a_gpu():
+def test_large_convolutions_are_computed_one_client_at_a_time_except_on_a_gpu():
     found = plan(made("vgg11"), (3, 32, 32), 20)
-    assert (found.execution, found.cohort_size) == ("alone", 1)
+    assert (found.execution, found.cohort_size) == ("per-client", 1)
     assert "% of the arithmetic is in convolutions too large for a stack" in found.reason
     on_gpu = plan(made("vgg11"), (3, 32, 32), 20, torch.device("cuda"))
-    assert on_gpu.execution == "kernels"
+    assert on_gpu.execution == "stacked-kernels"
     assert on_gpu.cohort_size > 1
 
 
 def test_what_counts_as_dense_grows_with_the_step():
     kinds = [plan(made("squeezenet1_1"), (3, side, side), 20).execution for side in (32, 224)]
-    assert kinds == ["kernels", "alone"]
+    assert kinds == ["stacked-kernels", "per-client"]
 
 
 def test_larger_images_and_batches_make_smaller_stacks_until_none_is_left():
@@ -100,10 +100,10 @@ class Convolving(nn.Module):
     ("model", "execution"),
     [
         (Odd(nn.Linear(12, 3)), "vmap"),
-        (Odd(nn.Linear(12, 3), nn.Dropout(0.1)), "one-by-one"),
+        (Odd(nn.Linear(12, 3), nn.Dropout(0.1)), "sequential"),
         (Odd(nn.Linear(12, 3), nn.BatchNorm1d(3)), "vmap"),
-        (Branching(), "one-by-one"),
-        (Convolving(), "one-by-one"),
+        (Branching(), "sequential"),
+        (Convolving(), "sequential"),
     ],
 )
 def test_without_kernels_vmap_is_taken_where_it_can_be_and_pays(model, execution):
@@ -112,11 +112,11 @@ def test_without_kernels_vmap_is_taken_where_it_can_be_and_pays(model, execution
 
 def test_dropout_is_stacked_by_kernels():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.Dropout(0.5))
-    assert plan(model, (3, 2, 2), 4).execution == "kernels"
+    assert plan(model, (3, 2, 2), 4).execution == "stacked-kernels"
 
 
 def test_a_network_that_does_not_fit_the_images_is_nobodys_error_here():
-    assert plan(nn.Linear(5, 3), (3, 2, 2), 4).execution == "one-by-one"
+    assert plan(nn.Linear(5, 3), (3, 2, 2), 4).execution == "sequential"
 
 
 def test_planning_leaves_the_network_alone():

@@ -1,10 +1,10 @@
-"""A stacked layer gives each device exactly what the layer alone gives it."""
+"""A stacked layer gives each client exactly what the layer alone gives it."""
 
 import copy
 
 import pytest
 import torch
-from stacks import DEVICES, same, stack_of
+from stacks import CLIENTS, same, stack_of
 from torch import nn
 
 from fedadapt.client.stacking import StackedNetwork
@@ -70,7 +70,7 @@ def test_batch_norm_whose_statistics_are_switched_off_later():
 def test_batch_norm_refuses_a_single_value_a_channel():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).double()
     with training(model), pytest.raises(ValueError, match="larger batches"):
-        StackedNetwork(model)(stack_of(model), torch.ones(DEVICES, 1, 3, dtype=torch.float64))
+        StackedNetwork(model)(stack_of(model), torch.ones(CLIENTS, 1, 3, dtype=torch.float64))
 
 
 ACTIVATIONS = [

@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured on a device, against those of its images taken all at once."""
+"""Batch-norm statistics measured on a client, against those of its images taken all at once."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from toys import (
 )
 
 from fedadapt.client.cohort import Schedule
-from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.models.network import Network
 from fedadapt.selectors import norm_statistics
 from fedadapt.weights import repeat, row
@@ -43,7 +43,7 @@ FIRST = {dense: "body.2", conv: "body.1"}
 @pytest.mark.parametrize("make", FIRST)
 def test_the_first_layers_are_those_of_all_images_whatever_the_batch_size(make, batch_size, part):
     weights = initials(make(), 3)
-    found = norm_moments(cohort(make(), SPLITS), weights, Schedule(batch_size, 1, part))
+    found = batch_norm_statistics(cohort(make(), SPLITS), weights, Schedule(batch_size, 1, part))
     for d in range(3):
         images = getattr(SPLITS[d], part).inputs
         x = entering_first_norm(make, row(weights, d), images)
@@ -54,7 +54,7 @@ def test_the_first_layers_are_those_of_all_images_whatever_the_batch_size(make, 
 
 def test_deeper_layers_are_those_of_torchs_own_pass_in_training_mode():
     start = initial(conv())
-    found = norm_moments(cohort(conv(), SPLITS[:1]), repeat(start, 1), Schedule(100))
+    found = batch_norm_statistics(cohort(conv(), SPLITS[:1]), repeat(start, 1), Schedule(100))
     model = conv().double().train()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -74,20 +74,20 @@ def test_deeper_layers_are_those_of_torchs_own_pass_in_training_mode():
 def test_stacked_is_one_by_one(make):
     uneven = [split(count, seed=count) for count in (5, 12, 9)]
     alone, *together = (
-        norm_moments(cohort(make(), uneven, execution), initials(make(), 3), Schedule(4))
-        for execution in ("one-by-one", "alone", "kernels", "vmap")
+        batch_norm_statistics(cohort(make(), uneven, execution), initials(make(), 3), Schedule(4))
+        for execution in ("sequential", "per-client", "stacked-kernels", "vmap")
     )
     for found in together:
         assert_close(found, alone)
 
 
-@pytest.mark.parametrize("execution", ["one-by-one", "alone", "kernels", "vmap"])
+@pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
 def test_nothing_is_left_behind(execution):
     weights = initials(conv(), 3)
     before = copied(weights)
     members = cohort(conv(), SPLITS, execution)
     members.model.train()
-    found = norm_moments(members, weights, Schedule(4))
+    found = batch_norm_statistics(members, weights, Schedule(4))
     assert_same_bits(weights, before)
     assert all(m.training and not m._forward_pre_hooks for m in members.model.modules())
     counters = {n for n in norm_statistics(conv()) if n.endswith("num_batches_tracked")}
@@ -101,7 +101,7 @@ def test_dropout_is_off_meanwhile():
 
     weights = initials(make(0), 3)
     with_it, without = (
-        norm_moments(cohort(make(p), SPLITS), weights, Schedule(4)) for p in (0.9, 0.0)
+        batch_norm_statistics(cohort(make(p), SPLITS), weights, Schedule(4)) for p in (0.9, 0.0)
     )
     assert_same_bits(with_it, without)
 
@@ -113,16 +113,16 @@ def test_layers_without_statistics_are_passed_over():
         )
         return Network(body, 16, CLASSES)
 
-    found = norm_moments(cohort(make(), SPLITS), initials(make(), 3), Schedule(4))
+    found = batch_norm_statistics(cohort(make(), SPLITS), initials(make(), 3), Schedule(4))
     assert set(found) == {"body.2.running_mean", "body.2.running_var"}
-    assert norm_moments(cohort(plain(), SPLITS), initials(plain(), 3), Schedule(4)) == {}
+    assert batch_norm_statistics(cohort(plain(), SPLITS), initials(plain(), 3), Schedule(4)) == {}
 
 
 def test_a_variance_far_from_zero_mean_survives():
     far = [s._replace(train=type(s.train)(s.train.inputs + 1e4, s.train.labels)) for s in SPLITS]
     weights = initials(dense(), 3)
     near_, far_ = (
-        norm_moments(cohort(dense(), some), weights, Schedule(4))["body.2.running_var"]
+        batch_norm_statistics(cohort(dense(), some), weights, Schedule(4))["body.2.running_var"]
         for some in (SPLITS, far)
     )
     torch.testing.assert_close(far_, near_, rtol=1e-5, atol=0)

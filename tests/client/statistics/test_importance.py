@@ -117,7 +117,7 @@ def test_measuring_moves_neither_statistics_nor_modes(kind, granularity):
 
 @pytest.mark.parametrize("granularity", ["sample", "batch"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_device_is_measured_as_if_it_were_alone(kind, granularity):
+def test_each_client_is_measured_as_if_it_were_alone(kind, granularity):
     """One and the same model for all, a view without memory of its own, is the common case."""
     weights, members = repeat(row(initials(conv(), 1), 0), 3), cohort(conv(), SPLITS)
     given = {"kind": kind, "granularity": granularity, "batch_size": 4}

@@ -9,14 +9,14 @@ from importances import KINDS, SPLITS
 from torch import nn
 from toys import CLASSES, assert_close, cohort, conv, examples, initials, split
 
-from fedadapt.client.statistics import importance as precisions
+from fedadapt.client.statistics import importance as importance_module
 from fedadapt.client.statistics.importance import importances
 from fedadapt.models.network import Network
 from fedadapt.weights import row
 
 
 def colourful():
-    """Convolutions of three channels, which a device alone computes channels last."""
+    """Convolutions of three channels, which a client alone computes channels last."""
     body = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1, bias=False),
         nn.BatchNorm2d(4),
@@ -79,7 +79,7 @@ def test_of_one_image_sample_and_batch_are_the_same(kind):
 def test_how_many_images_are_computed_at_once_does_not_show(kind, at_once, monkeypatch):
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
     whole = importances(members, weights, kind=kind)
-    monkeypatch.setattr(precisions, "IMAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(importance_module, "IMAGES_AT_ONCE", at_once)
     assert_close(importances(members, weights, kind=kind, batch_size=7), whole)
 
 
@@ -93,7 +93,9 @@ def watched(sizes):
 def test_the_activations_held_at_a_time_fit_their_budget(monkeypatch):
     """Of an image of 16 numbers of 8 bytes; a last image alone joins the others."""
     sizes: list[int] = []
-    monkeypatch.setattr(precisions, "GRADIENT_BYTES", 10 * precisions.ACTIVATIONS * 16 * 8)
+    monkeypatch.setattr(
+        importance_module, "GRADIENT_BYTES", 10 * importance_module.ACTIVATIONS * 16 * 8
+    )
     importances(cohort(watched(sizes), SPLITS[:1]), initials(conv(), 1))
     assert max(sizes) == 7 == sum(sizes)
     sizes.clear()
@@ -108,6 +110,6 @@ def test_the_general_way_is_the_fast_one_in_any_portions(kind, budget, monkeypat
     """``vmap`` holds each image's gradient, so many at a time as fit the budget."""
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
     fast = importances(members, weights, kind=kind)
-    monkeypatch.setattr(precisions, "layers_of", lambda *_: None)
-    monkeypatch.setattr(precisions, "GRADIENT_BYTES", budget)
+    monkeypatch.setattr(importance_module, "layers_of", lambda *_: None)
+    monkeypatch.setattr(importance_module, "GRADIENT_BYTES", budget)
     assert_close(importances(members, weights, kind=kind), fast)

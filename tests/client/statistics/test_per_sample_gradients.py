@@ -237,7 +237,7 @@ def test_nothing_is_watched_afterwards_and_no_argument_is_moved():
     model, x = copy.deepcopy(NETWORKS["residual"]), images()
     weights, before = initial(model), images()
     layers = layers_of(model, [n for n, _ in model.named_parameters()])
-    kept = copied(weights)
+    states = copied(weights)
     members = cohort(model, [split(1)])
     members.model.eval()
     with torch.no_grad():  # whoever asks
@@ -245,4 +245,4 @@ def test_nothing_is_watched_afterwards_and_no_argument_is_moved():
     assert not any(m._forward_hooks for m in members.model.modules())
     assert torch.equal(x, before)
     assert not x.requires_grad
-    assert_same_bits(weights, kept)
+    assert_same_bits(weights, states)

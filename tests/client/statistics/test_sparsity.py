@@ -1,4 +1,4 @@
-"""What a device's sparsity vector is for networks of any make, beyond PFA's own example."""
+"""What a client's sparsity vector is for networks of any make, beyond PFA's own example."""
 
 import copy
 from collections.abc import Callable
@@ -157,7 +157,7 @@ def test_the_number_of_channels_is_known_without_computing():
     assert num_channels(toys.conv(), toys.SHAPE, layer=1) == 4
 
 
-def test_devices_of_different_sizes_are_each_their_own_mean():
+def test_clients_of_different_sizes_are_each_their_own_mean():
     """Stacked or alone, with as many images as each has."""
     model = toys.dense().double()
     splits = [toys.split(n, seed=n) for n in (3, 17, 8)]
@@ -173,8 +173,8 @@ def test_devices_of_different_sizes_are_each_their_own_mean():
 
 @pytest.mark.parametrize("room", [1, 5 * 16, 2**20])
 @pytest.mark.parametrize("stacked", [False, True])
-def test_one_model_of_all_devices_sees_their_images_together(monkeypatch, room, stacked):
-    """As device by device: whosever images share a portion, and however large it is."""
+def test_one_model_of_all_clients_sees_their_images_together(monkeypatch, room, stacked):
+    """As client by client: whosever images share a portion, and however large it is."""
     monkeypatch.setattr(activations, "ROOM", room)
     model = toys.conv().double()
     sizes = (3, 17, 8, 1, 5)
@@ -190,7 +190,7 @@ def test_one_model_of_all_devices_sees_their_images_together(monkeypatch, room, 
 
 
 @pytest.mark.parametrize("stacked", [False, True])
-def test_devices_with_models_of_their_own_are_measured_with_them(stacked):
+def test_clients_with_models_of_their_own_are_measured_with_them(stacked):
     model = toys.dense().double()
     splits = [toys.split(n, seed=n) for n in (3, 17, 8)]
     models = [toys.initial(toys.dense().double()) for _ in splits]
@@ -204,7 +204,7 @@ def test_devices_with_models_of_their_own_are_measured_with_them(stacked):
     assert torch.equal(sparsity_vectors(cohort, stack(models)), torch.cat(alone))
 
 
-def test_one_pass_for_all_devices(monkeypatch):
+def test_one_pass_for_all_clients(monkeypatch):
     passes = []
     splits = [toys.split(6, seed=n) for n in range(20)]
     model = toys.dense().double()

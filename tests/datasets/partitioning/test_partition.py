@@ -17,14 +17,14 @@ PARTITIONS = ("iid", "dirichlet:0.3", "pathological:2", "shards:2", "class-types
 QUANTITIES = ("", "linear", "square", "lognormal:1")
 
 
-def cut(partition, quantity="", devices=20, seed=1, rows=None):
+def cut(partition, quantity="", clients=20, seed=1, rows=None):
     return divide(
         np.arange(len(LABELS)) if rows is None else rows,
         LABELS,
         DOMAINS,
         parse_partition(partition),
         parse_quantity(quantity),
-        devices,
+        clients,
         np.random.default_rng(seed),
         "toy",
     )
@@ -36,12 +36,12 @@ def classes_of(rows):
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 @pytest.mark.parametrize("partition", PARTITIONS)
-def test_no_image_is_on_two_devices_and_every_device_can_be_tested(partition, quantity):
-    devices = cut(partition, quantity)
-    assert len(devices) == 20
-    everything = np.concatenate(devices)
+def test_no_image_is_on_two_clients_and_every_client_can_be_tested(partition, quantity):
+    clients = cut(partition, quantity)
+    assert len(clients) == 20
+    everything = np.concatenate(clients)
     assert len(np.unique(everything)) == len(everything)
-    assert min(map(len, devices)) >= 3
+    assert min(map(len, clients)) >= 3
 
 
 @pytest.mark.parametrize("partition", PARTITIONS)
@@ -56,13 +56,13 @@ def test_no_image_is_lost_where_sizes_are_even(partition):
     assert sum(map(len, cut(partition))) == len(LABELS)
 
 
-def test_iid_devices_have_equal_sizes_and_all_classes():
+def test_iid_clients_have_equal_sizes_and_all_classes():
     for rows in cut("iid"):
         assert len(rows) == 100
         assert len(classes_of(rows)) >= 9
 
 
-def test_a_smaller_alpha_makes_devices_less_alike():
+def test_a_smaller_alpha_makes_clients_less_alike():
     def spread(alpha):
         counts = [np.bincount(LABELS[r], minlength=CLASSES) / len(r) for r in cut(alpha)]
         return np.std(counts, axis=0).mean()
@@ -70,43 +70,43 @@ def test_a_smaller_alpha_makes_devices_less_alike():
     assert spread("dirichlet:0.1") > 2 * spread("dirichlet:1") > 4 * spread("dirichlet:100")
 
 
-def test_a_tiny_alpha_starves_no_device():
-    sizes = [len(rows) for rows in cut("dirichlet:0.01", devices=100)]
+def test_a_tiny_alpha_starves_no_client():
+    sizes = [len(rows) for rows in cut("dirichlet:0.01", clients=100)]
     assert sum(sizes) == len(LABELS)
     assert min(sizes) >= 10
 
 
-def test_pathological_devices_have_exactly_k_classes_and_no_class_is_left_out():
-    devices = cut("pathological:3")
-    assert {len(classes_of(rows)) for rows in devices} == {3}
-    assert set().union(*map(classes_of, devices)) == set(range(CLASSES))
+def test_pathological_clients_have_exactly_k_classes_and_no_class_is_left_out():
+    clients = cut("pathological:3")
+    assert {len(classes_of(rows)) for rows in clients} == {3}
+    assert set().union(*map(classes_of, clients)) == set(range(CLASSES))
 
 
 def test_shards_give_at_most_k_classes_and_equal_sizes():
-    devices = cut("shards:2")
-    assert {len(rows) for rows in devices} == {100}
-    assert max(len(classes_of(rows)) for rows in devices) <= 2
-    assert len({frozenset(classes_of(rows)) for rows in devices}) > 5
+    clients = cut("shards:2")
+    assert {len(rows) for rows in clients} == {100}
+    assert max(len(classes_of(rows)) for rows in clients) <= 2
+    assert len({frozenset(classes_of(rows)) for rows in clients}) > 5
 
 
-def test_class_types_are_disjoint_pairs_and_each_device_has_its_whole_pair_evenly():
-    for device, rows in enumerate(cut("class-types:2")):
-        pair = device // 4  # 20 devices, 5 types, neighbours together
+def test_class_types_are_disjoint_pairs_and_each_client_has_its_whole_pair_evenly():
+    for client, rows in enumerate(cut("class-types:2")):
+        pair = client // 4  # 20 clients, 5 types, neighbours together
         assert np.bincount(LABELS[rows], minlength=CLASSES).tolist() == [
             50 if c // 2 == pair else 0 for c in range(CLASSES)
         ]
 
 
 def test_class_types_that_do_not_divide_the_classes_leave_none_out():
-    devices = cut("class-types:3", devices=6)
-    assert [len(classes_of(rows)) for rows in devices] == [4, 4, 3, 3, 3, 3]
-    assert set().union(*map(classes_of, devices)) == set(range(CLASSES))
+    clients = cut("class-types:3", clients=6)
+    assert [len(classes_of(rows)) for rows in clients] == [4, 4, 3, 3, 3, 3]
+    assert set().union(*map(classes_of, clients)) == set(range(CLASSES))
 
 
-def test_by_domain_gives_each_device_one_domain_and_spreads_devices_evenly():
+def test_by_domain_gives_each_client_one_domain_and_spreads_clients_evenly():
     domains = [set(DOMAINS[rows].tolist()) for rows in cut("by-domain")]
     assert domains == [{d // 5} for d in range(20)]
-    uneven = cut("by-domain", devices=6)
+    uneven = cut("by-domain", clients=6)
     assert [len(set(DOMAINS[rows].tolist())) for rows in uneven] == [1] * 6
     for rows in cut("by-domain"):  # classes as in the domain, up to rounding
         domain = LABELS[DOMAINS[rows[0]] == DOMAINS]
@@ -115,15 +115,15 @@ def test_by_domain_gives_each_device_one_domain_and_spreads_devices_evenly():
 
 
 def test_label_skew_inside_domains_keeps_both():
-    devices = cut("by-domain+dirichlet:0.1")
-    assert [set(DOMAINS[rows].tolist()) for rows in devices] == [{d // 5} for d in range(20)]
-    largest = [np.bincount(LABELS[rows]).max() / len(rows) for rows in devices]
+    clients = cut("by-domain+dirichlet:0.1")
+    assert [set(DOMAINS[rows].tolist()) for rows in clients] == [{d // 5} for d in range(20)]
+    largest = [np.bincount(LABELS[rows]).max() / len(rows) for rows in clients]
     assert np.mean(largest) > 0.4
 
 
 @pytest.mark.parametrize(("quantity", "power"), [("linear", 1), ("square", 2)])
 def test_iid_sizes_follow_the_rule_and_use_every_image(quantity, power):
-    sizes = sorted(map(len, cut("iid", quantity, devices=10)))
+    sizes = sorted(map(len, cut("iid", quantity, clients=10)))
     ideal = np.arange(1, 11) ** power / (np.arange(1, 11) ** power).sum() * len(LABELS)
     assert sum(sizes) == len(LABELS)
     assert np.abs(np.array(sizes) - ideal).max() <= 10
@@ -144,23 +144,23 @@ def test_quantity_thins_a_skewed_partition_and_keeps_its_classes():
 
 
 @pytest.mark.parametrize("partition", ["iid", "class-types:2"])
-def test_an_exponential_starves_no_device(partition):
+def test_an_exponential_starves_no_client(partition):
     sizes = [len(rows) for rows in cut(partition, "exponential")]
     assert min(sizes) == sorted(sizes)[10] == 10
     # iid: the largest has 1 - 1/e of all the images, less what it gives; else all of its share.
     assert max(sizes) > 1000 if partition == "iid" else max(sizes) == 100
 
 
-def test_more_devices_than_images_are_refused_with_the_number_that_would_do():
-    with pytest.raises(InputError, match="devices: 21 is more than toy can serve; at most 20"):
-        cut("iid", devices=21, rows=np.arange(62))
-    assert min(map(len, cut("iid", devices=20, rows=np.arange(62)))) == 3
+def test_more_clients_than_images_are_refused_with_the_number_that_would_do():
+    with pytest.raises(InputError, match="clients: 21 is more than toy can serve; at most 20"):
+        cut("iid", clients=21, rows=np.arange(62))
+    assert min(map(len, cut("iid", clients=20, rows=np.arange(62)))) == 3
     with pytest.raises(InputError, match=r"toy with class-types:2 can serve; at most \d+"):
         cut(
-            "class-types:2", devices=100, rows=np.flatnonzero((LABELS > 1) | (np.arange(2000) < 90))
+            "class-types:2", clients=100, rows=np.flatnonzero((LABELS > 1) | (np.arange(2000) < 90))
         )
     with pytest.raises(InputError, match="pathological:10 cannot divide"):
-        cut("pathological:10", devices=30, rows=np.arange(100))
+        cut("pathological:10", clients=30, rows=np.arange(100))
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.1, 0.01])
@@ -176,8 +176,8 @@ def test_a_long_tail_keeps_n_max_times_if_to_the_c_over_last(factor):
 
 
 def test_topping_up_moves_images_without_losing_or_doubling_any():
-    devices = np.split(np.arange(100), [0, 1, 96, 99])  # 0, 1, 95, 3 and 1 images
-    fed = top_up(devices, np.random.default_rng(0))
+    clients = np.split(np.arange(100), [0, 1, 96, 99])  # 0, 1, 95, 3 and 1 images
+    fed = top_up(clients, np.random.default_rng(0))
     assert sorted(np.concatenate(fed)) == list(range(100))
     assert sorted(map(len, fed)) == [10, 10, 10, 10, 60]
 

@@ -50,79 +50,79 @@ def cifar_like(tmp_path, train: int = 300, test: int = 100):
 
 
 def test_office_home_has_the_sizes_of_the_papers_table_2():
-    devices = cut("pfa-office-home", blank_store(OFFICE_HOME), devices=20)
-    sizes = [(len(d.test), len(d.train)) for d in devices]
+    clients = cut("pfa-office-home", blank_store(OFFICE_HOME), clients=20)
+    sizes = [(len(d.test), len(d.train)) for d in clients]
     wanted = [
         pair
         for (test, test5), (train, train5) in TABLE_2.values()
         for pair in [(test, train)] * 4 + [(test5, train5)]
     ]
     assert sizes == wanted
-    unused = [sum(len(d.adapt) for d in devices[first : first + 5]) for first in (0, 5, 10, 15)]
+    unused = [sum(len(d.adapt) for d in clients[first : first + 5]) for first in (0, 5, 10, 15)]
     assert unused == [486, 873, 888, 872]
 
 
 def test_every_image_of_a_domain_is_used_once_and_stays_in_its_domain():
     store = blank_store(OFFICE_HOME)
-    devices = cut("pfa-office-home", store, devices=20)
-    everything = np.concatenate([np.concatenate(d) for d in devices])
+    clients = cut("pfa-office-home", store, clients=20)
+    everything = np.concatenate([np.concatenate(d) for d in clients])
     assert sorted(everything) == list(range(len(store.labels)))
-    for number, device in enumerate(devices):
-        assert set(store.domain_of[np.concatenate(device)]) == {number // 5}
+    for number, client in enumerate(clients):
+        assert set(store.domain_of[np.concatenate(client)]) == {number // 5}
 
 
 def test_parts_have_the_classes_in_the_proportions_of_the_domain():
     store = blank_store(OFFICE_HOME, classes=5)
-    for device in cut("pfa-office-home", store, devices=20):
-        for part in device:
+    for client in cut("pfa-office-home", store, clients=20):
+        for part in client:
             shares = np.bincount(store.labels[part], minlength=5) / len(part)
             assert abs(shares - 0.2).max() < 0.05
 
 
 def test_the_seed_decides_who_gets_which_images():
     store = blank_store(OFFICE_HOME)
-    one, again, other = (cut("pfa-office-home", store, devices=20, seed=s) for s in (1, 1, 2))
+    one, again, other = (cut("pfa-office-home", store, clients=20, seed=s) for s in (1, 1, 2))
     assert all((a.train == b.train).all() for a, b in zip(one, again, strict=True))
     assert any((a.train != b.train).any() for a, b in zip(one, other, strict=True))
 
 
-def test_pfa_cifar10_gives_each_device_fifty_images_of_each_of_two_classes(tmp_path):
+def test_pfa_cifar10_gives_each_client_fifty_images_of_each_of_two_classes(tmp_path):
     benchmark = load_benchmark(
-        RunConfig(benchmark="pfa-cifar10", devices=10, data_root=str(cifar_like(tmp_path)))
+        RunConfig(benchmark="pfa-cifar10", clients=10, data_root=str(cifar_like(tmp_path)))
     )
     seen = []
-    for device in range(10):
-        split = benchmark.split(device)
-        kind = device // 2
+    for client in range(10):
+        split = benchmark.split(client)
+        kind = client // 2
         for part, each in ((split.train, 50), (split.adapt, 25), (split.test, 50)):
             assert part.labels.bincount(minlength=10).tolist() == [
                 each if c // 2 == kind else 0 for c in range(10)
             ]
-        seen.append(np.concatenate(benchmark.rows(device)))
-        assert max(*benchmark.rows(device)[0], *benchmark.rows(device)[1]) < 3000
-        assert min(benchmark.rows(device)[2]) >= 3000
+        seen.append(np.concatenate(benchmark.rows(client)))
+        assert max(*benchmark.rows(client)[0], *benchmark.rows(client)[1]) < 3000
+        assert min(benchmark.rows(client)[2]) >= 3000
     everything = np.concatenate(seen)
     assert len(set(everything)) == len(everything)
 
 
-def test_more_devices_than_images_for_a_hundred_each_get_fewer(tmp_path):
+def test_more_clients_than_images_for_a_hundred_each_get_fewer(tmp_path):
     root = str(cifar_like(tmp_path))
-    benchmark = load_benchmark(RunConfig(benchmark="pfa-cifar10", devices=100, data_root=root))
+    benchmark = load_benchmark(RunConfig(benchmark="pfa-cifar10", clients=100, data_root=root))
     sizes = {tuple(map(len, benchmark.split(d))) for d in range(100)}
     assert sizes == {(20, 10, 10)}
-    with pytest.raises(InputError, match="devices: 9000 is more than pfa-cifar10 can serve"):
-        load_benchmark(RunConfig(benchmark="pfa-cifar10", devices=9000, data_root=root))
+    with pytest.raises(InputError, match="clients: 9000 is more than pfa-cifar10 can serve"):
+        load_benchmark(RunConfig(benchmark="pfa-cifar10", clients=9000, data_root=root))
 
 
 def test_any_data_set_with_a_test_part_can_be_cut_like_it(tmp_path):
     root = str(cifar_like(tmp_path))
     config = RunConfig(
-        benchmark="cifar10", split="official", devices=5, examples=50, data_root=root
+        benchmark="cifar10", split="official", clients=5, examples=50, data_root=root
     )
     benchmark = load_benchmark(config)
     assert tuple(map(len, benchmark.split(0))) == (30, 10, 10)
     assert min(benchmark.rows(0)[2]) >= 3000
-    assert benchmark.manifest.facts["split"] == "official"
+    assert benchmark.manifest.metadata["split"] == "official"
 
 
 def test_a_folder_below_the_data_root_is_the_same_as_that_folder(tmp_path):
@@ -132,13 +132,13 @@ def test_a_folder_below_the_data_root_is_the_same_as_that_folder(tmp_path):
             place.mkdir(parents=True)
             for number in range(15):
                 Image.new("RGB", (8, 8), (number, 0, 0)).save(place / f"{number}.png")
-    by_name = load_benchmark(RunConfig(benchmark="pfa-pacs", devices=4, data_root=str(tmp_path)))
+    by_name = load_benchmark(RunConfig(benchmark="pfa-pacs", clients=4, data_root=str(tmp_path)))
     by_path = load_benchmark(
-        RunConfig(benchmark=f"folder:{tmp_path / 'pacs'}", split="pooled", devices=4)
+        RunConfig(benchmark=f"folder:{tmp_path / 'pacs'}", split="pooled", clients=4)
     )
     assert by_name.kinds == by_path.kinds == ("art", "art", "photo", "photo")
-    for device in range(4):
-        pairs = zip(by_name.split(device), by_path.split(device), strict=True)
+    for client in range(4):
+        pairs = zip(by_name.split(client), by_path.split(client), strict=True)
         assert all(torch.equal(a.inputs, b.inputs) for a, b in pairs)
     assert tuple(map(len, by_name.split(0))) == (9, 3, 3)
 

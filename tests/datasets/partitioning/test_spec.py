@@ -110,10 +110,10 @@ def test_a_real_benchmark_without_a_data_root_names_the_setting(monkeypatch):
         catalog.check(RunConfig(benchmark="mnist"))
 
 
-def test_too_many_devices_are_refused_with_the_number_that_would_do(tmp_path):
-    with pytest.raises(InputError, match=r"devices: 20001 is more than mnist.*at most 20000"):
-        catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path), devices=20_001))
-    catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path), devices=20_000))
+def test_too_many_clients_are_refused_with_the_number_that_would_do(tmp_path):
+    with pytest.raises(InputError, match=r"clients: 20001 is more than mnist.*at most 20000"):
+        catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path), clients=20_001))
+    catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path), clients=20_000))
 
 
 def test_missing_extras_are_named_with_the_command_that_installs_them(tmp_path, monkeypatch):
@@ -132,18 +132,18 @@ def test_missing_extras_are_named_with_the_command_that_installs_them(tmp_path, 
 def test_a_folder_is_checked_for_domains_classes_and_images(tmp_path):
     touch(tmp_path, *(f"{d}/{c}/{n}.jpg" for d in "ab" for c in ("cat", "dog") for n in range(5)))
     name = f"folder:{tmp_path}"
-    catalog.check(RunConfig(benchmark=name, devices=4))
+    catalog.check(RunConfig(benchmark=name, clients=4))
     assert catalog.find(name).classes == 2
     assert catalog.find(name).domains == 2
     with pytest.raises(InputError, match="1 is fewer than the 2 domains"):
-        catalog.check(RunConfig(benchmark=name, devices=1))
+        catalog.check(RunConfig(benchmark=name, clients=1))
     with pytest.raises(InputError, match=r"7 is more than .* can serve; at most 6"):
-        catalog.check(RunConfig(benchmark=name, devices=7))
+        catalog.check(RunConfig(benchmark=name, clients=7))
     with pytest.raises(InputError, match="pathological:3 asks for more than the 2 classes"):
-        catalog.check(RunConfig(benchmark=name, devices=4, partition="pathological:3"))
+        catalog.check(RunConfig(benchmark=name, clients=4, partition="pathological:3"))
     (tmp_path / "b" / "emu").mkdir()
     with pytest.raises(InputError, match="class 'emu' has no images"):
-        catalog.check(RunConfig(benchmark=name, devices=4))
+        catalog.check(RunConfig(benchmark=name, clients=4))
 
 
 def test_an_empty_folder_and_a_single_class_are_refused(tmp_path):

@@ -45,8 +45,8 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
     assert seen[-1] == (48, 48)
 
 
-def test_a_folder_becomes_devices_by_domain(tmp_path):
-    benchmark = load_benchmark(RunConfig(benchmark=make_folder(tmp_path), devices=4))
+def test_a_folder_becomes_clients_by_domain(tmp_path):
+    benchmark = load_benchmark(RunConfig(benchmark=make_folder(tmp_path), clients=4))
     assert benchmark.kinds == ("photo", "photo", "sketch", "sketch")
     assert benchmark.image_shape == (3, 16, 16)
     assert benchmark.global_test is None
@@ -58,10 +58,10 @@ def test_a_folder_becomes_devices_by_domain(tmp_path):
 
 def test_the_manifest_does_not_depend_on_where_the_folder_lies(tmp_path):
     names = [make_folder(tmp_path / place) for place in ("here", "there")]
-    hashes = {load_benchmark(RunConfig(benchmark=name, devices=4)).manifest.hash for name in names}
+    hashes = {load_benchmark(RunConfig(benchmark=name, clients=4)).manifest.hash for name in names}
     assert len(hashes) == 1
     Image.new("RGB", (20, 16)).save(tmp_path / "there" / "photo" / "cat" / "0.png")
-    changed = load_benchmark(RunConfig(benchmark=names[1], devices=4)).manifest.hash
+    changed = load_benchmark(RunConfig(benchmark=names[1], clients=4)).manifest.hash
     assert changed not in hashes
 
 
@@ -89,9 +89,9 @@ def test_one_unreadable_image_in_a_hundred_is_left_out_and_counted(tmp_path):
     name = make_folder(tmp_path, num=34)
     (tmp_path / "photo" / "cat" / "5.png").write_bytes(b"broken")
     (tmp_path / "sketch" / "emu" / "7.png").write_bytes(b"")
-    benchmark = load_benchmark(RunConfig(benchmark=name, devices=4))
-    assert benchmark.manifest.facts["unreadable-images"] == 2
-    assert benchmark.manifest.facts["images"] == 6 * 34 - 2
+    benchmark = load_benchmark(RunConfig(benchmark=name, clients=4))
+    assert benchmark.manifest.metadata["unreadable-images"] == 2
+    assert benchmark.manifest.metadata["images"] == 6 * 34 - 2
 
 
 def test_more_unreadable_images_are_an_error_that_names_the_first(tmp_path):
@@ -102,7 +102,7 @@ def test_more_unreadable_images_are_an_error_that_names_the_first(tmp_path):
     (tmp_path / "photo" / "dog" / "4.png").unlink()
     (tmp_path / "photo" / "dog" / "4.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(InputError, match=r"photo/dog/3\.png: .*\(2 of 48 files are not\)"):
-        load_benchmark(RunConfig(benchmark=name, devices=4))
+        load_benchmark(RunConfig(benchmark=name, clients=4))
 
 
 def test_a_class_without_a_readable_image_is_named(tmp_path):

@@ -45,7 +45,7 @@ def make_idx(root: Path, folder: str = "MNIST", num: int = 120) -> None:
 
 def test_an_npz_serves_a_benchmark_in_either_layout(tmp_path):
     make_npz(tmp_path / "cifar10.npz", classes=np.array(list("abcdefghij")))
-    config = RunConfig(benchmark="cifar10", data_root=str(tmp_path), devices=5)
+    config = RunConfig(benchmark="cifar10", data_root=str(tmp_path), clients=5)
     benchmark = load_benchmark(config)
     assert benchmark.image_shape == (3, 12, 12)
     assert benchmark.kinds == ("a+b", "c+d", "e+f", "g+h", "i+j")
@@ -77,7 +77,7 @@ def test_an_npz_serves_a_benchmark_in_either_layout(tmp_path):
 def test_a_bad_npz_is_refused_with_what_is_wrong(tmp_path, changes, said):
     make_npz(tmp_path / "cifar10.npz", **changes)
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        load_benchmark(RunConfig(benchmark="cifar10", data_root=str(tmp_path), devices=5))
+        load_benchmark(RunConfig(benchmark="cifar10", data_root=str(tmp_path), clients=5))
     assert said in str(caught.value)
     assert "cifar10.npz" in str(caught.value)
 
@@ -88,10 +88,10 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path):
         read_npz(tmp_path / "usps.npz")
 
 
-def test_an_npz_too_small_for_the_devices_says_how_many_it_serves(tmp_path):
+def test_an_npz_too_small_for_the_clients_says_how_many_it_serves(tmp_path):
     make_npz(tmp_path / "cifar10.npz")
     with pytest.raises(InputError, match="100 is more than cifar10 can serve; at most 66"):
-        load_benchmark(RunConfig(benchmark="cifar10", data_root=str(tmp_path), devices=100))
+        load_benchmark(RunConfig(benchmark="cifar10", data_root=str(tmp_path), clients=100))
 
 
 # --- torchvision's layouts
@@ -103,7 +103,7 @@ def test_an_npz_too_small_for_the_devices_says_how_many_it_serves(tmp_path):
 def test_idx_files_are_found_where_torchvision_puts_them(tmp_path, name, folder):
     make_idx(tmp_path, folder)
     config = RunConfig(
-        benchmark=name, data_root=str(tmp_path), devices=4, partition="class-types:5"
+        benchmark=name, data_root=str(tmp_path), clients=4, partition="class-types:5"
     )
     benchmark = load_benchmark(config)
     assert benchmark.image_shape == (1, 28, 28)
@@ -174,8 +174,8 @@ def test_svhn_and_cifar_are_read_from_their_own_formats(tmp_path, monkeypatch):
 def test_the_data_root_can_come_from_the_environment(tmp_path, monkeypatch):
     make_idx(tmp_path)
     monkeypatch.setenv("FEDADAPT_DATA", str(tmp_path))
-    config = RunConfig(benchmark="mnist", devices=2, partition="class-types:5")
-    assert load_benchmark(config).num_devices == 2
+    config = RunConfig(benchmark="mnist", clients=2, partition="class-types:5")
+    assert load_benchmark(config).num_clients == 2
 
 
 def test_files_that_cannot_be_downloaded_are_named_with_their_place(tmp_path, monkeypatch):

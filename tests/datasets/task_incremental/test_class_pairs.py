@@ -16,13 +16,13 @@ from fedadapt.errors import InputError
 
 CASES = [
     {"benchmark": "digits-tasks"},
-    {"benchmark": "digits-tasks", "shift": "rotation", "devices": 3},
-    {"benchmark": "cifar10-tasks", "devices": 10},
-    {"benchmark": "cifar10-tasks", "partition": "category-prior", "devices": 60},
-    {"benchmark": "mnist-tasks", "shift": "rotation", "devices": 3},
+    {"benchmark": "digits-tasks", "shift": "rotation", "clients": 3},
+    {"benchmark": "cifar10-tasks", "clients": 10},
+    {"benchmark": "cifar10-tasks", "partition": "category-prior", "clients": 60},
+    {"benchmark": "mnist-tasks", "shift": "rotation", "clients": 3},
     {"benchmark": "svhn-tasks", "partition": "category-prior"},
-    {"benchmark": "dua-numbers", "devices": 2},
-    {"benchmark": "dua-numbers", "devices": 7},
+    {"benchmark": "dua-numbers", "clients": 2},
+    {"benchmark": "dua-numbers", "clients": 7},
 ]
 
 
@@ -55,7 +55,7 @@ def test_equal_settings_give_equal_images_and_another_seed_or_draw_others(root, 
     )
     assert first.manifest == again.manifest
     assert first.manifest.hash != other.manifest.hash
-    last = first.num_devices - 1
+    last = first.num_clients - 1
     one, two = (b.of_task(3, 2).split(last).test for b in (first, again))
     assert torch.equal(one.inputs, two.inputs)
     assert torch.equal(one.labels, two.labels)
@@ -83,7 +83,7 @@ def test_the_manifest_covers_who_holds_which_images_in_every_draw(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(task_pairs, "category_prior", last_is_other)
         users = load().manifest
-    assert plain.facts == server.facts == users.facts
+    assert plain.metadata == server.metadata == users.metadata
     assert len({plain.hash, server.hash, users.hash}) == 3
 
 
@@ -95,12 +95,12 @@ def test_a_view_is_an_ordinary_benchmark_of_one_task(root, settings):
         assert view.classes == task.classes
         assert view.num_classes == 2
         assert view.kinds == benchmark.kinds
-        assert len(view.kinds) == view.num_devices == settings.get("devices", 5)
+        assert len(view.kinds) == view.num_clients == settings.get("clients", 5)
         assert not view.unseen
         assert view.global_test is None
-        train, adapt, test = view.split(view.num_devices - 1)
+        train, adapt, test = view.split(view.num_clients - 1)
         assert train is adapt
-        assert view.num_train_examples(view.num_devices - 1) == len(adapt)
+        assert view.num_train_examples(view.num_clients - 1) == len(adapt)
         for part in (adapt, test, task.train, task.validation):
             assert part.inputs.shape[1:] == view.image_shape == benchmark.image_shape
             assert part.inputs.dtype == torch.uint8
@@ -132,12 +132,12 @@ def test_labels_are_those_of_the_images():
 
 
 def test_category_prior_users_hold_four_fifths_of_the_class_their_kind_names():
-    benchmark = load(devices=8)
+    benchmark = load(clients=8)
     for task in range(5):
         view = benchmark.of_task(task)
-        for device, kind in enumerate(benchmark.kinds):
+        for client, kind in enumerate(benchmark.kinds):
             liked = view.classes.index(kind.split("+")[task])
-            for part in view.split(device)[1:]:
+            for part in view.split(client)[1:]:
                 assert torch.bincount(part.labels, minlength=2)[liked] == 16
                 assert len(part) == 20
 
@@ -162,25 +162,25 @@ def test_users_share_no_image_while_the_images_last(num):
 
 
 def test_every_two_users_differ_by_their_camera_only(root):
-    benchmark = load(root, benchmark="cifar10-tasks", devices=12)
+    benchmark = load(root, benchmark="cifar10-tasks", clients=12)
     view = benchmark.of_task(2)
     rows = [view.rows(d) for d in range(12)]
     assert all(r is rows[0] for r in rows)
     assert benchmark.kinds[0] == benchmark.kinds[10] == "spatter"
     assert len(set(benchmark.kinds)) == 10
     pictures = benchmark.pictures
-    for device in (4, 9, 11):
+    for client in (4, 9, 11):
         number = int(rows[0].test[3])
         plain = pictures.inputs(np.array([number]), None)[0].permute(1, 2, 0).numpy()
-        spoilt = shifted(plain, parse_shift("corruptions:3"), device, number, seed=1)
-        assert np.array_equal(view.split(device).test.inputs[3].permute(1, 2, 0).numpy(), spoilt)
-        assert not np.array_equal(plain, spoilt)
+        corrupted = shifted(plain, parse_shift("corruptions:3"), client, number, seed=1)
+        assert np.array_equal(view.split(client).test.inputs[3].permute(1, 2, 0).numpy(), corrupted)
+        assert not np.array_equal(plain, corrupted)
 
 
 def test_the_server_sees_no_corruption(root):
     plain = load(root, benchmark="cifar10-tasks", partition="category-prior")
-    spoilt = load(root, benchmark="cifar10-tasks")
-    for one, other in zip(plain.tasks, spoilt.tasks, strict=True):
+    corrupted = load(root, benchmark="cifar10-tasks")
+    for one, other in zip(plain.tasks, corrupted.tasks, strict=True):
         assert torch.equal(one.train.inputs, other.train.inputs)
 
 
@@ -193,7 +193,7 @@ def test_any_data_set_with_a_test_part_has_pairs_of_its_classes(tmp_path):
     x, y = images(47 * 8, 28, 1, 0)
     y = np.arange(len(y)) % 47
     np.savez(tmp_path / "emnist.npz", x_train=x, y_train=y, x_test=x[::-1], y_test=y[::-1])
-    benchmark = load(str(tmp_path), benchmark="emnist-tasks", devices=2, shift="rotation")
+    benchmark = load(str(tmp_path), benchmark="emnist-tasks", clients=2, shift="rotation")
     assert benchmark.num_tasks == 23
     assert {len(classes) for classes in benchmark.task_classes} == {2}
     used = [part for rows in benchmark.server for part in rows]
@@ -240,8 +240,8 @@ def test_one_of_the_two_words_is_enough(given, partition, shift):
         ({"shift": "native-corruptions:3"}, "^shift: unknown"),
         ({"benchmark": "dua-numbers", "shift": "rotation"}, "^shift: 'rotation'; dua-numbers has"),
         ({"benchmark": "dua-numbers", "partition": "domains:2"}, "domains takes no number"),
-        ({"benchmark": "dua-numbers", "devices": 1}, "^devices: 1; dua-numbers needs a user"),
-        ({"benchmark": "dua-catprior", "devices": 6}, "^devices: 6; the preferences of dua-cat"),
+        ({"benchmark": "dua-numbers", "clients": 1}, "^clients: 1; dua-numbers needs a user"),
+        ({"benchmark": "dua-catprior", "clients": 6}, "^clients: 6; the preferences of dua-cat"),
         ({"quantity": "linear"}, "^quantity: linear; users of digits-tasks hold halves"),
         ({"test_share": 0.3}, "^test-share: 0.3; users"),
         ({"unseen": 0.2}, "^unseen: 0.2; users"),
@@ -262,16 +262,16 @@ def test_a_task_or_draw_that_is_not_there_is_refused():
             benchmark.of_task(task, draw)
 
 
-def test_no_devices_means_the_benchmarks_own_number(root):
+def test_no_clients_means_the_benchmarks_own_number(root):
     for entry in NAMED:
         if not entry.indoor:
-            assert load(root, benchmark=entry.name, devices=0).num_devices == entry.devices
+            assert load(root, benchmark=entry.name, clients=0).num_clients == entry.clients
 
 
 def test_real_cifar10_makes_ten_users_of_a_thousand_images(data_root):
     if not (data_root / "cifar10.npz").is_file():
         pytest.skip("no cifar10.npz under FEDADAPT_DATA")
-    benchmark = load(str(data_root), benchmark="cifar10-tasks", devices=10)
+    benchmark = load(str(data_root), benchmark="cifar10-tasks", clients=10)
     assert [(len(r.train), len(r.validation)) for r in benchmark.server] == [(8000, 2000)] * 5
     assert benchmark.task_classes[0] == ("airplane", "automobile")
     assert {len(half) for t in range(5) for half in benchmark.users(t, 5)[9]} == {500}

@@ -49,7 +49,7 @@ def root(tmp_path_factory):
 
 def load(root, name: str = "dua-catprior", **settings):
     words = {"dua-catprior": "category-prior:2", "dua-transprior": "same-images:30"}
-    given = {"devices": 0, "image_size": 8, "partition": words[name], **settings}
+    given = {"clients": 0, "image_size": 8, "partition": words[name], **settings}
     return load_tasks(RunConfig(benchmark=name, data_root=str(root), **given))
 
 
@@ -142,7 +142,7 @@ def test_remainders_go_to_random_users():
 def test_transprior_users_hold_the_same_images_through_ten_cameras(root):
     benchmark = load(root, "dua-transprior")
     view = benchmark.of_task(1)
-    assert view.num_devices == 10
+    assert view.num_clients == 10
     assert benchmark.kinds[7] == "jpeg"
     assert all(view.rows(d) is view.rows(0) for d in range(10))
     tests = [view.split(d).test.inputs for d in range(10)]
@@ -191,7 +191,7 @@ def test_equal_settings_give_equal_manifests_and_views_have_their_own(root):
     assert one.manifest == again.manifest
     assert one.manifest.hash != other.manifest.hash
     assert one.of_task(0).manifest.hash != one.of_task(1).manifest.hash
-    assert str(root) not in str(one.manifest.facts)
+    assert str(root) not in str(one.manifest.metadata)
 
 
 def test_examples_caps_what_the_server_learns_from(root):
@@ -225,7 +225,7 @@ def broken(root, tmp_path):
 def test_few_missing_images_are_counted_and_many_refused(broken):
     images = broken / "indoorCVPR_09" / "Images"
     (images / "bar" / "00.jpg").unlink()
-    assert load(broken).manifest.facts["missing"] == 1
+    assert load(broken).manifest.metadata["missing"] == 1
     for name in CLASSES[:10]:
         (images / name / "01.jpg").unlink()
     with pytest.raises(InputError, match=r"is listed and not there, like 11 of 561 images"):

@@ -12,13 +12,13 @@ from fedadapt.datasets.task_incremental.users import mixtures
 
 
 def test_two_users_of_numbers_hold_a_domains_test_images_each(root):
-    benchmark = load(root, benchmark="dua-numbers", devices=2)
+    benchmark = load(root, benchmark="dua-numbers", clients=2)
     assert benchmark.kinds == ("usps", "mnist")
     assert benchmark.image_shape == (3, 28, 28)
     assert benchmark.scaling.mean == (0.1307,) * 3
     ends = [range(600, 1001), range(1601, 2002)]  # the test parts of USPS and MNIST
-    for device, numbers in enumerate(ends):
-        own = np.concatenate([half for t in range(5) for half in benchmark.users(t, 1)[device]])
+    for client, numbers in enumerate(ends):
+        own = np.concatenate([half for t in range(5) for half in benchmark.users(t, 1)[client]])
         assert sorted(own) == list(numbers)
     found = benchmark.tasks[0].train.inputs
     assert (found == found[:, :1]).all()  # grey images have three equal channels
@@ -35,7 +35,7 @@ def test_more_users_of_numbers_are_a_scale_of_mixtures():
 
 def test_the_whole_svhn_goes_before_usps_and_its_middle_is_taken(root, monkeypatch):
     monkeypatch.setattr(task_numbers, "WHOLE_SVHN", 500)
-    benchmark = load(root, benchmark="dua-numbers", devices=2)
+    benchmark = load(root, benchmark="dua-numbers", clients=2)
     assert benchmark.kinds == ("svhn", "mnist")
     with np.load(f"{root}/svhn.npz") as file:
         middle = file["x_test"][:, 2:30, 2:30].transpose(0, 3, 1, 2)
@@ -54,7 +54,7 @@ def test_a_domain_gives_a_task_no_more_than_the_cap(root, monkeypatch):
 def test_real_mnist_and_usps_make_numbers(data_root):
     if not (data_root / "MNIST").is_dir() or not (data_root / "usps.npz").is_file():
         pytest.skip("no MNIST or USPS under FEDADAPT_DATA")
-    config = RunConfig(benchmark="dua-numbers", data_root=str(data_root), devices=2)
+    config = RunConfig(benchmark="dua-numbers", data_root=str(data_root), clients=2)
     check(config)
     benchmark = load_tasks(config)
     if benchmark.kinds != ("usps", "mnist"):

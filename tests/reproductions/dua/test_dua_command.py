@@ -13,7 +13,7 @@ from fedadapt.simulations import compare as comparing
 from fedadapt.simulations import run as runs
 from fedadapt.simulations.results import summary
 
-GIVEN = {"seeds": "7", "devices": 2, "examples": 20, "epochs": 1, "lr": 0.02}
+GIVEN = {"seeds": "7", "clients": 2, "examples": 20, "epochs": 1, "lr": 0.02}
 
 
 def say(*words: object):
@@ -56,9 +56,9 @@ def test_a_table_leaves_its_runs_and_one_set_of_experts_a_seed(done):
 
 def test_what_is_written_is_what_the_runs_found(done):
     _, folder = done
-    facts = json.loads((folder / "reproduction.json").read_text())
+    metadata = json.loads((folder / "reproduction.json").read_text())
     read = [summary.read_summary(folder / f"mas-racl-seed{seed}") for seed in (7, 8)]
-    first, second, *_ = facts["rows"]
+    first, second, *_ = metadata["rows"]
     for line, label in ((first, "personal"), (second, "base")):
         assert line["label"] == label
         assert line["accuracy"] == [s["tasks"][label]["accuracy"] for s in read]
@@ -81,8 +81,8 @@ def test_figure_3_goes_on_from_the_experts_of_the_table(done, capsys):
     said = " ".join(capsys.readouterr().out.split())
     for word in ("published", "0.82", "user 1", "mean over users", "all seeds"):
         assert word in said
-    facts = json.loads((folder / "figure-3.json").read_text())
-    assert [len(users) for users in facts["rho"]] == [2, 2]
+    metadata = json.loads((folder / "figure-3.json").read_text())
+    assert [len(users) for users in metadata["rho"]] == [2, 2]
     assert (folder / "figure-3.png").stat().st_size > 10_000
 
 

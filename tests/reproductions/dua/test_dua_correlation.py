@@ -70,7 +70,7 @@ def test_means_are_over_seeds_and_users():
 def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figure")
     return tiny.config(
-        benchmark="digits-tasks", devices=3, rounds=3, examples=40, adapt="none",
+        benchmark="digits-tasks", clients=3, rounds=3, examples=40, adapt="none",
         strategy="mas-racl", strategy_args=f"epochs=2 lr=0.02 experts={folder / 'experts'}",
         out=str(folder / "run"),
     )  # fmt: skip
@@ -99,4 +99,4 @@ def test_experts_that_are_there_are_not_trained_again(config, monkeypatch):
         raise AssertionError("something was trained")
 
     monkeypatch.setattr("fedadapt.strategies.dua.experts.training.learn", trained)
-    assert len(list(quartets(replace(config, devices=2)))) == 2
+    assert len(list(quartets(replace(config, clients=2)))) == 2

@@ -8,7 +8,7 @@ from fedadapt.config import parse_arguments
 from fedadapt.errors import InputError
 from fedadapt.reproductions.dua.command import experiment
 from fedadapt.reproductions.dua.plan import EXPERIMENTS
-from fedadapt.strategies.dua.variants import WAYS
+from fedadapt.strategies.dua.variants import VARIANTS
 
 
 def planned(name: str = "dua-digits", **given: object):
@@ -50,7 +50,7 @@ def test_every_row_is_of_a_run_that_serves_it():
             adapted = {run.strategy: run.config.adapt.split(",") for run in runs}
             for row in wanted.rows:
                 model, _, adaptation = row.label.partition("+")
-                assert model == "base" or WAYS[row.strategy].personal
+                assert model == "base" or VARIANTS[row.strategy].personal
                 assert (adaptation or "none") in adapted[row.strategy]
 
 
@@ -70,7 +70,7 @@ def test_a_folder_of_experts_may_have_blanks():
 
 def test_defaults_are_the_papers():
     numbers, _ = planned("dua-numbers")
-    assert (numbers.seeds, numbers.draws, numbers.base.devices) == ((7, 8, 9), (1,), 2)
+    assert (numbers.seeds, numbers.draws, numbers.base.clients) == ((7, 8, 9), (1,), 2)
     scenes, _ = planned("dua-catprior", table="4")
     assert (scenes.base.model, scenes.base.weights) == ("vgg11-bn-fc", "imagenet")
     assert (scenes.draws, scenes.base.rounds) == ((1, 2, 3, 4, 5), 4)

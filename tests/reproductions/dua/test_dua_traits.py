@@ -25,11 +25,11 @@ from fedadapt.reproductions.dua.traits import (
 )
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.task_assembly import server_side
-from fedadapt.strategies.dua.variants import WAYS
+from fedadapt.strategies.dua.variants import VARIANTS
 from fedadapt.weights import repeat
 
 TASKS, USERS = 3, 4
-GIVEN = {"benchmark": "digits-tasks", "devices": USERS, "rounds": TASKS, "examples": 20,
+GIVEN = {"benchmark": "digits-tasks", "clients": USERS, "rounds": TASKS, "examples": 20,
          "adapt": "none", "strategy_args": "epochs=1"}  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_it_agrees_with_the_paper_where_the_paper_says_something(lines):
         assert lines[name][:3] == ("-", "no", "nothing")
 
 
-def test_what_leaves_the_device_is_what_the_server_expects(lines):
+def test_what_leaves_the_client_is_what_the_server_expects(lines):
     assert lines["MAS-RACL"][2] == "importances (gradients of F), 4 bytes a parameter and task"
     assert lines["FIM-RACL"][2].startswith("importances (gradients of the loss), 4 bytes")
     assert lines[STAYS][2] == "nothing"
@@ -97,7 +97,7 @@ def test_users_train_as_often_as_it_says(name, monkeypatch):
     fit, trained = adapting.fit, []
 
     def counted(cohort, *arguments, **settings):
-        trained.extend(cohort.devices)
+        trained.extend(cohort.clients)
         return fit(cohort, *arguments, **settings)
 
     monkeypatch.setattr(adapting, "fit", counted)
@@ -122,5 +122,5 @@ def test_trainings_are_a_function_of_tasks_and_users():
 
 
 def test_it_knows_every_strategy_there_is():
-    for name in WAYS:
+    for name in VARIANTS:
         traits(name)

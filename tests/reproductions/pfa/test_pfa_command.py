@@ -14,17 +14,17 @@ from fedadapt.reproductions.pfa.results import finds_the_given
 
 def test_runs_tables_and_picture_of_a_small_experiment(tmp_path, capsys, monkeypatch):
     tiny.without_pictures(monkeypatch)
-    base = replace(PAPER, benchmark="digits-classes", devices=4, examples=40, model="mlp",
+    base = replace(PAPER, benchmark="digits-classes", clients=4, examples=40, model="mlp",
                    local_epochs=1, normalization="auto")  # fmt: skip
     wanted = Experiment(name="pfa-digits", base=base, groups=2, rounds=Rounds(1, 2), random=True)
     run(wanted, [1], tmp_path)
     said = " ".join(capsys.readouterr().out.split())
     for word in ("Baseline", "Fine-tune", "PFA", "Random", "Groups", "reproduction.md"):
         assert word in said
-    facts = json.loads((tmp_path / "reproduction.json").read_text())
-    assert facts["seeds"] == [1]
-    assert len(facts["accuracy"]["PFA"]["last"][0]) == 4
-    assert len(facts["accuracy"]["PFA, number found"]["last"][0]) == 4
+    metadata = json.loads((tmp_path / "reproduction.json").read_text())
+    assert metadata["seeds"] == [1]
+    assert len(metadata["accuracy"]["PFA"]["last"][0]) == 4
+    assert len(metadata["accuracy"]["PFA, number found"]["last"][0]) == 4
     assert (tmp_path / "reproduction.png").exists()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedadapt.errors import InputError
 from fedadapt.server.clustering import grouping as module
-from fedadapt.server.clustering.grouping import group_devices
+from fedadapt.server.clustering.grouping import group_clients
 
 METHODS = ["efficient", "exact"]
 
@@ -18,7 +18,7 @@ METHODS = ["efficient", "exact"]
 def around(
     centres: Tensor, sizes: list[int], spread: float, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Devices near the centres, shuffled, and the centre of each."""
+    """Clients near the centres, shuffled, and the centre of each."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     truth = truth[torch.randperm(len(truth), generator=generator)]
@@ -40,14 +40,14 @@ def row_of(number: int, channels: int = 30) -> Tensor:
 @pytest.mark.parametrize("seed", range(5))
 def test_distributions_in_a_row_are_found_in_uneven_groups(method, seed):
     vectors, truth = around(row_of(4), [3, 12, 2, 8], 0.005, seed)
-    found = group_devices(vectors, method=method)
+    found = group_clients(vectors, method=method)
     assert found.num_groups == 4
     assert adjusted_rand_score(truth, found.labels) == 1.0
 
 
 def test_one_reference_is_enough_for_a_row():
     vectors, _ = around(row_of(3), [6, 6, 6], 0.005)
-    found = group_devices(vectors, method="efficient")
+    found = group_clients(vectors, method="efficient")
     assert (found.method, found.aliased) == ("efficient", False)
     assert found.distances.shape == (18,)
     assert found.reference is not None
@@ -57,10 +57,10 @@ def test_one_reference_is_enough_for_a_row():
 
 @pytest.mark.parametrize("groups", [None, 3])
 def test_distributions_on_a_circle_around_the_reference_fall_back_on_pairs(groups):
-    """Two of the three are equally far from every device of the third."""
+    """Two of the three are equally far from every client of the third."""
     centres = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, 1]])
     vectors, truth = around(centres, [6, 6, 6], 1e-3)
-    found = group_devices(vectors, groups=groups, method="efficient")
+    found = group_clients(vectors, groups=groups, method="efficient")
     assert found.aliased
     assert found.method == "exact"
     assert found.distances.shape == (18, 18)
@@ -68,32 +68,32 @@ def test_distributions_on_a_circle_around_the_reference_fall_back_on_pairs(group
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_device_unlike_all_others_is_no_group_of_its_own(method):
+def test_a_client_unlike_all_others_is_no_group_of_its_own(method):
     vectors, truth = around(row_of(3), [6, 6, 6], 0.005)
     vectors = torch.cat([vectors, torch.full((1, 30), 1.2, dtype=torch.float64)])
-    found = group_devices(vectors, method=method)
+    found = group_clients(vectors, method=method)
     assert np.bincount(found.labels).min() >= 2
     assert adjusted_rand_score(truth, found.labels[:-1]) == 1.0
     assert found.labels[-1] == found.labels[int(truth.argmax())]
 
 
-def test_a_device_unlike_all_others_takes_no_place_of_a_group_that_was_asked_for():
+def test_a_client_unlike_all_others_takes_no_place_of_a_group_that_was_asked_for():
     vectors, truth = around(scattered(3), [6, 6, 6], 0.005)
     vectors = torch.cat([vectors, torch.full((1, 30), 3.0, dtype=torch.float64)])
-    found = group_devices(vectors, groups=3, method="exact")
+    found = group_clients(vectors, groups=3, method="exact")
     assert adjusted_rand_score(truth, found.labels[:-1]) == 1.0
     assert np.bincount(found.labels).min() >= 2
 
 
-def test_as_many_groups_as_were_asked_for_even_of_one_device():
+def test_as_many_groups_as_were_asked_for_even_of_one_client():
     for groups in range(1, 7):
-        found = group_devices(scattered(6), groups=groups, method="exact")
+        found = group_clients(scattered(6), groups=groups, method="exact")
         assert found.num_groups == groups
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_devices_that_are_all_alike_are_one_group(method):
-    found = group_devices(torch.full((8, 5), 0.5), method=method)
+def test_clients_that_are_all_alike_are_one_group(method):
+    found = group_clients(torch.full((8, 5), 0.5), method=method)
     assert found.num_groups == 1
     assert math.isnan(found.quality)
 
@@ -101,13 +101,13 @@ def test_devices_that_are_all_alike_are_one_group(method):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_fewer_than_two_pairs_are_one_group(method, count):
-    assert group_devices(torch.rand(count, 5), method=method).num_groups == 1
+    assert group_clients(torch.rand(count, 5), method=method).num_groups == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_groups_count_from_the_first_device_and_centroids_are_their_means(method):
+def test_groups_count_from_the_first_client_and_centroids_are_their_means(method):
     vectors, _ = around(row_of(3), [6, 6, 6], 0.005)
-    found = group_devices(vectors, method=method)
+    found = group_clients(vectors, method=method)
     _, first = np.unique(found.labels, return_index=True)
     assert (np.diff(first) > 0).all()
     for group, centroid in enumerate(found.centroids):
@@ -117,15 +117,15 @@ def test_groups_count_from_the_first_device_and_centroids_are_their_means(method
 @pytest.mark.parametrize("method", METHODS)
 def test_neither_moving_nor_scaling_all_vectors_shows(method):
     vectors, _ = around(scattered(4), [5, 5, 5, 5], 0.01)
-    plain = group_devices(vectors, method=method)
-    moved = group_devices(3 * vectors - 7, method=method)
+    plain = group_clients(vectors, method=method)
+    moved = group_clients(3 * vectors - 7, method=method)
     assert torch.equal(plain.labels, moved.labels)
 
 
-def test_a_sample_stands_for_many_devices(monkeypatch):
+def test_a_sample_stands_for_many_clients(monkeypatch):
     monkeypatch.setattr(module, "EXACT_LIMIT", 50)
     vectors, truth = around(scattered(3), [100, 100, 100], 0.01)
-    found = group_devices(vectors, method="exact")
+    found = group_clients(vectors, method="exact")
     assert found.distances.shape == (50, 50)
     assert adjusted_rand_score(truth, found.labels) == 1.0
 
@@ -143,5 +143,5 @@ def test_a_sample_stands_for_many_devices(monkeypatch):
 )
 def test_what_cannot_be_grouped_is_refused_in_one_line(vectors, groups):
     with pytest.raises(InputError, match="grouping") as error:
-        group_devices(vectors, groups=groups)
+        group_clients(vectors, groups=groups)
     assert "\n" not in str(error.value)

@@ -9,14 +9,14 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from fedadapt.server.clustering.ambiguity import is_aliased
-from fedadapt.server.clustering.grouping import group_devices
+from fedadapt.server.clustering.grouping import group_clients
 from fedadapt.server.clustering.number_of_clusters import code_length, independent, shortest
 
 METHODS = ["efficient", "exact"]
 
 
 def blobs(centres: Tensor, each: int, spread: float, seed: int) -> tuple[Tensor, Tensor]:
-    """``each`` devices around every centre [G, q]."""
+    """``each`` clients around every centre [G, q]."""
     generator = torch.Generator().manual_seed(seed)
     truth = torch.arange(len(centres)).repeat_interleave(each)
     noise = torch.randn(len(truth), centres.shape[1], generator=generator, dtype=torch.float64)
@@ -40,14 +40,14 @@ def nested() -> Tensor:
 def test_of_nested_kinds_the_finest_are_found(method, seed):
     """Silhouette has two groups here."""
     vectors, truth = blobs(nested(), 5, 0.02, seed)
-    assert adjusted_rand_score(truth, group_devices(vectors, method=method).labels) == 1.0
+    assert adjusted_rand_score(truth, group_clients(vectors, method=method).labels) == 1.0
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(10))
 def test_one_blob_is_one_group(method, seed):
     vectors, _ = blobs(corners(1), 25, 0.1, seed)
-    assert group_devices(vectors, method=method).num_groups == 1
+    assert group_clients(vectors, method=method).num_groups == 1
 
 
 def test_channels_that_repeat_each_other_are_no_further_evidence():
@@ -56,7 +56,7 @@ def test_channels_that_repeat_each_other_are_no_further_evidence():
     found = []
     for _ in range(20):
         told = torch.randn(40, 1, generator=generator, dtype=torch.float64).expand(40, 30)
-        found.append(group_devices(told, method="exact").num_groups)
+        found.append(group_clients(told, method="exact").num_groups)
     assert np.median(found) == 1
 
 
@@ -65,16 +65,16 @@ def test_channels_that_repeat_each_other_are_no_further_evidence():
 @pytest.mark.parametrize("each", [2, 5, 20])
 def test_as_many_groups_as_there_are_blobs(method, number, each):
     vectors, truth = blobs(corners(number), each, 0.02, seed=number)
-    assert adjusted_rand_score(truth, group_devices(vectors, method=method).labels) == 1.0
+    assert adjusted_rand_score(truth, group_clients(vectors, method=method).labels) == 1.0
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("groups", [None, 5])
-def test_one_reference_never_mixes_kinds_of_two_devices(groups, seed):
+def test_one_reference_never_mixes_kinds_of_two_clients(groups, seed):
     """Two equally far from both references would be a group, of four."""
     generator = torch.Generator().manual_seed(seed)
     vectors, truth = blobs(torch.rand(5, 30, generator=generator), 2, 0.02, seed)
-    found = group_devices(vectors, groups=groups, method="efficient")
+    found = group_clients(vectors, groups=groups, method="efficient")
     assert adjusted_rand_score(truth, found.labels) == 1.0
 
 
@@ -105,13 +105,13 @@ def test_groups_without_any_scatter_are_not_divided_further():
 
 @pytest.mark.parametrize("seed", [13, 145, 351, 475, 486, 505, 906, 1074, 1107, 1114])
 def test_a_second_reference_sees_what_one_mixes_up(seed):
-    """Kinds of two or three devices: too few for a group to be seen to fall apart."""
+    """Kinds of two or three clients: too few for a group to be seen to fall apart."""
     generator = np.random.default_rng(seed)
     number, channels = int(generator.integers(3, 6)), int(generator.integers(2, 4))
     truth = np.repeat(np.arange(number), generator.integers(2, 4, number))
     centres = generator.random((number, channels))
     noise = 0.01 * generator.normal(size=(len(truth), channels))
-    found = group_devices(torch.from_numpy(centres[truth] + noise), groups=number)
+    found = group_clients(torch.from_numpy(centres[truth] + noise), groups=number)
     assert found.aliased
     assert adjusted_rand_score(truth, found.labels) == 1.0
 

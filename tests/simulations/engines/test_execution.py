@@ -1,4 +1,4 @@
-"""How a run's devices are computed is a function of its settings and its network."""
+"""How a run's clients are computed is a function of its settings and its network."""
 
 import pytest
 import torch
@@ -27,14 +27,14 @@ def planned(model, **settings):
 
 
 def test_a_dense_network_is_stacked_and_one_with_decisions_is_not():
-    assert planned(dense()).execution == "kernels"
-    assert planned(Undecided()).execution == "one-by-one"
+    assert planned(dense()).execution == "stacked-kernels"
+    assert planned(Undecided()).execution == "sequential"
     assert planned(dense()) == planned(dense())
 
 
 def test_the_run_may_say_otherwise():
-    assert planned(dense(), execution="one-by-one").execution == "one-by-one"
-    assert planned(conv(), execution="stacked").execution == "kernels"
+    assert planned(dense(), execution="sequential").execution == "sequential"
+    assert planned(conv(), execution="stacked").execution == "stacked-kernels"
     for model in (dense(), conv(), Undecided()):
         assert planned(model, cohort_size=7).cohort_size == 7
 

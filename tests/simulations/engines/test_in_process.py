@@ -1,4 +1,4 @@
-"""The engine in this process: numbers do not depend on how it is run, faults stay one device's."""
+"""The engine in this process: numbers do not depend on how it is run, faults stay one client's."""
 
 import math
 
@@ -21,14 +21,14 @@ from toys import (
 from fedadapt.client.adaptations.settings import AdaBN, NoAdaptation
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.server.client_pool import EvaluationRequest
-from fedadapt.simulations.engines.in_process import InProcessFleet
+from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.weights import repeat
 
 SIZES = (5, 12, 10, 7, 9, 3, 8)
 SPLITS = [split(count, seed=count) for count in SIZES]
-DEVICES = tuple(range(len(SIZES)))
+CLIENTS = tuple(range(len(SIZES)))
 SECRET = "patient 4711"
 
 
@@ -40,13 +40,13 @@ def rounds(splits=SPLITS, number=2, batch_norm="shared", **engine):
     return federate(averaged(batch_norm), Toys(splits), conv(), initial(conv()), number, **engine)
 
 
-def spoilt(own):
+def corrupted(own):
     """Images that train to NaN."""
     return own._replace(train=Examples(own.train.inputs * math.nan, own.train.labels))
 
 
-def without_seconds(ledger):
-    return [e._replace(seconds=0.0) for e in ledger]
+def without_seconds(communication):
+    return [e._replace(seconds=0.0) for e in communication]
 
 
 @pytest.mark.parametrize("batch_norm", ["shared", "local", "reestimate"])
@@ -55,38 +55,40 @@ def test_cohorts_change_not_a_bit_one_by_one(batch_norm):
     for size in (2, 3):
         other = rounds(batch_norm=batch_norm, cohort_size=size)
         assert_same_bits(other.state, alone.state)
-        assert other.fleet.kept().keys() == alone.fleet.kept().keys()
-        for d, parts in alone.fleet.kept().items():
-            assert_same_bits(other.fleet.kept()[d]["norms"], parts["norms"])
-        assert without_seconds(other.ledger) == without_seconds(alone.ledger)
+        assert other.client_pool.states().keys() == alone.client_pool.states().keys()
+        for d, parts in alone.client_pool.states().items():
+            assert_same_bits(other.client_pool.states()[d]["norms"], parts["norms"])
+        assert without_seconds(other.communication) == without_seconds(alone.communication)
 
 
 @pytest.mark.parametrize("batch_norm", ["shared", "local", "reestimate"])
 def test_stacking_changes_rounding_only(batch_norm):
     alone = rounds(batch_norm=batch_norm)
-    for size, execution in ((3, "kernels"), (7, "kernels"), (3, "vmap")):
+    for size, execution in ((3, "stacked-kernels"), (7, "stacked-kernels"), (3, "vmap")):
         engine = {"execution": execution, "cohort_size": size}
         stacked = rounds(batch_norm=batch_norm, **engine)
         assert_close(stacked.state, alone.state)
-        assert [e.bytes_up for e in stacked.ledger] == [e.bytes_up for e in alone.ledger]
+        assert [e.bytes_up for e in stacked.communication] == [
+            e.bytes_up for e in alone.communication
+        ]
 
 
 ENGINES = [
     {},
     {"cohort_size": 3},
     {"cohort_size": 3, "execution": "vmap"},
-    {"cohort_size": 3, "execution": "kernels"},
+    {"cohort_size": 3, "execution": "stacked-kernels"},
 ]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_device_whose_images_cannot_be_read_is_an_error_of_its_own(engine):
+def test_a_client_whose_images_cannot_be_read_is_an_error_of_its_own(engine):
     poisoned = [*SPLITS]
     poisoned[1] = OSError(f"{SECRET}: unreadable")
     found = rounds(poisoned, number=1, **engine)
-    outcomes = {e.device: e.outcome for e in found.ledger}
-    assert outcomes == {d: "error" if d == 1 else "accepted" for d in DEVICES}
-    [reason] = [e.reason for e in found.ledger if e.reason]
+    outcomes = {e.client: e.outcome for e in found.communication}
+    assert outcomes == {d: "error" if d == 1 else "accepted" for d in CLIENTS}
+    [reason] = [e.reason for e in found.communication if e.reason]
     assert reason.startswith("crash:OSError incident=")
     assert SECRET not in reason
     wanted = federate(averaged(), Toys(poisoned, unseen=[1]), conv(), initial(conv()), 1, **engine)
@@ -94,94 +96,97 @@ def test_a_device_whose_images_cannot_be_read_is_an_error_of_its_own(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_device_that_trains_to_nan_is_rejected_and_the_rest_is_as_without_it(engine):
-    found = rounds([*SPLITS[:1], spoilt(SPLITS[1]), *SPLITS[2:]], number=1, **engine)
-    outcomes = {e.device: e.outcome for e in found.ledger}
-    assert outcomes == {d: "rejected" if d == 1 else "accepted" for d in DEVICES}
-    assert "NaN or infinite" in next(e.reason for e in found.ledger if e.device == 1)
+def test_a_client_that_trains_to_nan_is_rejected_and_the_rest_is_as_without_it(engine):
+    found = rounds([*SPLITS[:1], corrupted(SPLITS[1]), *SPLITS[2:]], number=1, **engine)
+    outcomes = {e.client: e.outcome for e in found.communication}
+    assert outcomes == {d: "rejected" if d == 1 else "accepted" for d in CLIENTS}
+    assert "NaN or infinite" in next(e.reason for e in found.communication if e.client == 1)
     others = federate(averaged(), Toys(SPLITS, unseen=[1]), conv(), initial(conv()), 1).state
     (assert_close if "execution" in engine else assert_same_bits)(found.state, others)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_device_that_diverged_keeps_what_it_had(engine):
+def test_a_client_that_diverged_keeps_what_it_had(engine):
     worker = Worker(
         Toys(SPLITS),
         conv(),
         averaged("local"),
         (),
         seed=1,
-        execution=engine.get("execution", "one-by-one"),
+        execution=engine.get("execution", "sequential"),
     )
-    fleet = InProcessFleet(worker, **{k: v for k, v in engine.items() if k != "execution"})
+    client_pool = InProcessClients(worker, **{k: v for k, v in engine.items() if k != "execution"})
     start = initial(conv())
-    with fleet:
-        list(fleet.ask("train", 1, sent(start, DEVICES[:3]), start))
-        before = {d: copied(parts["norms"]) for d, parts in fleet.kept().items()}
-        worker._splits[1] = spoilt(SPLITS[1])
-        list(fleet.ask("train", 2, sent(start, DEVICES[:3]), start))
-    after = {d: parts["norms"] for d, parts in fleet.kept().items()}
+    with client_pool:
+        list(client_pool.ask("train", 1, sent(start, CLIENTS[:3]), start))
+        before = {d: copied(parts["norms"]) for d, parts in client_pool.states().items()}
+        worker._splits[1] = corrupted(SPLITS[1])
+        list(client_pool.ask("train", 2, sent(start, CLIENTS[:3]), start))
+    after = {d: parts["norms"] for d, parts in client_pool.states().items()}
     assert_same_bits(after[1], before[1])
     assert not torch.equal(after[0]["body.1.weight"], before[0]["body.1.weight"])
     assert not torch.equal(after[2]["body.1.weight"], before[2]["body.1.weight"])
 
 
 @pytest.mark.parametrize("cohort_size", [1, 3])
-def test_evaluation_goes_on_without_a_device_that_fails(cohort_size):
+def test_evaluation_goes_on_without_a_client_that_fails(cohort_size):
     poisoned = [*SPLITS]
     poisoned[1] = ValueError(SECRET)
     methods = (NoAdaptation(), AdaBN())
     worker = Worker(Toys(poisoned), conv(), averaged(), methods, seed=1)
     models = {"base": repeat(initial(conv()), 7)}
-    request = EvaluationRequest(3, DEVICES, models, ("none", "adabn"))
-    with InProcessFleet(worker, cohort_size=cohort_size) as fleet:
-        found = list(fleet.evaluate(request))
-    assert sorted(d for answers in found for d in answers.devices) == [0, 2, 3, 4, 5, 6]
-    [(device, failure)] = [f for answers in found for f in answers.failures.items()]
-    assert device == 1
+    request = EvaluationRequest(3, CLIENTS, models, ("none", "adabn"))
+    with InProcessClients(worker, cohort_size=cohort_size) as client_pool:
+        found = list(client_pool.evaluate(request))
+    assert sorted(d for answers in found for d in answers.clients) == [0, 2, 3, 4, 5, 6]
+    [(client, failure)] = [f for answers in found for f in answers.failures.items()]
+    assert client == 1
     assert failure.outcome == "error"
     assert SECRET not in failure.reason
     rows = [r for answers in found for r in answers.rows]
     assert len(rows) == 6 * 2
-    few = EvaluationRequest(3, DEVICES, models, ("adabn",))
-    with InProcessFleet(worker, cohort_size=cohort_size) as fleet:
-        some = [r for answers in fleet.evaluate(few) for r in answers.rows]
-    key = lambda r: (r.device, r.adaptation)  # noqa: E731
+    few = EvaluationRequest(3, CLIENTS, models, ("adabn",))
+    with InProcessClients(worker, cohort_size=cohort_size) as client_pool:
+        some = [r for answers in client_pool.evaluate(few) for r in answers.rows]
+    key = lambda r: (r.client, r.adaptation)  # noqa: E731
     assert sorted(some, key=key) == sorted((r for r in rows if r.adaptation == "adabn"), key=key)
 
 
 def test_ctrl_c_is_nobodys_fault():
     class Impatient(Toys):
-        def split(self, device):
+        def split(self, client):
             raise KeyboardInterrupt
 
     worker = Worker(
         Impatient(SPLITS), dense(), FedAvg(training=training(), model=dense()), (), seed=1
     )
     start = initial(dense())
-    with InProcessFleet(worker) as fleet, pytest.raises(KeyboardInterrupt):
-        list(fleet.ask("train", 1, sent(start, DEVICES), start))
+    with InProcessClients(worker) as client_pool, pytest.raises(KeyboardInterrupt):
+        list(client_pool.ask("train", 1, sent(start, CLIENTS), start))
 
 
-def test_what_devices_keep_can_be_put_back():
+def test_what_clients_keep_can_be_put_back():
     trial = rounds(batch_norm="local")
-    kept = {d: {p: copied(w) for p, w in parts.items()} for d, parts in trial.fleet.kept().items()}
-    other = InProcessFleet(trial.worker)
-    other.restore(kept)
-    assert other.kept().keys() == set(DEVICES)
+    states = {
+        d: {p: copied(w) for p, w in parts.items()}
+        for d, parts in trial.client_pool.states().items()
+    }
+    other = InProcessClients(trial.worker)
+    other.restore(states)
+    assert other.states().keys() == set(CLIENTS)
     start = trial.state
-    with other, trial.fleet:
+    with other, trial.client_pool:
         ours, theirs = (
-            [a.update.weights for a in fleet.ask("train", 3, sent(start, DEVICES), start)]
-            for fleet in (other, trial.fleet)
+            [a.update.weights for a in client_pool.ask("train", 3, sent(start, CLIENTS), start)]
+            for client_pool in (other, trial.client_pool)
         )
     for one, another in zip(ours, theirs, strict=True):
         assert_same_bits(one, another)
     # Nothing that was put in is written to, and the two fleets share no memory.
-    for d, parts in kept.items():
-        assert parts["norms"].keys() == trial.fleet.kept()[d]["norms"].keys()
+    for d, parts in states.items():
+        assert parts["norms"].keys() == trial.client_pool.states()[d]["norms"].keys()
         assert not torch.equal(
-            parts["norms"]["body.1.weight"], other.kept()[d]["norms"]["body.1.weight"]
+            parts["norms"]["body.1.weight"], other.states()[d]["norms"]["body.1.weight"]
         )
 
 
@@ -190,9 +195,9 @@ def test_torchs_threads_are_as_before():
     torch.set_num_threads(2)
     try:
         worker = Worker(Toys(SPLITS), conv(), averaged(), (), seed=1)
-        with InProcessFleet(worker) as fleet:
+        with InProcessClients(worker) as client_pool:
             assert torch.get_num_threads() == 1
-            assert list(fleet.ready()) == list(DEVICES)
+            assert list(client_pool.ready()) == list(CLIENTS)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

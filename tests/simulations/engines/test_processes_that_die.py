@@ -16,41 +16,41 @@ from fedadapt.client.adaptations.settings import NoAdaptation
 from fedadapt.errors import FedadaptError
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.simulations.engines import process_worker
-from fedadapt.simulations.engines.client_states import Keeper
-from fedadapt.simulations.engines.in_process import InProcessFleet
+from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.jobs import Reply, Request
-from fedadapt.simulations.engines.processes import ProcessFleet
-from fedadapt.simulations.engines.scheduler import WAITING, Dispatch, Done, Down, Up, cohorts
-from fedadapt.simulations.engines.shared_memory import Window
+from fedadapt.simulations.engines.processes import ProcessClients
+from fedadapt.simulations.engines.scheduler import WAITING, Done, Down, Scheduler, Up, cohorts
+from fedadapt.simulations.engines.shared_memory import MappedBlock
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.weights import repeat
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 3, 8)]
-DEVICES = tuple(range(len(SPLITS)))
+CLIENTS = tuple(range(len(SPLITS)))
 START = initial(conv())
-QUESTION = ("train", 1, sent(START, DEVICES), START)
+QUESTION = ("train", 1, sent(START, CLIENTS), START)
 
 
 class Deadly(Worker):
-    """Device 4 kills its process, as often as it has lives; a file each counts."""
+    """Client 4 kills its process, as often as it has lives; a file each counts."""
 
     folder: Path
     lives: int
 
-    def _perhaps(self, devices) -> None:
+    def _perhaps(self, clients) -> None:
         killed = len(list(self.folder.iterdir()))
-        if 4 in devices and killed < self.lives:
+        if 4 in clients and killed < self.lives:
             (self.folder / str(killed)).touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def answer(self, action, round, sent, kept=()):
-        self._perhaps(sent.devices)
-        return super().answer(action, round, sent, kept)
+    def answer(self, action, round, sent, states=()):
+        self._perhaps(sent.clients)
+        return super().answer(action, round, sent, states)
 
-    def evaluate(self, round, devices, *given, **more):
-        self._perhaps(devices)
-        return super().evaluate(round, devices, *given, **more)
+    def evaluate(self, round, clients, *given, **more):
+        self._perhaps(clients)
+        return super().evaluate(round, clients, *given, **more)
 
 
 def worker(kind=Worker):
@@ -65,87 +65,89 @@ def deadly(folder, lives):
 
 
 def processes(of, num_workers=2, cohort_size=3):
-    return ProcessFleet(of, num_workers=num_workers, cohort_size=cohort_size, keeper=Keeper())
+    return ProcessClients(
+        of, num_workers=num_workers, cohort_size=cohort_size, client_states=ClientStates()
+    )
 
 
 @pytest.fixture(scope="module")
 def wanted():
-    with InProcessFleet(worker(), cohort_size=1) as fleet:
-        return {a.devices[0]: a.update for a in fleet.ask(*QUESTION)}, fleet.kept()
+    with InProcessClients(worker(), cohort_size=1) as client_pool:
+        return {a.clients[0]: a.update for a in client_pool.ask(*QUESTION)}, client_pool.states()
 
 
-def assert_as_wanted(found, kept, wanted):
+def assert_as_wanted(found, states, wanted):
     updates, states = wanted
     for answers in found:
-        for index, device in enumerate(answers.devices):
+        for index, client in enumerate(answers.clients):
             ours = {n: t[index] for n, t in answers.update.weights.items()}
-            assert_same_bits(ours, {n: t[0] for n, t in updates[device].weights.items()})
-            assert_same_bits(kept[device]["norms"], states[device]["norms"])
+            assert_same_bits(ours, {n: t[0] for n, t in updates[client].weights.items()})
+            assert_same_bits(states[client]["norms"], states[client]["norms"])
 
 
 @pytest.mark.parametrize("cohort_size", [1, 3])
 @pytest.mark.parametrize("lives", [1, 2, 3])
 def test_killed_in_the_middle_of_a_round(tmp_path, caplog, wanted, lives, cohort_size):
-    """By its own device: a cohort that kills twice goes on device by device."""
-    with processes(deadly(tmp_path, lives), cohort_size=cohort_size) as fleet:
-        found = list(fleet.ask(*QUESTION))
-        kept = fleet.kept()
+    """By its own client: a cohort that kills twice goes on client by client."""
+    with processes(deadly(tmp_path, lives), cohort_size=cohort_size) as client_pool:
+        found = list(client_pool.ask(*QUESTION))
+        states = client_pool.states()
     assert len(list(tmp_path.iterdir())) == (lives if cohort_size == 3 else min(lives, 2))
-    computed = [d for a in found for d in a.devices]
+    computed = [d for a in found for d in a.clients]
     failed = {d: f for a in found for d, f in a.failures.items()}
     if cohort_size == 1 and lives >= 2:
         assert computed == [0, 1, 2, 3, 5, 6]
-        [(device, failure)] = failed.items()
-        assert (device, failure.outcome) == (4, "error")
-        assert failure.reason.startswith("exit: 2 workers died computing this device")
+        [(client, failure)] = failed.items()
+        assert (client, failure.outcome) == (4, "error")
+        assert failure.reason.startswith("exit: 2 workers died computing this client")
         assert failure.reason.endswith("was killed by SIGKILL")
     else:
-        assert (computed, failed) == (list(DEVICES), {})
-    assert_as_wanted(found, kept, wanted)
+        assert (computed, failed) == (list(CLIENTS), {})
+    assert_as_wanted(found, states, wanted)
     deaths = len(list(tmp_path.iterdir()))
     warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert ["was killed by SIGKILL" in r.getMessage() for r in warnings] == [True] * deaths
 
 
-def test_a_device_that_kills_for_ever_is_an_error_of_its_own(tmp_path, wanted):
-    request = EvaluationRequest(1, DEVICES, {"base": repeat(START, 7)}, ("none",))
-    with processes(deadly(tmp_path, 99)) as fleet:
-        answers = list(fleet.ask(*QUESTION))
-        kept = fleet.kept()
-        scored = list(fleet.evaluate(request))
+def test_a_client_that_kills_for_ever_is_an_error_of_its_own(tmp_path, wanted):
+    request = EvaluationRequest(1, CLIENTS, {"base": repeat(START, 7)}, ("none",))
+    with processes(deadly(tmp_path, 99)) as client_pool:
+        answers = list(client_pool.ask(*QUESTION))
+        states = client_pool.states()
+        scored = list(client_pool.evaluate(request))
     for found in (answers, scored):
-        assert [d for a in found for d in a.devices] == [0, 1, 2, 3, 5, 6]
+        assert [d for a in found for d in a.clients] == [0, 1, 2, 3, 5, 6]
         assert [d for a in found for d in a.failures] == [4]
-    assert_as_wanted(answers, kept, wanted)
-    assert [row.device for a in scored for row in a.rows] == [0, 1, 2, 3, 5, 6]
+    assert_as_wanted(answers, states, wanted)
+    assert [row.client for a in scored for row in a.rows] == [0, 1, 2, 3, 5, 6]
     assert len(list(tmp_path.iterdir())) == 8  # twice together, twice alone; for both requests
 
 
 def test_killed_from_outside_while_idle_and_while_busy(caplog, wanted):
-    with processes(worker(), cohort_size=1) as fleet:
-        for place in fleet._crew._places.values():
-            os.kill(place.process.pid, signal.SIGINT)  # Ctrl-C is not for them
-        list(fleet.ask(*QUESTION))
+    with processes(worker(), cohort_size=1) as client_pool:
+        for slot in client_pool._worker_pool._slots.values():
+            os.kill(slot.process.pid, signal.SIGINT)  # Ctrl-C is not for them
+        list(client_pool.ask(*QUESTION))
         assert caplog.records == []
-        fleet.restore({})
-        for place in fleet._crew._places.values():
-            os.kill(place.process.pid, signal.SIGKILL)
-        found = list(fleet.ask(*QUESTION))
-        assert_as_wanted(found, fleet.kept(), wanted)
-        fleet.restore({})
-        answers = fleet.ask(*QUESTION)
+        client_pool.restore({})
+        for slot in client_pool._worker_pool._slots.values():
+            os.kill(slot.process.pid, signal.SIGKILL)
+        found = list(client_pool.ask(*QUESTION))
+        assert_as_wanted(found, client_pool.states(), wanted)
+        client_pool.restore({})
+        answers = client_pool.ask(*QUESTION)
         found = [next(answers)]
-        for place in fleet._crew._places.values():
-            os.kill(place.process.pid, signal.SIGKILL)
+        for slot in client_pool._worker_pool._slots.values():
+            os.kill(slot.process.pid, signal.SIGKILL)
         found += list(answers)
-        assert [d for a in found for d in a.devices] == list(DEVICES)
-        assert_as_wanted(found, fleet.kept(), wanted)
+        assert [d for a in found for d in a.clients] == list(CLIENTS)
+        assert_as_wanted(found, client_pool.states(), wanted)
 
 
 def test_a_reply_that_cannot_be_fetched_any_more_is_computed_again(monkeypatch, wanted):
     """Its memory is gone with the process that answered."""
     monkeypatch.setattr(process_worker, "SMALL", 0)
-    memory, lost = Window.memory, []
+    memory, lost = MappedBlock.memory, []
 
     def once_too_late(self, path, size):
         if not lost:
@@ -153,13 +155,13 @@ def test_a_reply_that_cannot_be_fetched_any_more_is_computed_again(monkeypatch, 
             raise FileNotFoundError(path)
         return memory(self, path, size)
 
-    with processes(worker(), cohort_size=1) as fleet:
-        monkeypatch.setattr(Window, "memory", once_too_late)
-        found = list(fleet.ask(*QUESTION))
-        kept = fleet.kept()
+    with processes(worker(), cohort_size=1) as client_pool:
+        monkeypatch.setattr(MappedBlock, "memory", once_too_late)
+        found = list(client_pool.ask(*QUESTION))
+        states = client_pool.states()
     assert lost
-    assert [d for a in found for d in a.devices] == list(DEVICES)
-    assert_as_wanted(found, kept, wanted)
+    assert [d for a in found for d in a.clients] == list(CLIENTS)
+    assert_as_wanted(found, states, wanted)
 
 
 def test_a_process_that_cannot_be_started_is_one_clear_error(monkeypatch):
@@ -187,11 +189,11 @@ class Slow(Worker):
         time.sleep(60)
 
 
-def serve(pipe):
+def models(pipe):
     """A server whose workers are busy."""
-    with processes(worker(Slow)) as fleet:
-        pipe.send([place.process.pid for place in fleet._crew._places.values()])
-        list(fleet.ask(*QUESTION))
+    with processes(worker(Slow)) as client_pool:
+        pipe.send([slot.process.pid for slot in client_pool._worker_pool._slots.values()])
+        list(client_pool.ask(*QUESTION))
 
 
 def is_running(pid):
@@ -206,7 +208,7 @@ def is_running(pid):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_server_however_it_ends(how):
     ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.get_context("fork").Process(target=serve, args=(theirs,))
+    server = multiprocessing.get_context("fork").Process(target=models, args=(theirs,))
     server.start()
     children = ours.recv()
     assert len(children) == 2
@@ -234,8 +236,8 @@ def test_cohorts_are_even_and_enough_for_all():
     assert sizes(2, 64, 4) == [1, 1]
     for number in range(1, 40):
         for size in range(1, 12):
-            for places in range(1, 6):
-                spans = cohorts(number, size, places)
+            for slots in range(1, 6):
+                spans = cohorts(number, size, slots)
                 assert [s.first for s in spans] == [0, *(s.last for s in spans)][:-1]
                 assert spans[-1].last == number
                 found = [s.last - s.first for s in spans]
@@ -248,113 +250,116 @@ class Scripted:
     lives = 2
 
     def __init__(self, size):
-        self.size, self.jobs, self.events = size, [], [Up(place) for place in range(size)]
+        self.size, self.jobs, self.events = size, [], [Up(slot) for slot in range(size)]
 
     def publish(self, tree):
         return None
 
-    def submit(self, place, number, job, common, own):
-        self.jobs.append((place, number, job))
+    def submit(self, slot, number, job, common, own):
+        self.jobs.append((slot, number, job))
 
     def wait(self):
         if self.events:
             found, self.events = self.events, []
             return found
-        place, number, job = self.jobs.pop(self.choose())
-        facts = [(job.devices, {}, {}, {})] if job.devices else []
-        numbers = {"numbers": {0: {"num-examples": torch.ones(len(job.devices))}}}
+        slot, number, job = self.jobs.pop(self.choose())
+        metadata = [(job.clients, {}, {}, {})] if job.clients else []
+        numbers = {"numbers": {0: {"num-examples": torch.ones(len(job.clients))}}}
         reply = {"weights": {}, "report": {}, "kept": {}} | numbers
-        return [Done(place, number, Reply(facts, reply))]
+        return [Done(slot, number, Reply(metadata, reply))]
 
     def choose(self):
         return -1
 
 
 def test_few_results_wait_for_their_turn_however_slow_the_first_is():
-    crew = Scripted(2)
-    crew.choose = lambda: -1  # the last that was handed out is done first
-    devices, seen, ahead = tuple(range(40)), [], []
-    submit = crew.submit
+    worker_pool = Scripted(2)
+    worker_pool.choose = lambda: -1  # the last that was handed out is done first
+    clients, seen, ahead = tuple(range(40)), [], []
+    submit = worker_pool.submit
 
-    def watched(place, number, job, common, own):
-        ahead.append(job.devices[0] - len(seen))
-        submit(place, number, job, common, own)
+    def watched(slot, number, job, common, own):
+        ahead.append(job.clients[0] - len(seen))
+        submit(slot, number, job, common, own)
 
-    crew.submit = watched
-    request = Request.to_answer("train", 1, sent(START, devices))
-    for answers in Dispatch(crew).each(request, lambda first, last: {}, 1):
-        seen += answers.devices
-    assert seen == list(devices)
+    worker_pool.submit = watched
+    request = Request.to_answer("train", 1, sent(START, clients))
+    for answers in Scheduler(worker_pool).each(request, lambda first, last: {}, 1):
+        seen += answers.clients
+    assert seen == list(clients)
     assert max(ahead) == 2 * WAITING  # and the one that is being looked at
 
 
 def test_a_request_begins_at_the_call_after_the_one_before():
-    crew = Scripted(2)
-    crew.choose = lambda: 0
-    given, dispatch = [], Dispatch(crew)
-    submit = crew.submit
-    crew.submit = lambda *job: (given.append(job[2].devices[0]), submit(*job))
+    worker_pool = Scripted(2)
+    worker_pool.choose = lambda: 0
+    given, scheduler = [], Scheduler(worker_pool)
+    submit = worker_pool.submit
+    worker_pool.submit = lambda *job: (given.append(job[2].clients[0]), submit(*job))
     first, second = range(8), range(10, 18)
-    ours = dispatch.each(Request.to_answer("a", 1, sent(START, first)), lambda *_: {}, 1)
-    assert next(ours).devices == (0,)
-    theirs = dispatch.each(Request.to_answer("b", 1, sent(START, second)), lambda *_: {}, 1)
-    assert [0, *(a.devices[0] for a in ours)] == list(first)
+    ours = scheduler.each(Request.to_answer("a", 1, sent(START, first)), lambda *_: {}, 1)
+    assert next(ours).clients == (0,)
+    theirs = scheduler.each(Request.to_answer("b", 1, sent(START, second)), lambda *_: {}, 1)
+    assert [0, *(a.clients[0] for a in ours)] == list(first)
     assert given[:8] == list(first)
     assert given[8:]  # whoever was free went on with the next
-    assert [a.devices[0] for a in theirs] == list(second)
+    assert [a.clients[0] for a in theirs] == list(second)
     assert given[8:] == list(second)
 
 
 def test_a_request_nobody_is_interested_in_any_more_is_in_nobodys_way():
-    crew = Scripted(1)
-    crew.choose = lambda: 0
-    dispatch = Dispatch(crew)
+    worker_pool = Scripted(1)
+    worker_pool.choose = lambda: 0
+    scheduler = Scheduler(worker_pool)
     for leave in (lambda stream: None, next):
-        stream = dispatch.each(Request.to_answer("a", 1, sent(START, range(8))), lambda *_: {}, 1)
+        stream = scheduler.each(Request.to_answer("a", 1, sent(START, range(8))), lambda *_: {}, 1)
         leave(stream)
         del stream
         after = Request.to_answer("b", 1, sent(START, range(10, 13)))
-        assert [a.devices[0] for a in dispatch.each(after, lambda *_: {}, 1)] == [10, 11, 12]
+        assert [a.clients[0] for a in scheduler.each(after, lambda *_: {}, 1)] == [10, 11, 12]
 
 
 def test_who_dies_without_doing_a_job_is_no_job_s_fault():
-    crew = Scripted(1)
-    crew.choose = lambda: 0
-    request = Request.to_answer("train", 1, sent(START, DEVICES))
-    found = Dispatch(crew).each(request, lambda first, last: {}, 1)
-    seen = list(next(found).devices)
+    worker_pool = Scripted(1)
+    worker_pool.choose = lambda: 0
+    request = Request.to_answer("train", 1, sent(START, CLIENTS))
+    found = Scheduler(worker_pool).each(request, lambda first, last: {}, 1)
+    seen = list(next(found).clients)
     for answers in found:
-        seen += answers.devices
+        seen += answers.clients
         assert not answers.failures
-        crew.jobs.clear()
-        crew.events = [Down(0, "died", 0), Up(0)]
-    assert seen == list(DEVICES)
+        worker_pool.jobs.clear()
+        worker_pool.events = [Down(0, "died", 0), Up(0)]
+    assert seen == list(CLIENTS)
 
 
 def test_the_heaviest_come_first_but_not_before_their_time():
-    crew = Scripted(1)
+    worker_pool = Scripted(1)
     asked = []
-    crew.submit = lambda place, number, job, common, own: (
-        asked.append(job.devices[0]),
-        crew.jobs.append((place, number, job)),
+    worker_pool.submit = lambda slot, number, job, common, own: (
+        asked.append(job.clients[0]),
+        worker_pool.jobs.append((slot, number, job)),
     )
-    crew.choose = lambda: 0
+    worker_pool.choose = lambda: 0
     costs = [1, 2, 9, 99, 3, 4, 5]
     request = Request.to_answer("train", 1, sent(START, range(7)))
-    found = Dispatch(crew).each(request, lambda first, last: {}, 1, costs.__getitem__)
-    assert [a.devices[0] for a in found] == list(range(7))
+    found = Scheduler(worker_pool).each(request, lambda first, last: {}, 1, costs.__getitem__)
+    assert [a.clients[0] for a in found] == list(range(7))
     assert asked[:2] == [2, 1]  # of the first three
     assert sorted(asked) == list(range(7))
 
 
 def given(count, busy=0):
     """How many jobs a worker had when it got each, of two workers that do ``busy`` jobs before."""
-    crew = Scripted(2)
-    crew.choose = lambda: 0
-    dispatch, had, submit = Dispatch(crew), [], crew.submit
-    crew.submit = lambda *job: (had.append([j[0] for j in crew.jobs].count(job[0])), submit(*job))
-    ask = lambda *devices: dispatch.each(  # noqa: E731
-        Request.to_answer("a", 1, sent(START, range(*devices))), lambda *_: {}, 1
+    worker_pool = Scripted(2)
+    worker_pool.choose = lambda: 0
+    scheduler, had, submit = Scheduler(worker_pool), [], worker_pool.submit
+    worker_pool.submit = lambda *job: (
+        had.append([j[0] for j in worker_pool.jobs].count(job[0])),
+        submit(*job),
+    )
+    ask = lambda *clients: scheduler.each(  # noqa: E731
+        Request.to_answer("a", 1, sent(START, range(*clients))), lambda *_: {}, 1
     )
     list(ask(2))  # both are up
     others = ask(busy)
@@ -374,19 +379,19 @@ def test_one_job_for_each_worker_is_handed_out_at_once():
 
 
 def test_who_has_the_lighter_job_gets_the_next():
-    crew, costs = Scripted(2), [9, 1, 1, 1, 1]
-    crew.choose = lambda: 0
-    dispatch, places, submit = Dispatch(crew), [], crew.submit
-    crew.submit = lambda *job: (places.append(job[0]), submit(*job))
+    worker_pool, costs = Scripted(2), [9, 1, 1, 1, 1]
+    worker_pool.choose = lambda: 0
+    scheduler, slots, submit = Scheduler(worker_pool), [], worker_pool.submit
+    worker_pool.submit = lambda *job: (slots.append(job[0]), submit(*job))
     request = Request.to_answer("a", 1, sent(START, range(5)))
-    list(dispatch.each(request, lambda *_: {}, 1, costs.__getitem__))
-    assert places[:3] == [0, 1, 1]
+    list(scheduler.each(request, lambda *_: {}, 1, costs.__getitem__))
+    assert slots[:3] == [0, 1, 1]
 
 
 def test_a_request_has_begun_before_its_first_result_is_asked_for():
-    crew = Scripted(2)
-    dispatch = Dispatch(crew)
-    list(dispatch.each(Request.to_answer("a", 1, sent(START, range(2))), lambda *_: {}, 1))
-    stream = dispatch.each(Request.to_answer("b", 1, sent(START, range(9))), lambda *_: {}, 1)
-    assert {place for place, _, _ in crew.jobs} == {0, 1}
+    worker_pool = Scripted(2)
+    scheduler = Scheduler(worker_pool)
+    list(scheduler.each(Request.to_answer("a", 1, sent(START, range(2))), lambda *_: {}, 1))
+    stream = scheduler.each(Request.to_answer("b", 1, sent(START, range(9))), lambda *_: {}, 1)
+    assert {slot for slot, _, _ in worker_pool.jobs} == {0, 1}
     stream.close()

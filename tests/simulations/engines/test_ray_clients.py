@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import tiny
-from ray_toys import DEVICES, START, ToyRecipe
+from ray_toys import CLIENTS, START, ToyRecipe
 from toys import assert_same_bits, conv, initials, sent
 
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.messages import Sent
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.engines.client_states import Keeper
-from fedadapt.simulations.engines.in_process import InProcessFleet
-from fedadapt.simulations.engines.ray_clients import RayFleet
+from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.simulations.engines.in_process import InProcessClients
+from fedadapt.simulations.engines.ray_clients import RayClients
 from fedadapt.simulations.engines.ray_worker import State
 
 pytestmark = [
@@ -49,42 +49,42 @@ def cluster():
             found.shutdown()
 
 
-def fleet_of(recipe, num_workers=2, cohort_size=3):
-    fleet = RayFleet(
+def fleet_of(worker_spec, num_workers=2, cohort_size=3):
+    client_pool = RayClients(
         tiny.config(),
-        recipe.build(),
+        worker_spec.build(),
         address="",
         num_workers=num_workers,
         gpus_per_worker=0.0,
         cohort_size=cohort_size,
-        keeper=Keeper(),
+        client_states=ClientStates(),
     )
-    fleet._crew._recipe = recipe
-    return fleet
+    client_pool._worker_pool._worker_spec = worker_spec
+    return client_pool
 
 
-def rounds(fleet):
-    """The answers of two rounds, the second with a model for each device; scores; what is kept."""
-    own = Sent(DEVICES, initials(conv(), len(DEVICES)), {"server-round": 2})
-    request = EvaluationRequest(2, DEVICES, {"base": own.weights}, ("none", "adabn"), curves=True)
-    first = list(fleet.ask("train", 1, sent(START, DEVICES), START))
-    second = list(fleet.ask("train", 2, own, START))
-    return first, second, list(fleet.evaluate(request)), fleet.kept()
+def rounds(client_pool):
+    """The answers of two rounds, the second with a model for each client; scores; what is kept."""
+    own = Sent(CLIENTS, initials(conv(), len(CLIENTS)), {"server-round": 2})
+    request = EvaluationRequest(2, CLIENTS, {"base": own.weights}, ("none", "adabn"), curves=True)
+    first = list(client_pool.ask("train", 1, sent(START, CLIENTS), START))
+    second = list(client_pool.ask("train", 2, own, START))
+    return first, second, list(client_pool.evaluate(request)), client_pool.states()
 
 
-def by_device(answers):
+def by_client(answers):
     return {
         d: {n: t[i] for n, t in a.update.weights.items()}
         for a in answers
-        for i, d in enumerate(a.devices)
+        for i, d in enumerate(a.clients)
     }
 
 
 def assert_same_answers(found, wanted):
-    ours, theirs = by_device(found), by_device(wanted)
+    ours, theirs = by_client(found), by_client(wanted)
     assert list(ours) == list(theirs)  # in order
-    for device in theirs:
-        assert_same_bits(ours[device], theirs[device])
+    for client in theirs:
+        assert_same_bits(ours[client], theirs[client])
 
 
 def assert_equal(found, wanted):
@@ -93,33 +93,33 @@ def assert_equal(found, wanted):
     ours, theirs = ([row for a in some[2] for row in a.rows] for some in (found, wanted))
     assert ours == theirs
     assert found[3].keys() == wanted[3].keys()
-    for device in wanted[3]:
-        assert_same_bits(found[3][device]["norms"], wanted[3][device]["norms"])
+    for client in wanted[3]:
+        assert_same_bits(found[3][client]["norms"], wanted[3][client]["norms"])
 
 
 def test_actors_compute_what_this_process_computes_and_are_replaced_when_killed(cluster):
     import ray
 
-    recipe = ToyRecipe()
-    wanted = rounds(InProcessFleet(recipe.build()))
-    with fleet_of(recipe) as fleet:
-        assert_equal(rounds(fleet), wanted)
-        fleet.restore({})
-        answers = fleet.ask("train", 1, sent(START, DEVICES), START)
+    worker_spec = ToyRecipe()
+    wanted = rounds(InProcessClients(worker_spec.build()))
+    with fleet_of(worker_spec) as client_pool:
+        assert_equal(rounds(client_pool), wanted)
+        client_pool.restore({})
+        answers = client_pool.ask("train", 1, sent(START, CLIENTS), START)
         found = [next(answers)]
-        ray.kill(fleet._crew._actors[0])
+        ray.kill(client_pool._worker_pool._actors[0])
         found += list(answers)
         assert_same_answers(found, wanted[0])
 
 
-def test_a_device_fails_alone_and_one_that_kills_its_actor_is_computed_again(
+def test_a_client_fails_alone_and_one_that_kills_its_actor_is_computed_again(
     cluster, tmp_path, caplog
 ):
-    wanted = rounds(InProcessFleet(ToyRecipe(True).build()))
-    with fleet_of(ToyRecipe(True, str(tmp_path), 1), cohort_size=1) as fleet:
-        found = rounds(fleet)
+    wanted = rounds(InProcessClients(ToyRecipe(True).build()))
+    with fleet_of(ToyRecipe(True, str(tmp_path), 1), cohort_size=1) as client_pool:
+        found = rounds(client_pool)
     assert len(list(tmp_path.iterdir())) == 1
-    assert "its devices are computed again" in caplog.text
+    assert "its clients are computed again" in caplog.text
     assert_equal(found, wanted)
     for answers in found[:3]:
         assert [d for a in answers for d in a.failures] == [1]
@@ -130,12 +130,14 @@ def test_a_device_fails_alone_and_one_that_kills_its_actor_is_computed_again(
 
 def test_a_machine_that_is_gone_is_done_without(cluster):
     """Its actor waits for another machine; the rest is done by those there are."""
-    recipe = ToyRecipe()
-    wanted = list(InProcessFleet(recipe.build()).ask("train", 1, sent(START, DEVICES), START))
+    worker_spec = ToyRecipe()
+    wanted = list(
+        InProcessClients(worker_spec.build()).ask("train", 1, sent(START, CLIENTS), START)
+    )
     third = cluster.add_node(num_cpus=1, object_store_memory=2**27)
     cluster.wait_for_nodes()
-    with fleet_of(recipe, num_workers=3, cohort_size=1) as fleet:
-        answers = fleet.ask("train", 1, sent(START, DEVICES), START)
+    with fleet_of(worker_spec, num_workers=3, cohort_size=1) as client_pool:
+        answers = client_pool.ask("train", 1, sent(START, CLIENTS), START)
         found = [next(answers)]
         cluster.remove_node(third, allow_graceful=False)
         found += list(answers)
@@ -147,22 +149,24 @@ def test_an_actor_builds_what_the_configuration_says(cluster):
     start = {n: t.detach() for n, t in assembly.model.state_dict().items()}
     question = ("train", 1, sent(start, range(6)), start)
     engine = {"address": "", "num_workers": 1, "gpus_per_worker": 0.0, "cohort_size": 3}
-    with RayFleet(tiny.config(), assembly.worker, **engine, keeper=Keeper()) as fleet:
-        found = list(fleet.ask(*question))
-    with InProcessFleet(assembly.worker, cohort_size=3) as fleet:
-        assert_same_answers(found, fleet.ask(*question))
-    assert [d for answers in found for d in answers.devices] == list(range(6))
+    with RayClients(
+        tiny.config(), assembly.worker, **engine, client_states=ClientStates()
+    ) as client_pool:
+        found = list(client_pool.ask(*question))
+    with InProcessClients(assembly.worker, cohort_size=3) as client_pool:
+        assert_same_answers(found, client_pool.ask(*question))
+    assert [d for answers in found for d in answers.clients] == list(range(6))
 
 
 def test_other_data_on_an_actor_s_machine_are_refused():
     pytest.importorskip("ray")
-    crew = fleet_of(ToyRecipe())._crew
+    worker_pool = fleet_of(ToyRecipe())._worker_pool
     with pytest.raises(
         InputError, match=r"^ray: an actor has other data \(manifest 1111.* here 0000"
     ):
-        crew._begun(0, State("1" * 64, ""))
+        worker_pool._begun(0, State("1" * 64, ""))
     with pytest.raises(FedadaptError, match=r"^ray: an actor cannot begin: no such file"):
-        crew._begun(0, State("", "no such file"))
+        worker_pool._begun(0, State("", "no such file"))
 
 
 def test_more_actors_than_fit_are_refused(cluster):

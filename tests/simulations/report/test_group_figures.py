@@ -11,19 +11,19 @@ from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.simulations.report import layer_map as layer_maps
-from fedadapt.simulations.report.client_gains import MOST, device_gains, panels_of
+from fedadapt.simulations.report.client_gains import MOST, client_gains, panels_of
 from fedadapt.simulations.report.figures import convergence
 from fedadapt.simulations.report.group_figures import distance_matrix
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.results.accuracies import last_accuracies
-from fedadapt.simulations.results.groups import FoundGroups, in_words, read_groups
+from fedadapt.simulations.results.groups import FoundGroups, as_text, read_groups
 from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.simulations.run import simulate
 
 SETTINGS = RunConfig(
     benchmark="digits-classes",
-    devices=10,
+    clients=10,
     strategy="pfa",
     strategy_args="federated_rounds=2",
     rounds=4,
@@ -45,18 +45,18 @@ def finished(tmp_path_factory):
     return folder
 
 
-def found(labels, kinds, vectors=None, **facts):
-    """Groups of devices 10, 11, ..."""
+def found(labels, kinds, vectors=None, **metadata):
+    """Groups of clients 10, 11, ..."""
     given = {
         "round": 3,
         "quality": 0.5,
-        "devices": list(range(10, 10 + len(labels))),
+        "clients": list(range(10, 10 + len(labels))),
         "labels": labels,
         "kinds": kinds,
         "adjusted_rand_index": 1.0,
         "vectors": [[]] * len(labels) if vectors is None else vectors,
     }
-    return FoundGroups.parse(json.dumps(given | facts))
+    return FoundGroups.parse(json.dumps(given | metadata))
 
 
 FOUR = {"labels": [1, 0, 1, 0], "kinds": ["b", "a", "b", "a"], "vectors": [[3], [0], [3.5], [0.25]]}
@@ -69,9 +69,9 @@ def test_a_run_with_groups_tells_them_in_its_folder_summary_console_and_page(fin
     summary = json.loads((finished / "summary.json").read_text("utf-8"))
     assert summary["groups"]["num_groups"] == groups.num_groups
     assert summary["groups"]["adjusted_rand_index"] == pytest.approx(groups.agreement, abs=1e-6)
-    assert in_words(groups) in (finished.parent / "said").read_text()
+    assert as_text(groups) in (finished.parent / "said").read_text()
     page = (finished / "report.html").read_text("utf-8")
-    assert f"{in_words(groups)}." in page
+    assert f"{as_text(groups)}." in page
     assert "not measured yet; fedadapt report" in page  # a run is not held up by it
     assert "not complete" not in page
 
@@ -84,11 +84,11 @@ def test_the_report_measures_the_layers_once_and_keeps_them(finished, monkeypatc
     assert write_report(finished).read_text("utf-8") == page
 
 
-def test_the_matrix_is_sorted_by_group_then_kind_then_device_and_groups_are_framed():
+def test_the_matrix_is_sorted_by_group_then_kind_then_client_and_groups_are_framed():
     groups = found([1, 0, 1, 0, 1], ["a", "b", "c", "b", "a"], [[3], [0], [5], [0.5], [3.25]])
     left = distance_matrix(groups).axes[0]
     (image,) = left.images
-    drawn = [0.0, 0.5, 3.0, 3.25, 5.0]  # devices 11, 13, then 10, 14 of kind a, then 12
+    drawn = [0.0, 0.5, 3.0, 3.25, 5.0]  # clients 11, 13, then 10, 14 of kind a, then 12
     np.testing.assert_allclose(image.get_array(), np.abs(np.subtract.outer(drawn, drawn)))
     assert [t.get_text() for t in left.get_xticklabels()] == ["11", "13", "10", "14", "12"]
     assert [t.get_text() for t in left.get_yticklabels()] == ["b", "a", "c"]
@@ -98,9 +98,9 @@ def test_the_matrix_is_sorted_by_group_then_kind_then_device_and_groups_are_fram
 
 
 ODD = {
-    "one device": {"labels": [0], "kinds": ["a"], "vectors": [[0.5, 1]]},
+    "one client": {"labels": [0], "kinds": ["a"], "vectors": [[0.5, 1]]},
     "all alike": {"labels": [0] * 5, "kinds": ["a"] * 5, "vectors": [[0.5]] * 5},
-    "every device a group": {"labels": [0, 1, 2], "kinds": list("abc"), "vectors": [[0], [1], [2]]},
+    "every client a group": {"labels": [0, 1, 2], "kinds": list("abc"), "vectors": [[0], [1], [2]]},
     "odd names": {"labels": [0, 1], "kinds": ["$\\x{", "<i>" * 20], "vectors": [[0], [1]]},
     "no names": {"labels": [0, 1], "kinds": ["", ""], "vectors": [[0], [1]]},
 }
@@ -111,7 +111,7 @@ def test_odd_groups_have_a_figure(case):
     assert "<svg" in to_svg(distance_matrix(found(**ODD[case])), "x")
 
 
-def test_the_matrix_of_many_devices_stays_small():
+def test_the_matrix_of_many_clients_stays_small():
     count = 3000
     vectors = np.random.default_rng(1).random((count, 2)).round(3).tolist()
     groups = found(
@@ -126,12 +126,12 @@ def test_groups_are_told_in_words_and_by_kind():
         (1, 3, (("b", 2), ("a", 1))),
         (2, 1, (("c", 1),)),
     ]
-    assert in_words(groups) == (
-        "2 groups of 4 devices, found by sparsity, from round 3 on; silhouette 0.50; "
+    assert as_text(groups) == (
+        "2 groups of 4 clients, found by sparsity, from round 3 on; silhouette 0.50; "
         "adjusted Rand index 0.40 against the kinds"
     )
     one_kind = found([0, 1], ["a", "a"], quality=None, method="random")
-    assert in_words(one_kind) == "2 groups of 2 devices, drawn at random, from round 3 on"
+    assert as_text(one_kind) == "2 groups of 2 clients, drawn at random, from round 3 on"
 
 
 @pytest.mark.parametrize(
@@ -140,33 +140,39 @@ def test_groups_are_told_in_words_and_by_kind():
         {"labels": [0]},
         {"kinds": ["a"]},
         {"vectors": [[1], [1, 2]]},
-        {"devices": []},
+        {"clients": []},
         {"round": "x"},
     ],
 )
 def test_groups_that_do_not_fit_together_are_damaged(tmp_path, change):
-    facts = {"round": 1, "quality": None, "devices": [0, 1], "labels": [0, 1], "vectors": [[], []]}
-    assert FoundGroups.parse(json.dumps(facts)).num_groups == 2
+    metadata = {
+        "round": 1,
+        "quality": None,
+        "clients": [0, 1],
+        "labels": [0, 1],
+        "vectors": [[], []],
+    }
+    assert FoundGroups.parse(json.dumps(metadata)).num_groups == 2
     with pytest.raises(ValueError, match=r".") as caught:
-        FoundGroups.parse(json.dumps(facts | change))
+        FoundGroups.parse(json.dumps(metadata | change))
     assert not isinstance(caught.value, json.JSONDecodeError)
-    (tmp_path / "groups.json").write_text(json.dumps(facts | change))
+    (tmp_path / "groups.json").write_text(json.dumps(metadata | change))
     (tmp_path / "manifest.json").write_text("{}")
     assert "groups.json is damaged" in RunFolder.read(tmp_path).missing
 
 
 def test_random_groups_have_a_table_and_no_distances(finished, tmp_path):
     groups = found([0, 1, 0], ["a", "b", "a"], method="random", quality=None)
-    facts = {
-        "round": 3, "method": "random", "quality": None, "devices": groups.devices.tolist(),
+    metadata = {
+        "round": 3, "method": "random", "quality": None, "clients": groups.clients.tolist(),
         "labels": [0, 1, 0], "kinds": ["a", "b", "a"], "vectors": [[], [], []],
     }  # fmt: skip
-    (tmp_path / "groups.json").write_text(json.dumps(facts))
+    (tmp_path / "groups.json").write_text(json.dumps(metadata))
     (tmp_path / "config.toml").write_bytes((finished / "config.toml").read_bytes())
     page = write_report(tmp_path).read_text("utf-8")
     assert "drawn at random" in page
-    assert "How different devices look" not in page
-    assert "Devices seen from each layer" not in page
+    assert "How different clients look" not in page
+    assert "Clients seen from each layer" not in page
 
 
 def curves(figure):
@@ -195,7 +201,7 @@ def test_regrouped_personal_models_keep_their_whole_curve():
     assert drawn["personal"] == [[1, 70], [2, 70], [3, 70], [4, 70]]
 
 
-def test_gains_of_all_methods_stand_side_by_side_for_each_device():
+def test_gains_of_all_methods_stand_side_by_side_for_each_client():
     labels = ("base+kd", "personal", "personal+kd")
     gains = {"base+kd": [0.1, 0.2], "personal": [0.3, -0.1], "personal+kd": [0.0, 0.4]}
     rows = [evaluation(d, 0.5, kind="ba"[d]) for d in (0, 1)]
@@ -204,21 +210,21 @@ def test_gains_of_all_methods_stand_side_by_side_for_each_device():
         ["base+kd", "personal"],
         ["personal+kd"],
     ]
-    above, below = device_gains(last_accuracies(rows)).axes
+    above, below = client_gains(last_accuracies(rows)).axes
     heights = {bars.get_label(): [bar.get_height() for bar in bars] for bars in above.containers}
     assert [h for bars in above.containers for h in [b.get_height() for b in bars]] == (
-        pytest.approx([20, -10, 10, 30])  # device 1, of kind a, before device 0
+        pytest.approx([20, -10, 10, 30])  # client 1, of kind a, before client 0
     )
     assert set(heights) >= {"base+kd", "personal"}
     assert [t.get_text() for t in above.get_xticklabels()] == ["1", "0"]
     assert above.get_ylim() == below.get_ylim()
 
 
-def test_there_is_no_picture_of_too_many_devices_or_of_the_base_alone():
-    assert device_gains(last_accuracies(evaluations(MOST + 1))) is None
-    assert device_gains(last_accuracies(evaluations(MOST))) is not None
-    assert device_gains(last_accuracies(evaluations(3, adaptations=("none",)))) is None
-    assert device_gains(last_accuracies([])) is None
+def test_there_is_no_picture_of_too_many_clients_or_of_the_base_alone():
+    assert client_gains(last_accuracies(evaluations(MOST + 1))) is None
+    assert client_gains(last_accuracies(evaluations(MOST))) is not None
+    assert client_gains(last_accuracies(evaluations(3, adaptations=("none",)))) is None
+    assert client_gains(last_accuracies([])) is None
 
 
 def test_ids_do_not_collide_on_a_page_with_groups(finished):

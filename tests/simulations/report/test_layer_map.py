@@ -27,7 +27,7 @@ from fedadapt.simulations.report.layer_map import (
 from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.weights import repeat
 
-SETTINGS = RunConfig(benchmark="digits-classes", devices=10, strategy="pfa", rounds=4)
+SETTINGS = RunConfig(benchmark="digits-classes", clients=10, strategy="pfa", rounds=4)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_map_holds_what_pfa_would_have_compared():
     found = measured(assembly, start)
     assert_same_bits(assembly.model.state_dict(), start)
     pfa = assembly.worker.strategy
-    cohort = assembly.worker.cohort(found.devices, round=0)
+    cohort = assembly.worker.cohort(found.clients, round=0)
     assert len(found.layers) > 1
     for i, name in enumerate(found.layers):
         for q, number in enumerate(found.numbers):
@@ -101,8 +101,8 @@ def test_the_map_holds_what_pfa_would_have_compared():
             assert found.separation[q][i] == pytest.approx(separation(wanted.numpy(), found.kinds))
 
 
-def test_two_training_devices_of_each_kind_are_compared_kind_by_kind():
-    benchmark = assemble(replace(SETTINGS, devices=20, unseen=0.2)).benchmark
+def test_two_training_clients_of_each_kind_are_compared_kind_by_kind():
+    benchmark = assemble(replace(SETTINGS, clients=20, unseen=0.2)).benchmark
     chosen = some_of_each_kind(benchmark)
     kinds = [benchmark.kinds[d] for d in chosen]
     assert not set(chosen) & benchmark.unseen
@@ -128,11 +128,11 @@ def test_separation_is_the_distance_between_kinds_over_that_within():
     assert separation(np.zeros((3, 1)), ["a", "a", "b"]) is None  # 0 / 0
 
 
-def test_the_map_is_drawn_relative_to_the_farthest_device_of_a_layer():
+def test_the_map_is_drawn_relative_to_the_farthest_client_of_a_layer():
     drawn = layers(
         layer_maps.LayerMap(
             model="",
-            devices=[0, 1, 5],
+            clients=[0, 1, 5],
             kinds=["a", "a", "b"],
             layers=["body.2", "body.5"],
             channels=[8, 8],

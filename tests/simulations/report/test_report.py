@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from made_up import evaluation, evaluations, ledger, losses
+from made_up import communication, evaluation, evaluations, losses
 from pages import ADAPT, Page, finish, read
 
 from fedadapt.errors import InputError
-from fedadapt.records import LedgerEntry
+from fedadapt.records import CommunicationEntry
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.report.style import save_png, to_svg
@@ -21,14 +21,14 @@ from fedadapt.simulations.results.run_folder import RunFolder
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return finish(tmp_path_factory.mktemp("run"), evaluations(5), ledger(5), losses())
+    return finish(tmp_path_factory.mktemp("run"), evaluations(5), communication(5), losses())
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """The page of a run whose figures hold areas and raster images."""
     rows = evaluations(450, last_round=2)
-    return read(finish(tmp_path_factory.mktemp("large"), rows, ledger(20), losses()))
+    return read(finish(tmp_path_factory.mktemp("large"), rows, communication(20), losses()))
 
 
 def test_a_finished_run_is_told_in_full(large):
@@ -37,9 +37,9 @@ def test_a_finished_run_is_told_in_full(large):
     final = last_accuracies(evaluations(450, last_round=2), ADAPT.split(","))
     mean = final.where(final.seen).by_label["base+fine-tune"].mean()
     assert f"{100 * mean:.1f}\N{NO-BREAK SPACE}%" in text
-    for word in ("Unseen devices", "Convergence", "Gain, device by device", "By kind", "inverted"):
+    for word in ("Unseen clients", "Convergence", "Gain, client by client", "By kind", "inverted"):
         assert word in text
-    for word in ("Devices worst off", "local-epochs", "abc123", "conv1.weight: not finite"):
+    for word in ("Clients worst off", "local-epochs", "abc123", "conv1.weight: not finite"):
         assert word in text
 
 
@@ -69,8 +69,8 @@ def test_text_from_files_stays_text(tmp_path):
         for d in range(3)
         for label in ("base", "base+fine-tune")
     ]
-    rows += [row._replace(device=9, kind="]]>-->") for row in rows[:2]]
-    entries = [LedgerEntry(1, 0, evil, "error", evil, 0, 0, 0.0)]
+    rows += [row._replace(client=9, kind="]]>-->") for row in rows[:2]]
+    entries = [CommunicationEntry(1, 0, evil, "error", evil, 0, 0, 0.0)]
     folder = finish(tmp_path, rows, entries, losses(), strategy=evil)
     (folder / "manifest.json").write_text(json.dumps({evil: {evil: [evil]}}))
     page = Page(read(folder))
@@ -86,8 +86,8 @@ FILES = (
     "config.toml",
     "manifest.json",
     "summary.json",
-    "devices.parquet",
-    "ledger.parquet",
+    "clients.parquet",
+    "communication.parquet",
     "losses.parquet",
 )
 
@@ -103,11 +103,11 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_read(finished, tmp_
     found = RunFolder.read(run)
     assert found.missing == (f"no {file}" if damage == "gone" else f"{file} is damaged",)
     parts = (found.config, found.manifest, found.summary)
-    tables = (found.evaluations, found.ledger, found.losses)
+    tables = (found.evaluations, found.communication, found.losses)
     assert [not part for part in (*parts, *tables)] == [name == file for name in FILES]
 
 
-@pytest.mark.parametrize("file", ["config.toml", "ledger.parquet", "losses.parquet"])
+@pytest.mark.parametrize("file", ["config.toml", "communication.parquet", "losses.parquet"])
 def test_a_single_file_is_enough_for_a_report(finished, tmp_path, file):
     shutil.copy(finished / file, tmp_path)
     text = read(tmp_path)
@@ -118,11 +118,11 @@ def test_a_single_file_is_enough_for_a_report(finished, tmp_path, file):
 def test_a_run_that_is_going_on_is_read_from_its_journal(tmp_path):
     rows = evaluations(5)
     with Journal(tmp_path) as journal:
-        for row in [*rows, *ledger(5)]:
+        for row in [*rows, *communication(5)]:
             journal.append(row)
         journal.offsets()
         text = read(tmp_path)
-    assert "no devices.parquet yet" in text
+    assert "no clients.parquet yet" in text
     assert "base+fine-tune" in text
 
 
@@ -133,13 +133,13 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, folder):
 
 
 CASES = {
-    "one device": evaluations(1),
+    "one client": evaluations(1),
     "no adaptation": evaluations(5, adaptations=("none",)),
     "a personal model without a base": [evaluation(0, 0.5, "personal")],
-    "only unseen devices": [evaluation(0, 0.5, seen=False)],
+    "only unseen clients": [evaluation(0, 0.5, seen=False)],
     "only a global test": [evaluation(-1, 0.5, split="global")],
     "nothing": [],
-    "a device without the adapted model": [*evaluations(2), evaluation(7, 0.5, round=10)],
+    "a client without the adapted model": [*evaluations(2), evaluation(7, 0.5, round=10)],
     "many kinds": evaluations(
         60, kinds=[f"classes {k} and {k + 1}" for k in range(30)], last_round=0
     ),
@@ -153,7 +153,7 @@ def test_odd_runs_have_a_report_and_a_picture(tmp_path, case):
     assert plots.picture(tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
-def test_figures_stay_small_for_ten_thousand_devices(tmp_path):
+def test_figures_stay_small_for_ten_thousand_clients(tmp_path):
     rows = evaluations(10_000, last_round=2)
     final = last_accuracies(rows, ADAPT.split(","))
     figures = {
@@ -173,7 +173,7 @@ def bars(figure):
     return [patch for patch in axes.patches if patch.get_width() == pytest.approx(0.78)]
 
 
-def test_the_gain_of_every_device_is_drawn_and_the_worse_ones_stand_out():
+def test_the_gain_of_every_client_is_drawn_and_the_worse_ones_stand_out():
     before, after = [0.5, 0.5, 0.5, 0.5], [0.9, 0.4, 0.5, 0.7]
     rows = [evaluation(d, a) for d, a in enumerate(before)]
     rows += [evaluation(d, a, "base+fine-tune") for d, a in enumerate(after)]
@@ -200,15 +200,15 @@ def test_the_picture_shows_the_last_label_asked_for_not_the_best():
     assert last_accuracies(rows[:1]).final is None
 
 
-def test_gains_are_device_by_device():
+def test_gains_are_client_by_client():
     rows = [evaluation(1, 0.5), evaluation(0, 0.25), evaluation(1, 0.75, "base+kd")]
     found = last_accuracies(rows)
-    assert found.device.tolist() == [0, 1]
+    assert found.client.tolist() == [0, 1]
     np.testing.assert_equal(found.gain("base+kd"), [np.nan, 0.25])
 
 
 def test_the_ledger_adds_up_by_action_and_reason():
-    entries = ledger(14)
+    entries = communication(14)
     (total,) = by_action(entries)
     assert (total.action, total.messages, total.bytes_down) == ("train", 56, 224_000)
     assert sum(total.outcomes.values()) == 56
@@ -216,5 +216,5 @@ def test_the_ledger_adds_up_by_action_and_reason():
     assert total.bytes_up == 48_000
     reasons = by_reason(entries)
     assert [reason.times for reason in reasons] == [2, 2, 2, 2]
-    assert all(reason.devices == (3, 10) for reason in reasons)
+    assert all(reason.clients == (3, 10) for reason in reasons)
     assert by_reason([]) == by_action([]) == []

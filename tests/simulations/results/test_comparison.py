@@ -61,16 +61,16 @@ def test_the_best_of_a_column_is_bold_and_equals_share_it():
     assert r"$\mathbf{90.00}$" in to_latex(table)
 
 
-def test_different_devices_are_said_loudly():
+def test_different_clients_are_said_loudly():
     same = [run(0.5, 0.6), run(0.5, 0.6, strategy="fedprox")]
     assert comparison(same).notes == ()
     other = comparison([same[0], run(0.5, 0.6, strategy="fedprox", manifest="other")])
-    assert other.notes[0].startswith("NOT the same devices: ")
+    assert other.notes[0].startswith("NOT the same clients: ")
     for text in (to_markdown(other), to_latex(other), printed(other)):
-        assert "NOT the same devices" in text
+        assert "NOT the same clients" in text
 
 
-def test_seeds_may_have_devices_of_their_own():
+def test_seeds_may_have_clients_of_their_own():
     assert comparison([run(0.5, 0.6, seed=1), run(0.5, 0.6, seed=2, manifest="n")]).notes == ()
 
 
@@ -99,14 +99,14 @@ def test_runs_that_differ_in_model_are_rows_of_their_own():
     assert {line.strategy for line in table.lines} == {"fedavg mlp", "fedavg cnn"}
 
 
-def test_unseen_devices_have_a_column_only_where_there_are_some():
+def test_unseen_clients_have_a_column_only_where_there_are_some():
     assert "unseen" not in {c.key for c in comparison([run(0.5, 0.6)]).columns}
     table = comparison([run(0.5, 0.6, unseen=0.25)])
     assert cells(table, 0, "unseen").mean == 0.25
     assert cells(table, 1, "unseen").mean is None
 
 
-def test_the_headline_of_a_single_run_has_spread_over_devices():
+def test_the_headline_of_a_single_run_has_spread_over_clients():
     assert {"std", "min"} <= {c.key for c in comparison([run(0.5, 0.6)], HEADLINE).columns}
 
 
@@ -162,7 +162,7 @@ def test_the_terminal_shows_names_as_they_are():
 
 
 def test_a_run_fits_a_terminal_of_80_columns_with_every_number_whole():
-    table = comparison([run(0.5, 1.0, devices=100)])
+    table = comparison([run(0.5, 1.0, clients=100)])
     text = printed(table, width=80)
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 80

@@ -7,9 +7,9 @@ from fedadapt.records import Evaluation
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
 
 
-def rows(matrix, device=0, label="base"):
+def rows(matrix, client=0, label="base"):
     return [
-        Evaluation(k + 1, device, "all", True, label, "none", "test", 10, matrix[k][t], 1.0, task=t)
+        Evaluation(k + 1, client, "all", True, label, "none", "test", 10, matrix[k][t], 1.0, task=t)
         for k in range(len(matrix))
         for t in range(k + 1)
     ]
@@ -23,17 +23,17 @@ def test_forgetting_is_what_a_task_was_worth_when_new_less_what_it_is_worth_at_t
     found = task_scores(rows(ONE))["base"]
     assert found.accuracy.tolist() == pytest.approx([0.8])
     assert found.forgotten.tolist() == [pytest.approx([0.3, -0.1, 0.0])]
-    facts = found.facts()
-    assert facts["forgetting"] == pytest.approx(0.1)  # over the two tasks that can be forgotten
-    assert facts["forgetting_over_all"] == pytest.approx(0.2 / 3)  # as DUA counts
+    metadata = found.metadata()
+    assert metadata["forgetting"] == pytest.approx(0.1)  # over the two tasks that can be forgotten
+    assert metadata["forgetting_over_all"] == pytest.approx(0.2 / 3)  # as DUA counts
 
 
 def test_users_count_alike_and_in_any_order():
     mixed = [*rows(TWO, 1), *rows(ONE, 0)][::-1]
-    facts = task_scores(mixed)["base"].facts()
-    assert facts["accuracy"] == pytest.approx((0.8 + 0.5) / 2)
-    assert facts["forgetting"] == pytest.approx(0.05)
-    assert facts["matrix"][0] == [pytest.approx(0.7), None, None]
+    metadata = task_scores(mixed)["base"].metadata()
+    assert metadata["accuracy"] == pytest.approx((0.8 + 0.5) / 2)
+    assert metadata["forgetting"] == pytest.approx(0.05)
+    assert metadata["matrix"][0] == [pytest.approx(0.7), None, None]
 
 
 def test_a_user_who_was_not_measured_at_the_end_is_left_out():
@@ -52,7 +52,7 @@ def test_each_user_and_task_is_a_row_of_its_own():
     adapted = [row._replace(adaptation="adabn") for row in rows(TWO, 1)]
     found = list(forgetting_rows(task_scores([*rows(ONE, 1, "personal"), *rows(TWO, 0), *adapted])))
     labels = [("base", "none", 0), ("base", "adabn", 1), ("personal", "none", 1)]
-    assert sorted({(r.model, r.adaptation, r.device) for r in found}) == sorted(labels)
+    assert sorted({(r.model, r.adaptation, r.client) for r in found}) == sorted(labels)
     assert len(found) == 3 * 3
     own = [r for r in found if r.model == "personal"]
     assert [r.task for r in own] == [0, 1, 2]

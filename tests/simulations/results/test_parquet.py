@@ -3,39 +3,39 @@ import random
 import sys
 
 import pytest
-from made_up import evaluation, evaluations, ledger, losses
+from made_up import communication, evaluation, evaluations, losses
 
 from fedadapt.errors import InputError
-from fedadapt.records import Evaluation, LedgerEntry, RoundLoss, TaskForgetting
+from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss, TaskForgetting
 from fedadapt.simulations.results import parquet as results
 from fedadapt.simulations.results.journal import Journal, journal_rows
 from fedadapt.simulations.results.parquet import (
+    read_communication,
     read_evaluations,
-    read_ledger,
     read_losses,
     read_tasks,
+    write_communication,
     write_evaluations,
-    write_ledger,
     write_losses,
     write_tasks,
 )
 
 
 def test_tables_give_back_the_rows_that_were_written(tmp_path):
-    rows, entries, means = evaluations(7), ledger(7), losses()
-    assert write_evaluations(tmp_path, iter(rows)) == tmp_path / "devices.parquet"
-    write_ledger(tmp_path, entries)
+    rows, entries, means = evaluations(7), communication(7), losses()
+    assert write_evaluations(tmp_path, iter(rows)) == tmp_path / "clients.parquet"
+    write_communication(tmp_path, entries)
     write_losses(tmp_path, means)
     assert read_evaluations(tmp_path) == rows
-    assert read_ledger(tmp_path) == entries
+    assert read_communication(tmp_path) == entries
     assert read_losses(tmp_path) == means
     assert type(read_evaluations(tmp_path)[0].seen) is bool
     forgotten = [TaskForgetting(1, "mnist", "personal", "adabn", 2, 0.5, 0.25, 0.25)]
     write_tasks(tmp_path, forgotten)
     assert read_tasks(tmp_path) == forgotten
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "devices.parquet",
-        "ledger.parquet",
+        "clients.parquet",
+        "communication.parquet",
         "losses.parquet",
         "tasks.parquet",
     ]
@@ -62,7 +62,7 @@ def test_a_write_that_fails_leaves_the_old_table_and_nothing_else(tmp_path):
 
 
 def test_a_missing_table_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"devices\.parquet: no such file; "):
+    with pytest.raises(InputError, match=r"clients\.parquet: no such file; "):
         read_evaluations(tmp_path)
 
 
@@ -74,15 +74,15 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path):
 def test_a_damaged_table_is_one_line(tmp_path):
     path = write_evaluations(tmp_path, evaluations(3))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=r"devices\.parquet: damaged") as caught:
+    with pytest.raises(InputError, match=r"clients\.parquet: damaged") as caught:
         read_evaluations(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_table_of_another_kind_is_refused_by_column(tmp_path):
-    write_losses(tmp_path, losses()).rename(tmp_path / "ledger.parquet")
-    with pytest.raises(InputError, match="column 'device' of type int64 is missing"):
-        read_ledger(tmp_path)
+    write_losses(tmp_path, losses()).rename(tmp_path / "communication.parquet")
+    with pytest.raises(InputError, match="column 'client' of type int64 is missing"):
+        read_communication(tmp_path)
 
 
 def test_without_pyarrow_the_user_is_told_what_to_install(tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_without_pyarrow_the_user_is_told_what_to_install(tmp_path, monkeypatch)
 
 
 def mixed_rows():
-    rows = [*evaluations(3), *ledger(3), *losses(4)]
+    rows = [*evaluations(3), *communication(3), *losses(4)]
     random.Random(1).shuffle(rows)
     return rows
 
@@ -102,7 +102,7 @@ def test_a_journal_gives_back_each_type_in_the_order_of_writing(tmp_path):
     with Journal(tmp_path) as journal:
         for row in rows:
             journal.append(row)
-        for kind in (Evaluation, LedgerEntry, RoundLoss):
+        for kind in (Evaluation, CommunicationEntry, RoundLoss):
             expected = [row for row in rows if type(row) is kind]
             assert list(journal.rows(kind)) == expected
             assert list(journal.rows(kind)) == expected  # a second pass starts anew
@@ -123,7 +123,7 @@ def test_offsets_are_the_bytes_on_the_disk(tmp_path):
         journal.append(losses()[0])
         assert journal.offsets() == {
             name: (tmp_path / name).stat().st_size
-            for name in ("evaluations.jsonl", "ledger.jsonl", "losses.jsonl")
+            for name in ("evaluations.jsonl", "communication.jsonl", "losses.jsonl")
         }
         assert journal.offsets()["losses.jsonl"] > 0
 
@@ -159,29 +159,31 @@ def test_truncating_to_nothing_starts_anew(tmp_path):
 
 
 @pytest.mark.parametrize("kept", range(1, 12))
-def test_a_line_torn_by_a_crash_is_dropped_wherever_it_was_torn(tmp_path, kept):
+def test_a_line_torn_by_a_crash_is_dropped_wherever_it_was_torn(tmp_path, states):
     with Journal(tmp_path) as journal:
         journal.append(RoundLoss(1, 0.5, 3))
         journal.append(RoundLoss(2, 0.25, 3))
     path = tmp_path / "losses.jsonl"
     line = path.read_bytes().splitlines(keepends=True)[0]
-    path.write_bytes(line + line[:kept])
+    path.write_bytes(line + line[:states])
     assert list(journal_rows(tmp_path, RoundLoss)) == [RoundLoss(1, 0.5, 3)]
-    assert path.read_bytes() == line + line[:kept]  # reading repairs nothing: a run may be writing
+    assert (
+        path.read_bytes() == line + line[:states]
+    )  # reading repairs nothing: a run may be writing
     with Journal(tmp_path) as journal:
         journal.append(RoundLoss(3, 0.125, 3))
         assert list(journal.rows(RoundLoss)) == [RoundLoss(1, 0.5, 3), RoundLoss(3, 0.125, 3)]
 
 
 def test_a_torn_line_longer_than_a_block_is_dropped(tmp_path):
-    entry = LedgerEntry(1, 0, "train", "error", "x" * 200_000, 0, 0, 0.0)
+    entry = CommunicationEntry(1, 0, "train", "error", "x" * 200_000, 0, 0, 0.0)
     with Journal(tmp_path) as journal:
         journal.append(entry)
         journal.append(entry)
-    path = tmp_path / "ledger.jsonl"
+    path = tmp_path / "communication.jsonl"
     path.write_bytes(path.read_bytes()[:-1])
     with Journal(tmp_path) as journal:
-        assert list(journal.rows(LedgerEntry)) == [entry]
+        assert list(journal.rows(CommunicationEntry)) == [entry]
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_dropped(tmp_path):
@@ -203,10 +205,10 @@ def test_a_damaged_line_is_named_by_number(tmp_path, line):
 
 
 def test_a_reason_with_line_ends_stays_one_row(tmp_path):
-    entry = LedgerEntry(1, 0, "train", "error", "two\nlines\u2028three", 0, 0, 0.0)
+    entry = CommunicationEntry(1, 0, "train", "error", "two\nlines\u2028three", 0, 0, 0.0)
     with Journal(tmp_path) as journal:
         journal.append(entry)
-        assert list(journal.rows(LedgerEntry)) == [entry]
+        assert list(journal.rows(CommunicationEntry)) == [entry]
     row = evaluation(0, 0.5, kind="ü <script>")
     write_evaluations(tmp_path, [row])
     assert read_evaluations(tmp_path) == [row]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import evaluation, evaluations, ledger, losses
+from made_up import communication, evaluation, evaluations, losses
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.records import LedgerEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, RoundLoss
 from fedadapt.simulations.results.accuracies import last_accuracies, order_labels
 from fedadapt.simulations.results.summary import (
     describe,
@@ -20,14 +20,14 @@ from fedadapt.simulations.results.summary import (
     write_summary,
 )
 
-CONFIG = RunConfig(devices=4, rounds=5, adapt="none,fine-tune,adabn")
+CONFIG = RunConfig(clients=4, rounds=5, adapt="none,fine-tune,adabn")
 
 
 def summary_of(rows, entries=(), means=(), config=CONFIG, seconds=1.5):
     return summarise(config, "abc", rows, entries, means, seconds)
 
 
-def test_the_numbers_of_four_devices_are_those_computed_by_hand():
+def test_the_numbers_of_four_clients_are_those_computed_by_hand():
     before, after = [0.4, 0.6, 0.8, 1.0], [0.7, 0.5, 0.8, 1.0]
     rows = [evaluation(d, a) for d, a in enumerate(before)]
     rows += [evaluation(d, a, "base+fine-tune") for d, a in enumerate(after)]
@@ -39,7 +39,7 @@ def test_the_numbers_of_four_devices_are_those_computed_by_hand():
             "min": 0.4,
             "gain": 0.0,
             "share_worse": 0.0,
-            "num_devices": 4,
+            "num_clients": 4,
         },
         "base+fine-tune": {
             "mean": 0.75,
@@ -48,17 +48,17 @@ def test_the_numbers_of_four_devices_are_those_computed_by_hand():
             "min": 0.5,
             "gain": 0.05,
             "share_worse": 0.25,
-            "num_devices": 4,
+            "num_clients": 4,
         },
     }
 
 
 @pytest.mark.parametrize(
-    ("num_devices", "num_worst"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3), (31, 4)]
+    ("num_clients", "num_worst"), [(1, 1), (9, 1), (10, 1), (11, 2), (20, 2), (30, 3), (31, 4)]
 )
-def test_the_worst_tenth_is_rounded_up_to_whole_devices(num_devices, num_worst):
-    accuracy = np.linspace(0, 1, num_devices)
-    found = describe(accuracy[::-1], np.zeros(num_devices))["worst10"]
+def test_the_worst_tenth_is_rounded_up_to_whole_clients(num_clients, num_worst):
+    accuracy = np.linspace(0, 1, num_clients)
+    found = describe(accuracy[::-1], np.zeros(num_clients))["worst10"]
     assert found == pytest.approx(accuracy[:num_worst].mean())
 
 
@@ -72,20 +72,20 @@ def test_summaries_keep_their_order(right):
     assert found["share_worse"] == np.mean([r < 25 for r in right])
 
 
-def test_devices_count_once_however_many_images_they_have():
+def test_clients_count_once_however_many_images_they_have():
     rows = [evaluation(0, 0.0, num_examples=1), evaluation(1, 1.0, num_examples=1000)]
     assert summary_of(rows)["accuracy"]["base"]["mean"] == 0.5
 
 
-def test_gain_is_taken_on_the_same_device_only():
+def test_gain_is_taken_on_the_same_client_only():
     rows = [evaluation(0, 0.2), evaluation(1, 0.9), evaluation(1, 0.8, "base+fine-tune")]
     tuned = summary_of(rows)["accuracy"]["base+fine-tune"]
-    assert tuned["gain"] == -0.1  # against device 1's own base, not the mean of both
+    assert tuned["gain"] == -0.1  # against client 1's own base, not the mean of both
     assert tuned["share_worse"] == 1.0
-    assert tuned["num_devices"] == 1
+    assert tuned["num_clients"] == 1
 
 
-def test_noise_of_arithmetic_makes_no_device_worse():
+def test_noise_of_arithmetic_makes_no_client_worse():
     rows = [evaluation(0, 0.7), evaluation(0, float(np.float32(0.7)) - 1e-8, "base+adabn")]
     assert summary_of(rows)["accuracy"]["base+adabn"]["share_worse"] == 0.0
 
@@ -103,7 +103,7 @@ def test_only_the_last_evaluated_round_counts():
     assert found["accuracy"]["base"]["mean"] == 0.9
 
 
-def test_unseen_devices_are_kept_apart():
+def test_unseen_clients_are_kept_apart():
     rows = [evaluation(0, 0.9), evaluation(1, 0.1, seen=False)]
     found = summary_of(rows)
     assert found["accuracy"]["base"]["mean"] == 0.9
@@ -111,7 +111,7 @@ def test_unseen_devices_are_kept_apart():
     assert "accuracy_unseen" not in summary_of(rows[:1])
 
 
-def test_the_global_test_is_kept_apart_from_the_devices_own():
+def test_the_global_test_is_kept_apart_from_the_clients_own():
     rows = [evaluation(0, 0.9), evaluation(-1, 0.3, split="global")]
     found = summary_of(rows)
     assert found["accuracy"]["base"] == summary_of(rows[:1])["accuracy"]["base"]
@@ -122,10 +122,10 @@ def test_the_global_test_is_kept_apart_from_the_devices_own():
 
 def test_the_ledger_is_counted_by_outcome_and_byte():
     entries = [
-        LedgerEntry(1, 0, "train", "accepted", "", 100, 90, 0.0),
-        LedgerEntry(1, 1, "train", "rejected", "not finite", 100, 80, 0.0),
-        LedgerEntry(1, 2, "train", "lost", "gone", 100, 0, 0.0),
-        LedgerEntry(2, 0, "train", "accepted", "", 100, 90, 0.0),
+        CommunicationEntry(1, 0, "train", "accepted", "", 100, 90, 0.0),
+        CommunicationEntry(1, 1, "train", "rejected", "not finite", 100, 80, 0.0),
+        CommunicationEntry(1, 2, "train", "lost", "gone", 100, 0, 0.0),
+        CommunicationEntry(2, 0, "train", "accepted", "", 100, 90, 0.0),
     ]
     found = summary_of([evaluation(0, 0.5)], entries, [RoundLoss(2, 0.5, 1), RoundLoss(1, 0.9, 1)])
     assert found["outcomes"] == {"accepted": 2, "rejected": 1, "error": 0, "late": 0, "lost": 1}
@@ -134,7 +134,7 @@ def test_the_ledger_is_counted_by_outcome_and_byte():
 
 
 def test_the_same_rows_in_any_order_write_the_same_bytes(tmp_path):
-    rows, entries, means = evaluations(23), ledger(23), losses()
+    rows, entries, means = evaluations(23), communication(23), losses()
     expected = write_summary(tmp_path, summary_of(rows, entries, means)).read_bytes()
     for seed in range(3):
         for part in (rows, entries, means):
@@ -154,7 +154,7 @@ def test_the_summary_describes_the_run():
         "model": "mlp",
         "seed": 1,
     }
-    assert (found["devices"], found["rounds"], found["seconds"]) == (4, 5, 1.5)
+    assert (found["clients"], found["rounds"], found["seconds"]) == (4, 5, 1.5)
 
 
 def test_a_run_that_evaluated_nothing_has_a_summary(tmp_path):
@@ -164,8 +164,8 @@ def test_a_run_that_evaluated_nothing_has_a_summary(tmp_path):
     assert json.loads(write_summary(tmp_path, found).read_text()) == found
 
 
-def test_the_same_device_twice_is_refused():
-    with pytest.raises(InputError, match="device 3 has 'base' twice in round 5"):
+def test_the_same_client_twice_is_refused():
+    with pytest.raises(InputError, match="client 3 has 'base' twice in round 5"):
         summary_of([evaluation(3, 0.5), evaluation(3, 0.6)])
 
 
@@ -181,7 +181,7 @@ def test_labels_come_in_the_order_of_asking():
     ]
 
 
-def test_kinds_have_means_and_gains_of_their_own_devices():
+def test_kinds_have_means_and_gains_of_their_own_clients():
     rows = [
         evaluation(0, 0.2, kind="b"),
         evaluation(0, 0.5, "base+kd", kind="b"),
@@ -190,7 +190,7 @@ def test_kinds_have_means_and_gains_of_their_own_devices():
         evaluation(3, 0.1, kind="a", seen=False),
     ]
     a, b, unseen = per_kind(last_accuracies(rows))
-    assert (a.kind, a.seen, a.num_devices, a.accuracy) == ("a", True, 1, {"base": 0.8})
+    assert (a.kind, a.seen, a.num_clients, a.accuracy) == ("a", True, 1, {"base": 0.8})
     assert b.accuracy == pytest.approx({"base": 0.3, "base+kd": 0.5})
     assert b.gain == pytest.approx({"base": 0.0, "base+kd": 0.3})
     assert (unseen.kind, unseen.seen, unseen.accuracy) == ("a", False, {"base": 0.1})

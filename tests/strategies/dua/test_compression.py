@@ -12,7 +12,7 @@ SMALL = ["fp16", "log8"]
 
 
 def importances(octaves: float = 30.0, dtype: torch.dtype = torch.float64):
-    """Of three devices, log-uniform over so many octaves below different largest values."""
+    """Of three clients, log-uniform over so many octaves below different largest values."""
     generator = torch.Generator().manual_seed(0)
     largest = torch.tensor([1e-20, 1.0, 1e9], dtype=torch.float64)
     shapes = {"body.weight": (3, 40, 25), "body.bias": (3, 40), "scale": (3,)}
@@ -29,7 +29,7 @@ def sent(code: str, omega):
 
 
 def spans(t):
-    """Octaves between a device's smallest and largest value that is not zero: [D, 1]."""
+    """Octaves between a client's smallest and largest value that is not zero: [D, 1]."""
     logs = t.reshape(len(t), -1).log2()
     smallest = logs.masked_fill(logs.isinf(), torch.inf).amin(1)
     return (logs.amax(1) - smallest).unsqueeze(1)
@@ -107,7 +107,7 @@ def test_the_ends_of_float32_are_coded_like_all_others(code, size):
 
 
 @pytest.mark.parametrize("code", SMALL)
-def test_each_device_is_coded_as_if_it_were_alone(code):
+def test_each_client_is_coded_as_if_it_were_alone(code):
     omega = importances()
     coded = CODES[code].encode(omega)
     for d in range(3):

@@ -13,14 +13,14 @@ from fedadapt.messages import Answers, Update
 from fedadapt.server.mode_merge import mode_merge
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.check import check
-from fedadapt.simulations.results.parquet import read_evaluations, read_ledger, read_tasks
+from fedadapt.simulations.results.parquet import read_communication, read_evaluations, read_tasks
 from fedadapt.simulations.task_assembly import server_side
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.dua.importance_store import DiskShelf, MemoryShelf
+from fedadapt.strategies.dua.importance_store import InMemoryImportances, OnDiskImportances
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
 from fedadapt.weights import repeat, row
 
-TASKS = {"benchmark": "digits-tasks", "devices": 4, "rounds": 3, "examples": 40, "adapt": "none"}
+TASKS = {"benchmark": "digits-tasks", "clients": 4, "rounds": 3, "examples": 40, "adapt": "none"}
 ARGUMENTS = "epochs=6 lr=0.02"
 
 
@@ -38,19 +38,19 @@ def side(tmp_path_factory):
         assembly = assemble(made)
         folder = tmp_path_factory.getbasetemp() / "dua"
         server = server_side(made, assembly.tasks, assembly.model, folder, torch.device("cpu"))
-        return replace(server, shelf=MemoryShelf()), assembly
+        return replace(server, importance_store=InMemoryImportances()), assembly
 
     return make
 
 
-def ask(strategy, assembly, task: int, devices=range(4), spoil=None):
-    """One round: every device's answer, folded into the server's."""
-    sent = strategy.send(DuaState(task, tuple(devices)), IMPORTANCE, task + 1, tuple(devices))
+def ask(strategy, assembly, task: int, clients=range(4), corrupt_reply=None):
+    """One round: every client's answer, folded into the server's."""
+    sent = strategy.send(DuaState(task, tuple(clients)), IMPORTANCE, task + 1, tuple(clients))
     update = assembly.worker.answer(IMPORTANCE, task + 1, sent)
-    if spoil:
-        update = spoil(update)
-    state = DuaState(task, tuple(devices))
-    state = strategy.merge(state, IMPORTANCE, task + 1, [Answers(tuple(devices), update)])
+    if corrupt_reply:
+        update = corrupt_reply(update)
+    state = DuaState(task, tuple(clients))
+    state = strategy.merge(state, IMPORTANCE, task + 1, [Answers(tuple(clients), update)])
     return strategy.end(state, task + 1), update
 
 
@@ -60,33 +60,33 @@ def learnt(strategy, assembly, tasks: int = 3):
     return state
 
 
-def served(strategy, state, devices=range(4)):
-    return dict(strategy.served(state, list(devices)))
+def models_by_task(strategy, state, clients=range(4)):
+    return dict(strategy.models_by_task(state, list(clients)))
 
 
 def test_a_personal_trunk_is_the_mode_of_the_experts_by_that_users_importances(side):
     strategy, assembly = side()
     state = learnt(strategy, assembly)
-    models = served(strategy, state)
+    models = models_by_task(strategy, state)
     head = {"head.weight", "head.bias"}
-    for device in (0, 3):
+    for client in (0, 3):
         omegas = []
         for task, expert in enumerate(strategy.experts):
             worker = assembly.worker.at(task)
             found = importances(
-                worker.cohort([device], task + 1), repeat(expert.weights, 1), exclude=head
+                worker.cohort([client], task + 1), repeat(expert.weights, 1), exclude=head
             )
             omegas.append(row(found, 0))
         wanted = mode_merge([expert.body for expert in strategy.experts], omegas)
-        mine = {n: t[device] for n, t in models[1]["personal"].items() if n not in head}
+        mine = {n: t[client] for n, t in models[1]["personal"].items() if n not in head}
         assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_users_differ_and_the_base_is_the_servers_own_merge(side):
     strategy, assembly = side()
     state = learnt(strategy, assembly)
-    models = served(strategy, state)[0]
-    wanted = mode_merge([e.body for e in strategy.experts], strategy.own_precisions)
+    models = models_by_task(strategy, state)[0]
+    wanted = mode_merge([e.body for e in strategy.experts], strategy.server_importances)
     found = {n: t[2] for n, t in models["base"].items() if not n.startswith("head")}
     assert_same_bits(found, wanted)
     weight = models["personal"]["body.hidden1.weight" if "body.hidden1.weight" in wanted
@@ -96,7 +96,7 @@ def test_users_differ_and_the_base_is_the_servers_own_merge(side):
 
 def test_each_task_is_answered_by_the_head_it_was_learnt_with(side):
     strategy, assembly = side()
-    models = served(strategy, learnt(strategy, assembly))
+    models = models_by_task(strategy, learnt(strategy, assembly))
     assert list(models) == [0, 1, 2]
     for task, expert in enumerate(strategy.experts):
         for kind in ("base", "personal"):
@@ -106,7 +106,7 @@ def test_each_task_is_answered_by_the_head_it_was_learnt_with(side):
 
 def test_after_one_task_everybody_has_its_expert(side):
     strategy, assembly = side()
-    models = served(strategy, learnt(strategy, assembly, tasks=1))
+    models = models_by_task(strategy, learnt(strategy, assembly, tasks=1))
     assert list(models) == [0]
     for kind in ("base", "personal"):
         assert_close(row(models[0][kind], 3), strategy.experts[0].weights, rtol=0, atol=0)
@@ -116,13 +116,13 @@ def test_after_one_task_everybody_has_its_expert(side):
 def test_a_user_with_impossible_importances_is_named_and_the_others_are_not(side, bad):
     strategy, assembly = side()
 
-    def spoil(update: Update) -> Update:
+    def corrupt_reply(update: Update) -> Update:
         weights = copied(update.weights)
         weights[min(weights)][2].view(-1)[5] = bad
         return replace(update, weights=weights)
 
-    _, update = ask(strategy, assembly, 0, spoil=spoil)
-    found = strategy.faults(IMPORTANCE, update)
+    _, update = ask(strategy, assembly, 0, corrupt_reply=corrupt_reply)
+    found = strategy.validation_errors(IMPORTANCE, update)
     assert list(found) == [2]
     assert "importances must be finite and >= 0" in found[2]
 
@@ -130,26 +130,26 @@ def test_a_user_with_impossible_importances_is_named_and_the_others_are_not(side
 def test_a_user_who_did_not_answer_for_every_task_has_the_base(side):
     strategy, assembly = side()
     ask(strategy, assembly, 0)
-    state, _ = ask(strategy, assembly, 1, devices=(0, 1, 3))
-    models = served(strategy, state)[0]
+    state, _ = ask(strategy, assembly, 1, clients=(0, 1, 3))
+    models = models_by_task(strategy, state)[0]
     for name, tensor in models["base"].items():
         assert torch.equal(models["personal"][name][2], tensor[2])
     assert any(not torch.equal(models["personal"][n][1], t[1]) for n, t in models["base"].items())
 
 
 def test_both_shelves_give_back_what_was_put(tmp_path):
-    for shelf in (MemoryShelf(), DiskShelf(tmp_path)):
+    for importance_store in (InMemoryImportances(), OnDiskImportances(tmp_path)):
         first, second = {"w": torch.rand(3, 2)}, {"w": torch.rand(3, 2)}
-        shelf.put((0, 7), second)
-        shelf.put((0, 7), first)
-        shelf.put((1, 7), second)
-        assert_same_bits(shelf.get((0, 7)), first)
-        assert_same_bits(shelf.get((1, 7)), second)
-        assert shelf.get((2, 7)) is None
-    again = MemoryShelf()
-    kept = MemoryShelf()
-    kept.put((3, 4), first)
-    again.unpack(kept.pack())
+        importance_store.put((0, 7), second)
+        importance_store.put((0, 7), first)
+        importance_store.put((1, 7), second)
+        assert_same_bits(importance_store.get((0, 7)), first)
+        assert_same_bits(importance_store.get((1, 7)), second)
+        assert importance_store.get((2, 7)) is None
+    again = InMemoryImportances()
+    states = InMemoryImportances()
+    states.put((3, 4), first)
+    again.unpack(states.pack())
     assert_same_bits(again.get((3, 4)), first)
 
 
@@ -167,13 +167,13 @@ def _bare(monkeypatch):
 
 
 @pytest.mark.usefixtures("_bare")
-def test_merging_on_the_device_gives_the_same_models_and_uploads_no_importance(tmp_path):
+def test_merging_on_the_client_gives_the_same_models_and_uploads_no_importance(tmp_path):
     here = run(tmp_path / "server")
-    there = run(tmp_path / "device", arguments="merge_on=device")
-    found, wanted = (read_evaluations(tmp_path / where) for where in ("device", "server"))
+    there = run(tmp_path / "client", arguments="merge_on=client")
+    found, wanted = (read_evaluations(tmp_path / where) for where in ("client", "server"))
     assert [r[:9] for r in found] == [r[:9] for r in wanted]
     assert np.allclose([r.loss for r in found], [r.loss for r in wanted], rtol=1e-4)
-    asked = [r for r in read_ledger(tmp_path / "device") if r.action == IMPORTANCE]
+    asked = [r for r in read_communication(tmp_path / "client") if r.action == IMPORTANCE]
     assert {r.bytes_up for r in asked} == {8}  # a weight of one, and nothing else
     assert here["tasks"].keys() == there["tasks"].keys() == {"base", "personal"}
 
@@ -183,10 +183,10 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path, monkeypatch
     whole = run(tmp_path / "whole")
     answer = Worker.answer
 
-    def stop(self, action, number, sent, kept=()):
+    def stop(self, action, number, sent, states=()):
         if number == 2:
             raise KeyboardInterrupt
-        return answer(self, action, number, sent, kept)
+        return answer(self, action, number, sent, states)
 
     with monkeypatch.context() as patch:
         patch.setattr(Worker, "answer", stop)
@@ -207,7 +207,7 @@ def test_every_way_of_learning_serves_every_task(tmp_path, strategy):
     ]  # fmt: skip
     assert summary["tasks"]["base"]["accuracy"] > 0.6
     rows = read_tasks(tmp_path)
-    assert [(r.device, r.task) for r in rows] == [(d, t) for d in range(4) for t in range(3)]
+    assert [(r.client, r.task) for r in rows] == [(d, t) for d in range(4) for t in range(3)]
     mean = sum(r.forgetting for r in rows) / 4 / 2  # of two tasks something can be forgotten
     assert mean == pytest.approx(summary["tasks"]["base"]["forgetting"], abs=1e-6)
     if strategy in ("task-experts", "joint"):
@@ -229,7 +229,7 @@ def test_a_fresh_user_needs_no_training(tmp_path, monkeypatch):
         raise AssertionError("something was trained")
 
     monkeypatch.setattr("fedadapt.strategies.dua.experts.training.learn", trained)
-    run(tmp_path / "second", arguments=f"experts={tmp_path / 'experts'}", devices=6)
+    run(tmp_path / "second", arguments=f"experts={tmp_path / 'experts'}", clients=6)
 
 
 @pytest.mark.parametrize(

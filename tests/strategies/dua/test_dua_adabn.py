@@ -13,18 +13,18 @@ from fedadapt.client.adaptations import settings as adaptations
 from fedadapt.client.adaptations.apply import adapt
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
-from fedadapt.client.statistics.batch_norm import norm_moments
+from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.messages import Answers
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.task_assembly import server_side
-from fedadapt.strategies.dua.importance_store import MemoryShelf
+from fedadapt.strategies.dua.importance_store import InMemoryImportances
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
 
 USERS = (0, 1, 2)
 SOME = {
     "benchmark": "digits-tasks",
     "model": tiny.NORM_MLP,
-    "devices": len(USERS),
+    "clients": len(USERS),
     "rounds": 2,
     "examples": 30,
     "strategy": "mas-racl",
@@ -42,12 +42,12 @@ def learnt(tmp_path_factory):
     assembly = assemble(config)
     place = tmp_path_factory.mktemp("adabn")
     server = server_side(config, assembly.tasks, assembly.model, place, torch.device("cpu"))
-    server = replace(server, shelf=MemoryShelf())
+    server = replace(server, importance_store=InMemoryImportances())
     for task in range(2):
         sent = server.send(DuaState(task, USERS), IMPORTANCE, task + 1, USERS)
         update = assembly.worker.answer(IMPORTANCE, task + 1, sent)
         server.merge(DuaState(task, USERS), IMPORTANCE, task + 1, [Answers(USERS, update)])
-    [(_, models), _] = server.served(DuaState(2, USERS), list(USERS))
+    [(_, models), _] = server.models_by_task(DuaState(2, USERS), list(USERS))
     return config, assembly.worker.at(0), models
 
 
@@ -57,7 +57,7 @@ def test_what_is_tested_after_adabn_has_the_users_own_statistics(learnt, kind):
     methods = {m.name: m for m in adaptations.parse(config)}
     cohort = worker.cohort(USERS, 2)
     schedule = Schedule(20, 1, "adapt", "adabn")
-    own = models[kind] | norm_moments(cohort, models[kind], schedule)
+    own = models[kind] | batch_norm_statistics(cohort, models[kind], schedule)
     assert not torch.isclose(own["2.running_mean"], models[kind]["2.running_mean"]).any(1).all()
     wanted = evaluate(cohort, own, [split.test for split in cohort.splits])
     found = worker.evaluate(2, USERS, {kind: models[kind]}, adaptations=[methods["adabn"]])

@@ -26,7 +26,7 @@ from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, tensors
 from fedadapt.flower.server_app import app as server
 from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.results.parquet import read_evaluations, read_ledger
+from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 from fedadapt.simulations.task_assembly import server_side
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua.strategy import IMPORTANCE
@@ -34,7 +34,7 @@ from fedadapt.strategies.dua.strategy import IMPORTANCE
 NODES = (901, 17, 530, 88)  # node NODES[d] holds user d
 SOME = {
     "benchmark": "digits-tasks",
-    "devices": len(NODES),
+    "clients": len(NODES),
     "rounds": 2,
     "examples": 30,
     "adapt": "none",
@@ -76,7 +76,7 @@ def grid_of(folder: Path, given: dict) -> tuple[FakeGrid, dict]:
     return FakeGrid(app, nodes, config), config
 
 
-def serve(grid: FakeGrid, config: dict) -> dict:
+def models(grid: FakeGrid, config: dict) -> dict:
     server(grid, Context(1, 1, {}, RecordDict(), config))
     return json.loads((Path(config["out"]) / "summary.json").read_text())
 
@@ -86,9 +86,9 @@ def assert_same_results(found: Path, wanted: Path, rtol: float = 1e-5) -> None:
     here, there = (sorted(read_evaluations(folder)) for folder in (wanted, found))
     assert [row[:9] for row in there] == [row[:9] for row in here]
     assert np.allclose([row.loss for row in there], [row.loss for row in here], rtol=rtol)
-    kind = ("round", "device", "action", "outcome", "bytes_down", "bytes_up")
+    kind = ("round", "client", "action", "outcome", "bytes_down", "bytes_up")
     asked = [
-        sorted(tuple(getattr(row, n) for n in kind) for row in read_ledger(folder)
+        sorted(tuple(getattr(row, n) for n in kind) for row in read_communication(folder)
                if row.action == IMPORTANCE)
         for folder in (wanted, found)
     ]  # fmt: skip
@@ -103,13 +103,13 @@ def assert_same_results(found: Path, wanted: Path, rtol: float = 1e-5) -> None:
         ("fim-racl", "preset=released"),
         ("mas-racl", "upload=log8"),
         ("mas-racl", "upload=difference share=0.2"),
-        ("mas-racl", "merge_on=device"),
+        ("mas-racl", "merge_on=client"),
     ],
 )
 def test_over_a_grid_everybody_gets_the_models_of_one_process(tmp_path, experts, strategy, more):
     given = settings(experts, strategy, more)
     tiny.run(tmp_path / "here", **given)
-    serve(*grid_of(tmp_path / "there", given))
+    models(*grid_of(tmp_path / "there", given))
     assert_same_results(tmp_path / "there", tmp_path / "here")
 
 
@@ -139,46 +139,48 @@ BAD = {
 
 def assert_one_was_refused(folder: Path, said: str) -> None:
     """User 2, by number; it has the base, the others have models of their own."""
-    asked = [row for row in read_ledger(folder) if row.action == IMPORTANCE]
-    assert [row.device for row in asked if row.outcome != "accepted"] == [2, 2]
-    assert all(said in row.reason for row in asked if row.device == 2)
+    asked = [row for row in read_communication(folder) if row.action == IMPORTANCE]
+    assert [row.client for row in asked if row.outcome != "accepted"] == [2, 2]
+    assert all(said in row.reason for row in asked if row.client == 2)
     final = [row for row in read_evaluations(folder) if row.round == 2]
-    losses = {(row.device, row.task, row.model): row.loss for row in final}
-    for device in range(len(NODES)):
-        same = [losses[device, t, "personal"] == losses[device, t, "base"] for t in range(2)]
-        assert same == [device == 2] * 2
+    losses = {(row.client, row.task, row.model): row.loss for row in final}
+    for client in range(len(NODES)):
+        same = [losses[client, t, "personal"] == losses[client, t, "base"] for t in range(2)]
+        assert same == [client == 2] * 2
 
 
 @pytest.mark.parametrize("spoil", BAD)
-def test_over_a_grid_a_user_with_impossible_importances_is_refused(tmp_path, experts, spoil):
+def test_over_a_grid_a_user_with_impossible_importances_is_refused(
+    tmp_path, experts, corrupt_reply
+):
     def change(content: RecordDict) -> None:
         weights = tensors(content["arrays"])
-        spoil(weights)
+        corrupt_reply(weights)
         content["arrays"] = array_record(weights)
 
     grid, config = grid_of(tmp_path / "run", settings(experts))
     grid.faults[IMPORTANCE, NODES[2]] = edited(change)
-    serve(grid, config)
-    assert_one_was_refused(tmp_path / "run", BAD[spoil])
+    models(grid, config)
+    assert_one_was_refused(tmp_path / "run", BAD[corrupt_reply])
 
 
 @pytest.mark.parametrize("spoil", BAD)
 def test_in_one_process_a_user_with_impossible_importances_is_refused(
-    tmp_path, experts, monkeypatch, spoil
+    tmp_path, experts, monkeypatch, corrupt_reply
 ):
     answer = Worker.answer
 
-    def spoilt(self, action, number, sent, kept=()):
-        update = answer(self, action, number, sent, kept)
-        if action != IMPORTANCE or sent.devices != (2,):
+    def corrupted(self, action, number, sent, states=()):
+        update = answer(self, action, number, sent, states)
+        if action != IMPORTANCE or sent.clients != (2,):
             return update
         weights = {n: t[0].clone() for n, t in update.weights.items()}
-        spoil(weights)
+        corrupt_reply(weights)
         return replace(update, weights={n: t.unsqueeze(0) for n, t in weights.items()})
 
-    monkeypatch.setattr(Worker, "answer", spoilt)
+    monkeypatch.setattr(Worker, "answer", corrupted)
     tiny.run(tmp_path / "run", **settings(experts), workers=1)
-    assert_one_was_refused(tmp_path / "run", BAD[spoil])
+    assert_one_was_refused(tmp_path / "run", BAD[corrupt_reply])
 
 
 def test_in_a_stock_server_app_the_same_models_are_served(tmp_path, experts):
@@ -194,9 +196,9 @@ def test_in_a_stock_server_app_the_same_models_are_served(tmp_path, experts):
     logging.getLogger("flwr").setLevel(logging.ERROR)
     flower.start(grid=grid, initial_arrays=start, num_rounds=SOME["rounds"])
     assert flower.state.learnt == 2
-    losses = {(r.device, r.task): r.loss for r in read_evaluations(tmp_path / "here")
+    losses = {(r.client, r.task): r.loss for r in read_evaluations(tmp_path / "here")
               if r.round == 2 and r.model == "personal"}  # fmt: skip
-    for task, models in dua.served(flower.state, NODES):  # by node, as its devices are
+    for task, models in dua.models_by_task(flower.state, NODES):  # by node, as its clients are
         cohort = assembly.worker.at(task).cohort(range(len(NODES)), 2)
         tests = [split.test for split in cohort.splits]
         found = evaluate(cohort, models["personal"], tests)
@@ -208,12 +210,12 @@ def test_in_a_stock_server_app_the_same_models_are_served(tmp_path, experts):
 @pytest.mark.flower
 @pytest.mark.timeout(240)
 def test_flwr_run_personalises_as_one_process_does(tmp_path, experts):
-    given = settings(experts) | {"devices": 2}
+    given = settings(experts) | {"clients": 2}
     tiny.run(tmp_path / "here", **given)
     run_config = {name.replace("_", "-"): value for name, value in given.items()}
     with flower_command(tmp_path) as flwr:
         run_flower(flwr, 2, tiny.SETTINGS | {"adapt-args": ""} | run_config
-                   | {"devices": 0, "out": tmp_path / "there"})  # fmt: skip
+                   | {"clients": 0, "out": tmp_path / "there"})  # fmt: skip
     assert_same_results(tmp_path / "there", tmp_path / "here", rtol=1e-4)
     for place in (f"task-{task}/{user}.safetensors" for task in range(2) for user in range(2)):
         mine, wanted = (

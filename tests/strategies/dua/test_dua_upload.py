@@ -7,13 +7,13 @@ import tiny
 from fedadapt.server.checks import Expected
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.check import check
-from fedadapt.simulations.results.parquet import read_evaluations, read_ledger
+from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 from fedadapt.simulations.task_assembly import server_side
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
 from fedadapt.weights import num_bytes, row
 
-SOME = {"benchmark": "digits-tasks", "devices": 3, "rounds": 2, "examples": 30, "adapt": "none"}
-WAYS = ["fp32", "fp16", "log8", "difference share=0.2", "difference share=0.01", "difference"]
+SOME = {"benchmark": "digits-tasks", "clients": 3, "rounds": 2, "examples": 30, "adapt": "none"}
+VARIANTS = ["fp32", "fp16", "log8", "difference share=0.2", "difference share=0.01", "difference"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def sides(folder):
     return make
 
 
-@pytest.mark.parametrize("upload", WAYS)
+@pytest.mark.parametrize("upload", VARIANTS)
 def test_what_is_expected_of_a_user_is_what_it_answers(sides, upload):
     server, worker = sides(upload)
     for task in range(2):
@@ -47,20 +47,22 @@ def test_what_is_expected_of_a_user_is_what_it_answers(sides, upload):
         update = worker.answer(IMPORTANCE, task + 1, sent)
         expected = Expected.of(server.expected(IMPORTANCE, row(sent.weights, 0)))
         assert Expected.of_rows(update.weights) == expected
-        assert server.faults(IMPORTANCE, update) == {}
+        assert server.validation_errors(IMPORTANCE, update) == {}
 
 
-def test_shared_importances_are_the_servers_own_and_the_device_needs_no_other(sides):
+def test_shared_importances_are_the_servers_own_and_the_client_needs_no_other(sides):
     """Nobody but the server has the images they are of."""
     server, worker = sides("difference share=0.2")
-    assert worker.strategy.own_precisions == ()
-    code = server.question.code(row(server.send(DuaState(0, (0,)), IMPORTANCE, 1, (0,)).weights, 0))
-    for n, t in server.own_precisions[0].items():
+    assert worker.strategy.server_importances == ()
+    code = server.importance_request.code(
+        row(server.send(DuaState(0, (0,)), IMPORTANCE, 1, (0,)).weights, 0)
+    )
+    for n, t in server.server_importances[0].items():
         told = code.shared[n].double()
         assert ((told - t).abs() <= 0.0561 * t).all()
     assert num_bytes(row(server.send(DuaState(0, (0,)), IMPORTANCE, 1, (0,)).weights, 0)) == (
         num_bytes(server.experts[0].weights)
-        + sum(t.numel() + 16 for t in server.own_precisions[0].values())
+        + sum(t.numel() + 16 for t in server.server_importances[0].values())
     )
 
 
@@ -70,7 +72,7 @@ def run(folder, upload: str):
     if not (out / "summary.json").exists():
         tiny.run(out, **settings(folder, upload))
     rows = [r for r in read_evaluations(out) if r.round == 2 and r.model == "personal"]
-    asked = [r for r in read_ledger(out) if r.action == IMPORTANCE]
+    asked = [r for r in read_communication(out) if r.action == IMPORTANCE]
     assert {r.outcome for r in asked} == {"accepted"}
     [up] = {r.bytes_up for r in asked}
     return np.array([r.loss for r in sorted(rows)]), up
@@ -101,7 +103,7 @@ def test_the_less_travels_the_nearer_a_model_is_to_the_base(folder, monkeypatch)
 def test_uploads_are_written_down_byte_by_byte(folder, sides, monkeypatch):
     tiny.without_pictures(monkeypatch)
     server, _ = sides("fp32")
-    sizes = [t.numel() for t in server.own_precisions[0].values()]
+    sizes = [t.numel() for t in server.server_importances[0].values()]
     entries, some = sum(sizes), round(0.2 * sum(sizes))
     costs = {
         "fp32": 4 * entries,
@@ -124,7 +126,7 @@ def test_uploads_are_written_down_byte_by_byte(folder, sides, monkeypatch):
         ("upload=difference share=true", "share: True; it must be a number"),
         ("upload=difference share=nan", "share: nan; it must be a number"),
         ("upload=difference share=few", "share: 'few'; it must be a number"),
-        ("merge_on=device upload=log8", "upload: with merge_on=device nothing is uploaded"),
+        ("merge_on=client upload=log8", "upload: with merge_on=client nothing is uploaded"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(arguments, said):

@@ -108,7 +108,7 @@ def test_importances_of_zero_have_no_scale():
     for common, own in ((nothing, users), (shared(), {n: 0 * t for n, t in users.items()})):
         code = Difference(common, 0.5)
         coded = code.encode(own)
-        assert code.faults(coded) == {}
+        assert code.validation_errors(coded) == {}
         assert all(t.isfinite().all() for t in code.decode(coded).values())
     # A layer that is idle for the server is not what differs most: it is idle for the user too.
     idle = shared() | {"body.weight": nothing["body.weight"]}
@@ -125,12 +125,12 @@ def test_what_is_no_importance_is_refused_wherever_it_is(bad, share, where):
     users = of_users()
     users["body.weight"][1].view(-1)[where] = bad
     code = Difference(shared(), share)
-    faults = code.faults(code.encode(users))
-    assert list(faults) == [1]
-    assert "importances must be finite and >= 0" in faults[1]
+    validation_errors = code.validation_errors(code.encode(users))
+    assert list(validation_errors) == [1]
+    assert "importances must be finite and >= 0" in validation_errors[1]
 
 
-def spoil(coded, name, value):
+def corrupt_reply(coded, name, value):
     coded = copied(coded)
     coded[name][1].view(-1)[0] = value
     return coded
@@ -152,11 +152,11 @@ def test_an_upload_that_was_made_up_is_refused_by_number(share, name, value, sai
     code = Difference(shared(), share)
     coded = code.encode(of_users())
     other = coded[name][1].view(-1)[0].item() ^ 1 if value is None else value
-    faults = code.faults(spoil(coded, name, other))
-    assert list(faults) == [1]
-    assert said in faults[1]
-    assert "\n" not in faults[1]
-    assert code.faults(coded) == {}
+    validation_errors = code.validation_errors(corrupt_reply(coded, name, other))
+    assert list(validation_errors) == [1]
+    assert said in validation_errors[1]
+    assert "\n" not in validation_errors[1]
+    assert code.validation_errors(coded) == {}
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -168,14 +168,14 @@ def test_whatever_bytes_come_they_are_refused_or_are_importances(share):
         noise = torch.randint(0, 256, (50, tensor[0].numel() * tensor.element_size()),
                               generator=random, dtype=torch.uint8)  # fmt: skip
         made_up = good | {name: noise.view(tensor.dtype).view(tensor.shape)}
-        faults = code.faults(made_up)
-        fine = [d for d in range(50) if d not in faults]
+        validation_errors = code.validation_errors(made_up)
+        fine = [d for d in range(50) if d not in validation_errors]
         found = code.decode({n: t[fine] for n, t in made_up.items()})
         assert all(((t >= 0) & t.isfinite()).all() for t in found.values())
         assert fine or name != VALUES
 
 
-def test_arguments_stay_and_a_device_is_coded_as_if_alone():
+def test_arguments_stay_and_a_client_is_coded_as_if_alone():
     users, common = of_users(), shared()
     before = copied(users)
     code = Difference(common, 0.1)

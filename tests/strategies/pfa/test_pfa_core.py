@@ -1,4 +1,4 @@
-"""PFA: what a device reports, how the server groups, and that groups are worth having."""
+"""PFA: what a client reports, how the server groups, and that groups are worth having."""
 
 import copy
 import itertools
@@ -16,8 +16,8 @@ from fedadapt.cli import main
 from fedadapt.client.statistics.sparsity import sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
-from fedadapt.server.clustering.grouping import group_devices
-from fedadapt.simulations.results.parquet import read_ledger
+from fedadapt.server.clustering.grouping import group_clients
+from fedadapt.simulations.results.parquet import read_communication
 
 TRUTH = np.repeat([0, 1, 2], 6)
 
@@ -97,8 +97,8 @@ def three_kinds(seed: int) -> Tensor:
     ("method", "groups", "seed"),
     itertools.product(["efficient", "exact"], [None, 3], range(5)),
 )
-def test_three_kinds_of_devices_are_three_groups(method, groups, seed):
-    found = group_devices(three_kinds(seed), groups=groups, method=method, seed=seed)
+def test_three_kinds_of_clients_are_three_groups(method, groups, seed):
+    found = group_clients(three_kinds(seed), groups=groups, method=method, seed=seed)
     assert found.num_groups == 3
     assert adjusted_rand_score(TRUTH, found.labels) == 1.0
 
@@ -111,35 +111,35 @@ def test_kinds_equally_far_from_the_reference_are_told_apart():
     noise = 1e-3 * torch.randn(
         18, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    found = group_devices(corners[TRUTH] + noise, method="efficient")
+    found = group_clients(corners[TRUTH] + noise, method="efficient")
     assert adjusted_rand_score(TRUTH, found.labels) == 1.0
     assert found.aliased
     assert found.method == "exact"
 
 
-def test_the_order_of_devices_does_not_show():
+def test_the_order_of_clients_does_not_show():
     vectors = three_kinds(0)
     order = torch.randperm(18, generator=torch.Generator().manual_seed(1))
-    plain, shuffled = group_devices(vectors), group_devices(vectors[order])
+    plain, shuffled = group_clients(vectors), group_clients(vectors[order])
     assert adjusted_rand_score(plain.labels[order], shuffled.labels) == 1.0
 
 
-def test_a_late_device_joins_the_nearest_group():
+def test_a_late_client_joins_the_nearest_group():
     vectors = three_kinds(0)
-    found = group_devices(vectors)
-    for device in (0, 7, 17):
-        assert found.assign(vectors[device] + 0.01) == found.labels[device]
+    found = group_clients(vectors)
+    for client in (0, 7, 17):
+        assert found.assign(vectors[client] + 0.01) == found.labels[client]
 
 
-PFA = {"strategy": "pfa", "devices": 10, "rounds": 4, "adapt": "none"}
+PFA = {"strategy": "pfa", "clients": 10, "rounds": 4, "adapt": "none"}
 
 
 def test_groups_are_the_kinds_and_worth_having(tmp_path):
-    """Ten devices of five class pairs: the personal models beat the base model, byte for byte."""
+    """Ten clients of five class pairs: the personal models beat the base model, byte for byte."""
     summary = tiny.run(tmp_path, **PFA, strategy_args="federated_rounds=2")
     assert summary["accuracy"]["personal"]["mean"] > summary["accuracy"]["base"]["mean"] + 0.2
-    asked = [e for e in read_ledger(tmp_path) if e.action == "query.sparsity"]
-    assert [(e.round, e.device) for e in asked] == [(3, device) for device in range(10)]
+    asked = [e for e in read_communication(tmp_path) if e.action == "query.sparsity"]
+    assert [(e.round, e.client) for e in asked] == [(3, client) for client in range(10)]
     assert {e.bytes_up for e in asked} == {4 * 30 + 8}  # thirty floats, and a weight
 
 
@@ -159,17 +159,17 @@ def test_a_run_cut_off_among_groups_goes_on(tmp_path):
     assert tiny.timeless(again) == tiny.timeless(whole)
 
 
-def test_unseen_devices_get_a_group_too(tmp_path):
+def test_unseen_clients_get_a_group_too(tmp_path):
     settings = {**PFA, "unseen": 0.2, "strategy_args": "federated_rounds=2"}
     summary = tiny.run(tmp_path, **settings)
-    assert summary["accuracy_unseen"]["personal"]["num_devices"] == 2
-    trained = {e.device for e in read_ledger(tmp_path) if e.action == "train"}
+    assert summary["accuracy_unseen"]["personal"]["num_clients"] == 2
+    trained = {e.client for e in read_communication(tmp_path) if e.action == "train"}
     assert len(trained) == 8
 
 
 def test_random_groups_ask_nobody(tmp_path):
     tiny.run(tmp_path, **PFA, strategy_args="federated_rounds=2 random=true groups=5")
-    assert not [e for e in read_ledger(tmp_path) if e.action == "query.sparsity"]
+    assert not [e for e in read_communication(tmp_path) if e.action == "query.sparsity"]
 
 
 def test_a_layer_that_is_none_is_refused_before_anything_is_written(tmp_path):

@@ -1,4 +1,4 @@
-"""PFA whose vectors leave the devices with differential privacy."""
+"""PFA whose vectors leave the clients with differential privacy."""
 
 import logging
 import random
@@ -12,7 +12,7 @@ from torch import Tensor
 from fedadapt.client.differential_privacy import Guarantee
 from fedadapt.errors import InputError
 from fedadapt.messages import Update
-from fedadapt.simulations.results.parquet import read_ledger
+from fedadapt.simulations.results.parquet import read_communication
 from fedadapt.strategies.pfa.arguments import pfa_arguments
 from fedadapt.strategies.pfa.strategy import PFA, SPARSITY
 
@@ -26,16 +26,16 @@ def pfa(**how: object) -> PFA:
     return PFA(model=toys.dense(), image_shape=toys.SHAPE, **{**given, **how})
 
 
-def devices(count: int = 4) -> toys.Toys:
+def clients(count: int = 4) -> toys.Toys:
     return toys.Toys([toys.split(30, seed=d) for d in range(count)])
 
 
 def answer(strategy: PFA, server: PFA | None = None) -> Update:
-    """What four devices say to a server, which has the same settings if none is given."""
+    """What four clients say to a server, which has the same settings if none is given."""
     cohort = toys.cohort(toys.dense(), [toys.split(30, seed=d) for d in range(4)], round=2)
     asking = server or strategy
     state = asking.begin(toys.initial(toys.dense()), [10, 11, 12, 13])
-    return strategy.answer(SPARSITY, cohort, asking.send(state, SPARSITY, 2, state.devices))
+    return strategy.answer(SPARSITY, cohort, asking.send(state, SPARSITY, 2, state.clients))
 
 
 def said(strategy: PFA, server: PFA | None = None) -> Tensor:
@@ -47,7 +47,7 @@ def test_with_all_the_epsilon_in_the_world_the_vector_is_exact():
 
 
 def test_without_an_epsilon_nothing_is_kept_and_nothing_is_said_of_it():
-    assert answer(pfa()).kept == {}
+    assert answer(pfa()).states == {}
     state = pfa().begin(toys.initial(toys.dense()), [0, 1])
     assert "dp-epsilon" not in pfa().send(state, SPARSITY, 2, [0, 1]).config
 
@@ -63,14 +63,14 @@ def test_the_noise_has_the_size_that_was_promised():
     assert float(spread) == pytest.approx(promised, rel=0.1)
 
 
-def test_a_simulation_repeats_its_noise_and_a_device_does_not():
+def test_a_simulation_repeats_its_noise_and_a_client_does_not():
     assert torch.equal(
         said(pfa(dp_epsilon=1.0, noise_seed=1)), said(pfa(dp_epsilon=1.0, noise_seed=1))
     )
     assert not torch.equal(said(pfa(dp_epsilon=1.0)), said(pfa(dp_epsilon=1.0)))
 
 
-def test_a_device_does_not_need_the_server_to_ask_for_privacy():
+def test_a_client_does_not_need_the_server_to_ask_for_privacy():
     exact, told = said(pfa()), said(pfa(dp_epsilon=0.5), server=pfa())
     assert float((told - exact).abs().max()) > 0.05
 
@@ -87,8 +87,8 @@ def test_regrouping_asks_the_same_question_and_costs_nothing(caplog):
     strategy = pfa(dp_epsilon=1.0, regroup_every=1, noise_seed=1)
     start = toys.initial(toys.dense())
     with caplog.at_level(logging.INFO, "fedadapt.client.differential_privacy"):
-        trial = toys.federate(strategy, devices(), toys.dense(), start, rounds=4)
-    asked = [(e.round, e.device) for e in trial.ledger if e.action == SPARSITY]
+        trial = toys.federate(strategy, clients(), toys.dense(), start, rounds=4)
+    asked = [(e.round, e.client) for e in trial.communication if e.action == SPARSITY]
     assert asked == [(r, d) for r in (2, 3, 4) for d in range(4)]
     releases = [r.getMessage() for r in caplog.records if "release" in r.getMessage()]
     assert len(releases) == 4
@@ -97,9 +97,9 @@ def test_regrouping_asks_the_same_question_and_costs_nothing(caplog):
 
 def test_a_group_has_the_noisy_vectors_and_the_facts_say_so():
     trial = toys.federate(
-        pfa(dp_epsilon=2.0, noise_seed=1), devices(), toys.dense(), toys.initial(toys.dense()), 2
+        pfa(dp_epsilon=2.0, noise_seed=1), clients(), toys.dense(), toys.initial(toys.dense()), 2
     )
-    exact = toys.federate(pfa(), devices(), toys.dense(), toys.initial(toys.dense()), 2)
+    exact = toys.federate(pfa(), clients(), toys.dense(), toys.initial(toys.dense()), 2)
     noisy = trial.method.pack()[0]
     assert not torch.equal(noisy["vectors"], exact.method.pack()[0]["vectors"])
 
@@ -128,13 +128,13 @@ def test_arguments_that_promise_nothing_are_refused_in_one_line(words):
 
 
 def test_a_run_with_little_noise_groups_as_one_without(tmp_path):
-    settings = {"strategy": "pfa", "devices": 10, "rounds": 3, "adapt": "none"}
+    settings = {"strategy": "pfa", "clients": 10, "rounds": 3, "adapt": "none"}
     plain = tiny.run(tmp_path / "plain", **settings, strategy_args="federated_rounds=2")
     words = f"federated_rounds=2 dp_epsilon={LOOSE}"
     private = tiny.run(tmp_path / "private", **settings, strategy_args=words)
     personal = [s["accuracy"]["personal"]["mean"] for s in (plain, private)]
     assert personal[0] == personal[1]
-    sizes = {e.bytes_up for e in read_ledger(tmp_path / "private") if e.action == SPARSITY}
+    sizes = {e.bytes_up for e in read_communication(tmp_path / "private") if e.action == SPARSITY}
     assert sizes == {4 * 30 + 8}
 
 

@@ -1,4 +1,4 @@
-"""A task's images as the cohort of one device that ``fit`` and ``evaluate`` know."""
+"""A task's images as the cohort of one client that ``fit`` and ``evaluate`` know."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.datasets.task_incremental.benchmark import Task
 from fedadapt.errors import InputError
-from fedadapt.models.shell import shell
+from fedadapt.models.meta import on_meta
 from fedadapt.selectors import head
 from fedadapt.strategies.dua.experts.expert import TaskHead
 from fedadapt.weights import Weights
@@ -28,11 +28,11 @@ def cohort_of(
     seed: int,
     compute: str | torch.device,
 ) -> Cohort:
-    """The server as a device with the task's number; its validation images are its ``adapt``."""
+    """The server as a client with the task's number; its validation images are its ``adapt``."""
     train, validation = (_examples_on(part, compute) for part in (task.train, task.validation))
     return Cohort(
-        model=shell(network, compute),
-        devices=(number,),
+        model=on_meta(network, compute),
+        clients=(number,),
         splits=(Split(train, validation, validation),),
         scaling=scaling,
         seed=seed,
@@ -98,7 +98,7 @@ def body_of(network: nn.Module) -> Weights:
 
 
 def placed(weights: Mapping[str, Tensor], compute: str | torch.device) -> Weights:
-    """On a device, in the plain memory layout, so that what is loaded computes like what is new."""
+    """On a client, in the plain memory layout, so that what is loaded computes like what is new."""
     return {n: t.detach().to(compute).contiguous() for n, t in weights.items()}
 
 

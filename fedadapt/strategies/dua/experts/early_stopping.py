@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 
-class Plateau(NamedTuple):
+class EarlyStopping(NamedTuple):
     """What is known after some epochs; ``after`` gives what is known after the next.
 
     An epoch is bad unless its accuracy is above the best before it. The bad epochs since the best
@@ -19,7 +19,7 @@ class Plateau(NamedTuple):
     best: float = -math.inf  # accuracy
     bad: int = 0  # epochs in a row
 
-    def after(self, accuracy: float) -> "Plateau":
+    def after(self, accuracy: float) -> "EarlyStopping":
         if accuracy > self.best:
             return self._replace(best=accuracy, bad=0)
         bad = self.bad + 1

@@ -33,7 +33,7 @@ def expert_importances(
     """Omega of one expert, under its own head, on the server's images: MAS-IMM and FIM-IMM.
 
     Args:
-        kind: See ``client.precisions.importances``; so are ``granularity`` and ``floor``.
+        kind: See ``client.importances.importances``; so are ``granularity`` and ``floor``.
         split: The paper has ``validation``. Its code has both: one mean over all images with MAS,
             the sum of the two splits' means with a Fisher.
 

@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     head: Weights  # to start with
     heads: tuple[TaskHead, ...]  # in it
     objective: Objective
-    memory: Mapping[str, Weights]  # for the objective; without a device axis
+    memory: Mapping[str, Weights]  # for the objective; without a client axis
 
 
 def plan(

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 from fedadapt.errors import InputError, unknown
 
-Method = Literal["imm", "ewc", "mas", "lwf", "joint", "fine-tune"]
-METHODS: tuple[str, ...] = get_args(Method)
+StatefulStrategy = Literal["imm", "ewc", "mas", "lwf", "joint", "fine-tune"]
+METHODS: tuple[str, ...] = get_args(StatefulStrategy)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class ExpertTraining:
     batch_size: int = 30
     lr: float = 1e-3
     momentum: float = 0.9
-    decay_after: int = 5  # epochs in a row that are not the best so far; see ``Plateau``
+    decay_after: int = 5  # epochs in a row that are not the best so far; see ``EarlyStopping``
     decay: float = 0.1  # of the learning rate
     stop_after: int = 10  # such epochs
     reset_norms: bool = False  # batch norm is as new before each task, the first included

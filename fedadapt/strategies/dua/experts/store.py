@@ -26,13 +26,13 @@ from fedadapt.weights import Weights
 FORMAT = 1
 PARTS = ("body", "head", "importance")
 
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 """What an expert follows from, as JSON: settings, seed, data, and the key of the one before it."""
 
 
-def key_of(facts: Facts) -> str:
-    """The hash of ``facts``; as they hold the previous expert's key, of all that went before."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def key_of(metadata: Metadata) -> str:
+    """The hash of ``metadata``; as they hold the previous expert's key, of all that went before."""
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 class ExpertStore:
@@ -54,19 +54,19 @@ class ExpertStore:
         """Of the experts that are there, ascending."""
         return sorted(self._entries)
 
-    def load(self, number: int, facts: Facts) -> Expert | None:
+    def load(self, number: int, metadata: Metadata) -> Expert | None:
         """The expert with this number; None where it has not been trained yet.
 
         Raises:
-            InputError: it is damaged, or it was trained from something else than ``facts``.
+            InputError: it is damaged, or it was trained from something else than ``metadata``.
 
         """
         if number not in self._entries:
             return None
         expert = self.read(number)
-        if expert.key != key_of(facts):
+        if expert.key != key_of(metadata):
             before = self._entries[number]["facts"]
-            now = json.loads(json.dumps(facts))
+            now = json.loads(json.dumps(metadata))
             raise InputError(
                 f"{self.folder}: expert {number} was trained otherwise "
                 f"({'; '.join(_differences(before, now))}); give another folder"
@@ -102,7 +102,7 @@ class ExpertStore:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise self._damaged(path, error) from None
 
-    def save(self, number: int, expert: Expert, facts: Facts) -> None:
+    def save(self, number: int, expert: Expert, metadata: Metadata) -> None:
         """Keep an expert; those after it, if any, are forgotten.
 
         Raises:
@@ -113,7 +113,7 @@ class ExpertStore:
         entry = {
             "name": expert.name,
             "key": expert.key,
-            "facts": facts,
+            "facts": metadata,
             "heads": [list(head) for head in expert.heads],
             "accuracy": expert.accuracy,
             "epochs": expert.epochs,

@@ -18,7 +18,7 @@ from fedadapt.random_streams import stream
 from fedadapt.selectors import head, head_of
 from fedadapt.strategies.dua.experts.augmentation import Augmented
 from fedadapt.strategies.dua.experts.data import ImageScaling, body_of, placed
-from fedadapt.strategies.dua.experts.early_stopping import Plateau
+from fedadapt.strategies.dua.experts.early_stopping import EarlyStopping
 from fedadapt.strategies.dua.experts.expert import Expert, slices
 from fedadapt.strategies.dua.experts.importance import accumulated
 from fedadapt.strategies.dua.experts.objectives import Plan
@@ -47,7 +47,7 @@ def learn(
     progress: Callable[[Epoch], None] | None,
 ) -> Expert:
     """One task, epoch by epoch, until it gets no better: the best epoch's model."""
-    [split], [number] = cohort.splits, cohort.devices
+    [split], [number] = cohort.splits, cohort.clients
     compute = split.train.labels.device
     body = last.body if last else body_of(network)
     if training.reset_norms:
@@ -56,12 +56,14 @@ def learn(
     memory = {name: repeat(placed(w, compute), 1) for name, w in wanted.memory.items()}
     own = slice(*slices(wanted.heads)[task.name]) if last else slice(None)
     velocity, best = None, state
-    plateau = Plateau(training.lr, training.decay_after, training.decay, training.stop_after)
+    early_stopping = EarlyStopping(
+        training.lr, training.decay_after, training.decay, training.stop_after
+    )
     for epoch in range(1, training.epochs + 1):
         fitted = fit(
             replace(cohort, round=epoch, scaling=_views(cohort, training, epoch)),
             state,
-            Sgd(plateau.lr, training.momentum),
+            Sgd(early_stopping.lr, training.momentum),
             Schedule(training.batch_size, purpose="expert"),
             objective=wanted.objective,
             memory=memory,
@@ -70,7 +72,9 @@ def learn(
         state, velocity = fitted.weights, fitted.velocity
         answering = state | {n: state[n][:, own] for n in wanted.head}
         [score] = evaluate(cohort, answering, [split.adapt])
-        told = Epoch(task.name, number, epoch, plateau.lr, fitted.loss.item(), score.accuracy)
+        told = Epoch(
+            task.name, number, epoch, early_stopping.lr, fitted.loss.item(), score.accuracy
+        )
         if not math.isfinite(told.loss + score.loss):
             raise DivergedError(
                 f"experts: task {task.name!r}: the model became non-finite in epoch {epoch}; "
@@ -78,10 +82,10 @@ def learn(
             )
         if progress:
             progress(told)
-        plateau = plateau.after(score.accuracy)
-        if plateau.bad == 0:
+        early_stopping = early_stopping.after(score.accuracy)
+        if early_stopping.bad == 0:
             best = state
-        if plateau.is_over:
+        if early_stopping.is_over:
             break
     found = placed(row(best, 0), "cpu")
     return Expert(
@@ -89,7 +93,7 @@ def learn(
         body={n: t for n, t in found.items() if n not in wanted.head},
         head={n: found[n] for n in wanted.head},
         heads=wanted.heads,
-        accuracy=plateau.best,
+        accuracy=early_stopping.best,
         epochs=epoch,
         importance=accumulated(network, cohort, best, own, training, last),
         key="",
@@ -112,7 +116,7 @@ def _views(cohort: Cohort, training: ExpertTraining, epoch: int) -> ImageScaling
     size = min(cohort.splits[0].train.inputs.shape[-2:])
     if training.augment_from is None or size < training.augment_from:
         return cohort.scaling
-    return Augmented(cohort.scaling, stream(cohort.seed, "expert views", cohort.devices[0], epoch))
+    return Augmented(cohort.scaling, stream(cohort.seed, "expert views", cohort.clients[0], epoch))
 
 
 def _linear_head(network: nn.Module) -> nn.Linear:

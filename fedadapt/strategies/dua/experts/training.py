@@ -26,7 +26,7 @@ from fedadapt.strategies.dua.experts.expert import Expert, TaskHead, head_for, s
 from fedadapt.strategies.dua.experts.importance import expert_importances
 from fedadapt.strategies.dua.experts.objectives import plan
 from fedadapt.strategies.dua.experts.settings import METHODS, ExpertTraining
-from fedadapt.strategies.dua.experts.store import ExpertStore, Facts, key_of, load_experts
+from fedadapt.strategies.dua.experts.store import ExpertStore, Metadata, key_of, load_experts
 from fedadapt.strategies.dua.experts.train_task import Epoch, fresh_head, learn
 
 __all__ = [
@@ -87,16 +87,16 @@ def train_experts(
     experts = list(previous)
     for number, (task, heads) in enumerate(lessons, start=len(experts) + 1):
         last = experts[-1] if experts else None
-        facts = facts_of(network, task, heads, training, scaling, seed, number, last)
-        expert = store.load(number, facts) if store else None
+        metadata = facts_of(network, task, heads, training, scaling, seed, number, last)
+        expert = store.load(number, metadata) if store else None
         if expert is None:
             cohort = cohort_of(network, task, number, scaling=scaling, seed=seed, compute=compute)
             fresh = fresh_head(network, len(task.classes), seed, number)
             wanted = plan(training, number, heads, fresh, last)
             expert = learn(network, cohort, task, wanted, training, last, progress)
-            expert = expert._replace(key=key_of(facts))
+            expert = expert._replace(key=key_of(metadata))
             if store:
-                store.save(number, expert, facts)
+                store.save(number, expert, metadata)
         experts.append(expert)
     return experts
 
@@ -110,7 +110,7 @@ def facts_of(
     seed: int,
     number: int,
     last: Expert | None,
-) -> Facts:
+) -> Metadata:
     """All that an expert follows from, but the machine."""
     body = body_of(network)
     parts = (task.train, task.validation)

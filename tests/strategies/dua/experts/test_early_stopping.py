@@ -2,37 +2,37 @@
 
 import pytest
 
-from fedadapt.strategies.dua.experts.early_stopping import Plateau
+from fedadapt.strategies.dua.experts.early_stopping import EarlyStopping
 
 
 def run(accuracies, stop=10):
-    plateau, rates = Plateau(1.0, 5, 0.1, stop), []
+    early_stopping, rates = EarlyStopping(1.0, 5, 0.1, stop), []
     for accuracy in accuracies:
-        rates.append(plateau.lr)
-        plateau = plateau.after(accuracy)
-        if plateau.is_over:
+        rates.append(early_stopping.lr)
+        early_stopping = early_stopping.after(accuracy)
+        if early_stopping.is_over:
             break
-    return plateau, rates
+    return early_stopping, rates
 
 
 @pytest.mark.parametrize("stop", [10, 11])
 def test_ends_after_so_many_bad_epochs_with_one_fall_on_the_way(stop):
-    plateau, rates = run([0.5] * 40, stop)
+    early_stopping, rates = run([0.5] * 40, stop)
     assert rates == [1.0] * 6 + [0.1] * (stop - 5)
-    assert plateau.best == 0.5
+    assert early_stopping.best == 0.5
 
 
 def test_as_good_is_not_better_and_better_counts_anew():
-    plateau, rates = run([0.5] * 5 + [0.6] + [0.6] * 4)
+    early_stopping, rates = run([0.5] * 5 + [0.6] + [0.6] * 4)
     assert rates == [1.0] * 10
-    assert plateau.bad == 4
-    assert not plateau.is_over
+    assert early_stopping.bad == 4
+    assert not early_stopping.is_over
 
 
 def test_the_rate_stays_down_and_falls_again_on_the_next_plateau():
-    plateau, rates = run([0.5] * 6 + [0.6] * 6 + [0.7] * 2)
+    early_stopping, rates = run([0.5] * 6 + [0.6] * 6 + [0.7] * 2)
     assert rates == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 2)
-    assert plateau.best == 0.7
+    assert early_stopping.best == 0.7
 
 
 def test_a_first_epoch_without_one_right_answer_is_the_best_so_far():

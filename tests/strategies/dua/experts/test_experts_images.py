@@ -43,8 +43,8 @@ def test_batch_norm_is_as_new_before_each_task_where_asked():
         assert expert.body["body.2.weight"].eq(1).all()
         assert expert.body["body.2.bias"].abs().max() < 1e-200
         assert expert.body["body.2.num_batches_tracked"] == 1
-    kept = experts(whole("fine-tune", lr=1e-300, epochs=1))
-    assert_close({"w": kept[2].body["body.2.weight"]}, {"w": network().body[2].weight.detach()})
+    states = experts(whole("fine-tune", lr=1e-300, epochs=1))
+    assert_close({"w": states[2].body["body.2.weight"]}, {"w": network().body[2].weight.detach()})
 
 
 def test_training_views_are_cropped_and_flipped_but_validation_is_as_it_is():

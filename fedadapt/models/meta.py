@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def shell(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+def on_meta(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
     """A copy on the meta device, where a tensor that ``state_dict`` forgot crashes.
 
     Non-persistent buffers are in no ``state_dict``: they keep their values, on ``device`` or where

@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import functional_call
 
 import fedadapt.client
-from fedadapt.models.shell import shell
+from fedadapt.models.meta import on_meta
 
 
 class Shifted(nn.Module):
@@ -30,7 +30,7 @@ def images():
 
 def test_a_shell_computes_with_given_weights_and_what_is_in_no_state_dict(images):
     model = Shifted()
-    empty = shell(model.eval())
+    empty = on_meta(model.eval())
     assert {n for n, t in empty.named_buffers() if not t.is_meta} == {"mean"}
     assert all(p.is_meta for p in empty.parameters())
     weights = {n: t.detach() for n, t in model.state_dict().items()}
@@ -42,7 +42,7 @@ def test_a_shell_computes_with_given_weights_and_what_is_in_no_state_dict(images
 
 def test_the_model_stays_as_it_was_and_shares_nothing(images):
     model = Shifted()
-    shell(model).mean.zero_()
+    on_meta(model).mean.zero_()
     assert model.mean.eq(0.5).all()
     assert not any(t.is_meta for t in (*model.parameters(), *model.buffers()))
 
