@@ -20,6 +20,7 @@ LAYERS = (
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
     ("datasets/",),
+    ("saved_models/",),
     ("client/",),
     ("server/",),
     ("strategies/",),
@@ -44,6 +45,7 @@ LIGHT = {
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
     "simulations/compare.py", "simulations/results/new_folder.py", "strategies/catalog.py",
+    "saved_models/__init__.py", "saved_models/card.py", "saved_models/command.py",
     "strategies/dua/variants.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""

@@ -15,6 +15,7 @@ from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.messages import Sent, Update
 from fedadapt.models.meta import on_meta
 from fedadapt.records import Evaluation
+from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.strategies.base import Strategy
 from fedadapt.weights import Weights
 
@@ -111,6 +112,7 @@ class Worker:
         fisher_of_all: Weights | None = None,
         on_global: bool = False,
         curves: bool = False,
+        collected: CollectedModels | None = None,
     ) -> list[Evaluation]:
         """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
@@ -120,6 +122,7 @@ class Worker:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
             fisher_of_all: The federation's Fisher, [...] without a client axis, for EWC.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
         cohort = self.cohort(clients, round, states)
@@ -135,12 +138,16 @@ class Worker:
         rows = []
         for name, weights in models.items():
             start = self.strategy.localise(cohort, self._placed(weights), name)
+            if collected is not None:
+                collected.add(cohort, name, "none", start)
             for method in adaptations:
                 for epoch, adapted in _looked_at(method, cohort, start, reference, curves):
                     for split, examples in tests.items():
                         for d, score in enumerate(evaluate(cohort, adapted, examples)):
                             row = self._row(round, clients[d], name, method, split, score)
                             rows.append(row._replace(epoch=epoch))
+                if collected is not None and method.name != "none":
+                    collected.add(cohort, name, method.name, adapted)
         return sorted(rows, key=lambda row: row.client)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
