@@ -104,7 +104,8 @@ def ours(dotted: str) -> str | None:
 
 @pytest.mark.parametrize("file", sorted(FILES))
 def test_nothing_imports_upwards(file):
-    for dotted in imports(file):
+    # The package's own names are imported when they are asked for, from wherever they are.
+    for dotted in imports(file, at_load=file == "__init__.py"):
         target = ours(dotted)
         if target is None or target == "__init__.py" or upward_call(file, target):
             continue

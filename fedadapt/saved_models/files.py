@@ -52,7 +52,8 @@ def encode(weights: Mapping[str, Tensor], card: Card) -> bytes:
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in weights.items()
     }
-    return save(plain, {"format": "pt", KEY: json.dumps(card.to_json())})
+    # One entry only: safetensors writes several in an order that differs from process to process.
+    return save(plain, {KEY: json.dumps(card.to_json())})
 
 
 def write(folder: Path, weights: Mapping[str, Tensor], card: Card, *, private: bool = False) -> int:

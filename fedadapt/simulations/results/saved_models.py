@@ -91,10 +91,11 @@ class SavedModels:
                 )
                 if mode != "personal":
                     wanted += [word for word in adaptations if word != "none"]
-                card = self.card(clients[0], name, task)
-                each = len(encode(row(weights, 0), card))
-                size += each * len(wanted)
-                common += each if name == "base" else 0
+                one = row(weights, 0)
+                for word in wanted:
+                    size += len(encode(one, self.card(clients[0], name, task, word)))
+                if name == "base":
+                    common += len(encode(one, self.card(None, name, task)))
                 in_memory = max(in_memory, num_bytes(weights) * len(wanted) * len(models))
                 labels += [label(name, word) for word in wanted]
         total = size * len(clients) + common
@@ -161,9 +162,9 @@ class SavedModels:
         for path in models.rglob(f"*{SUFFIX}"):
             if path.relative_to(models) not in self._cards:
                 path.unlink()
-        for name, content in ((INDEX, self._index()), (README, self._readme())):
+        for name, content in ((INDEX, self._index), (README, self._readme)):
             if self._cards:
-                write_atomically(models / name, content.encode())
+                write_atomically(models / name, content().encode())
             else:
                 (models / name).unlink(missing_ok=True)
 
