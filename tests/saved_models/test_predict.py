@@ -8,9 +8,10 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fedadapt.cli import main
+from fedadapt.datasets.sources.decode import read_image
 from fedadapt.errors import InputError
 from fedadapt.saved_models.images import READINGS, read
 from fedadapt.simulations.assembly import assemble
@@ -105,10 +106,10 @@ def picture(folder: Path, size: tuple[int, int], mode: str = "RGB", name: str = 
 
 def test_a_folder_s_images_are_read_as_its_benchmark_reads_them(tmp_path):
     """Folders of photographs: the middle square, bicubic."""
-    from fedadapt.datasets.sources.decode import read_image
-
     path = picture(tmp_path, (37, 23))
     found = read([path], (3, 16, 16), "middle-bicubic")
+    wanted = ImageOps.fit(Image.open(path), (16, 16), Image.Resampling.BICUBIC)
+    assert torch.equal(found[0], torch.from_numpy(np.array(wanted).transpose(2, 0, 1)))
     assert torch.equal(found[0], torch.tensor(read_image(str(path), 16)).permute(2, 0, 1))
 
 
