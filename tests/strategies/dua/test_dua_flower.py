@@ -178,7 +178,7 @@ def test_in_one_process_a_user_with_impossible_importances_is_refused(
         return replace(update, weights={n: t.unsqueeze(0) for n, t in weights.items()})
 
     monkeypatch.setattr(Worker, "answer", corrupted)
-    tiny.run(tmp_path / "run", **settings(experts), workers=1)
+    tiny.run(tmp_path / "run", **settings(experts), workers=1, cohort_size=1)
     assert_one_was_refused(tmp_path / "run", BAD[corrupt_reply])
 
 
