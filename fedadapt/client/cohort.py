@@ -281,14 +281,18 @@ def _cuts(size: int, schedule: Schedule) -> np.ndarray:
 
 @contextmanager
 def _entering(head: nn.Module | None) -> Iterator[list[Tensor]]:
-    """Record what enters ``head`` while the model computes, call after call."""
+    """Record what enters ``head`` while the model computes, call after call.
+
+    A linear layer leaves it as it is; a head of several layers may write over it, so it is copied.
+    """
     entered: list[Tensor] = []
     if head is None:
         yield entered
         return
 
     def record(_head: nn.Module, inputs: tuple[Any, ...]) -> None:
-        entered.extend(x for x in inputs[:1] if isinstance(x, Tensor))
+        for x in inputs[:1]:
+            entered.append(x if isinstance(head, nn.Linear) else x.clone())
 
     hook = head.register_forward_pre_hook(record)
     try:
