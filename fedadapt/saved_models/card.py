@@ -34,7 +34,7 @@ class Card:
         model: ``base`` or ``personal``.
         adaptation: The name of the local adaptation; ``none`` for the model as the client got it.
         adaptation_arguments: Its parameters.
-        method: The strategy by name, its arguments, and how clients trained.
+        method: The strategy by name, its arguments, and the settings of the run that it uses.
         client: None for the model that is the same for all.
         domain: The client's domain by construction of the benchmark; empty where it has none.
         task: The number of the task of a task-incremental run; None otherwise.
@@ -174,6 +174,8 @@ class Card:
                 num_images=int(found["adapt_images"]),
                 versions=dict(found["versions"]),
             )
+        except InputError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{where}: its card is damaged ({type(error).__name__}: {error})"

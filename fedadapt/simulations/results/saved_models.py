@@ -25,15 +25,17 @@ from fedadapt.datasets.catalog import find
 from fedadapt.datasets.task_incremental.catalog import find_tasks, is_tasks
 from fedadapt.files import write_atomically
 from fedadapt.messages import Failure
+from fedadapt.parameters import parameters
 from fedadapt.saved_models.card import FORMAT, Card, label
 from fedadapt.saved_models.files import INDEX, MODELS, SUFFIX, encode, relative_path, write
 from fedadapt.server.client_pool import EvaluationRequest, ModelStack
 from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.base import ClientSide
+from fedadapt.strategies.selected import settings_of
 from fedadapt.weights import Weights, num_bytes, row
 
 ENOUGH = 2**30  # bytes: what ``save-models=auto`` saves at most
 AT_ONCE = 2**28  # bytes of the models of a cohort that wait to be written
-TRAINING = ("rounds", "fraction", "local-epochs", "batch-size", "lr", "momentum", "weight-decay")
 README = "README.md"
 
 States = Mapping[int, Mapping[str, Weights]]
@@ -83,7 +85,9 @@ class SavedModels:
             return (), 0
         labels: list[str] = []
         size = in_memory = common = 0
-        for task, models in models_of_one:
+        for task, sent in models_of_one:
+            made = {name: sent["base"] for name in self._worker.at(task).strategy.made_on_client}
+            models = {**made, **sent}
             for name, weights in models.items():
                 same_for_all = name == "base" and not self._on_clients
                 wanted = (
@@ -195,12 +199,7 @@ class SavedModels:
             reading=_reading(config),
             adaptation=adaptation,
             adaptation_arguments=_arguments(worker.adaptations, adaptation),
-            method={
-                "strategy": config.strategy,
-                "arguments": parse_arguments(config.strategy_args, "strategy-args"),
-                "batch-norm": config.batch_norm,
-                "training": {key: config.to_mapping()[key] for key in TRAINING},
-            },
+            method=_method(config, worker.strategy),
             task=task if is_tasks(config.benchmark) else None,
             run={
                 "benchmark": benchmark.name,
@@ -327,6 +326,16 @@ def _reading(config: RunConfig) -> str:
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
     return next((asdict(a) for a in adaptations if a.name == name), {})
+
+
+def _method(config: RunConfig, strategy: ClientSide) -> dict[str, Any]:
+    """The strategy with all its arguments, and the settings of the run that it uses."""
+    arguments = {name: getattr(strategy, name) for name in parameters(type(strategy))}
+    for key, value in parse_arguments(config.strategy_args, "strategy-args").items():
+        arguments[key.replace("-", "_")] = value
+    used = settings_of(type(strategy))
+    settings = {key: value for key, value in config.to_mapping().items() if key in used}
+    return {"strategy": config.strategy, "arguments": arguments, "settings": settings}
 
 
 def _versions() -> dict[str, str]:

@@ -160,7 +160,7 @@ def test_a_card_says_all_that_is_needed(local):
     assert card.domain == benchmark.kinds[2]
     assert card.adaptation_arguments["epochs"] == 2
     assert card.method["strategy"] == "fedavg"
-    assert card.method["training"]["local-epochs"] == 3
+    assert card.method["settings"]["local-epochs"] == 3
     assert card.run["manifest"] == benchmark.manifest.hash
     assert card.run["round"] == 2
     assert card.versions.keys() == {"fedadapt", "torch", "python"}
