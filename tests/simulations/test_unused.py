@@ -38,21 +38,21 @@ def test_a_setting_without_effect_is_refused_with_what_has_no_use_for_it(setting
 def test_a_setting_that_was_given_at_its_default_is_refused_too():
     config = RunConfig(**TASKS)
     check(config, ["clients", "rounds"])
-    with pytest.raises(InputError, match="^lr: mas-racl does not use it"):
+    with pytest.raises(InputError, match="lr: mas-racl does not use it"):
         check(config, ["clients", "lr"])
 
 
 def test_a_stock_strategy_averages_batch_norm_and_uses_the_rest():
     config = RunConfig(strategy="fedadam", lr=0.1, fraction=0.5)
     check(config)
-    with pytest.raises(InputError, match="^batch-norm: fedadam does not use it"):
+    with pytest.raises(InputError, match="batch-norm: fedadam does not use it"):
         check(config, ["batch-norm"])
 
 
 @pytest.mark.parametrize("key", ["engine", "workers", "cohort-size", "ray-address"])
 def test_under_flwr_run_our_engines_settings_have_no_effect(key):
     config = RunConfig()
-    with pytest.raises(InputError, match=f"^{key}: flwr run does not use it"):
+    with pytest.raises(InputError, match=f"{key}: flwr run does not use it"):
         refuse_unused(config, [key], select(config), flower=True)
 
 
