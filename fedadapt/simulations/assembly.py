@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig, parse_arguments
@@ -18,6 +18,7 @@ from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
 from fedadapt.simulations.strategy_state import StatefulStrategy, StrategyWithState
 from fedadapt.simulations.task_assembly import server_side, task_worker
@@ -61,7 +62,7 @@ def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
         model,
         # A client that has something to protect draws its noise from true entropy.
         local_strategy(config, model, benchmark, noise_seed=None if on_client else config.seed),
-        adaptations.parse(config),
+        adaptations.parse(config, has_batch_norm=has_batch_norm(model)),
         seed=config.seed,
         compute=compute,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,

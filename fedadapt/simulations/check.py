@@ -1,8 +1,8 @@
-"""Everything about a configuration that can be refused before torch is loaded."""
+"""Everything about a configuration that can be refused before data or a network are made."""
 
 import importlib.util
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.config import RunConfig
 from fedadapt.datasets import catalog as datasets
 from fedadapt.datasets.task_incremental.catalog import TASK_CATALOG, find_tasks, is_tasks
@@ -27,7 +27,7 @@ def check(config: RunConfig) -> None:
             raise InputError(
                 f'{module}: not installed; {purpose} need it: pip install "fedadapt[simulation]"'
             )
-    adaptations.parse(config)
+    adaptations.arguments_by_name(config)  # their names; their classes, which load torch, are last
     strategies.check(config)
     models.check(config)
     if is_tasks(config.benchmark) != strategies.learns_tasks(config.strategy):
@@ -42,6 +42,8 @@ def check(config: RunConfig) -> None:
             )
     else:
         datasets.check(config)
+    entry = models.find(config.model)
+    adaptations.parse(config, has_batch_norm=entry.batch_norm if entry else None)
 
 
 def _mismatch(config: RunConfig) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.load import load_tasks
 from fedadapt.models.build import build_model
+from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.engines.execution import plan_for
 from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
@@ -50,7 +51,7 @@ def task_worker(
             tasks.of_task(task, given.draw),
             network,
             DUA(model=network, importance_request=importance_request(given)),  # type: ignore[arg-type]
-            adaptations.parse(config),
+            adaptations.parse(config, has_batch_norm=has_batch_norm(network)),
             seed=config.seed,
             compute=compute,
             autocast=torch.bfloat16 if config.precision == "bf16" else None,

@@ -7,7 +7,7 @@ more exchanges, named by ``actions``; afterwards ``models`` says which models ea
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
@@ -39,6 +39,12 @@ class LocalTraining:
 class Strategy(ABC, Generic[State]):
     """The interface. A class that can be instantiated is final: compose, do not subclass it."""
 
+    query_types: ClassVar[tuple[str, ...]] = ()
+    """Message types beside ``train`` that it may ask: ``query.`` and a Python identifier.
+
+    Clients answer these, and refuse every other query.
+    """
+
     @abstractmethod
     def begin(self, start: Weights, clients: Sequence[int]) -> State:
         """The server's state before the first round.
@@ -50,7 +56,7 @@ class Strategy(ABC, Generic[State]):
         """
 
     def actions(self, state: State, round: int) -> tuple[str, ...]:
-        """The exchanges of round 1, 2, ...: Flower message types such as ``query.sparsity``."""
+        """The exchanges of round 1, 2, ...: ``train``, and some of ``query_types``."""
         return ("train",)
 
     @abstractmethod

@@ -39,6 +39,8 @@ class FedAvg(Strategy[Weights]):
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
+    query_types = (MOMENTS,)
+
     model: nn.Module  # the architecture, for its batch-norm layers; its weights are never read
     training: LocalTraining = field(default_factory=LocalTraining)
     mu: float = 0.0

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from fedadapt.client.adaptations.settings import ADAPTATIONS, Adaptation
+from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.registry import build
 from fedadapt.client.statistics.importance import MEASURES, Kind
 from fedadapt.config import RunConfig
 from fedadapt.models.mlp import mlp
@@ -57,7 +58,7 @@ def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Trai
     """What a run of ``strategy`` with one local adaptation asks of a user."""
     given = dua_arguments(RunConfig(strategy=strategy, strategy_args=arguments))
     asked = importance_request(given)
-    local = ADAPTATIONS[adaptation]()
+    local = build(adaptation, {}, "adapt")
     return Traits(
         psi=asked is not None,
         phi=adaptation != "none",

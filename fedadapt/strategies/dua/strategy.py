@@ -51,6 +51,8 @@ class DUA(Strategy[DuaState]):
     A client needs ``model``, ``importance_request`` and nothing else.
     """
 
+    query_types = (IMPORTANCE,)
+
     model: nn.Module  # the architecture, for its head; its weights are never read
     importance_request: ImportanceRequest | None = (
         None  # None: nothing is asked, nothing is personal

@@ -52,6 +52,8 @@ class PFA(Strategy[PfaState]):
     ``preset`` says how clients weigh: ``paper`` by examples, ``released`` all alike.
     """
 
+    query_types = (SPARSITY, *FedAvg.query_types)
+
     model: nn.Module  # the architecture, for its layers; its weights are never read
     image_shape: tuple[int, ...]  # of a network input, (C, H, W)
     training: LocalTraining = field(default_factory=LocalTraining)
