@@ -72,7 +72,7 @@ class Run:
         self.folder = folder
         self.method = StrategyWithState(strategy)
         if num_workers:
-            engine |= {"num_workers": num_workers, "keeper": ClientStates()}
+            engine |= {"num_workers": num_workers, "client_states": ClientStates()}
             self.client_pool = ProcessClients(worker, **engine)
         else:
             self.client_pool = Faulty(worker, stop=stop, lose=lose, **engine)
