@@ -277,6 +277,23 @@ def models() -> None:
 
 
 @main.command()
+def adaptations() -> None:
+    """List the local adaptations: what each one needs, and its arguments."""
+    from fedadapt.client.adaptations.registry import rows
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    heads = ("name", "what it does", "labels", "batch norm", "--adapt-args, with their defaults")
+    for column in heads:
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows():
+        arguments = " ".join(f"{p.key}={_word(p.default)}" for p in row.parameters)
+        needs = (_word(row.needs_labels), _word(row.needs_batch_norm))
+        table.add_row(row.name, row.description, *needs, arguments)
+    table.add_row("module:Class", "anybody's adaptation", "", "", "its parameters")
+    Console().print(table)
+
+
+@main.command()
 def strategies() -> None:
     """List the strategies: fedadapt's own, and Flower's."""
     from fedadapt.strategies.catalog import FLOWER, OWN
