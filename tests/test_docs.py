@@ -87,9 +87,14 @@ def test_the_strategy_of_the_readme_runs(tmp_path, monkeypatch):
         torch.testing.assert_close(whole[name], tensor)
 
 
-def test_the_table_of_settings_is_up_to_date():
-    path = ROOT / "docs" / "configuration_table.py"
-    spec = importlib.util.spec_from_file_location("configuration_table", path)
+@pytest.mark.parametrize("page", ["configuration", "adaptations"])
+def test_generated_tables_are_up_to_date(page):
+    path = ROOT / "docs" / f"{page}_table.py"
+    spec = importlib.util.spec_from_file_location(f"{page}_table", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.updated(TEXTS["docs/configuration.md"]) == TEXTS["docs/configuration.md"]
+    assert module.updated(TEXTS[f"docs/{page}.md"]) == TEXTS[f"docs/{page}.md"]
+
+
+def test_the_adaptation_shown_is_the_example():
+    assert (ROOT / "examples/tent.py").read_text("utf-8") in TEXTS["docs/adaptations.md"]

@@ -22,7 +22,7 @@ class AdaBNS(Adaptation):
     batch_size: int = param(20, "images in a batch", at_least=1)
     epochs: int = param(5, "epochs of training on the client", at_least=1)
     lr: float = param(0.001, "learning rate of SGD", above=0)
-    momentum: float = param(0.9, "its momentum", at_least=0, below=1)
+    momentum: float = param(0.9, "momentum of SGD", at_least=0, below=1)
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         trained = fit(

@@ -37,8 +37,8 @@ class Tuning(Adaptation):
         at_least=0,
     )
     lr: float = param(0.01, "learning rate of SGD", above=0)
-    momentum: float = param(0.5, "its momentum", at_least=0, below=1)
-    weight_decay: float = param(0.0, "its weight decay", at_least=0)
+    momentum: float = param(0.5, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = param(0.0, "weight decay of SGD", at_least=0)
     trainable: Literal["all", "head", "norm-affine"] = param(
         "all",
         "what is trained: everything, the head, or batch-norm scale and shift",
