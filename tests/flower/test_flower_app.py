@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -388,9 +389,18 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 
 @pytest.mark.flower
 @pytest.mark.timeout(240)
-def test_flwr_run_is_the_same_run(tmp_path):
-    """From the repository, by Flower's command, with as many nodes as Flower was told."""
-    changes = {"rounds": 2, "model": "mlp", "unseen": 0.0}
+def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
+    """From the repository, by Flower's command, with as many nodes as Flower was told.
+
+    Also with anybody's adaptations: one from a file, and one that asks a query of its own.
+    """
+    examples = str(tiny.ROOT / "examples")
+    monkeypatch.syspath_prepend(examples)
+    path = os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    changes = {"rounds": 2, "model": tiny.NORM_MLP, "unseen": 0.0,
+               "adapt": "none,tent:Tent,third_party_adaptations:Asks",
+               "adapt-args": "tent:Tent.epochs=2"}  # fmt: skip
     wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}
