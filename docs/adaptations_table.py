@@ -44,7 +44,7 @@ def _arguments(ours: list[Row]) -> list[str]:
         for described in row.parameters:
             key = (described.key, _allowed(described), described.param.help)
             of_each = defaults.setdefault(key, {})
-            of_each.setdefault(f"`{described.default}`", []).append(f"`{row.name}`")
+            of_each.setdefault(f"`{described.shown}`", []).append(f"`{row.name}`")
     for (argument, allowed, help), of_each in defaults.items():
         shown = "; ".join(f"{default} ({', '.join(names)})" for default, names in of_each.items())
         lines.append(f"| `{argument}` | {shown} | {allowed} | {help} |")

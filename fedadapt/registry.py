@@ -77,9 +77,8 @@ class Registry:
 
         """
         path = self.path(name)
-        module, _, attribute = path.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return import_path(path)
         except Exception as error:  # a stranger's module may raise anything
             reason = (str(error).strip() or "no message").splitlines()[0]
             raise InputError(
@@ -88,6 +87,12 @@ class Registry:
 
     def _points(self) -> tuple[EntryPoint, ...]:
         return tuple(entry_points(group=self.group))
+
+
+def import_path(path: str) -> Any:
+    """Import ``module:attribute``; whatever the import raises is passed on."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _is_there(module: str) -> bool:

@@ -15,7 +15,8 @@ from fedadapt.client.statistics.importance import fisher
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.errors import InputError
 from fedadapt.simulations.worker import EVALUATE, Worker
-from fedadapt.strategies.fedavg import MOMENTS, FedAvg
+from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import repeat, row
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10)]
@@ -118,7 +119,7 @@ def test_a_query_that_nothing_of_the_run_declares_is_refused(method, action):
 def test_a_query_belongs_to_one_who_asks():
     class Same(Ewc):
         def query(self):
-            return replace(super().query(), action=MOMENTS)
+            return replace(super().query(), action=STATISTICS)
 
     with pytest.raises(InputError, match=r"query\.moments is the strategy's own query"):
         make(adaptations=[Same()])

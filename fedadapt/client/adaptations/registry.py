@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedadapt.config import RunConfig, Scalar, parse_arguments
+from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError
 from fedadapt.models.catalog import ENTRIES
-from fedadapt.parameters import Described, arguments_for, parameters
+from fedadapt.parameters import Described, Scalar, arguments_for, parameters
 from fedadapt.registry import Registry
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def find(name: str) -> "type[Adaptation]":
         InputError: There is none, or it is not an adaptation that can be built.
 
     """
-    from fedadapt.client.adaptations.base import Adaptation
-
     cls = ADAPTATIONS.find(name)
+    from fedadapt.client.adaptations.base import Adaptation  # loads torch: a bad name has not
+
     if not (isinstance(cls, type) and issubclass(cls, Adaptation)):
         raise InputError(
             f"adapt: {name} is not a subclass of fedadapt.client.adaptations.base.Adaptation"
@@ -134,20 +134,29 @@ class Row(NamedTuple):
     """An adaptation as ``fedadapt adaptations`` and the documentation list it."""
 
     name: str
-    description: str
+    description: str  # the first line of its docstring
     needs_labels: bool
     needs_batch_norm: bool
     parameters: tuple[Described, ...]
+
+
+def row(name: str) -> Row:
+    """Describe one adaptation.
+
+    Raises:
+        InputError: See ``find``.
+
+    """
+    cls = find(name)
+    first = (inspect.getdoc(cls) or "").partition("\n")[0]
+    described = tuple(parameters(cls).values())
+    return Row(name, first, cls.needs_labels, cls.needs_batch_norm, described)
 
 
 def rows() -> Iterator[Row]:
     """All adaptations that have a name. One that cannot be imported is listed with the reason."""
     for name in ADAPTATIONS.names():
         try:
-            cls = find(name)
+            yield row(name)
         except InputError as error:
             yield Row(name, str(error), False, False, ())
-            continue
-        first = (inspect.getdoc(cls) or "").partition("\n")[0]
-        described = tuple(parameters(cls).values())
-        yield Row(name, first, cls.needs_labels, cls.needs_batch_norm, described)
