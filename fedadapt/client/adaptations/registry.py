@@ -40,7 +40,7 @@ def find(name: str) -> "type[Adaptation]":
 
     """
     cls = ADAPTATIONS.find(name)
-    from fedadapt.client.adaptations.base import Adaptation  # loads torch: a bad name has not
+    from fedadapt.client.adaptations.base import Adaptation  # loads torch, after the name
 
     if not (isinstance(cls, type) and issubclass(cls, Adaptation)):
         raise InputError(
