@@ -10,14 +10,14 @@ import math
 import platform
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedadapt import __version__
-from fedadapt.client.adaptations.settings import Adaptation
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.failures import guarded
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig, parse_arguments
@@ -243,7 +243,7 @@ class SavedModels:
             "format": FORMAT,
             "clients": self._worker.benchmark.num_clients,
             "common": common,
-            "adaptations": {a.name: asdict(a) for a in self._worker.adaptations},
+            "adaptations": {a.name: _arguments([a], a.name) for a in self._worker.adaptations},
             "models": rows,
         }
         return json.dumps(document, indent=1)
@@ -325,7 +325,11 @@ def _reading(config: RunConfig) -> str:
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
-    return next((asdict(a) for a in adaptations if a.name == name), {})
+    """The parameters of an adaptation of the run."""
+    for adaptation in adaptations:
+        if adaptation.name == name:
+            return {key: getattr(adaptation, key) for key in parameters(type(adaptation))}
+    return {}
 
 
 def _method(config: RunConfig, strategy: ClientSide) -> dict[str, Any]:
