@@ -31,7 +31,7 @@ class Update:
     states: dict[str, Weights] = field(default_factory=dict)  # stays on the clients
 
     def keeping(self, **parts: Weights) -> "Update":
-        """The same update whose clients also keep these parts, by name, until their next round."""
+        """Return a copy after which clients also keep ``parts``, each [D, ...], in their state."""
         return replace(self, states=self.states | parts)
 
 
