@@ -24,6 +24,7 @@ LAYERS = (
     ("strategies/",),
     ("simulations/",),
     ("flower/",),
+    ("testing/",),
     ("privacy/",),
     ("reproductions/",),
     ("cli.py", "__main__.py"),

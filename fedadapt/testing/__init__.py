@@ -10,6 +10,8 @@ A rule that is broken raises ``AssertionError``; a rule that cannot apply raises
 ``unittest.SkipTest`` with the reason, which pytest takes as a skipped test.
 """
 
+from fedadapt.testing.adaptations import adaptation_contract
+from fedadapt.testing.networks import network_contract
 from fedadapt.testing.strategies import strategy_contract
 
-__all__ = ["strategy_contract"]
+__all__ = ["adaptation_contract", "network_contract", "strategy_contract"]
