@@ -25,6 +25,7 @@ LAYERS = (
     ("strategies/",),
     ("simulations/",),
     ("flower/",),
+    ("testing/",),
     ("privacy/",),
     ("reproductions/",),
     ("cli.py", "__main__.py"),
