@@ -148,6 +148,8 @@ def load_strategy(config: RunConfig) -> Flower:
     try:
         with _quiet():
             return kind(**defaults | given)
+    except InputError:  # it is a ValueError too, and its message is complete
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"strategy: {name}: {error}") from None
 
