@@ -5,6 +5,7 @@ from math import inf
 from typing import Any
 
 from fedadapt.config import RunConfig, Scalar, as_float, parse_arguments
+from fedadapt.datasets.catalog import normalization_of
 from fedadapt.errors import InputError
 
 FEDERATED_SHARE = (5, 8)  # of all rounds, as in the paper: 50 federated, 30 in groups
@@ -91,11 +92,20 @@ def pfa_arguments(config: RunConfig) -> dict[str, Any]:
 
 
 def _check_private(config: RunConfig, given: dict[str, Any]) -> None:
-    """Refuse settings under which the promise would be empty."""
+    """Refuse settings under which one image would change the vector by more than the noise covers.
+
+    A network that normalises by its batch is refused when ``PFA`` is made, before any round.
+    """
     if given.get("random"):
         raise InputError("strategy-args: dp_epsilon: random groups ask for no vector to protect")
     if config.batch_norm == "local":
         raise InputError(
             "strategy-args: dp_epsilon: with batch-norm=local one image moves all others' "
             "activations and the noise would not cover it; use shared or reestimate"
+        )
+    if normalization_of(config) == "data":
+        raise InputError(
+            f"strategy-args: dp_epsilon: normalization={config.normalization} scales by the mean "
+            "and deviation of the clients' own images, so one image changes all vectors and the "
+            "noise would not cover it; set normalization=unit, symmetric or imagenet"
         )

@@ -138,7 +138,9 @@ class PFA(Strategy[PfaState]):
         guarantee = promised(received.config, Guarantee(self.dp_epsilon, self.dp_delta))
         if guarantee is None:
             return Update({}, alike, report={"sparsity": measure().float()})
-        said, states = release_once(cohort, received, measure, guarantee, self.noise_seed)
+        # Every image goes through the network alone, so that none has an influence on another.
+        alone = partial(measure, batch_size=1)
+        said, states = release_once(cohort, received, alone, guarantee, self.noise_seed)
         return Update({}, alike, report={"sparsity": said}, states={KEPT: states})
 
     def expected(self, action: str, sent: Weights) -> Weights:
