@@ -58,7 +58,7 @@ Sums = dict[str, tuple[Tensor, Tensor]]
 
 
 def _measure(cohort: Cohort) -> Callable[[Weights, Tensor], Sums]:
-    """Choose how the sums at the entrance of each layer are computed, for a batch of each client."""
+    """Choose how the sums at the entrance of each layer are computed, a batch of each client."""
     alone = partial(_batch_sums, cohort)
     if not cohort.stacked:
         return partial(_one_by_one, alone)
