@@ -23,6 +23,7 @@ from fedadapt.models.mobilenetv2 import mobilenetv2, torchvision_names
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.models.resnet import resnet18
+from fedadapt.models.shared_tensors import refuse_shared_tensors
 from fedadapt.models.squeezenet import squeezenet1_1
 from fedadapt.models.vgg import vgg11, vgg11_bn_fc, vgg11_fc
 from fedadapt.selectors import head_of
@@ -149,7 +150,8 @@ def _takes(factory: Callable[..., object], argument: str) -> bool:
 
 
 def _try_out(model: nn.Module, name: str, image_shape: Shape, num_classes: int) -> None:
-    """Two images through somebody's network, before a run of hours depends on it."""
+    """Check a foreign network and send two images through it, before a long run depends on it."""
+    refuse_shared_tensors(model)
     try:
         head_of(model)
     except ValueError:
