@@ -21,6 +21,7 @@ from fedadapt.client.adaptations.registry import build
 from fedadapt.client.api import adapt
 from fedadapt.selectors import norms
 from fedadapt.simulations.results.parquet import read_evaluations
+from fedadapt.testing import adaptation_contract
 
 SPLITS = [split(count, adapt=16, test=7, seed=count) for count in (5, 12, 10)]
 
@@ -93,6 +94,12 @@ def test_it_needs_no_labels_and_batch_norm(tent):
     model, images = conv().double(), SPLITS[0].adapt.inputs
     adapted = adapt(model, images, method="tent:Tent", epochs=1)
     assert not torch.equal(adapted.state_dict()["body.1.bias"], model.state_dict()["body.1.bias"])
+
+
+@pytest.mark.parametrize("check", adaptation_contract, ids=lambda check: check.__name__)
+@pytest.mark.usefixtures("tent")
+def test_it_keeps_the_contract_of_adaptations(check):
+    check("tent:Tent")
 
 
 def simulated(folder: Path, name: str, *more: str) -> dict[str, float]:
