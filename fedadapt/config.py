@@ -120,6 +120,11 @@ class RunConfig:
         "record what a model is chosen by: scores on the adapt images, and local adaptations "
         "after each of their stages",
     )
+    local: bool = _key(
+        True,
+        "beside every table and picture, what each client gets by training alone, for as many "
+        "epochs as in the federation",
+    )
     global_test: str = _key(
         "base",
         "which models to try on the balanced global test",

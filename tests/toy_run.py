@@ -9,10 +9,16 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import load_latest
+from fedadapt.simulations.alone import TrainingAlone, local_epochs
 from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
-from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.federation import (
+    Federation,
+    InitialModel,
+    Population,
+    parameter_names,
+)
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.strategy_state import StrategyWithState
@@ -57,7 +63,7 @@ class Run:
 
     def __init__(
         self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
-        stop=None, lose=None, adaptations=METHODS, num_workers=0, **engine,
+        stop=None, lose=None, adaptations=METHODS, num_workers=0, initial_is_sent=False, **engine,
     ):  # fmt: skip
         model = conv()
         strategy = FedAvg(
@@ -65,11 +71,14 @@ class Run:
         )
         benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
         how = {"execution": engine.pop("execution", "sequential")}
-        worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, **how)
+        alone = TrainingAlone(strategy.training, local_epochs(config), START)
+        worker = Worker(
+            benchmark, model, strategy, adaptations, seed=config.seed, alone=alone, **how
+        )
         self.folder = folder
         self.method = StrategyWithState(strategy)
         if num_workers:
-            engine |= {"num_workers": num_workers, "keeper": ClientStates()}
+            engine |= {"num_workers": num_workers, "client_states": ClientStates()}
             self.client_pool = ProcessClients(worker, **engine)
         else:
             self.client_pool = Faulty(worker, stop=stop, lose=lose, **engine)
@@ -83,6 +92,7 @@ class Run:
             parameter_names=parameter_names(model),
             central_test=worker.evaluate_everywhere,
             progress=Progress(show=False),
+            initial=InitialModel(START, is_sent=initial_is_sent) if config.local else None,
         )
 
     def go(self, resume=False):

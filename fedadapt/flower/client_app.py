@@ -78,17 +78,18 @@ def evaluate(message: Message, context: Context) -> Message:
     }
     fisher = content.array_records.get("fisher")
     wanted = config["adaptations"]
-    rows = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
+    found = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
         int(config["server-round"]),  # type: ignore[arg-type]
         [client],
         models,
         [_store(assembly.config, context, client).load()],
-        adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
+        adaptations=assembly.worker.methods(wanted),  # type: ignore[arg-type]
         fisher_of_all=records.tensors(fisher) if fisher is not None else None,
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
+        on_client=config.get("on-client", []),  # type: ignore[arg-type]
     )
-    return Message(records.rows_record(rows), reply_to=message)
+    return Message(records.rows_record(found.rows, found.failures), reply_to=message)
 
 
 def _config(context: Context) -> RunConfig:

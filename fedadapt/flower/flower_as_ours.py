@@ -67,6 +67,9 @@ class FlowerStrategyWithState:
     def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
         yield 0, self.models(clients)
 
+    def on_client(self) -> tuple[str, ...]:
+        return ()
+
     def describe(self) -> dict[str, Metadata]:
         return {}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from fedadapt.messages import Answers, Failure, Sent
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.weights import Weights
 
 
@@ -14,12 +14,18 @@ class EvaluationRequest(NamedTuple):
 
     round: int
     clients: tuple[int, ...]
-    models: Mapping[str, Weights]  # "base", "personal": each [D, ...]
+    models: Mapping[str, Weights]  # what is sent: "base", "personal", each [D, ...]
     adaptations: tuple[str, ...]  # names among the run's
     fisher_of_all: Weights | None = None  # [...], for EWC
     on_global: bool = False
     task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well
+    on_client: tuple[str, ...] = ()  # models that a client makes of what it has: nothing is sent
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All models that are tried, each once."""
+        return tuple(dict.fromkeys((*self.models, *self.on_client)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +37,7 @@ class EvaluationAnswers:
     failures: dict[int, Failure] = field(default_factory=dict)
     bytes_up: int = 0  # of each client
     seconds: float = 0.0  # of each client
+    failed: list[EvaluationFailure] = field(default_factory=list)  # of clients that answered
 
 
 class ClientPool(Protocol):

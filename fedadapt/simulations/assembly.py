@@ -18,6 +18,7 @@ from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.simulations.alone import TrainingAlone, local_epochs
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
 from fedadapt.simulations.strategy_state import StatefulStrategy, StrategyWithState
 from fedadapt.simulations.task_assembly import server_side, task_worker
@@ -28,6 +29,7 @@ from fedadapt.strategies.dua.experts.training import Epoch
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.strategies.pfa.arguments import pfa_arguments
 from fedadapt.strategies.pfa.strategy import PFA
+from fedadapt.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +68,7 @@ def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
         compute=compute,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         execution=chosen.execution,
+        alone=TrainingAlone(local_training(config), local_epochs(config), initial(model)),
     )
     return Assembly(config, benchmark, model, worker, chosen)
 
@@ -80,11 +83,7 @@ def local_strategy(
     config: RunConfig, model: nn.Module, benchmark: Benchmark, *, noise_seed: int | None = None
 ) -> Strategy[object]:
     """The strategy as clients know it; under a Flower strategy they train as for FedAvg."""
-    training = LocalTraining(
-        optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
-        batch_size=config.batch_size,
-        epochs=config.local_epochs,
-    )
+    training = local_training(config)
     if config.strategy == "pfa":
         return PFA(  # type: ignore[return-value]
             model=model,
@@ -103,6 +102,20 @@ def local_strategy(
         mu=float(own.get("mu", 0.0)),
         batch_norm=config.batch_norm,
     )
+
+
+def local_training(config: RunConfig) -> LocalTraining:
+    """How a client of the run trains in a round."""
+    return LocalTraining(
+        optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
+        batch_size=config.batch_size,
+        epochs=config.local_epochs,
+    )
+
+
+def initial(model: nn.Module) -> Weights:
+    """The weights that a run begins with; views of the model's own."""
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
 def method(

@@ -13,12 +13,17 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, method
 from fedadapt.simulations.engines.select import engine_for
-from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.federation import (
+    Federation,
+    InitialModel,
+    Population,
+    parameter_names,
+)
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -29,6 +34,7 @@ from fedadapt.simulations.results.parquet import (
     Rows,
     write_communication,
     write_evaluations,
+    write_failures,
     write_losses,
     write_tasks,
 )
@@ -70,6 +76,9 @@ def run(
     """
     config, benchmark = assembly.config, assembly.benchmark
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
+    start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
+    initial = InitialModel(start, is_sent=bool(config.weights))
+    has_local = config.local and not is_tasks(config.benchmark)
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
@@ -83,6 +92,7 @@ def run(
             parameter_names=parameter_names(assembly.model),
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
+            initial=initial if has_local else None,
         )
         try:
             _describe(assembly, engine, folder)
@@ -90,7 +100,6 @@ def run(
                 federation.resume(checkpoint)
                 checkpoint = None  # it holds files open
             else:
-                start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
                 federation.begin(start)
             seconds = federation.run()
         except KeyboardInterrupt:
@@ -98,7 +107,9 @@ def run(
                 f"interrupted; go on with: fedadapt simulate --resume {folder}"
             ) from None
         progress.phase("writing tables and pictures", 1)
-        summary = _write(assembly, federation, folder, seconds)
+        _write_results(assembly, federation, folder)
+        federation.check_evaluated()  # the model is there; a headline of an earlier round is not
+        summary = _write_summary(assembly, folder, seconds)
     if console is not None and (found := read_groups(folder)) is not None:
         console.print(as_text(found), highlight=False, soft_wrap=True)
     return summary
@@ -131,16 +142,15 @@ def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
     write_atomically(folder / MANIFEST, text.encode())
 
 
-def _write(
-    assembly: Assembly, federation: Federation, folder: Path, seconds: float
-) -> dict[str, object]:
+def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> None:
+    """The tables and the model: what there is however the final evaluation went."""
     config = assembly.config
     # Rows are read anew by each who goes through them: they need not fit in memory.
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
-    losses = list(journal_rows(folder, RoundLoss))
     write_evaluations(folder, evaluations)
     write_communication(folder, journal_rows(folder, CommunicationEntry))
-    write_losses(folder, losses)
+    write_losses(folder, journal_rows(folder, RoundLoss))
+    write_failures(folder, journal_rows(folder, EvaluationFailure))
     if is_tasks(config.benchmark):
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
     models = folder / "models"
@@ -151,9 +161,20 @@ def _write(
     for name, metadata in federation.describe().items():
         text = json.dumps(metadata | compared(metadata, assembly.benchmark.kinds), indent=1)
         write_atomically(folder / f"{name}.json", text.encode())
-    hash = assembly.benchmark.manifest.hash
+
+
+def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str, object]:
+    """The headline, the picture and the report."""
+    config = assembly.config
+    evaluations = Rows(lambda: journal_rows(folder, Evaluation))
     summary = summarise(
-        config, hash, evaluations, journal_rows(folder, CommunicationEntry), losses, seconds
+        config,
+        assembly.benchmark.manifest.hash,
+        evaluations,
+        journal_rows(folder, CommunicationEntry),
+        journal_rows(folder, RoundLoss),
+        seconds,
+        journal_rows(folder, EvaluationFailure),
     )
     if (found := read_groups(folder)) is not None:
         summary["groups"] = found.headline

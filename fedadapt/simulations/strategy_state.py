@@ -25,6 +25,10 @@ class StatefulStrategy(Protocol):
         """The same for each task that there is; without tasks, once as task 0."""
         ...
 
+    def on_client(self) -> tuple[str, ...]:
+        """Names of models that clients make of the base and their own state."""
+        ...
+
     def describe(self) -> dict[str, Metadata]:
         """What people want to know of the state: a JSON file each."""
         ...
@@ -58,6 +62,9 @@ class StrategyWithState:
 
     def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
         return self._strategy.models_by_task(self._state, clients)
+
+    def on_client(self) -> tuple[str, ...]:
+        return self._strategy.on_client()
 
     def describe(self) -> dict[str, Metadata]:
         return self._strategy.describe(self._state)

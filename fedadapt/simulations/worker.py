@@ -2,26 +2,44 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from fedadapt.client.adaptations.apply import adapt, fisher_for, stages
-from fedadapt.client.adaptations.settings import Adaptation, Ewc, Tuning
+from fedadapt.client.adaptations.settings import Adaptation, Ewc, NoAdaptation, Tuning
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
+from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
-from fedadapt.messages import Sent, Update
+from fedadapt.messages import Failure, Sent, Update
 from fedadapt.models.meta import on_meta
-from fedadapt.records import Evaluation
+from fedadapt.records import LOCAL, Evaluation, EvaluationFailure
+from fedadapt.server.exchange import EVALUATE
+from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, rows
 
 FISHER = "query.importance"
-EVALUATE = "evaluate"
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
+
+
+class Evaluated(NamedTuple):
+    """The results of some clients; a client x model x adaptation is in one of the two."""
+
+    rows: list[Evaluation]
+    failures: list[EvaluationFailure]
+
+
+class _Shown(NamedTuple):
+    """What is scored beside the client's own test at the end of each adaptation."""
+
+    on_global: bool
+    curves: bool
 
 
 class Worker:
@@ -39,6 +57,7 @@ class Worker:
         autocast: torch.dtype | None = None,
         execution: Execution = "sequential",
         bytes_in_memory: int | None = None,
+        alone: TrainingAlone | None = None,
     ) -> None:
         self.benchmark = benchmark
         self.strategy = strategy
@@ -55,6 +74,14 @@ class Worker:
         usual = BYTES_IN_MEMORY if self.compute.type == "cpu" else BYTES_ON_GPU
         self._most = usual if bytes_in_memory is None else bytes_in_memory
         self._global: Examples | None = None
+        self._alone = alone
+
+    def methods(self, names: Sequence[str]) -> list[Adaptation]:
+        """The adaptations of these names, in the run's order; no adaptation is always one."""
+        known = [a for a in self.adaptations if a.name in names]
+        if NoAdaptation.name in names and not any(a.name == NoAdaptation.name for a in known):
+            return [NoAdaptation(), *known]
+        return known
 
     def cohort(
         self, clients: Sequence[int], round: int, states: Sequence[Mapping[str, Weights]] = ()
@@ -111,37 +138,108 @@ class Worker:
         fisher_of_all: Weights | None = None,
         on_global: bool = False,
         curves: bool = False,
-    ) -> list[Evaluation]:
+        on_client: Sequence[str] = (),
+    ) -> Evaluated:
         """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
-        The rows are client by client, however many there are in the cohort.
+        The rows are client by client, however many there are in the cohort. Where a model or an
+        adaptation fails on a client, that is recorded and everything else is tried all the same.
 
         Args:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
             fisher_of_all: The federation's Fisher, [...] without a client axis, for EWC.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            on_client: Models that are not received: clients make them of what they have.
 
         """
-        cohort = self.cohort(clients, round, states)
-        tests = {"test": [split.test for split in cohort.splits]}
-        if on_global and self.global_test is not None:
-            tests["global"] = [self.global_test] * len(clients)
-        if curves:
-            tests["adapt"] = cohort.part("adapt")
         reference = None
         if fisher_of_all is not None:
             wide = {n: t.expand(len(clients), *t.shape) for n, t in fisher_of_all.items()}
             reference = self._placed(wide)
-        rows = []
-        for name, weights in models.items():
-            start = self.strategy.localise(cohort, self._placed(weights), name)
-            for method in adaptations:
-                for epoch, adapted in _looked_at(method, cohort, start, reference, curves):
-                    for split, examples in tests.items():
-                        for d, score in enumerate(evaluate(cohort, adapted, examples)):
-                            row = self._row(round, clients[d], name, method, split, score)
-                            rows.append(row._replace(epoch=epoch))
-        return sorted(rows, key=lambda row: row.client)
+        shown = _Shown(on_global, curves)
+        found: list[Evaluation] = []
+        failures: list[EvaluationFailure] = []
+
+        def fail(some: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
+            for client in some:
+                failed = EvaluationFailure(round, client, model, method.name, failure.reason)
+                failures.append(failed)
+
+        self.cohort(clients, round, states)  # without images there is no result of any kind
+        for name in dict.fromkeys((*models, *on_client)):
+            make = partial(self._made, name, round, clients, models, states)
+            for begin, end, made in pieces(len(clients), make):
+                if isinstance(made, Failure):
+                    for method in adaptations:
+                        fail(clients[begin:end], name, method, made)
+                    continue
+                fisher = reference and rows(reference, begin, end)
+                for method in adaptations:
+                    score = partial(self._scored, *made, name, method, fisher, shown)
+                    for first, last, results in pieces(end - begin, score):
+                        if isinstance(results, Failure):
+                            fail(clients[begin + first : begin + last], name, method, results)
+                        else:
+                            found += results
+        return Evaluated(
+            sorted(found, key=lambda row: row.client),
+            sorted(failures, key=lambda failure: failure.client),
+        )
+
+    def _made(
+        self,
+        name: str,
+        round: int,
+        clients: Sequence[int],
+        models: Mapping[str, Weights],
+        states: Sequence[Mapping[str, Weights]],
+        first: int,
+        last: int,
+    ) -> tuple[Cohort, Weights]:
+        """Clients ``first`` to ``last`` and the weights that they use as model ``name``.
+
+        A model that was not received under its name is made from the base and the client's state.
+        """
+        cohort = self.cohort(clients[first:last], round, states[first:last])
+        sent = models.get(name, models.get("base", {}))
+        weights = self._placed(rows(sent, first, last))
+        if name == LOCAL and self._alone is not None:
+            return cohort, self._alone.train(cohort, weights if name in models else None)
+        return cohort, self.strategy.localise(cohort, weights, name)
+
+    def _scored(
+        self,
+        cohort: Cohort,
+        start: Weights,
+        name: str,
+        method: Adaptation,
+        fisher: Weights | None,
+        shown: "_Shown",
+        first: int,
+        last: int,
+    ) -> list[Evaluation]:
+        """The rows of clients ``first`` to ``last`` of the cohort, for one model and adaptation."""
+        if last - first < len(cohort):
+            clients, states = cohort.clients[first:last], cohort.states[first:last]
+            cohort = self.cohort(clients, cohort.round, states)
+        reference = None if fisher is None else rows(fisher, first, last)
+        looks = _looked_at(method, cohort, rows(start, first, last), reference, shown.curves)
+        tests = self._tests(cohort, shown)
+        return [
+            self._row(cohort, d, name, method, split, score)._replace(epoch=epoch)
+            for epoch, adapted in looks
+            for split, examples in tests.items()
+            for d, score in enumerate(evaluate(cohort, adapted, examples))
+        ]
+
+    def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
+        """The images that each client of the cohort is scored on, by the name of the set."""
+        tests = {"test": [split.test for split in cohort.splits]}
+        if shown.on_global and self.global_test is not None:
+            tests["global"] = [self.global_test] * len(cohort)
+        if shown.curves:
+            tests["adapt"] = cohort.part("adapt")
+        return tests
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
         """The base model on the balanced test for everybody: one row, of no client (-1)."""
@@ -182,10 +280,11 @@ class Worker:
         )
 
     def _row(
-        self, round: int, client: int, model: str, method: Adaptation, split: str, score: Score
+        self, cohort: Cohort, index: int, model: str, method: Adaptation, split: str, score: Score
     ) -> Evaluation:
+        client = cohort.clients[index]
         return Evaluation(
-            round=round,
+            round=cohort.round,
             client=client,
             kind=self.benchmark.kinds[client],
             seen=client not in self.benchmark.unseen,

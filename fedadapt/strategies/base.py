@@ -91,6 +91,10 @@ class Strategy(ABC, Generic[State]):
         """``models`` for each task that clients are tried on; without tasks, once as task 0."""
         yield 0, self.models(state, clients)
 
+    def on_client(self) -> tuple[str, ...]:
+        """Names of models that clients make of the base and their own state; nothing is sent."""
+        return ()
+
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         """What a client makes of a model from the server before it uses it. Runs on the client.
 

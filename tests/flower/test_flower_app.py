@@ -194,7 +194,7 @@ def test_evaluate_answers_with_rows_and_never_with_a_model(client):
     assert found == client.assembly.worker.evaluate(
         1, [2], {"base": {n: t[None] for n, t in client.model.items()}},
         adaptations=client.assembly.worker.adaptations[:2], on_global=True,
-    )  # fmt: skip
+    ).rows  # fmt: skip
 
 
 def test_a_stock_strategy_s_evaluate_is_on_the_adapt_images(tmp_path):

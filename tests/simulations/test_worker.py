@@ -40,7 +40,7 @@ def test_an_answer_is_the_strategys_for_the_clients_asked():
 def test_evaluations_name_model_adaptation_and_test_set():
     worker, start = make(), initial(conv())
     models = {"base": repeat(start, 3), "personal": repeat(initial(conv(), 8), 3)}
-    rows = worker.evaluate(6, (0, 1, 2), models, adaptations=METHODS, on_global=True)
+    rows = worker.evaluate(6, (0, 1, 2), models, adaptations=METHODS, on_global=True).rows
     assert len(rows) == len(set(r[:7] for r in rows)) == 2 * 3 * 2 * 3
     assert {r.label for r in rows} == {
         f"{m}{a}" for m in ("base", "personal") for a in ("", "+adabn", "+fine-tune")
@@ -72,7 +72,7 @@ def test_without_a_global_test_there_is_no_row_of_it():
     worker = Worker(Toys(SPLITS), conv(), FedAvg(training=training(), model=conv()), (), seed=1)
     assert worker.evaluate_everywhere(2, repeat(initial(conv()), 1)) == []
     models = {"base": repeat(initial(conv()), 3)}
-    rows = worker.evaluate(1, (0, 1, 2), models, adaptations=METHODS[:1], on_global=True)
+    rows = worker.evaluate(1, (0, 1, 2), models, adaptations=METHODS[:1], on_global=True).rows
     assert {r.split for r in rows} == {"test"}
 
 

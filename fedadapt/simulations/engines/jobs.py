@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.engines.serialization import Tree, is_shared
@@ -84,7 +84,14 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
         clients=job.clients, models=models, fisher_of_all=common.get("fisher")
     )
     metadata = [
-        (a.clients, [tuple(row) for row in a.rows], _plain(a.failures), a.bytes_up, a.seconds)
+        (
+            a.clients,
+            [tuple(row) for row in a.rows],
+            _plain(a.failures),
+            a.bytes_up,
+            a.seconds,
+            [tuple(failure) for failure in a.failed],
+        )
         for a in evaluate(worker, request, states)
     ]
     return Reply(metadata, {})
@@ -98,8 +105,15 @@ def results(job: Job, reply: Reply) -> list[Result]:
             for i, (clients, failed, *rest) in enumerate(reply.metadata)
         ]
     return [
-        EvaluationAnswers(clients, [Evaluation(*row) for row in rows], _failures(failed), *rest)
-        for clients, rows, failed, *rest in reply.metadata
+        EvaluationAnswers(
+            clients,
+            [Evaluation(*row) for row in rows],
+            _failures(failures),
+            up,
+            seconds,
+            [EvaluationFailure(*failure) for failure in failed],
+        )
+        for clients, rows, failures, up, seconds, failed in reply.metadata
     ]
 
 
