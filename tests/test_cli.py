@@ -63,7 +63,7 @@ REFUSED = [
     ("simulate --resume misspelt --out x", "out: a run goes on where it is, in misspelt"),
     ("simulate --resume no-such", "resume: no-such/config.toml is not there"),
     ("simulate --resume empty", "resume: empty/config.toml is not there"),
-    ("simulate --resume misspelt", "unknown key 'devics'; did you mean 'clients'?"),
+    ("simulate --resume misspelt", "unknown key 'clinets'; did you mean 'clients'?"),
     ("simulate --resume broken", "broken/config.toml: Invalid value (at line 1"),
     ("simulate --resume nan", "nan/config.toml: lr: nan is not a finite number"),
     ("simulate --out taken", "out: taken holds a run already; name another folder"),
@@ -88,7 +88,7 @@ def place(tmp_path, monkeypatch):
     for name in ("empty", "taken/checkpoint", "misspelt", "broken", "nan"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "misspelt/config.toml").write_text("devics = 3\n")
+    (tmp_path / "misspelt/config.toml").write_text("clinets = 3\n")
     (tmp_path / "broken/config.toml").write_text("clients = \n")
     (tmp_path / "nan/config.toml").write_text("lr = nan\n")
     monkeypatch.delenv("FEDADAPT_DATA", raising=False)

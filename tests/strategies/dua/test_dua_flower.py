@@ -149,7 +149,7 @@ def assert_one_was_refused(folder: Path, said: str) -> None:
         assert same == [client == 2] * 2
 
 
-@pytest.mark.parametrize("spoil", BAD)
+@pytest.mark.parametrize("corrupt_reply", BAD)
 def test_over_a_grid_a_user_with_impossible_importances_is_refused(
     tmp_path, experts, corrupt_reply
 ):
@@ -164,7 +164,7 @@ def test_over_a_grid_a_user_with_impossible_importances_is_refused(
     assert_one_was_refused(tmp_path / "run", BAD[corrupt_reply])
 
 
-@pytest.mark.parametrize("spoil", BAD)
+@pytest.mark.parametrize("corrupt_reply", BAD)
 def test_in_one_process_a_user_with_impossible_importances_is_refused(
     tmp_path, experts, monkeypatch, corrupt_reply
 ):
