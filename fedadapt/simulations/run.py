@@ -17,7 +17,8 @@ from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, 
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, method
-from fedadapt.simulations.engines.select import engine_for
+from fedadapt.simulations.engines.select import engine_for, num_workers
+from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
 from fedadapt.simulations.federation import (
     Federation,
     InitialModel,
@@ -82,6 +83,7 @@ def run(
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
+        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         federation = Federation(
             config,
             method(assembly, folder, progress.learning),
@@ -113,6 +115,28 @@ def run(
     if console is not None and (found := read_groups(folder)) is not None:
         console.print(as_text(found), highlight=False, soft_wrap=True)
     return summary
+
+
+def announce(
+    assembly: Assembly, engine: str, finished: int, console: Console | None = None
+) -> None:
+    """Say how long the run will take, if that is more than a few minutes.
+
+    Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
+    its experts will train: of these nothing is said.
+    """
+    if engine == "flower" or is_tasks(assembly.config.benchmark):
+        return
+    workers = num_workers(assembly.config, assembly)
+    left = assembly.config.rounds - finished
+    found = estimate(assembly, rounds=max(0, left), workers=workers)
+    log.info("estimated: %s", found)
+    if found.total < ANNOUNCED:
+        return
+    if console is None:
+        log.warning("%s", announcement(found, workers))
+    else:
+        console.print(announcement(found, workers), highlight=False, soft_wrap=True)
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
