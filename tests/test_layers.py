@@ -43,7 +43,8 @@ LIGHT = {
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
-    "simulations/compare.py", "simulations/results/new_folder.py", "strategies/catalog.py",
+    "simulations/compare.py", "simulations/demo.py", "simulations/results/new_folder.py",
+    "strategies/catalog.py",
     "strategies/dua/variants.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""

@@ -44,6 +44,9 @@ GLOBAL = Column(
     "global_test", "global test %", lambda s, label: s["global_test"].get(label), 2, 100, max
 )
 OVER_LOCAL = Column("over_local", "over local, points", _accuracy("over_local"), 2, 100, max)
+BELOW_LOCAL = Column(
+    "share_below_local", "worse than local %", _accuracy("share_below_local"), 1, 100, None
+)
 CLIENTS = Column("num_clients", "clients", _accuracy("num_clients"), 0, 1, None)
 MB_UP = Column("mb_up", "MB up", _travelled("bytes_up"), 1, 1e-6, None)
 MB_DOWN = Column("mb_down", "MB down", _travelled("bytes_down"), 1, 1e-6, None)
