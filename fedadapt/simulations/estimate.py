@@ -26,6 +26,8 @@ from fedadapt.weights import Weights, repeat
 ANNOUNCED = 180.0  # seconds; a shorter run begins without a word
 TRIED = 64  # test images that evaluation is timed on
 REPEATS = 3  # of each measurement; the fastest counts, for the first one warms up
+LEAST = 0.25  # of the time of the first epoch that each further one takes: timers are noisy
+ENOUGH = 1.0  # seconds, after which a measurement is not repeated
 ON_THE_WAY = 1000  # clients that are evaluated between rounds at most
 
 
@@ -135,28 +137,37 @@ def _score(cohort: Cohort, start: Weights) -> float:
 
 
 def _adaptation(method: Adaptation, cohort: Cohort, start: Weights) -> float:
-    """Seconds of an adaptation of the whole cohort, from a pass over one batch of each client."""
+    """Seconds of an adaptation of the whole cohort, from one batch of each client.
+
+    What it does once (EWC's Fisher, say) is told from what it does each epoch by a second epoch.
+    """
     settings: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}
     if "batch_size" not in settings:
         return 0.0
-    once = {"epochs": 1, "stage": 0}
-    short = replace(method, **{n: v for n, v in once.items() if n in settings})
-    seconds = 0.0
-    with suppress(Exception):  # one that fails is on record at its evaluation, not here
-        seconds = _step(
-            cohort, start, settings["batch_size"], lambda some, w: adapt(short, some, w)
-        )
+    known = {n: 0 for n in ("stage",) if n in settings}
+
+    def timed(epochs: int) -> float:
+        short = replace(method, **known, **({"epochs": epochs} if "epochs" in settings else {}))
+        return _step(cohort, start, settings["batch_size"], lambda some, w: adapt(short, some, w))
+
     images = [len(examples) for examples in cohort.part(settings["part"])]
-    steps = _mean([-(-count // settings["batch_size"]) for count in images])
-    return settings.get("epochs", 1) * steps * seconds
+    steps = settings.get("epochs", 1) * _mean([-(-n // settings["batch_size"]) for n in images])
+    with suppress(Exception):  # one that fails is on record at its evaluation, not here
+        once = timed(1)
+        more = once if steps <= 1 or "epochs" not in settings else timed(2) - once
+        return once + max(0.0, steps - 1) * max(more, LEAST * once)
+    return 0.0
 
 
 def _fastest(call: Callable[[], object]) -> float:
-    found = math.inf
+    found, spent = math.inf, 0.0
     for _ in range(REPEATS):
         began = time.perf_counter()
         call()
-        found = min(found, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        found, spent = min(found, seconds), spent + seconds
+        if spent > ENOUGH:
+            break
     return found
 
 
