@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedadapt.client.adaptations.apply import adapt
-from fedadapt.client.adaptations.settings import Adaptation
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import fit
@@ -144,11 +143,14 @@ def _adaptation(method: Adaptation, cohort: Cohort, start: Weights) -> float:
     settings: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}
     if "batch_size" not in settings:
         return 0.0
-    known = {n: 0 for n in ("stage",) if n in settings}
 
     def timed(epochs: int) -> float:
-        short = replace(method, **known, **({"epochs": epochs} if "epochs" in settings else {}))
-        return _step(cohort, start, settings["batch_size"], lambda some, w: adapt(short, some, w))
+        shortened = {"stage": 0, "epochs": epochs}
+        short: Adaptation = replace(
+            method,
+            **{n: v for n, v in shortened.items() if n in settings},  # type: ignore[arg-type]
+        )
+        return _step(cohort, start, settings["batch_size"], lambda some, w: short.adapt(some, w))
 
     images = [len(examples) for examples in cohort.part(settings["part"])]
     steps = settings.get("epochs", 1) * _mean([-(-n // settings["batch_size"]) for n in images])

@@ -10,21 +10,15 @@ from rich.console import Console
 from safetensors.torch import save
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
-from fedadapt.simulations.assembly import Assembly, assemble, method
+from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
-from fedadapt.simulations.federation import (
-    Federation,
-    InitialModel,
-    Population,
-    parameter_names,
-)
+from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -79,19 +73,19 @@ def run(
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
     initial = InitialModel(start, is_sent=bool(config.weights))
-    has_local = config.local and not is_tasks(config.benchmark)
+    has_local = config.local and assembly.tasks is None
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
         announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         federation = Federation(
             config,
-            method(assembly, folder, progress.learning),
+            on_server(assembly, folder, progress.learning),
             client_pool,
             population,
             assembly.worker.adaptations,
             folder,
-            parameter_names=parameter_names(assembly.model),
+            model=assembly.model,
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
             initial=initial if has_local else None,
@@ -125,7 +119,7 @@ def announce(
     Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
     its experts will train: of these nothing is said.
     """
-    if engine == "flower" or is_tasks(assembly.config.benchmark):
+    if engine == "flower" or assembly.tasks is not None:
         return
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
@@ -175,7 +169,7 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
     write_communication(folder, journal_rows(folder, CommunicationEntry))
     write_losses(folder, journal_rows(folder, RoundLoss))
     write_failures(folder, journal_rows(folder, EvaluationFailure))
-    if is_tasks(config.benchmark):
+    if assembly.tasks is not None:
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
     models = folder / "models"
     models.mkdir(exist_ok=True)

@@ -1,29 +1,30 @@
 """Computes for clients of one federation: what every engine calls, for one client or for many."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from fedadapt.client.adaptations.apply import adapt, fisher_for, stages
-from fedadapt.client.adaptations.settings import Adaptation, Ewc, NoAdaptation, Tuning
+from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
+from fedadapt.errors import InputError
 from fedadapt.messages import Failure, Sent, Update
 from fedadapt.models.meta import on_meta
 from fedadapt.records import LOCAL, Evaluation, EvaluationFailure
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights, rows
+from fedadapt.weights import Weights, is_shared, repeat, rows
 
-FISHER = "query.importance"
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
 
@@ -62,6 +63,10 @@ class Worker:
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
+        asked = (adaptation.query() for adaptation in adaptations)
+        self._queries = {query.action: query for query in asked if query is not None}
+        for action in self._queries.keys() & {*strategy.query_types}:
+            raise InputError(f"adapt: {action} is the strategy's own query; leave one of them out")
         self._seed = seed
         self.compute = torch.device(compute)
         self._model = on_meta(model, self.compute)
@@ -79,8 +84,9 @@ class Worker:
     def methods(self, names: Sequence[str]) -> list[Adaptation]:
         """The adaptations of these names, in the run's order; no adaptation is always one."""
         known = [a for a in self.adaptations if a.name in names]
-        if NoAdaptation.name in names and not any(a.name == NoAdaptation.name for a in known):
-            return [NoAdaptation(), *known]
+        bare = NoAdaptation()
+        if bare.name in names and not any(a.name == bare.name for a in known):
+            return [bare, *known]
         return known
 
     def cohort(
@@ -108,13 +114,22 @@ class Worker:
     def answer(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
-        """Compute ``action`` for the clients ``sent`` is addressed to; the answer is on the CPU."""
+        """Compute ``action`` for the clients ``sent`` is addressed to; the answer is on the CPU.
+
+        Raises:
+            InputError: A query that neither the strategy nor an adaptation of the run declares.
+
+        """
+        declared = {*self._queries, *self.strategy.query_types}
+        if action.partition(".")[0] == "query" and action not in declared:
+            raise InputError(
+                f"{action}: neither the strategy nor an adaptation of this run asks it"
+            )
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._placed(sent.weights))
-        if action == FISHER and "kind" not in received.config:  # EWC's; a strategy's has a kind
+        if action in self._queries:
             weights = self.strategy.localise(cohort, received.weights)
-            [method] = [a for a in self.adaptations if isinstance(a, Ewc)]
-            update = Update(fisher_for(method, cohort, weights), cohort.num_examples)
+            update = Update(self._queries[action].answer(cohort, weights), cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:
@@ -135,7 +150,7 @@ class Worker:
         states: Sequence[Mapping[str, Weights]] = (),
         *,
         adaptations: Sequence[Adaptation],
-        fisher_of_all: Weights | None = None,
+        pooled: Mapping[str, Weights] = MappingProxyType({}),
         on_global: bool = False,
         curves: bool = False,
         on_client: Sequence[str] = (),
@@ -147,15 +162,12 @@ class Worker:
 
         Args:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
-            fisher_of_all: The federation's Fisher, [...] without a client axis, for EWC.
+            pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
             on_client: Models that are not received: clients make them of what they have.
 
         """
-        reference = None
-        if fisher_of_all is not None:
-            wide = {n: t.expand(len(clients), *t.shape) for n, t in fisher_of_all.items()}
-            reference = self._placed(wide)
+        answers = {name: self._placed(repeat(w, len(clients))) for name, w in pooled.items()}
         shown = _Shown(on_global, curves)
         found: list[Evaluation] = []
         failures: list[EvaluationFailure] = []
@@ -173,9 +185,10 @@ class Worker:
                     for method in adaptations:
                         fail(clients[begin:end], name, method, made)
                     continue
-                fisher = reference and rows(reference, begin, end)
                 for method in adaptations:
-                    score = partial(self._scored, *made, name, method, fisher, shown)
+                    answer = answers.get(method.name)
+                    answer = None if answer is None else rows(answer, begin, end)
+                    score = partial(self._scored, *made, name, method, answer, shown)
                     for first, last, results in pieces(end - begin, score):
                         if isinstance(results, Failure):
                             fail(clients[begin + first : begin + last], name, method, results)
@@ -213,7 +226,7 @@ class Worker:
         start: Weights,
         name: str,
         method: Adaptation,
-        fisher: Weights | None,
+        answer: Weights | None,
         shown: "_Shown",
         first: int,
         last: int,
@@ -222,8 +235,9 @@ class Worker:
         if last - first < len(cohort):
             clients, states = cohort.clients[first:last], cohort.states[first:last]
             cohort = self.cohort(clients, cohort.round, states)
-        reference = None if fisher is None else rows(fisher, first, last)
-        looks = _looked_at(method, cohort, rows(start, first, last), reference, shown.curves)
+        answer = None if answer is None else rows(answer, first, last)
+        inputs = (cohort, rows(start, first, last), answer)
+        looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
         return [
             self._row(cohort, d, name, method, split, score)._replace(epoch=epoch)
@@ -317,7 +331,7 @@ class Worker:
         if self.compute.type == "cpu":
             return weights
         return {
-            n: t[:1].to(self.compute).expand(t.shape) if t.stride(0) == 0 else t.to(self.compute)
+            n: t[:1].to(self.compute).expand(t.shape) if is_shared({n: t}) else t.to(self.compute)
             for n, t in weights.items()
         }
 
@@ -325,21 +339,6 @@ class Worker:
         if self.compute.type == "cpu":
             return dict(states)
         return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in states.items()}
-
-
-def _looked_at(
-    method: Adaptation, cohort: Cohort, start: Weights, fisher: Weights | None, curves: bool
-) -> Iterator[tuple[int, Weights]]:
-    """The adapted weights, as epoch 0; before them those on the way, where curves are recorded."""
-    if not (curves and isinstance(method, Tuning) and method.stage):
-        yield 0, adapt(method, cohort, start, fisher)
-        return
-    for epoch, weights in stages(method, cohort, start, fisher):
-        yield epoch if epoch < method.epochs else 0, weights
-
-
-def needs_fisher_of_all(adaptations: Sequence[Adaptation]) -> bool:
-    return any(isinstance(a, Ewc) and a.fisher == "federation" for a in adaptations)
 
 
 def _size(split: Split) -> int:

@@ -102,9 +102,9 @@ def test_a_model_made_on_the_client_comes_from_the_base_and_what_the_client_keep
     assert loss[1, "personal"] == loss[1, "base"]
 
 
-def test_a_model_made_on_the_client_is_tried_and_costs_no_download(tmp_path):
+def test_a_model_made_on_the_client_is_tried_and_costs_no_download(tmp_path, monkeypatch):
     run = Run(tmp_path, settings(local=False), adaptations=METHODS[:1])
-    run.method.on_client = lambda: ("personal",)
+    monkeypatch.setattr(type(run.method), "made_on_client", ("personal",))
     run.go()
     assert {(r.round, r.label) for r in run.rows(Evaluation)} >= {(4, "base"), (4, "personal")}
     evaluated = [e for e in run.rows(CommunicationEntry) if e.action == "evaluate"]

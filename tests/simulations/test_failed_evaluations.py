@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 from toy_run import METHODS, SETTINGS, SPLITS, Run
 
-from fedadapt.client.adaptations.settings import AdaBN, FineTune, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.fine_tune import FineTune
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.errors import EvaluationFailedError
 from fedadapt.records import Evaluation, EvaluationFailure
 

@@ -49,9 +49,9 @@ def test_a_run_without_a_final_evaluation_has_no_headline_but_its_model(tmp_path
 def test_flowers_fedprox_trains_at_the_price_of_ours(tmp_path):
     """Its own evaluation in the middle of rounds is counted as evaluation, so bytes agree."""
     settings = {"adapt": "none", "rounds": 2}
-    ours = tiny.run(tmp_path / "ours", strategy_args="mu=0.1", **settings)
+    ours = tiny.run(tmp_path / "ours", strategy="fedprox", strategy_args="mu=0.1", **settings)
     theirs = tiny.run(
-        tmp_path / "theirs", strategy="fedprox", strategy_args="proximal_mu=0.1", **settings
+        tmp_path / "theirs", strategy="flower-fedprox", strategy_args="proximal_mu=0.1", **settings
     )
     assert theirs["bytes_down"] == ours["bytes_down"]
     # Integers are not the strategy's business on the way up; this network has none.

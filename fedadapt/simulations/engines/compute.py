@@ -52,7 +52,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             states[first:last],
             on_client=request.on_client,
             adaptations=methods,
-            fisher_of_all=request.fisher_of_all,
+            pooled=request.pooled,
             on_global=request.on_global,
             curves=request.curves,
         )

@@ -1,4 +1,4 @@
-"""A method as the federated loop sees it: something with a round, models and a state to save."""
+"""A strategy with its state, as the federated loop sees it: rounds, models, a state to save."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -25,8 +25,9 @@ class StatefulStrategy(Protocol):
         """The same for each task that there is; without tasks, once as task 0."""
         ...
 
-    def on_client(self) -> tuple[str, ...]:
-        """Names of models that clients make of the base and their own state."""
+    @property
+    def made_on_client(self) -> tuple[str, ...]:
+        """Names of models that clients make of the base and their own state; nothing is sent."""
         ...
 
     def describe(self) -> dict[str, Metadata]:
@@ -63,8 +64,9 @@ class StrategyWithState:
     def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
         return self._strategy.models_by_task(self._state, clients)
 
-    def on_client(self) -> tuple[str, ...]:
-        return self._strategy.on_client()
+    @property
+    def made_on_client(self) -> tuple[str, ...]:
+        return self._strategy.made_on_client
 
     def describe(self) -> dict[str, Metadata]:
         return self._strategy.describe(self._state)
