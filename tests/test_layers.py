@@ -44,7 +44,8 @@ LIGHT = {
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
-    "simulations/compare.py", "simulations/results/new_folder.py", "strategies/registry.py",
+    "simulations/compare.py", "simulations/demo.py", "simulations/results/new_folder.py",
+    "strategies/registry.py",
     "saved_models/__init__.py", "saved_models/card.py", "saved_models/command.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""
