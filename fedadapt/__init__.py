@@ -8,6 +8,6 @@
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["FedadaptError", "InputError", "RunConfig", "__version__"]

@@ -31,9 +31,10 @@ from torch import Tensor
 from fedadapt.config import RUNNING
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.files import crash_point, sha256, sync, write_atomically
+from fedadapt.older_runs import older_run, refuse_older_run
 from fedadapt.server.checkpoint_segments import Kept, Place, described, read_kept, write_kept
 
-FORMAT = 2  # 1: what clients keep was one file, written anew each round; it is still read
+FORMAT = 3  # fedadapt 0.1.0 wrote formats 1 and 2, which are not read
 
 MAY_CHANGE = tuple(key for key in RUNNING if key != "rounds")
 """Settings a resumed run may have otherwise: where and how patiently it runs, not what it computes.
@@ -117,8 +118,10 @@ def load_latest(folder: Path) -> Checkpoint:
     """The newest checkpoint of a run folder whose hashes are right; a warning where one was not.
 
     Raises:
-        InputError: there is none, or it was written by a newer fedadapt.
+        InputError: There is none, or another version of fedadapt wrote it.
+
     """
+    refuse_older_run(folder)
     base = folder / "checkpoint"
     candidates = _rounds(base)
     try:
@@ -132,6 +135,8 @@ def load_latest(folder: Path) -> Checkpoint:
     for candidate in candidates:
         try:
             return _read(candidate)
+        except InputError:  # a ValueError too, but no damage
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s: damaged (%s); trying another one", candidate, _one_line(error))
     found = f"none of {len(candidates)} checkpoints is intact" if candidates else "no checkpoint"
@@ -211,9 +216,11 @@ def _write(folder: Path, checkpoint: Checkpoint, places: Mapping[int, Place]) ->
 def _read(folder: Path) -> Checkpoint:
     signed = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest = signed["manifest"]
+    if manifest["format"] < FORMAT:
+        raise older_run(folder)
     if manifest["format"] > FORMAT:
         raise InputError(
-            f"{folder}: format {manifest['format']}; this fedadapt reads up to {FORMAT}, update it"
+            f"{folder}: format {manifest['format']}; this fedadapt reads format {FORMAT}, update it"
         )
     if hashlib.sha256(json.dumps(manifest).encode()).hexdigest() != signed["sha256"]:
         raise ValueError("manifest.json is not what was written")
@@ -221,19 +228,13 @@ def _read(folder: Path) -> Checkpoint:
         if sha256(folder / name) != written:
             raise ValueError(f"{name} is not what was written")
     state = load_file(folder / "state.safetensors")
-    segments = manifest["segments"] if manifest["format"] > 1 else [_one_segment(manifest)]
     return Checkpoint(
         round=manifest["round"],
         tensors={name: state[name] for name in manifest["names"]},
         metadata=manifest["facts"],
-        states=read_kept(folder, segments),
+        states=read_kept(folder, manifest["segments"]),
         config=manifest["config"],
     )
-
-
-def _one_segment(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What format 1 had, as a segment."""
-    return {"file": "kept.safetensors"} | {key: manifest[key] for key in ("clients", "groups")}
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
