@@ -286,6 +286,19 @@ def models() -> None:
 
 @main.command()
 @click.argument("name", required=False)
+def adaptations(name: str | None) -> None:
+    """List the local adaptations, or show one with its arguments.
+
+    NAME may also be that of an installed package, or module:Class.
+    """
+    from fedadapt.client.adaptations.listing import listing
+
+    _prepare(verbose=False)
+    Console().print(listing(name))
+
+
+@main.command()
+@click.argument("name", required=False)
 def strategies(name: str | None) -> None:
     """List the strategies, or show one with its arguments.
 

@@ -15,7 +15,6 @@ LAYERS = (
     (
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
         "older_runs.py", "random_streams.py", "__init__.py",
-        "client/adaptations/settings.py",
     ),
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
@@ -35,7 +34,7 @@ ADAPTERS = {file for file in FILES if file.startswith("flower/")}
 """The only ones that know Flower."""
 
 LIGHT = {
-    "__init__.py", "__main__.py", "cli.py", "client/adaptations/settings.py", "config.py",
+    "__init__.py", "__main__.py", "cli.py", "client/adaptations/registry.py", "config.py",
     "datasets/catalog.py", "datasets/entries.py", "datasets/task_incremental/catalog.py",
     "errors.py", "files.py", "models/catalog.py", "older_runs.py", "parameters.py",
     "registry.py", "privacy/__init__.py", "privacy/command.py",

@@ -97,8 +97,10 @@ class GridClients:
             (records.ARRAYS if name == "base" else name): weights
             for name, weights in request.models.items()
         }
-        fisher = request.fisher_of_all
-        shared = {"fisher": records.array_record(fisher)} if fisher is not None else {}
+        pooled = {
+            f"{records.POOLED}{adaptation}": records.array_record(weights)
+            for adaptation, weights in request.pooled.items()
+        }
         config: Config = {
             "server-round": request.round,
             "adaptations": list(request.adaptations),
@@ -107,7 +109,7 @@ class GridClients:
             "task": request.task,
         }
         contents = models_by_client(models, len(request.clients))
-        asked = (records.request({**mine, **shared}, config) for mine in contents)
+        asked = (records.request({**mine, **pooled}, config) for mine in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})

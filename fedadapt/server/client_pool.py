@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from fedadapt.messages import Answers, Failure, Sent
@@ -16,7 +17,7 @@ class EvaluationRequest(NamedTuple):
     clients: tuple[int, ...]
     models: Mapping[str, Weights]  # "base", "personal": each [D, ...]
     adaptations: tuple[str, ...]  # names among the run's
-    fisher_of_all: Weights | None = None  # [...], for EWC
+    pooled: Mapping[str, Weights] = MappingProxyType({})  # by adaptation: what its query found
     on_global: bool = False
     task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well

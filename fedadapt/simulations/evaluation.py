@@ -42,8 +42,8 @@ class Evaluator:
         if self._under_way is None:
             return
         (request, stream), self._under_way = self._under_way, None
-        models, pooled = request.models.values(), request.fisher_of_all or {}
-        down = sum(num_bytes(row(weights, 0)) for weights in models) + num_bytes(pooled)
+        models, pooled = request.models.values(), request.pooled.values()
+        down = sum(num_bytes(row(weights, 0)) for weights in models) + sum(map(num_bytes, pooled))
         waiting = set(request.clients)
         for answers in stream:
             for evaluation in answers.rows:

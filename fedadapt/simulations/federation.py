@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from torch import nn
 
-from fedadapt.client.adaptations.settings import Adaptation
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
@@ -23,7 +23,6 @@ from fedadapt.server.sampling import evaluation_sample, sample
 from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
-from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -66,7 +65,7 @@ class Federation:
         adaptations: Sequence[Adaptation],
         folder: Path,
         *,
-        parameter_names: frozenset[str],
+        model: nn.Module,
         central_test: CentralTest,
         progress: Progress,
     ) -> None:
@@ -78,7 +77,7 @@ class Federation:
         self._folder = folder
         self._checkpoints = Checkpoints(folder)
         self._save_again = 0.0  # not before this time
-        self._parameter_names = parameter_names
+        self._model = model  # the architecture; its weights are never read
         self._central_test = central_test
         self._progress = progress
         self._journal = Journal(folder)
@@ -187,16 +186,15 @@ class Federation:
         clients = self._evaluated(final)
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
-        pooled = None
-        tasks = is_tasks(self._config.benchmark)  # each has a head, so a Fisher, of its own
-        if final and not tasks and needs_fisher_of_all(self._adaptations):
-            pooled = self._fisher_of_all(row(base, 0))
+        # Each task has a model of its own: there is none to ask the clients about.
+        asking = final and not is_tasks(self._config.benchmark)
+        pooled = self._pooled_answers(row(base, 0)) if asking else {}
         request = EvaluationRequest(
             round=self._round,
             clients=clients,
             models={},
             adaptations=adaptations,
-            fisher_of_all=pooled,
+            pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
         )
@@ -213,20 +211,28 @@ class Federation:
             for evaluation in self._central_test(self._round, base):
                 self._journal.append(evaluation)
 
-    def _fisher_of_all(self, base: Weights) -> Weights | None:
-        """The clients' Fisher at the base model, averaged by examples; None below quorum."""
+    def _pooled_answers(self, base: Weights) -> dict[str, Weights]:
+        """By adaptation that asks: the training clients' answers at the base model, [...].
+
+        They are averaged, weighted by examples. Below quorum an adaptation is left out, and does
+        without.
+        """
         seen = self._population.seen
         sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
-        expected = {n: t for n, t in base.items() if n in self._parameter_names}
-        mean = StreamingMean()
-        try:
-            for some in self._exchange(self._round).ask(FISHER, sent, expected):
-                if some.update is not None:
-                    mean.add(some.update.weights, some.update.num_examples)
-        except RoundFailedError as failure:
-            log.warning("%s; EWC takes each client's own Fisher", failure)
-            return None
-        return mean.result()
+        pooled: dict[str, Weights] = {}
+        for adaptation in self._adaptations:
+            query = adaptation.query()
+            if query is None:
+                continue
+            mean, expected = StreamingMean(), query.expected(self._model, base)
+            try:
+                for some in self._exchange(self._round).ask(query.action, sent, expected):
+                    if some.update is not None:
+                        mean.add(some.update.weights, some.update.num_examples)
+                pooled[adaptation.name] = mean.result()
+            except RoundFailedError as failure:
+                log.warning("%s; %s does without", failure, adaptation.name)
+        return pooled
 
     def _exchange(self, number: int, meanwhile: Callable[[], None] = lambda: None) -> Exchange:
         return Exchange(
@@ -271,7 +277,3 @@ class Federation:
         self._seconds += now - self._measured_until
         self._measured_until = now
         return self._seconds
-
-
-def parameter_names(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(n for n, _ in model.named_parameters())

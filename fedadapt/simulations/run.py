@@ -17,7 +17,7 @@ from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_lates
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.engines.select import engine_for
-from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.federation import Federation, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -79,7 +79,7 @@ def run(
             population,
             assembly.worker.adaptations,
             folder,
-            parameter_names=parameter_names(assembly.model),
+            model=assembly.model,
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
         )

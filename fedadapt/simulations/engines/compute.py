@@ -51,7 +51,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             {name: rows(w, first, last) for name, w in request.models.items()},
             states[first:last],
             adaptations=methods,
-            fisher_of_all=request.fisher_of_all,
+            pooled=request.pooled,
             on_global=request.on_global,
             curves=request.curves,
         )

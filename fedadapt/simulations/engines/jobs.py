@@ -42,7 +42,7 @@ class Request:
 
     asked: Asked
     clients: tuple[int, ...]
-    common: dict[str, Tree] = field(default_factory=dict)  # for all: models [1, ...], fisher [...]
+    common: dict[str, Tree] = field(default_factory=dict)  # for all: models [1, ...], pooled [...]
     models: dict[str, Weights] = field(default_factory=dict)  # of each client, [D, ...]
 
     @staticmethod
@@ -53,9 +53,8 @@ class Request:
     @staticmethod
     def to_evaluate(request: EvaluationRequest) -> "Request":
         common, own = _told_apart(request.models)
-        asked = request._replace(clients=(), models={}, fisher_of_all=None)
-        fisher = {"fisher": request.fisher_of_all} if request.fisher_of_all is not None else {}
-        return Request(asked, request.clients, common | fisher, own)
+        asked = request._replace(clients=(), models={}, pooled={})
+        return Request(asked, request.clients, common | {"pooled": request.pooled}, own)
 
     def job(self, first: int, last: int) -> Job:
         return Job(self.asked, self.clients[first:last])
@@ -80,9 +79,8 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
     states = [states.get(i, {}) for i in range(count)]
     if isinstance(job.asked, Query):
         return _told(answer(worker, job.asked, job.clients, models.get("", {}), states))
-    request = job.asked._replace(
-        clients=job.clients, models=models, fisher_of_all=common.get("fisher")
-    )
+    pooled = common.get("pooled", {})
+    request = job.asked._replace(clients=job.clients, models=models, pooled=pooled)
     metadata = [
         (a.clients, [tuple(row) for row in a.rows], _plain(a.failures), a.bytes_up, a.seconds)
         for a in evaluate(worker, request, states)
