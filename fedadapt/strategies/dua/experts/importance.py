@@ -30,12 +30,12 @@ def expert_importances(
     seed: int = 0,
     compute: str | torch.device = "cpu",
 ) -> Weights:
-    """Omega of one expert, under its own head, on the server's images: MAS-IMM and FIM-IMM.
+    """Return Omega of an expert with its own head on the server's images: MAS-IMM and FIM-IMM.
 
     Args:
-        kind: See ``client.importances.importances``; so are ``granularity`` and ``floor``.
-        split: The paper has ``validation``. Its code has both: one mean over all images with MAS,
-            the sum of the two splits' means with a Fisher.
+        kind: See ``client.statistics.importance``, as for ``granularity`` and ``floor``.
+        split: The paper uses ``validation``. Its code uses both: the mean over all images
+            with MAS, and the sum of the means of both with a Fisher information.
 
     Returns:
         Parameters of the body only, [...], non-negative, on the CPU.
@@ -74,10 +74,11 @@ def accumulated(
     training: ExpertTraining,
     last: Expert | None,
 ) -> Weights:
-    """What EWC and MAS will need of this task: its importances on the training images, and earlier.
+    """Return the importances on this task's training images plus those of earlier tasks.
 
-    EWC's code squares the gradient of a batch's summed loss and divides by the number of images:
-    ``batch_size`` times the square of the mean's gradient.
+    Only EWC and MAS need them; other methods get {}. EWC's released code squares the gradient of a
+    batch's summed loss and divides by the number of images, which is ``batch_size`` times the
+    square of the gradient of the mean.
     """
     if training.method not in ("ewc", "mas"):
         return {}
