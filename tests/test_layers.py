@@ -14,7 +14,7 @@ FILES = {
 LAYERS = (
     (
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
-        "random_streams.py", "__init__.py",
+        "older_runs.py", "random_streams.py", "__init__.py",
     ),
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
@@ -38,7 +38,7 @@ ADAPTERS = {file for file in FILES if file.startswith("flower/")}
 LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "client/adaptations/registry.py", "config.py",
     "datasets/catalog.py", "datasets/entries.py", "datasets/task_incremental/catalog.py",
-    "errors.py", "files.py", "models/catalog.py", "parameters.py",
+    "errors.py", "files.py", "models/catalog.py", "older_runs.py", "parameters.py",
     "registry.py", "privacy/__init__.py", "privacy/command.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
