@@ -16,7 +16,7 @@ from fedadapt.config import RunConfig
 from fedadapt.models.build import build_model
 from fedadapt.models.mode import evaluating, training_norms
 from fedadapt.selectors import head, head_of
-from fedadapt.testing.assertions import FLOAT64, copied, require, require_close, require_same
+from fedadapt.testing.assertions import copied, require, require_close, require_same
 from fedadapt.weights import Weights
 
 IMAGE_SHAPE = (1, 8, 8)
@@ -24,6 +24,8 @@ NUM_CLASSES = 3
 LARGE = 2_000_000
 """Parameters above which a rule that computes is skipped; it holds or breaks at any width."""
 CLIENTS, BATCH = 3, 4
+LIMITS = {"rtol": 1e-6, "atol": 1e-7}
+"""Float64 through tens of batch-norm layers over few images, which magnify what is rounded."""
 
 Shape = tuple[int, int, int]
 
@@ -137,7 +139,7 @@ def stacked_is_alone(
                 how = "kernels" if network is not None else "vmap"
                 where = f"{name}: client {d}, {label} mode, {how}"
                 mine = {n: t[d] for n, t in together.items()}
-                require_close(mine, alone, where, FLOAT64)
+                require_close(mine, alone, where, LIMITS)
 
 
 def _computed(
