@@ -17,7 +17,7 @@ from fedadapt.weights import Weights
 
 @dataclass(frozen=True, kw_only=True)
 class Ditto(SharedModel):
-    """FedAvg on w; each client minimises F(v) + (lam / 2) ||v - w||^2 too. Li et al. 2021, alg. 1."""
+    """FedAvg on w; each client also minimises F(v) + (lam / 2) ||v - w||^2. Li et al. 2021, 1."""
 
     personal = "on client"
     lam: float = param(0.1, "strength of the pull towards the shared model", at_least=0)
