@@ -59,7 +59,7 @@ ADAPTATIONS = {
 NETWORKS = {
     "right_network": set(),
     "head_is_another_layer": {"head_is_found"},
-    "tied": {"no_tensor_has_two_names", "stacked_is_alone"},
+    "tied": {check.__name__ for check in network_contract},  # refused wherever it is built
     "one_image_loses_its_axis": {"forward_gives_logits"},
     "unseeded": {"initial_weights_follow_the_seed"},
     "counts_in_evaluation": {"evaluating_changes_nothing", "stacked_is_alone"},
