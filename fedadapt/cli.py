@@ -17,6 +17,7 @@ from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
+from fedadapt.new.command import new
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
@@ -57,6 +58,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+main.add_command(new)
 main.add_command(privacy_inversion)
 main.add_command(reproduce)
 main.add_command(predict)

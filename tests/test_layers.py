@@ -28,6 +28,7 @@ LAYERS = (
     ("testing/",),
     ("privacy/",),
     ("reproductions/",),
+    ("new/",),
     ("cli.py", "__main__.py"),
 )  # fmt: skip
 """As docs/architecture.md has them, lowest first."""
@@ -38,7 +39,8 @@ ADAPTERS = {file for file in FILES if file.startswith("flower/")}
 LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "client/adaptations/registry.py", "config.py",
     "datasets/catalog.py", "datasets/entries.py", "datasets/task_incremental/catalog.py",
-    "errors.py", "files.py", "models/catalog.py", "older_runs.py", "parameters.py",
+    "errors.py", "files.py", "models/catalog.py", "new/command.py", "older_runs.py",
+    "parameters.py",
     "registry.py", "privacy/__init__.py", "privacy/command.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
