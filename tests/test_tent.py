@@ -12,13 +12,12 @@ import tiny
 import torch
 from click.testing import CliRunner
 from test_examples import EXAMPLES
-from toys import assert_close, assert_same_bits, cohort, conv, initials, split
+from toys import assert_close, assert_same_bits, cohort, conv, initials, split, view_of
 
 from fedadapt.cli import main
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.registry import build
 from fedadapt.client.api import adapt
-from fedadapt.objectives import Batch, View
 from fedadapt.selectors import norms
 from fedadapt.simulations.results.parquet import read_evaluations
 
@@ -44,7 +43,7 @@ def test_the_gradient_of_the_entropy_is_its_closed_form(tent):
     logits = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     logits[0, 0] = 0.7
     logits.requires_grad_()
-    view = View(logits, {}, Batch(logits, logits), {}, lambda weights, inputs: inputs)
+    view = view_of(logits)
     value = tent.entropy(view)
     assert value.shape == (2,)
     value.sum().backward()
@@ -73,7 +72,7 @@ def test_it_moves_batch_norm_only_towards_surer_predictions(tent):
         model = conv().double()
         model.load_state_dict({n: t[client] for n, t in models.items()})
         logits = model.eval()(SPLITS[client].adapt.inputs)
-        view = View(logits[None], {}, Batch(logits, logits), {}, lambda weights, inputs: inputs)
+        view = view_of(logits[None])
         return tent.entropy(view).item()
 
     start = AdaBN().adapt(members, weights)
