@@ -49,6 +49,8 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
 class GridClients:
     """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
 
+    keeps_models = True
+
     def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
         self._grid = grid
         self._config = config
@@ -108,6 +110,8 @@ class GridClients:
             "curves": request.curves,
             "task": request.task,
         }
+        if request.collect:
+            config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
         asked = (records.request({**mine, **pooled}, config) for mine in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):

@@ -16,6 +16,7 @@ from fedadapt.errors import InputError
 from fedadapt.messages import Sent, Update
 from fedadapt.models.meta import on_meta
 from fedadapt.records import Evaluation
+from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.strategies.base import Strategy
 from fedadapt.weights import Weights, is_shared, repeat
 
@@ -124,6 +125,7 @@ class Worker:
         pooled: Mapping[str, Weights] = MappingProxyType({}),
         on_global: bool = False,
         curves: bool = False,
+        collected: CollectedModels | None = None,
     ) -> list[Evaluation]:
         """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
@@ -133,6 +135,7 @@ class Worker:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
             pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
         cohort = self.cohort(clients, round, states)
@@ -145,6 +148,8 @@ class Worker:
         rows = []
         for name, weights in models.items():
             start = self.strategy.localise(cohort, self._placed(weights), name)
+            if collected is not None:
+                collected.add(cohort, name, "none", start)
             for method in adaptations:
                 inputs = (cohort, start, answers.get(method.name))
                 stages = method.stages(*inputs) if curves else [(0, method.adapt(*inputs))]
@@ -153,6 +158,8 @@ class Worker:
                         for d, score in enumerate(evaluate(cohort, adapted, examples)):
                             row = self._row(round, clients[d], name, method, split, score)
                             rows.append(row._replace(epoch=epoch))
+                if collected is not None and method.name != "none":
+                    collected.add(cohort, name, method.name, adapted)
         return sorted(rows, key=lambda row: row.client)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
