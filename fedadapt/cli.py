@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import defaults_of_tasks
+from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
@@ -240,10 +240,11 @@ def report(folders: tuple[Path, ...]) -> None:
 )
 def benchmarks(data_root: str) -> None:
     """List the data sets: sizes, whether they are here, where their files must be."""
-    from fedadapt.datasets.catalog import rows
-    from fedadapt.datasets.task_incremental.catalog import task_rows
+    from fedadapt.datasets.listing import benchmark_rows
+    from fedadapt.datasets.task_incremental.task_listing import task_rows
 
-    for title, found in ("", rows(data_root)), ("learnt task after task", task_rows(data_root)):
+    sections = (("", benchmark_rows(data_root)), ("learnt task after task", task_rows(data_root)))
+    for title, found in sections:
         table = Table(
             title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
         )

@@ -14,7 +14,7 @@ FILES = {
 LAYERS = (
     (
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
-        "random_streams.py", "__init__.py",
+        "random_streams.py", "factories.py", "__init__.py",
         "client/adaptations/settings.py",
     ),
     ("weights.py", "messages.py"),
@@ -36,8 +36,12 @@ ADAPTERS = {file for file in FILES if file.startswith("flower/")}
 
 LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "client/adaptations/settings.py", "config.py",
-    "datasets/catalog.py", "datasets/entries.py", "datasets/task_incremental/catalog.py",
-    "errors.py", "files.py", "models/catalog.py", "parameters.py",
+    "datasets/data_spec.py", "datasets/entries.py", "datasets/feature_shift/spec.py",
+    "datasets/listing.py", "datasets/partitioning/limits.py", "datasets/partitioning/spec.py",
+    "datasets/registry.py", "datasets/rules.py", "datasets/sources/files.py",
+    "datasets/sources/image_folder.py", "datasets/task_incremental/task_entries.py",
+    "datasets/task_incremental/task_listing.py", "datasets/task_incremental/task_spec.py",
+    "errors.py", "factories.py", "files.py", "models/catalog.py", "parameters.py",
     "registry.py", "privacy/__init__.py", "privacy/command.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",

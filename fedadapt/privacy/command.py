@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets import catalog as datasets
+from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.registry import find_benchmark
 from fedadapt.errors import InputError
 from fedadapt.models import catalog as models
 from fedadapt.privacy.settings import MEANING, ORDERED, Attack, layers, words
@@ -97,7 +98,7 @@ def privacy_inversion(
     given = {key: value for key, value in network.items() if value is not None}
     config = _without_run(given, attack) if run is None else _of_run(run, given)
     models.check(config)
-    datasets.check(config)
+    check_data(config)
     base = None if run is None else run / "models" / "base.safetensors"
     folder = _folder(out, run, config)
     _attack(config, base, attack, device, folder)
@@ -106,7 +107,7 @@ def privacy_inversion(
 def _without_run(given: dict[str, Any], attack: Attack) -> RunConfig:
     """As many clients as images, so that every image is another client's."""
     config = RunConfig(**{"model": "cnn", "seed": attack.seed, "clients": 1, **given})
-    domains = datasets.find(config.benchmark).domains
+    domains = find_benchmark(config.benchmark).domains
     clients = max(min(attack.images, MOST_CLIENTS), domains)
     return RunConfig.from_mapping(config.to_mapping() | {"clients": clients})
 

@@ -15,7 +15,7 @@ from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.load import load_benchmark
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow

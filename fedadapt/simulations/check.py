@@ -4,9 +4,9 @@ import importlib.util
 
 from fedadapt.client.adaptations import settings as adaptations
 from fedadapt.config import RunConfig
-from fedadapt.datasets import catalog as datasets
-from fedadapt.datasets.task_incremental.catalog import TASK_CATALOG, find_tasks, is_tasks
-from fedadapt.datasets.task_incremental.catalog import check as check_tasks
+from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
+from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
 from fedadapt.models import catalog as models
 from fedadapt.strategies import catalog as strategies
@@ -41,7 +41,7 @@ def check(config: RunConfig) -> None:
                 f"set rounds={tasks} or less"
             )
     else:
-        datasets.check(config)
+        check_data(config)
 
 
 def _mismatch(config: RunConfig) -> str:
@@ -50,5 +50,5 @@ def _mismatch(config: RunConfig) -> str:
             f"strategy: {config.strategy}; {config.benchmark} is learnt task after task by the "
             f"server: use {', '.join(VARIANTS)}"
         )
-    names = ", ".join(entry.name for entry in TASK_CATALOG)
+    names = ", ".join(entry.name for entry in TASK_ENTRIES)
     return f"benchmark: {config.benchmark}; {config.strategy} needs one with tasks: {names}"

@@ -11,7 +11,7 @@ import torch
 
 from fedadapt.client.adaptations.settings import Adaptation
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import Evaluation, RoundLoss

@@ -10,7 +10,7 @@ from rich.console import Console
 from safetensors.torch import save
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import find_tasks
+from fedadapt.datasets.task_incremental.task_entries import find_tasks
 from fedadapt.errors import unknown
 from fedadapt.models import catalog as models
 from fedadapt.reproductions.dua.published import ADAPTATIONS, PUBLISHED, Key, Score

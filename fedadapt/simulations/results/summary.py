@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.records import CommunicationEntry, Evaluation, Outcome, RoundLoss
 from fedadapt.simulations.results.accuracies import TOLERANCE, Accuracies, last_accuracies

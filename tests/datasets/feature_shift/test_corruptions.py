@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fedadapt.datasets.feature_shift.corruptions import corrupt
-from fedadapt.datasets.feature_shift.shift import shift_kind, shifted
-from fedadapt.datasets.partitioning.spec import CORRUPTIONS, Shift
+from fedadapt.datasets.feature_shift.shift import shifted
+from fedadapt.datasets.feature_shift.spec import CORRUPTIONS, Corruptions, OneCorruption
 
 
 def picture(height=28, width=28, channels=3, seed=0):
@@ -143,12 +143,12 @@ def test_spatter_of_water_only_adds_light_and_mud_goes_towards_brown():
 
 
 def test_a_client_keeps_its_corruption_and_every_image_its_own_noise():
-    shift = Shift("corruptions", "", 3)
-    assert [shift_kind(shift, d) for d in range(12)] == [*CORRUPTIONS, "spatter", "elastic"]
+    shift = Corruptions(3)
+    assert [shift.change(d) for d in range(12)] == [*CORRUPTIONS, "spatter", "elastic"]
     image = picture()
     one = shifted(image, shift, 4, 7, 1)
     assert np.array_equal(one, shifted(image, shift, 4, 7, 1))
     for client, number, seed in ((14, 7, 1), (4, 8, 1), (4, 7, 2)):
         assert not np.array_equal(one, shifted(image, shift, client, number, seed))
-    everywhere = Shift("corruption", "jpeg", 5)
-    assert {shift_kind(everywhere, d) for d in range(12)} == {"jpeg"}
+    everywhere = OneCorruption("jpeg", 5)
+    assert {everywhere.change(d) for d in range(12)} == {"jpeg"}
