@@ -264,16 +264,13 @@ def _word(value: object) -> str:
 @main.command()
 def models() -> None:
     """List the networks: sizes, least image size, batch normalisation, weights."""
-    from dataclasses import asdict
-
-    from fedadapt.models.catalog import ENTRIES
+    from fedadapt.models.registry import NetworkRow, network_rows
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    entries = list(ENTRIES)
-    for column in asdict(entries[0]):
+    for column in NetworkRow._fields:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for entry in entries:
-        table.add_row(*(_word(value) for value in asdict(entry).values()))
+    for row in network_rows():
+        table.add_row(*row)
     Console().print(table)
 
 

@@ -63,8 +63,9 @@ def read_rule(key: str, text: str, rules: Mapping[str, type[R]], also: tuple[str
     if values == [] and all(p.default is None for p in known):
         return rule()
     if len(values) != len(known) or not all(values):
-        lacks = "lacks its number" if len(known) == 1 else "is not complete"
-        raise InputError(f"{key}: {text!r} {lacks}; write {_form(rule)}")
+        if len(known) == 1 and not any(values):
+            raise InputError(f"{key}: {text!r} lacks its number; write {_form(rule)}")
+        raise InputError(f"{key}: {text!r} is not of the form {_form(rule)}")
     return rule(
         **{p.name: _value(key, text, rule, p, v) for p, v in zip(known, values, strict=True)}
     )

@@ -8,7 +8,7 @@ from fedadapt.datasets.data_spec import check_data
 from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
 from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
-from fedadapt.models import catalog as models
+from fedadapt.models.limits import check_model
 from fedadapt.strategies import catalog as strategies
 from fedadapt.strategies.dua.variants import VARIANTS
 
@@ -29,7 +29,7 @@ def check(config: RunConfig) -> None:
             )
     adaptations.parse(config)
     strategies.check(config)
-    models.check(config)
+    check_model(config)
     if is_tasks(config.benchmark) != strategies.learns_tasks(config.strategy):
         raise InputError(_mismatch(config))
     if is_tasks(config.benchmark):

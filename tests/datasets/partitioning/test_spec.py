@@ -99,7 +99,7 @@ def test_every_rule_is_read_again_from_what_it_writes(key, rules, name):
 
 
 def test_a_rule_made_in_python_is_checked_like_one_that_is_read():
-    with pytest.raises(InputError, match="dirichlet: alpha: 0.0 is out of range; it must be > 0"):
+    with pytest.raises(InputError, match=r"dirichlet: alpha: 0\.0 is out of range; it must be > 0"):
         Dirichlet(0)
     with pytest.raises(InputError, match="corruption: kind: unknown 'jpg'; did you mean 'jpeg'"):
         OneCorruption("jpg", 3)
@@ -121,8 +121,12 @@ def test_a_rule_made_in_python_is_checked_like_one_that_is_read():
         (parse_imbalance, "long-tail:2", "2 must be a number > 0 and <= 1"),
         (parse_shift, "corruptions:6", "6 must be a whole number >= 1 and <= 5"),
         (parse_shift, "corruptions", "write corruptions:SEVERITY, e.g. corruptions:3"),
-        (parse_shift, "corruption:jpeg", "write corruption:KIND:SEVERITY, e.g. corruption:jpeg:3"),
-        (parse_shift, "corruptions:1:2", "write corruptions:SEVERITY"),
+        (
+            parse_shift,
+            "corruption:jpeg",
+            "not of the form corruption:KIND:SEVERITY, e.g. corruption:jpeg:3",
+        ),
+        (parse_shift, "corruptions:1:2", "not of the form corruptions:SEVERITY"),
         (parse_shift, "corruption:jpg:3", "did you mean 'jpeg'"),
         (parse_shift, "rotation:2", "rotation takes no number"),
         (parse_shift, "rotate", "did you mean 'rotation'"),
