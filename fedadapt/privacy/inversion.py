@@ -1,4 +1,4 @@
-"""Make an image of what a ReLU layer says about one: the inversion attack of PFA, section 5.4.
+"""Reconstruct an image from the output of a ReLU layer: the inversion attack of PFA, section 5.4.
 
 Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective model
 personalization". The attacker knows the network (white box) and a property P of one image's map

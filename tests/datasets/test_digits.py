@@ -71,7 +71,7 @@ def test_a_run_imports_nothing_that_takes_seconds_and_that_it_does_not_need():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nobodys_test_image_is_anybodys_training_image(name):
+def test_no_clients_test_image_is_any_clients_training_image(name):
     benchmark = load(benchmark=name, clients=200)
     train, adapt, test = (
         set(np.concatenate([benchmark.rows(d)[part] for d in range(200)]).tolist())
@@ -197,7 +197,7 @@ def test_dirichlet_shares_sum_to_one_and_a_small_alpha_makes_them_uneven():
 
 
 @pytest.mark.parametrize("imbalance", ["", "long-tail:0.01"])
-def test_the_global_test_is_balanced_plain_and_nobodys(imbalance):
+def test_the_global_test_is_balanced_and_plain_and_no_client_trains_on_it(imbalance):
     benchmark = load(benchmark="digits-domains", imbalance=imbalance)
     everybody = benchmark.global_test
     assert everybody is not None

@@ -23,8 +23,8 @@ class Duplicates:
         distinct: The first image of each group of identical ones, ascending; [n].
         copies: First image -> the others of its group that have its label, and lie in the same
             part of the store (the images to divide, or the official test part).
-        left_out: The number of images that are nobody's: a copy that has another label than the
-            first image of its group, or a test image that is also an image to divide.
+        left_out: The number of images that no client gets: copies that have another label than the
+            first image of their group, and test images that are also images to divide.
 
     """
 

@@ -16,7 +16,7 @@ from fedadapt.errors import InputError
 PREFERRED_SHARE = 0.8
 """Share of a category-prior user's images that is of the class it prefers; about 83 % in DUA."""
 SAME_IMAGES_DEFAULT = 1000
-"""Images a task of users who all hold the same ones: as many as DUA draws."""
+"""Images of each task where all users hold the same ones: as many as DUA draws."""
 LEAST_IN_PART = 20
 """Images to adapt with, or to test on, below which users rather share some."""
 

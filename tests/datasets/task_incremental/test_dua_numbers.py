@@ -41,8 +41,8 @@ def test_the_whole_svhn_goes_before_usps_and_its_middle_is_taken(root, monkeypat
     assert benchmark.kinds == ("svhn", "mnist")
     with np.load(f"{root}/svhn.npz") as file:
         middle = file["x_test"][:, 2:30, 2:30].transpose(0, 3, 1, 2)
-    halves = benchmark.users(0, 1)[0]
-    assert np.array_equal(benchmark.of_task(0).split(0).test.inputs, middle[halves.test - 600])
+    rows = benchmark.users(0, 1)[0]
+    assert np.array_equal(benchmark.of_task(0).split(0).test.inputs, middle[rows.test - 600])
 
 
 def test_a_domain_gives_a_task_no_more_than_the_cap(root, monkeypatch):
