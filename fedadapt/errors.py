@@ -7,7 +7,7 @@ class FedadaptError(Exception):
     exit_code = 1
 
 
-class InputError(FedadaptError):
+class InputError(FedadaptError, ValueError):
     """Bad input, found before any work: what was found, and what is allowed."""
 
     exit_code = 2

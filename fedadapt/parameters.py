@@ -101,6 +101,13 @@ class Described:
         return self.name.replace("_", "-")
 
     @property
+    def shown(self) -> str:
+        """The default as it is printed; empty where there is none."""
+        if self.default is None:
+            return ""
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+    @property
     def values(self) -> str:
         """What it may be, for tables: ``true or false``, ``a or b``, ``number > 0``."""
         if self.param.allowed:
@@ -225,6 +232,4 @@ def _scalar(annotation: Any) -> type:
 def rows(cls: type) -> Iterator[tuple[str, str, str, str]]:
     """A table of the parameters: key, default, what it may be, help."""
     for described in parameters(cls).values():
-        default = "" if described.default is None else str(described.default)
-        shown = default.lower() if isinstance(described.default, bool) else default
-        yield described.key, shown, described.values, described.param.help
+        yield described.key, described.shown, described.values, described.param.help

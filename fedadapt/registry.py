@@ -73,14 +73,14 @@ class Registry:
             InputError: See ``path``; or it cannot be imported.
 
         """
-        return import_path(self.kind, name, self.path(name))
+        return import_named(self.kind, name, self.path(name))
 
     def _points(self) -> tuple[EntryPoint, ...]:
         return tuple(entry_points(group=self.group))
 
 
-def import_path(kind: str, name: str, path: str) -> Any:
-    """Import ``module:attribute``.
+def import_named(kind: str, name: str, path: str) -> Any:
+    """Import ``module:attribute``, with an error in one line.
 
     Args:
         kind: What it is, for messages: ``strategy``.
@@ -90,14 +90,19 @@ def import_path(kind: str, name: str, path: str) -> Any:
         InputError: The module cannot be imported or has no such attribute.
 
     """
-    module, _, attribute = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        return import_path(path)
     except Exception as error:  # a user's module may raise anything
         reason = (str(error).strip() or "no message").splitlines()[0]
         raise InputError(
             f"{kind}: {name}: cannot import {path}: {type(error).__name__}: {reason}"
         ) from error
+
+
+def import_path(path: str) -> Any:
+    """Import ``module:attribute``; the errors of the import are passed on."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _is_there(module: str) -> bool:

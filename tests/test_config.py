@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import tomli_w
 
 from fedadapt.config import RUNNING, RunConfig, parse_arguments
 from fedadapt.errors import InputError
+from fedadapt.parameters import parameters
 from fedadapt.server.checkpoint import MAY_CHANGE
 
 OTHER = {
@@ -49,7 +49,7 @@ def test_every_key_survives_the_way_out_and_in_again(tmp_path):
 
 def test_the_defaults_are_allowed_and_described():
     assert RunConfig.from_mapping({}) == RunConfig()
-    assert all(f.metadata["help"] for f in fields(RunConfig))
+    assert all(setting.param.help for setting in parameters(RunConfig).values())
 
 
 @pytest.mark.parametrize(

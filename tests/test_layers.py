@@ -47,8 +47,7 @@ LIGHT = {
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
-    "simulations/compare.py", "simulations/results/new_folder.py", "strategies/catalog.py",
-    "strategies/dua/variants.py",
+    "simulations/compare.py", "simulations/results/new_folder.py", "strategies/registry.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""
 
@@ -108,17 +107,9 @@ def ours(dotted: str) -> str | None:
 def test_nothing_imports_upwards(file):
     for dotted in imports(file):
         target = ours(dotted)
-        if target is None or target == "__init__.py" or upward_call(file, target):
+        if target is None or target == "__init__.py":
             continue
         assert layer(target) <= layer(file), f"{file} imports {dotted}"
-
-
-def upward_call(file: str, target: str) -> bool:
-    """``strategy.as_flower()`` is a convenience that needs the adapter when it is called."""
-    return (file, target) in {
-        ("strategies/base.py", "flower/ours_as_flower.py"),
-        ("simulations/assembly.py", "flower/flower_as_ours.py"),
-    }
 
 
 @pytest.mark.parametrize("file", sorted(FILES))

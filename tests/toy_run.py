@@ -15,9 +15,9 @@ from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
-from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.stateful import StrategyWithState
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 8)]
 EVERYWHERE = split(1, test=20, seed=77).test
@@ -69,7 +69,7 @@ class Run:
         self.folder = folder
         self.method = StrategyWithState(strategy)
         if num_workers:
-            engine |= {"num_workers": num_workers, "keeper": ClientStates()}
+            engine |= {"num_workers": num_workers, "client_states": ClientStates()}
             self.client_pool = ProcessClients(worker, **engine)
         else:
             self.client_pool = Faulty(worker, stop=stop, lose=lose, **engine)

@@ -22,7 +22,7 @@ from fedadapt.datasets.sources.files import data_root
 from fedadapt.datasets.sources.image_store import Store, store_of
 from fedadapt.errors import InputError
 from fedadapt.factories import call_factory
-from fedadapt.registry import import_path
+from fedadapt.registry import import_named
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def read_images(spec: DataSpec, progress: Progress | None = None) -> Store | Ben
 
     """
     entry = spec.entry
-    reader = import_path("benchmark", entry.name, entry.reader)
+    reader = import_named("benchmark", entry.name, entry.reader)
     offered: dict[str, Any] = {
         "root": str(data_root(spec.root) or ""),
         "seed": spec.seed,

@@ -15,7 +15,7 @@ from fedadapt.models.limits import check_model, check_norms, check_size
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.models.registry import NETWORKS, NetworkEntry, find_network
-from fedadapt.registry import import_path
+from fedadapt.registry import import_named
 from fedadapt.selectors import head_of
 from fedadapt.weights import Weights
 
@@ -57,7 +57,7 @@ def make_network(name: str, image_shape: Shape, num_classes: int) -> nn.Module:
     entry = find_network(name)
     if entry is None:
         return _made_by_user(name, image_shape, num_classes)
-    factory = import_path("model", name, entry.factory)
+    factory = import_named("model", name, entry.factory)
     network: nn.Module = factory(image_shape, num_classes, **entry.arguments)
     return network
 
@@ -73,7 +73,7 @@ def _weights(config: RunConfig, entry: NetworkEntry | None) -> tuple[Weights, st
     path = Path(config.weights).expanduser()
     state = read_weights(path)
     if entry is not None and entry.renames:
-        state = import_path("model", entry.name, entry.renames)(state)
+        state = import_named("model", entry.name, entry.renames)(state)
     return state, repr(str(path))
 
 

@@ -23,9 +23,9 @@ from fedadapt.server.sampling import evaluation_sample, sample
 from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
-from fedadapt.simulations.strategy_state import StatefulStrategy
 from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
 from fedadapt.strategies.base import Metadata
+from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)

@@ -10,13 +10,12 @@ from rich.console import Console
 from safetensors.torch import save
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
-from fedadapt.simulations.assembly import Assembly, assemble, method
+from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.engines.select import engine_for
 from fedadapt.simulations.federation import Federation, Population, parameter_names
 from fedadapt.simulations.progress import Progress
@@ -75,7 +74,7 @@ def run(
         client_pool.ready()
         federation = Federation(
             config,
-            method(assembly, folder, progress.learning),
+            on_server(assembly, folder, progress.learning),
             client_pool,
             population,
             assembly.worker.adaptations,
@@ -141,7 +140,7 @@ def _write(
     write_evaluations(folder, evaluations)
     write_communication(folder, journal_rows(folder, CommunicationEntry))
     write_losses(folder, losses)
-    if is_tasks(config.benchmark):
+    if assembly.tasks is not None:
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
     models = folder / "models"
     models.mkdir(exist_ok=True)

@@ -93,7 +93,7 @@ def update(**changes) -> Update:
         "num_examples": torch.tensor([12.0], dtype=torch.float64),
         "metrics": {"loss": torch.tensor([0.25], dtype=torch.float64)},
         "report": {"sparsity": torch.zeros(1, 3)},
-        "kept": {"norms": {"secret": torch.ones(1, 2)}},
+        "states": {"norms": {"secret": torch.ones(1, 2)}},
     }
     return Update(**(given | changes))
 
@@ -123,7 +123,7 @@ def test_evaluations_travel(found):
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "corrupt_reply",
     [
         lambda c: c.pop("rows"),
         lambda c: c.pop("labels"),

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
-from fedadapt.config import RunConfig, Scalar, as_float, parse_arguments
+from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, nearest, unknown
+from fedadapt.parameters import Scalar, as_float
 
 Part = Literal["train", "adapt"]
 

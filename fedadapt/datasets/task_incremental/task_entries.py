@@ -22,7 +22,7 @@ class TaskEntry:
     indoor: bool = False
     fixed_users: bool = False  # their preferences are listed: there are ``clients`` of them
     free: bool = False  # ``partition`` and ``shift`` may be chosen
-    short_training: bool = False  # small images of signs: DUA trains their experts for 10 epochs
+    short_training: bool = True  # below 64 pixels, experts train as briefly as on DUA's digits
 
 
 _PAIRS = tuple(f"{first}+{first + 1}" for first in range(0, 10, 2))
@@ -30,15 +30,15 @@ _PLACES = ("home", "leisure", "public", "store")
 _PREFER, _SAME = "category-prior", "same-images"
 NAMED: tuple[TaskEntry, ...] = (
     TaskEntry("dua-numbers", "DUA, sec. 5: pairs of digits of MNIST and SVHN (USPS without it)",
-              2, "domains", "none", _PAIRS, ("mnist", "svhn", "usps"), short_training=True),
+              2, "domains", "none", _PAIRS, ("mnist", "svhn", "usps")),
     TaskEntry("dua-catprior", "DUA, sec. 5: indoor scenes, users who prefer categories",
               5, _PREFER, "none", _PLACES, indoor=True, fixed_users=True),
     TaskEntry("dua-transprior", "DUA, sec. 5: indoor scenes, users with a corruption each",
               10, _SAME, "corruptions:3", _PLACES, indoor=True),
     TaskEntry("cifar10-tasks", "pairs of CIFAR-10's classes, users with a corruption each",
-              10, _SAME, "corruptions:3", _PAIRS, ("cifar10",), free=True),
+              10, _SAME, "corruptions:3", _PAIRS, ("cifar10",), free=True, short_training=False),
     TaskEntry("digits-tasks", "pairs of scikit-learn's digits, users who prefer classes",
-              5, _PREFER, "none", _PAIRS, free=True, short_training=True),
+              5, _PREFER, "none", _PAIRS, free=True),
 )  # fmt: skip
 
 

@@ -136,7 +136,7 @@ class Experiment:
 
     def run(self, strategy: str, seed: int, draw: int, folder: Path) -> Run:
         """One of them; ``folder`` holds the folders of all."""
-        arguments = {"preset": self.preset, "experts": str(self.experts), **self.training}
+        arguments = {"preset": self.preset, "expert_folder": str(self.experts), **self.training}
         if draw != 1:
             arguments["draw"] = draw
         word, adapt, adapt_args = strategy, "none", ""

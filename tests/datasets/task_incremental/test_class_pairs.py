@@ -278,3 +278,8 @@ def test_real_cifar10_makes_ten_users_of_a_thousand_images(data_root):
     assert [(len(r.train), len(r.validation)) for r in benchmark.server] == [(8000, 2000)] * 5
     assert benchmark.task_classes[0] == ("airplane", "automobile")
     assert {len(half) for t in range(5) for half in benchmark.users(t, 5)[9]} == {500}
+
+
+def test_experts_of_all_but_cifars_images_are_trained_briefly():
+    long = {entry.name for entry in TASK_ENTRIES if not entry.short_training}
+    assert long == {"cifar10-tasks", "cifar100-tasks"}

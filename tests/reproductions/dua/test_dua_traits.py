@@ -18,18 +18,18 @@ from fedadapt.reproductions.dua.traits import (
     ON_TOP,
     STAYS,
     Trainings,
+    learning_tasks,
     reads_labels,
     table,
     trains,
     traits,
 )
-from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.task_assembly import server_side
-from fedadapt.strategies.dua.variants import VARIANTS
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.weights import repeat
 
 TASKS, USERS = 3, 4
-GIVEN = {"benchmark": "digits-tasks", "clients": USERS, "rounds": TASKS, "examples": 20,
+GIVEN = {**tiny.UNTRAINED, "benchmark": "digits-tasks", "clients": USERS, "rounds": TASKS,
+         "examples": 20,
          "adapt": "none", "strategy_args": "epochs=1"}  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_the_server_trains_as_often_as_it_says(strategy, tmp_path, monkeypatch):
     monkeypatch.setattr(experts, "learn", lambda *given: calls.append(1) or learn(*given))
     config = tiny.config(**GIVEN, strategy=strategy)
     assembly = assemble(config)
-    server_side(config, assembly.tasks, assembly.model, tmp_path, torch.device("cpu"))
+    assembly.worker.strategy.prepare(server_side(assembly, tmp_path))
     assert len(calls) == traits(strategy).server.of(TASKS, USERS)
 
 
@@ -122,5 +122,5 @@ def test_trainings_are_a_function_of_tasks_and_users():
 
 
 def test_it_knows_every_strategy_there_is():
-    for name in VARIANTS:
+    for name, _ in learning_tasks():
         traits(name)

@@ -158,18 +158,16 @@ def test_truncating_to_nothing_starts_anew(tmp_path):
         assert list(journal.rows(RoundLoss)) == [losses()[1]]
 
 
-@pytest.mark.parametrize("kept", range(1, 12))
-def test_a_line_torn_by_a_crash_is_dropped_wherever_it_was_torn(tmp_path, states):
+@pytest.mark.parametrize("whole", range(1, 12))
+def test_a_line_torn_by_a_crash_is_dropped_wherever_it_was_torn(tmp_path, whole):
     with Journal(tmp_path) as journal:
         journal.append(RoundLoss(1, 0.5, 3))
         journal.append(RoundLoss(2, 0.25, 3))
     path = tmp_path / "losses.jsonl"
     line = path.read_bytes().splitlines(keepends=True)[0]
-    path.write_bytes(line + line[:states])
+    path.write_bytes(line + line[:whole])
     assert list(journal_rows(tmp_path, RoundLoss)) == [RoundLoss(1, 0.5, 3)]
-    assert (
-        path.read_bytes() == line + line[:states]
-    )  # reading repairs nothing: a run may be writing
+    assert path.read_bytes() == line + line[:whole]  # reading repairs nothing: a run may be writing
     with Journal(tmp_path) as journal:
         journal.append(RoundLoss(3, 0.125, 3))
         assert list(journal.rows(RoundLoss)) == [RoundLoss(1, 0.5, 3), RoundLoss(3, 0.125, 3)]

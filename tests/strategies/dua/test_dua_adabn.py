@@ -15,13 +15,13 @@ from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.messages import Answers
-from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.task_assembly import server_side
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.strategies.dua.importance_store import InMemoryImportances
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
 
 USERS = (0, 1, 2)
 SOME = {
+    **tiny.UNTRAINED,
     "benchmark": "digits-tasks",
     "model": tiny.NORM_MLP,
     "clients": len(USERS),
@@ -41,7 +41,7 @@ def learnt(tmp_path_factory):
     config = tiny.config(**SOME)
     assembly = assemble(config)
     place = tmp_path_factory.mktemp("adabn")
-    server = server_side(config, assembly.tasks, assembly.model, place, torch.device("cpu"))
+    server = assembly.worker.strategy.prepare(server_side(assembly, place))
     server = replace(server, importance_store=InMemoryImportances())
     for task in range(2):
         sent = server.send(DuaState(task, USERS), IMPORTANCE, task + 1, USERS)
