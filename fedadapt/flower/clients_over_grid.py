@@ -17,7 +17,7 @@ from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.records import Evaluation
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, is_shared, row
 
 HELLO, COUNT = "query.hello", "query.count"
 POLL = 0.5  # seconds between looks for clients that have not appeared yet
@@ -181,13 +181,13 @@ def models_by_client(
 ) -> Iterator[dict[str, ArrayRecord]]:
     """For each client, its records. A model that is the same for all is serialised once."""
     shared = {
-        name: records.array_record({n: t[0] for n, t in weights.items()})
+        name: records.array_record(row(weights, 0))
         for name, weights in stacked.items()
-        if all(t.stride(0) == 0 or len(t) == 1 for t in weights.values())
+        if is_shared(weights)
     }
     for d in range(count):
         own = {
-            name: records.array_record({n: t[d] for n, t in weights.items()})
+            name: records.array_record(row(weights, d))
             for name, weights in stacked.items()
             if name not in shared
         }

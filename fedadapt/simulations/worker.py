@@ -16,7 +16,7 @@ from fedadapt.messages import Sent, Update
 from fedadapt.models.meta import on_meta
 from fedadapt.records import Evaluation
 from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, is_shared
 
 FISHER = "query.importance"
 EVALUATE = "evaluate"
@@ -218,7 +218,7 @@ class Worker:
         if self.compute.type == "cpu":
             return weights
         return {
-            n: t[:1].to(self.compute).expand(t.shape) if t.stride(0) == 0 else t.to(self.compute)
+            n: t[:1].to(self.compute).expand(t.shape) if is_shared({n: t}) else t.to(self.compute)
             for n, t in weights.items()
         }
 

@@ -22,6 +22,7 @@ STRATEGIES = Registry(
         "fedavg": "fedadapt.strategies.fedavg:FedAvg",
         "fedprox": "fedadapt.strategies.fedprox:FedProx",
         "fedbn": "fedadapt.strategies.fedbn:FedBN",
+        "ditto": "fedadapt.strategies.ditto:Ditto",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",

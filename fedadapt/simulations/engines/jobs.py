@@ -14,9 +14,9 @@ from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import Evaluation
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
-from fedadapt.simulations.engines.serialization import Tree, is_shared
+from fedadapt.simulations.engines.serialization import Tree
 from fedadapt.simulations.worker import Worker
-from fedadapt.weights import Weights, rows
+from fedadapt.weights import Weights, is_shared, rows
 
 Result = Answers | EvaluationAnswers
 Asked = Query | EvaluationRequest  # the latter without clients and tensors

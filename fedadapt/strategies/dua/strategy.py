@@ -146,8 +146,8 @@ class MergedExperts(Strategy[DuaState]):
         # How many images there are is not asked, so it is not told.
         alike = torch.ones(len(cohort), dtype=torch.float64)
         if importance_request.stays:
-            first = received.config["task"] == 0
-            return Update({}, alike, states=added(cohort, expert, found, first=first))
+            task = int(received.config["task"])  # type: ignore[arg-type]
+            return Update({}, alike, states=added(cohort, expert, found, task=task))
         return Update(importance_request.code(row(received.weights, 0)).encode(found), alike)
 
     def expected(self, action: str, sent: Weights) -> Weights:

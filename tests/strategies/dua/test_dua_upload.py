@@ -52,7 +52,7 @@ def test_what_is_expected_of_a_user_is_what_it_answers(sides, upload):
         sent = server.send(DuaState(task, (0, 1)), IMPORTANCE, task + 1, (0, 1))
         update = worker.answer(IMPORTANCE, task + 1, sent)
         expected = Expected.of(server.expected(IMPORTANCE, row(sent.weights, 0)))
-        assert Expected.of_rows(update.weights) == expected
+        assert Expected.of(row(update.weights, 0)) == expected
         assert server.validation_errors(IMPORTANCE, update) == {}
 
 
