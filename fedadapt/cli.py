@@ -20,6 +20,7 @@ from fedadapt.errors import FedadaptError, InputError
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
+from fedadapt.saved_models.command import export, predict
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
@@ -58,6 +59,8 @@ def main(context: click.Context) -> None:
 
 main.add_command(privacy_inversion)
 main.add_command(reproduce)
+main.add_command(predict)
+main.add_command(export)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:
@@ -280,6 +283,19 @@ def models() -> None:
     for row in network_rows():
         table.add_row(*row)
     Console().print(table)
+
+
+@main.command()
+@click.argument("name", required=False)
+def adaptations(name: str | None) -> None:
+    """List the local adaptations, or show one with its arguments.
+
+    NAME may also be that of an installed package, or module:Class.
+    """
+    from fedadapt.client.adaptations.listing import listing
+
+    _prepare(verbose=False)
+    Console().print(listing(name))
 
 
 @main.command()

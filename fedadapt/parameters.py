@@ -184,12 +184,15 @@ def check_parameters(instance: Any, where: str = "") -> None:
         object.__setattr__(instance, described.name, value)
 
 
-def arguments_for(cls: type, given: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
+def arguments_for(
+    cls: type, given: Mapping[str, Any], where: str, name: str, prefix: str = ""
+) -> dict[str, Any]:
     """Arguments for ``cls`` from keys in kebab-case or snake_case, each checked.
 
     Args:
         where: The setting they come from, e.g. ``strategy-args``.
         name: What the class is called by its users, e.g. ``pfa``.
+        prefix: What stands before an argument where it is written, e.g. ``kd.``.
 
     Raises:
         InputError: An argument that the class does not take, or a value that is not allowed.
@@ -204,7 +207,7 @@ def arguments_for(cls: type, given: Mapping[str, Any], where: str, name: str) ->
             hint = nearest(argument, keys)
             has = ", ".join(keys) or "none"
             raise InputError(f"{where}: {name} has no argument {key!r}{hint}; it has: {has}")
-        found[argument] = known[argument].checked(value, f"{where}: {key}")
+        found[argument] = known[argument].checked(value, f"{where}: {prefix}{key}")
     return found
 
 

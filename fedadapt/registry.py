@@ -66,6 +66,15 @@ class Registry:
             )
         return name
 
+    def name_of(self, thing: type) -> str:
+        """The first name of a class: ours, an installed package's, or else ``module:Class``."""
+        path = f"{thing.__module__}:{thing.__qualname__}"
+        for name, ours in self.ours.items():
+            if ours == path:
+                return name
+        theirs = sorted(point.name for point in self._points() if point.value == path)
+        return theirs[0] if theirs else path
+
     def find(self, name: str) -> Any:
         """What a name stands for, imported now.
 

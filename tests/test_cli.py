@@ -14,7 +14,7 @@ from fedadapt.config import RunConfig
 
 COMMANDS = (
     "simulate", "compare", "reproduce", "report", "privacy-inversion", "benchmarks", "models",
-    "strategies",
+    "strategies", "adaptations",
 )  # fmt: skip
 
 REFUSED = [
@@ -29,6 +29,7 @@ REFUSED = [
     ("simulate --strategy fedprox --strategy-args mu=-1", "mu: -1.0 is out of range; it must be"),
     ("simulate --strategy-args mu", "strategy-args: 'mu' is not of the form name=value"),
     ("simulate --adapt finetune", "adapt: unknown 'finetune'; did you mean 'fine-tune'?"),
+    ("adaptations finetune", "adapt: unknown 'finetune'; did you mean 'fine-tune'?"),
     ("simulate --adapt none,none", "adapt: 'none' is given twice"),
     ("simulate --adapt adabn", "adabn needs a network with batch normalisation, 'mlp' has none"),
     ("simulate --adapt-args fine-tune.epoch=3", "has no argument 'epoch'; did you mean 'epochs'?"),
@@ -85,7 +86,9 @@ REFUSED = [
 LOADING = {
     line
     for line, what in REFUSED
-    if "-args" in line or "does not use it" in what or line.startswith("simulate --out")
+    if "-args" in line
+    or "does not use it" in what
+    or line.startswith(("simulate --out", "simulate --adapt adabn"))
 }
 """Refused by a class of ours, by what it uses or after it, and loading it loads torch."""
 
@@ -177,6 +180,9 @@ def test_the_version_is_the_package_s():
     [
         ("models", ["mlp", "vgg11", "mobilenetv2-0.25", "resnet18"]),
         ("strategies", ["fedavg", "fedadam", "krum", "module:Class"]),
+        ("adaptations", ["none", "adabn-s", "share=0.95", "Yu et al. 2020", "module:Class"]),
+        ("adaptations kd", ["the teacher", "It needs labels.", "kd.share", "0.95", "> 0"]),
+        ("adaptations none", ["It needs no labels.", "It takes no --adapt-args."]),
         ("benchmarks", ["digits-classes", "mnist", "folder:/path", "built in"]),
     ],
 )

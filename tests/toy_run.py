@@ -4,7 +4,10 @@ import math
 
 from toys import Toys, assert_same_bits, conv, initial, split, training
 
-from fedadapt.client.adaptations.settings import AdaBN, Ewc, FineTune, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.ewc import Ewc
+from fedadapt.client.adaptations.fine_tune import FineTune
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
@@ -12,7 +15,7 @@ from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
-from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.federation import Federation, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.worker import Worker
@@ -80,7 +83,7 @@ class Run:
             Population(tuple(benchmark.seen), tuple(unseen)),
             adaptations,
             folder,
-            parameter_names=parameter_names(model),
+            model=model,
             central_test=worker.evaluate_everywhere,
             progress=Progress(show=False),
         )

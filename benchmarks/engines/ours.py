@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.clock import Clock, Enough
 from benchmarks.works import BATCH, Clients, Work, network
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.statistics.importance import importances
 from fedadapt.client.statistics.sparsity import SPARSITY, sparsity_vectors
 from fedadapt.config import RunConfig
@@ -23,7 +23,8 @@ from fedadapt.simulations.engines.ray_clients import RayWorkers
 from fedadapt.simulations.engines.select import Engine, engine_for
 from fedadapt.simulations.engines.worker_pool import WorkerPoolClients
 from fedadapt.simulations.run import run as run_folder
-from fedadapt.simulations.worker import FISHER, Worker
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.dua.strategy import IMPORTANCE
 from fedadapt.weights import Weights, repeat, row
 
 FOR_EVER = 10**6  # rounds: the clock ends it
@@ -146,7 +147,7 @@ def _ask(work: Work, made: Assembly, client_pool: Engine, clock: Clock) -> None:
             request = EvaluationRequest(number, clients, {"base": models}, ("adabn-s",))
             count = sum(len(answers.clients) for answers in client_pool.evaluate(request))
         else:
-            action = SPARSITY if work.kind == "sparsity" else FISHER
+            action = SPARSITY if work.kind == "sparsity" else IMPORTANCE
             sent = Sent(clients, models, {"server-round": number})
             asked = client_pool.ask(action, number, sent, row(models, 0))
             count = sum(len(answers.clients) for answers in asked)

@@ -49,6 +49,8 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
 class GridClients:
     """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
 
+    keeps_models = True
+
     def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
         self._grid = grid
         self._config = config
@@ -97,8 +99,10 @@ class GridClients:
             (records.ARRAYS if name == "base" else name): weights
             for name, weights in request.models.items()
         }
-        fisher = request.fisher_of_all
-        shared = {"fisher": records.array_record(fisher)} if fisher is not None else {}
+        pooled = {
+            f"{records.POOLED}{adaptation}": records.array_record(weights)
+            for adaptation, weights in request.pooled.items()
+        }
         config: Config = {
             "server-round": request.round,
             "adaptations": list(request.adaptations),
@@ -106,8 +110,10 @@ class GridClients:
             "curves": request.curves,
             "task": request.task,
         }
+        if request.collect:
+            config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
-        asked = (records.request({**mine, **shared}, config) for mine in contents)
+        asked = (records.request({**mine, **pooled}, config) for mine in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})

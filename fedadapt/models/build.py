@@ -35,11 +35,7 @@ def build_model(config: RunConfig, image_shape: Shape, num_classes: int) -> nn.M
     """
     check_model(config)
     entry = find_network(config.model)
-    if entry is not None:
-        check_size(entry, *image_shape[1:])
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_stream(config.seed))
-        model = make_network(config.model, image_shape, num_classes)
+    model = make_network(config.model, image_shape, num_classes, seed=config.seed)
     if config.weights:
         state, source = _weights(config, entry)
         log.info("%s", load_weights(model, state, source))
@@ -47,19 +43,23 @@ def build_model(config: RunConfig, image_shape: Shape, num_classes: int) -> nn.M
     return model.train()
 
 
-def make_network(name: str, image_shape: Shape, num_classes: int) -> nn.Module:
-    """Make a network with weights from torch's generator.
+def make_network(name: str, image_shape: Shape, num_classes: int, *, seed: int = 0) -> nn.Module:
+    """Make a network by its name, or by ``module:factory``; its weights are drawn from ``seed``.
 
-    Args:
-        name: One of ours, one of a package, or ``module:factory``.
+    Raises:
+        InputError: An unknown name, images too small for it, or a factory that does not fit.
 
     """
     entry = find_network(name)
-    if entry is None:
-        return _made_by_user(name, image_shape, num_classes)
-    factory = import_named("model", name, entry.factory)
-    network: nn.Module = factory(image_shape, num_classes, **entry.arguments)
-    return network
+    if entry is not None:
+        check_size(entry, *image_shape[1:])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_stream(seed))
+        if entry is None:
+            return _made_by_user(name, image_shape, num_classes)
+        factory = import_named("model", name, entry.factory)
+        network: nn.Module = factory(image_shape, num_classes, **entry.arguments)
+        return network
 
 
 def _stream(seed: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
@@ -19,6 +19,7 @@ from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.load import load_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
 from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
@@ -156,7 +157,7 @@ def _worker(
         benchmark,
         model,
         strategy,  # type: ignore[arg-type]
-        adaptations.parse(config),
+        adaptations.parse(config, has_batch_norm=has_batch_norm(model)),
         seed=config.seed,
         compute=compute,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,

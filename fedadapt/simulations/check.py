@@ -3,13 +3,14 @@
 import importlib.util
 from collections.abc import Collection
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.config import RunConfig
 from fedadapt.datasets.data_spec import check_data
 from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
 from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.limits import check_model
+from fedadapt.models.registry import find_network
 from fedadapt.strategies.registry import STRATEGIES, find, is_flowers, select
 
 NEEDED = {"pyarrow": "result tables", "matplotlib": "pictures", "jinja2": "reports"}
@@ -18,8 +19,8 @@ NEEDED = {"pyarrow": "result tables", "matplotlib": "pictures", "jinja2": "repor
 def check(config: RunConfig, given: Collection[str] | None = None, *, flower: bool = False) -> None:
     """Refuse what cannot work, in one line.
 
-    Names are checked first, without loading anything; then the strategy's class is imported, and
-    with it torch.
+    Names are checked first, without loading anything; then the classes of the adaptations and of
+    the strategy are imported, and with them torch.
 
     Args:
         given: The keys that were given, in kebab-case, for settings that nothing uses; None: those
@@ -37,12 +38,14 @@ def check(config: RunConfig, given: Collection[str] | None = None, *, flower: bo
                 f'{module}: not installed; {purpose} need it: pip install "fedadapt[simulation]"'
             )
     STRATEGIES.path(config.strategy)
-    adaptations.parse(config)
+    adaptations.arguments_by_name(config)
     check_model(config)
     if is_tasks(config.benchmark):
         check_tasks(config)
     else:
         check_data(config)
+    entry = find_network(config.model)
+    adaptations.parse(config, has_batch_norm=entry.batch_norm if entry else None)
     selected = select(config)
     if is_tasks(config.benchmark) != selected.learns_tasks:
         raise InputError(_mismatch(config))

@@ -88,6 +88,10 @@ class ClientSide(ABC):
     """Models that each client makes of the base model and its own state, see ``localise``. The
     server neither has nor sends them."""
 
+    query_types: ClassVar[tuple[str, ...]] = ()
+    """The queries that are declared: message types beside ``train``, ``query.`` and a Python
+    identifier. Clients answer these, and refuse every other query; nothing has to be registered."""
+
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
     fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""
@@ -154,8 +158,7 @@ class Strategy(ClientSide, Generic[State]):
     def actions(self, state: State, round: int) -> tuple[str, ...]:
         """Name the exchanges of round 1, 2, ... in their order.
 
-        Each is a Flower message type: ``train``, or ``query.<name>`` for a query. Clients answer
-        any query of the run's strategy; there is nothing to register.
+        Each is a Flower message type: ``train``, or one of ``query_types``.
         """
         return ("train",)
 

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
@@ -32,9 +32,11 @@ class ClusteredModels(Strategy[ClusteredState]):
 
     A subclass says how clients are assigned: which queries are asked in a round and of which
     clients (``queries``, ``ask``), what clients answer (``tell``), and what the server makes of the
-    answers (``assign``). A client without a cluster is served the federated model, and what it
-    trains is not used.
+    answers (``assign``). It adds its queries to ``query_types``. A client without a cluster is
+    served the federated model, and what it trains is not used.
     """
+
+    query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

@@ -40,6 +40,7 @@ class SharedModel(Strategy[Weights]):
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
+    query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
     personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read

@@ -179,7 +179,7 @@ def test_local_norms_stay_and_are_used_again():
 
 
 def _none():
-    from fedadapt.client.adaptations.settings import NoAdaptation
+    from fedadapt.client.adaptations.none import NoAdaptation
 
     return NoAdaptation()
 

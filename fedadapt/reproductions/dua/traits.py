@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from fedadapt.client.adaptations.settings import ADAPTATIONS, Adaptation
+from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.registry import build
 from fedadapt.client.statistics.importance import MEASURES, Kind
 from fedadapt.config import parse_arguments
 from fedadapt.models.mlp import mlp
@@ -58,7 +59,7 @@ def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Trai
     cls = method_class(strategy)
     method = cls(model=mlp((1, 4, 4), 2), **arguments_for(cls, given, "strategy-args", strategy))
     asked = method.importance_request
-    local = ADAPTATIONS[adaptation]()
+    local = build(adaptation, {}, "adapt")
     return Traits(
         psi=asked is not None,
         phi=adaptation != "none",

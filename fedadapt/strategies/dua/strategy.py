@@ -55,6 +55,7 @@ class MergedExperts(Strategy[DuaState]):
     client needs ``model`` and the parameters; ``prepare`` adds what only the server has.
     """
 
+    query_types: ClassVar[tuple[str, ...]] = (IMPORTANCE,)
     learns_tasks: ClassVar[bool] = True
     samples_clients: ClassVar[bool] = False
     method: ClassVar[str]  # ``ExpertTraining.method``

@@ -51,6 +51,7 @@ class PFA(ClusteredModels):
     what it trains is not used. ``federated_rounds`` of 0 groups the model it begins with.
     """
 
+    query_types: ClassVar[tuple[str, ...]] = (SPARSITY, *ClusteredModels.query_types)
     compares_layers: ClassVar[bool] = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)

@@ -7,8 +7,9 @@ import tiny
 import torch
 from toys import assert_same_bits
 
-from fedadapt.client.adaptations import apply as adapting
-from fedadapt.client.adaptations.settings import ADAPTATIONS, Adaptation
+from fedadapt.client.adaptations import adabn_s, tuning
+from fedadapt.client.adaptations.registry import build
+from fedadapt.client.fit import fit
 from fedadapt.client.statistics.importance import MEASURES, importances
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.reproductions.dua.command import experiment
@@ -94,21 +95,22 @@ def test_the_server_trains_as_often_as_it_says(strategy, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["none", "adabn", "adabn-s", "fine-tune"])
 def test_users_train_as_often_as_it_says(name, monkeypatch):
-    fit, trained = adapting.fit, []
+    trained = []
 
     def counted(cohort, *arguments, **settings):
         trained.extend(cohort.clients)
         return fit(cohort, *arguments, **settings)
 
-    monkeypatch.setattr(adapting, "fit", counted)
+    for module in (adabn_s, tuning):
+        monkeypatch.setattr(module, "fit", counted)
     config = tiny.config(**GIVEN, strategy="sequential", model=tiny.NORM_MLP)
     assembly = assemble(config)
-    method: Adaptation = ADAPTATIONS[name]()
+    method = build(name, {}, "adapt")
     if name == "fine-tune":
         method = replace(method, epochs=1)
     for task in range(TASKS):
         cohort = assembly.worker.at(task).cohort(range(USERS), 1)
-        adapting.adapt(method, cohort, repeat(assembly.model.state_dict(), USERS))
+        method.adapt(cohort, repeat(assembly.model.state_dict(), USERS))
     assert len(trained) == traits("sequential", name).users.of(TASKS, USERS)
     assert trains(method) == bool(trained)
 

@@ -9,8 +9,7 @@ import pytest
 import tiny
 import torch
 
-from fedadapt.client.adaptations import settings as adaptations
-from fedadapt.client.adaptations.apply import adapt
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
@@ -71,10 +70,10 @@ def test_adabn_begins_with_the_merged_model_and_moves_nothing_but_statistics(lea
     config, worker, models = learnt
     methods = {m.name: m for m in adaptations.parse(config)}
     cohort = worker.cohort(USERS, 2)
-    adapted = adapt(methods["adabn"], cohort, models["personal"])
+    adapted = methods["adabn"].adapt(cohort, models["personal"])
     moved = {n for n, t in adapted.items() if not torch.equal(t, models["personal"][n])}
     assert moved == {"2.running_mean", "2.running_var"}
-    with_more = adapt(methods["adabn-s"], cohort, models["personal"])
+    with_more = methods["adabn-s"].adapt(cohort, models["personal"])
     moved = {n for n, t in with_more.items() if not torch.equal(t, models["personal"][n])}
     assert moved - {"2.num_batches_tracked"} == {
         "2.running_mean", "2.running_var", "2.weight", "2.bias",
