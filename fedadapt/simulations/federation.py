@@ -11,7 +11,7 @@ from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import LOCAL, Evaluation, Phase, RoundLoss
