@@ -105,6 +105,11 @@ class RunConfig:
         "record what a model is chosen by: scores on the adapt images, and local adaptations "
         "after each of their stages",
     )
+    local: bool = param(
+        True,
+        "beside every table and picture, what each client gets by training alone, for as many "
+        "epochs as in the federation",
+    )
     global_test: str = param(
         "base",
         "which models to try on the balanced global test",

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.weights import Weights
 
 
@@ -17,7 +17,7 @@ class EvaluationRequest(NamedTuple):
 
     round: int
     clients: tuple[int, ...]
-    models: Mapping[str, Weights]  # "base", "personal": each [D, ...]
+    models: Mapping[str, Weights]  # what is sent: "base", "personal", each [D, ...]
     adaptations: tuple[str, ...]  # names among the run's
     pooled: Mapping[str, Weights] = MappingProxyType({})  # by adaptation: what its query found
     on_global: bool = False
@@ -25,11 +25,18 @@ class EvaluationRequest(NamedTuple):
     curves: bool = False  # scores on the adapt images and after each stage as well
     collect: tuple[str, ...] = ()  # labels of the models to save: "personal", "base+fine-tune"
     at_once: int = 0  # clients that are computed together at most; 0: as many as usual
+    on_client: tuple[str, ...] = ()  # models that a client makes of what it has: nothing is sent
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All models that are tried, each once."""
+        return tuple(dict.fromkeys((*self.models, *self.on_client)))
 
 
 class ModelStack(NamedTuple):
     """Models of some clients, as they were evaluated."""
 
+    clients: Tensor  # [D], int64: whose they are
     weights: Weights  # [D, ...]
     accuracy: Tensor  # [D], float64: on the clients' adapt images
     num_images: Tensor  # [D]: how many images these are
@@ -45,6 +52,7 @@ class EvaluationAnswers:
     bytes_up: int = 0  # of each client
     seconds: float = 0.0  # of each client
     models: dict[str, dict[str, ModelStack]] = field(default_factory=dict)  # model, adaptation
+    failed: list[EvaluationFailure] = field(default_factory=list)  # of clients that answered
 
 
 class ClientPool(Protocol):

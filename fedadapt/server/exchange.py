@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import CommunicationEntry
+from fedadapt.records import CommunicationEntry, Phase
 from fedadapt.server.checks import Expected, accept, validation_errors
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.weights import Weights, num_bytes
+
+EVALUATE = "evaluate"
 
 
 class RoundFailedError(Exception):
@@ -40,6 +42,7 @@ class Exchange:
         record: Callable[[CommunicationEntry], None],
         progress: Callable[[int], None],
         meanwhile: Callable[[], None] = lambda: None,
+        phase: Phase = "training",
     ) -> None:
         """Prepare the exchanges of one round.
 
@@ -48,6 +51,8 @@ class Exchange:
             progress: Called with the number of further clients that have finished.
             meanwhile: Called before the first answer is taken in; clients work at the same time,
                 if the client pool starts them at once.
+            phase: What the messages are for. Those named ``evaluate`` are evaluation in any case:
+                a stock Flower strategy sends them in the middle of its rounds.
 
         """
         self._client_pool = client_pool
@@ -57,6 +62,7 @@ class Exchange:
         self._record = record
         self._progress = progress
         self._meanwhile = meanwhile
+        self._phase: Phase = phase
         self._loss_sum = 0.0
         self._examples = 0.0
         self._trained = 0
@@ -144,5 +150,6 @@ class Exchange:
                 bytes_down=down,
                 bytes_up=answers.bytes_up.get(client, 0) if answers else 0,
                 seconds=answers.seconds.get(client, 0.0) if answers else 0.0,
+                phase="evaluation" if action == EVALUATE else self._phase,
             )
         )

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from fedadapt.client.failures import guarded
+from fedadapt.client.failures import guarded, pieces
 from fedadapt.messages import Answers, Config, Failure, Sent, bytes_up
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.simulations.collected_models import CollectedModels
@@ -40,8 +40,8 @@ def answer(
 
 
 def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[EvaluationAnswers]:
-    """Score ``request.models`` on ``request.clients``; both and ``states`` have equal lengths."""
-    methods = [a for a in worker.adaptations if a.name in request.adaptations]
+    """Score the models of ``request`` on its clients; they and ``states`` have equal lengths."""
+    methods = worker.methods(request.adaptations)
 
     def compute(first: int, last: int) -> EvaluationAnswers:
         some = request.clients[first:last]
@@ -52,6 +52,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             some,
             {name: rows(w, first, last) for name, w in request.models.items()},
             states[first:last],
+            on_client=request.on_client,
             adaptations=methods,
             pooled=request.pooled,
             on_global=request.on_global,
@@ -60,8 +61,8 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
         )
         seconds = (time.perf_counter() - began) / len(some)
         models = collected.models if collected is not None else {}
-        size = 8 * 3 * len(found) // len(some)
-        return EvaluationAnswers(some, found, {}, size, seconds, models)
+        up = 8 * 3 * len(found.rows) // len(some)
+        return EvaluationAnswers(some, found.rows, {}, up, seconds, models, found.failures)
 
     return _piecewise(
         request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})
@@ -74,13 +75,7 @@ def _piecewise(
     failed: Callable[[int, Failure], Result],
 ) -> list[Result]:
     """Compute all clients at once. If that fails, compute each alone, so only the faulty fail."""
-
-    def run(first: int, last: int) -> list[Result]:
-        result = guarded(lambda: compute(first, last))
-        if not isinstance(result, Failure):
-            return [result]
-        if last - first == 1:
-            return [failed(clients[first], result)]
-        return [r for d in range(first, last) for r in run(d, d + 1)]
-
-    return run(0, len(clients))
+    return [
+        failed(clients[first], result) if isinstance(result, Failure) else result
+        for first, _, result in pieces(len(clients), compute, guarded)
+    ]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, ModelStack
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.engines.serialization import Tree
@@ -83,7 +83,14 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
     request = job.asked._replace(clients=job.clients, models=models, pooled=pooled)
     answers = evaluate(worker, request, states)
     metadata = [
-        (a.clients, [tuple(row) for row in a.rows], _plain(a.failures), a.bytes_up, a.seconds)
+        (
+            a.clients,
+            [tuple(row) for row in a.rows],
+            _plain(a.failures),
+            a.bytes_up,
+            a.seconds,
+            [tuple(failure) for failure in a.failed],
+        )
         for a in answers
     ]
     models = {i: _tree(a.models) for i, a in enumerate(answers) if a.models}
@@ -102,12 +109,13 @@ def results(job: Job, reply: Reply) -> list[Result]:
         EvaluationAnswers(
             clients,
             [Evaluation(*row) for row in rows],
-            _failures(failed),
-            size,
+            _failures(failures),
+            up,
             seconds,
             _models(models.get(i, {})),
+            [EvaluationFailure(*failure) for failure in failed],
         )
-        for i, (clients, rows, failed, size, seconds) in enumerate(reply.metadata)
+        for i, (clients, rows, failures, up, seconds, failed) in enumerate(reply.metadata)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedadapt.errors import InputError
 from fedadapt.older_runs import refuse_older_run
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
 from fedadapt.simulations.results.parquet import TABLES, Rows, check_table, table_rows
@@ -31,6 +31,7 @@ class RunFolder:
     evaluations: Rows[Evaluation]
     communication: Rows[CommunicationEntry]
     losses: Rows[RoundLoss]
+    failures: Rows[EvaluationFailure]
     groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
 
@@ -64,6 +65,7 @@ class RunFolder:
             _table(folder, Evaluation, missing),
             _table(folder, CommunicationEntry, missing),
             _table(folder, RoundLoss, missing),
+            _table(folder, EvaluationFailure, missing),
             _groups(folder, missing),
             (),
         )
@@ -92,7 +94,7 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
             missing.append(f"{TABLES[kind]} is damaged")
     elif (folder / JOURNALS[kind]).is_file():
         missing.append(f"no {TABLES[kind]} yet")
-    else:
+    elif kind is not EvaluationFailure:  # most runs have none, and miss nothing
         missing.append(f"no {TABLES[kind]}")
     whole = 0
     try:
