@@ -4,6 +4,7 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
+import fedadapt
 from fedadapt.cli import main
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
@@ -35,6 +36,7 @@ READERS = {
     "settings": lambda folder: RunConfig.from_toml(folder / "config.toml"),
     "results": RunFolder.read,
     "checkpoint": load_latest,
+    "models": fedadapt.load,
 }
 
 
