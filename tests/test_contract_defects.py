@@ -1,5 +1,6 @@
 """A defect of each kind breaks its rule of the contract, and else only rules that depend on it."""
 
+from pathlib import Path
 from unittest import SkipTest
 
 import pytest
@@ -106,3 +107,14 @@ def test_a_defect_of_a_network_breaks_its_rule(name):
 )
 def test_there_is_a_defect_for_every_rule(contract, table):
     assert {check.__name__ for check in contract} == set().union(*table.values())
+
+
+def test_the_documentation_lists_every_rule():
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
+    table = page.partition("<!-- rules: begin -->")[2].partition("<!-- rules: end -->")[0]
+    for contract in (strategy_contract, adaptation_contract, network_contract):
+        for check in contract:
+            assert f"| `{check.__name__}` | {check.__doc__.splitlines()[0]} |" in table
+    assert len(table.strip().splitlines()) == 2 + sum(
+        map(len, (strategy_contract, adaptation_contract, network_contract))
+    )

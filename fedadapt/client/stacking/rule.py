@@ -21,6 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fedadapt.client.cohort import Execution
 from fedadapt.client.stacking.network import trace
+from fedadapt.client.statistics.activation_hooks import hooked
 from fedadapt.models.mode import evaluating, training
 from fedadapt.weights import Weights
 
@@ -107,7 +108,7 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
     """Count the work with hooks on one image; all numbers are proportional to the batch size."""
     dense, total, outputs, widest = [0], [0], [0], [0]
 
-    def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def count(_path: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not (isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor)):
             return
         made = batch_size * output.numel()
@@ -121,13 +122,9 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
         elif isinstance(layer, nn.Linear):
             total.append(made * layer.in_features)
 
-    layers = [m for m in model.modules() if not any(True for _ in m.children())]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
+    leaves = {path: m for path, m in model.named_modules() if not any(True for _ in m.children())}
+    with hooked(leaves, count):
         logits = _shape(lambda: functional_call(model, state, (image,)), model)
-    finally:
-        for hook in hooks:
-            hook.remove()
     weights = sum(t.numel() for t in state.values())
     memory = sum(outputs) + 4 * weights
     sizes = (FLOAT * memory, FLOAT * max(widest))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import find_tasks
+from fedadapt.datasets.task_incremental.task_entries import find_tasks
 from fedadapt.errors import unknown
-from fedadapt.models import catalog as models
+from fedadapt.models.registry import find_network
 from fedadapt.reproductions.dua.published import ADAPTATIONS, PUBLISHED, Key, Score
 
 
@@ -169,7 +169,7 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
     usual = EXPERIMENTS[name]
     entry = find_tasks(usual.benchmark)
     model = usual.norm_model if table == "4" and usual.norm_model else usual.model
-    known = models.find(changes.get("model", model))
+    known = find_network(changes.get("model", model))
     weights = usual.weights if known is not None and known.imagenet else ""
     # The released code corrupts users' images at their native size and does not resize them.
     native = preset == "released" and name == "dua-transprior"

@@ -21,8 +21,8 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.failures import guarded
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig, parse_arguments
-from fedadapt.datasets.catalog import find
-from fedadapt.datasets.task_incremental.catalog import find_tasks, is_tasks
+from fedadapt.datasets.registry import find_benchmark
+from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
 from fedadapt.files import write_atomically
 from fedadapt.messages import Failure
 from fedadapt.parameters import parameters
@@ -198,7 +198,7 @@ class SavedModels:
             adaptation=adaptation,
             adaptation_arguments=_arguments(worker.adaptations, adaptation),
             method=_method(config, worker.strategy),
-            task=task if is_tasks(config.benchmark) else None,
+            task=task if self._worker.has_tasks else None,
             run={
                 "benchmark": benchmark.name,
                 "manifest": self._worker.benchmark.manifest.hash,
@@ -319,7 +319,7 @@ def _reading(config: RunConfig) -> str:
     if is_tasks(config.benchmark):
         scenes = find_tasks(config.benchmark).indoor
         return "shorter-side-bilinear" if scenes else "middle-bilinear"
-    return "middle-bicubic" if find(config.benchmark).is_folder else "middle-bilinear"
+    return "middle-bicubic" if find_benchmark(config.benchmark).is_folder else "middle-bilinear"
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
