@@ -20,6 +20,7 @@ from fedadapt.errors import FedadaptError, InputError
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
+from fedadapt.saved_models.command import export, predict
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
@@ -58,6 +59,8 @@ def main(context: click.Context) -> None:
 
 main.add_command(privacy_inversion)
 main.add_command(reproduce)
+main.add_command(predict)
+main.add_command(export)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:

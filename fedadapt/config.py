@@ -26,6 +26,7 @@ RUNNING = (
     "execution",
     "cohort-size",
     "device",
+    "save-models",
     "checkpoint-every",
     "node-wait",
     "round-deadline",
@@ -132,6 +133,12 @@ class RunConfig:
     )
     cohort_size: int = param(0, "clients in a stack; 0: by the network", at_least=0)
     out: str = param("", "run folder; with `flwr run` an absolute path (default: runs/<name>)")
+    save_models: str = param(
+        "auto",
+        "which models to save: all, personal (not the adapted ones), base or none "
+        "(auto: all while they stay below 1 GiB, else base)",
+        choices=("auto", "all", "personal", "base", "none"),
+    )
     # When things go wrong.
     checkpoint_every: int = param(
         0,

@@ -1,4 +1,4 @@
-"""Why a run ends early, each with the exit code of the command line."""
+"""The errors that end a run early, each with the exit code of the command line."""
 
 
 class FedadaptError(Exception):
@@ -8,7 +8,11 @@ class FedadaptError(Exception):
 
 
 class InputError(FedadaptError, ValueError):
-    """Bad input, found before any work: what was found, and what is allowed."""
+    """Bad input, found before any work: the message says what was found and what is allowed.
+
+    People who call the library may catch it as the ``ValueError`` it is. Inside the package an
+    ``except ValueError`` must therefore not surround code that raises an ``InputError``.
+    """
 
     exit_code = 2
 

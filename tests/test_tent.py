@@ -6,6 +6,7 @@ It is ``examples/tent.py``, which no file of the package knows.
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -18,9 +19,9 @@ from fedadapt.cli import main
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.registry import build
 from fedadapt.client.api import adapt
-from fedadapt.objectives import Batch, View
 from fedadapt.selectors import norms
 from fedadapt.simulations.results.parquet import read_evaluations
+from fedadapt.testing import adaptation_contract
 
 SPLITS = [split(count, adapt=16, test=7, seed=count) for count in (5, 12, 10)]
 
@@ -44,8 +45,7 @@ def test_the_gradient_of_the_entropy_is_its_closed_form(tent):
     logits = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     logits[0, 0] = 0.7
     logits.requires_grad_()
-    view = View(logits, {}, Batch(logits, logits), {}, lambda weights, inputs: inputs)
-    value = tent.entropy(view)
+    value = tent.entropy(SimpleNamespace(logits=logits))  # all of a view that it looks at
     assert value.shape == (2,)
     value.sum().backward()
     log_p = logits.detach().log_softmax(-1)
@@ -73,8 +73,7 @@ def test_it_moves_batch_norm_only_towards_surer_predictions(tent):
         model = conv().double()
         model.load_state_dict({n: t[client] for n, t in models.items()})
         logits = model.eval()(SPLITS[client].adapt.inputs)
-        view = View(logits[None], {}, Batch(logits, logits), {}, lambda weights, inputs: inputs)
-        return tent.entropy(view).item()
+        return tent.entropy(SimpleNamespace(logits=logits[None])).item()
 
     start = AdaBN().adapt(members, weights)
     assert all(entropy(adapted, d) < entropy(start, d) for d in range(3))
@@ -95,6 +94,12 @@ def test_it_needs_no_labels_and_batch_norm(tent):
     model, images = conv().double(), SPLITS[0].adapt.inputs
     adapted = adapt(model, images, method="tent:Tent", epochs=1)
     assert not torch.equal(adapted.state_dict()["body.1.bias"], model.state_dict()["body.1.bias"])
+
+
+@pytest.mark.parametrize("check", adaptation_contract, ids=lambda check: check.__name__)
+@pytest.mark.usefixtures("tent")
+def test_it_keeps_the_contract_of_adaptations(check):
+    check("tent:Tent")
 
 
 def simulated(folder: Path, name: str, *more: str) -> dict[str, float]:

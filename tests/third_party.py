@@ -87,3 +87,16 @@ class Starting(FedAvg):
 
 
 NOT_A_STRATEGY = 3
+
+
+def norm_cnn(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """A convolution with batch norm: a network of every kind of tensor, and of milliseconds."""
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * (height // 2) * (width // 2), num_classes),
+    )

@@ -16,7 +16,7 @@ from fedadapt.client.statistics.sparsity import SPARSITY, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.server.client_pool import EvaluationRequest
-from fedadapt.simulations.assembly import Assembly, compute_device, local_strategy
+from fedadapt.simulations.assembly import Assembly, compute_device, run_of
 from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.execution import plan_for
 from fedadapt.simulations.engines.ray_clients import RayWorkers
@@ -25,6 +25,7 @@ from fedadapt.simulations.engines.worker_pool import WorkerPoolClients
 from fedadapt.simulations.run import run as run_folder
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua.strategy import IMPORTANCE
+from fedadapt.strategies.registry import select
 from fedadapt.weights import Weights, repeat, row
 
 FOR_EVER = 10**6  # rounds: the clock ends it
@@ -68,18 +69,19 @@ def assembly(work: Work, **settings: Any) -> Assembly:
     )
     clients, model = Clients(work), network(work)
     compute = compute_device(config.device)
+    selected = select(config)
     plan = plan_for(config, model, work.shape, compute)
     worker = Asked(
         clients,
         model,
-        local_strategy(config, model, clients),
+        selected.on_client(run_of(config, model, clients)),
         adaptations.parse(config),
         seed=config.seed,
         compute=compute,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         execution=plan.execution,
     )
-    return Assembly(config, clients, model, worker, plan)
+    return Assembly(config, selected, clients, model, worker, plan)
 
 
 class Asked(Worker):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.importance import Granularity, importances
-from fedadapt.client.statistics.sparsity import BATCH, Layer, sparsity_vectors
+from fedadapt.client.statistics.sparsity import Layer, sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError, unknown
 from fedadapt.models.meta import on_meta
@@ -76,10 +76,14 @@ def sparsity(
     *,
     layer: Layer = "first",
     channels: Sequence[int] | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     epsilon: float = 0.0,
 ) -> Tensor:
-    """How often each channel of a ReLU layer is zero on a client's images, in evaluation mode.
+    """Share of zeros in each channel of a ReLU layer on a client's images, in evaluation mode.
+
+    It is not private by itself. ``fedadapt.client.differential_privacy.release`` adds noise, which
+    covers one image if the vector was measured with ``batch_size=1`` and the scaling of the images
+    does not depend on the client's images.
 
     >>> import torch
     >>> from torch import nn
@@ -93,19 +97,21 @@ def sparsity(
         layer: ``first``, the number of a ReLU layer by order of execution, or a dotted name; see
             ``fedadapt.client.statistics.sparsity.chosen``.
         channels: Which ones, in this order; all where None.
-        batch_size: Images at once; the result does not depend on it.
+        batch_size: Images at once; None for as many as are fast. With 1 no image can have an
+            influence on the zeros of another, whatever the network does.
         epsilon: 0 counts exact zeros; above it |a| < epsilon, for activations other than ReLU.
 
     Returns:
         [q], float64: for each channel the share of zeros over height and width, mean over images.
 
     Raises:
-        InputError: no image, no ReLU layer, no such layer or channel.
+        InputError: no image, no ReLU layer, no such layer or channel, or batch norm without
+            running statistics.
 
     """
     if not len(images):
         raise InputError("sparsity: 0 images; it is a mean over at least one")
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise InputError(f"sparsity: batch_size: {batch_size} is out of range; it must be >= 1")
     if not 0 <= epsilon < math.inf:
         raise InputError(f"sparsity: epsilon: {epsilon}; it must be a number >= 0")

@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fedadapt.client.schedule import Part, Schedule, order
 from fedadapt.datasets.benchmark import Examples, Scaling, Split
 from fedadapt.errors import InputError
 from fedadapt.models.mode import evaluating
@@ -19,7 +20,8 @@ from fedadapt.objectives import Batch, Outputs
 from fedadapt.selectors import head_of
 from fedadapt.weights import Weights, row, stack
 
-Part = Literal["train", "adapt"]
+__all__ = ["Cohort", "Execution", "Network", "Part", "Schedule"]
+
 SCALED_AT_ONCE = 2**24  # numbers: 64 MiB
 Execution = Literal["sequential", "per-client", "stacked-kernels", "vmap"]  # the last two: stacked
 
@@ -48,16 +50,6 @@ class Network(Protocol):
         generators: Sequence[torch.Generator] | None = None,
     ) -> Outputs:
         """The logits, and what enters the head."""
-
-
-class Schedule(NamedTuple):
-    """Which images a client goes through, in which portions, how often."""
-
-    batch_size: int
-    epochs: int = 1
-    part: Part = "train"
-    purpose: str = "train"  # names the random stream: equal purposes draw equal orders
-    steps: int | None = None  # exactly so many batches of each client, instead of ``epochs``
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +209,8 @@ class Cohort:
         is done appears in no further step.
         """
         examples = self.part(schedule.part)
-        rows, edges = self._order([len(e) for e in examples], schedule)
+        generators = (self.generator(d, schedule.purpose) for d in range(len(self)))
+        rows, edges = order([len(e) for e in examples], schedule, generators)
         images, labels = self._pooled(examples)
         for begin, end in edges:
             groups = []
@@ -242,41 +235,6 @@ class Cohort:
             return lambda rows: self.scaling(_rows(stored, rows)), labels
         scaled = self.scaling(stored)
         return partial(_rows, scaled), labels
-
-    def _order(self, sizes: Sequence[int], schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-        """Client by client its images, shuffled epoch after epoch, and where batches begin and end.
-
-        Images are numbered through all clients. Begins and ends, [steps, 2, D], are places in their
-        order, and equal where a client is done.
-        """
-        if not all(sizes):
-            raise ValueError(f"no {schedule.part} images")
-        if schedule.steps is not None and schedule.steps < 1:
-            raise InputError(f"schedule: steps {schedule.steps}; at least 1, or None for epochs")
-        cuts = {size: _cuts(size, schedule) for size in set(sizes)}
-        edges = np.zeros((max(map(len, cuts.values())), 2, len(sizes)), dtype=np.int64)
-        rows, images, place = [], 0, 0
-        for d, size in enumerate(sizes):
-            generator = self.generator(d, schedule.purpose)
-            epochs = -(-int(cuts[size][-1, 1]) // size)
-            rows += [images + generator.permutation(size) for _ in range(epochs)]
-            edges[: len(cuts[size]), :, d] = place + cuts[size]
-            images, place = images + size, place + size * epochs
-        return np.concatenate(rows), edges
-
-
-def _cuts(size: int, schedule: Schedule) -> np.ndarray:
-    """Where batches begin and end, for a client of ``size`` images: [steps, 2].
-
-    A last batch of one image, which batch norm cannot take statistics of, joins the one before.
-    """
-    ends = list(range(schedule.batch_size, size, schedule.batch_size))
-    if ends and ends[-1] == size - 1 and schedule.batch_size > 1:
-        ends.pop()
-    epoch = np.stack([[0, *ends], [*ends, size]], axis=1)
-    epochs = schedule.epochs if schedule.steps is None else -(-schedule.steps // len(epoch))
-    cuts = np.concatenate([epoch + size * number for number in range(epochs)])
-    return cuts[: schedule.steps]
 
 
 @contextmanager

@@ -1,9 +1,11 @@
-"""Letting a mean of bounded values leave the client with (epsilon, delta)-differential privacy.
+"""Release a mean of bounded values with (epsilon, delta)-differential privacy.
 
-Gaussian mechanism with the least noise that does it: Balle & Wang 2018, "Improving the Gaussian
+The Gaussian mechanism with the least sufficient noise: Balle & Wang 2018, "Improving the Gaussian
 mechanism for differential privacy", theorem 8. Neighbours are two data sets of N images that differ
 in one of them; N is public. An image moves each of q means in [0, 1] by 1 / N at most, so all
-together by sqrt(q) / N (L2). docs/pfa-privacy.md derives it and says what it does not cover.
+together by sqrt(q) / N (L2). This holds only if no image has an influence on the values of another:
+``check_independent`` refuses what is known to break it. docs/pfa-privacy.md has the derivation and
+the limits.
 """
 
 import hashlib
@@ -20,11 +22,13 @@ import torch
 from torch import Tensor
 
 from fedadapt.client.cohort import Cohort
+from fedadapt.datasets.benchmark import MeasuredScaling
 from fedadapt.errors import InputError
 from fedadapt.messages import Config, Sent
+from fedadapt.models.norms import normalised_by_batch
 from fedadapt.weights import Weights, row
 
-KEPT = "release"  # the name under which a client keeps what it said
+KEPT = "release"  # the name under which a client keeps its last answer
 
 LEAST, MOST = 1e-6, 1e6  # epsilons for which the calibration is exact in float64
 
@@ -55,7 +59,7 @@ class Guarantee(NamedTuple):
 
 
 def sensitivity(channels: int, images: int) -> float:
-    """How far another image in the place of one moves the vector, at most: sqrt(q) / N (L2)."""
+    """The largest L2 distance between the vectors of two neighbours: sqrt(q) / N."""
     return math.sqrt(channels) / images
 
 
@@ -91,20 +95,26 @@ def release_once(
     guarantee: Guarantee,
     seed: int | None = None,
 ) -> tuple[Tensor, Weights]:
-    """What the clients answer, and what they keep (under ``KEPT``) to answer the same again.
+    """Return the clients' answers, and what they keep (under ``KEPT``) to repeat the same answers.
 
-    A question is the model with all settings but the round. Asked the same again, a client repeats
-    itself, which tells nothing new; only another question has fresh noise and spends budget.
+    A question is the model with all settings but the round. A client that is asked the same
+    question again repeats its answer, which reveals nothing new; only another question has fresh
+    noise and spends budget.
 
     Args:
         asked: The models, [D, ...], and the settings as they came from the server.
-        measure: The exact vectors, [D, q], in [0, 1]; means over the training images.
+        measure: Computes the exact vectors, [D, q], in [0, 1]: means over the training images of
+            values that each depend on the model and on one image alone.
         seed: Of the noise; None for the operating system's entropy.
 
     Returns:
-        Vectors [D, q], float32, and ``query``, ``vector``, ``releases``, each [D, ...].
+        Vectors [D, q], float32, and ``question``, ``vector``, ``releases``, each [D, ...].
+
+    Raises:
+        InputError: An image has an influence on the values of others; see ``check_independent``.
 
     """
+    check_independent(cohort)
     before = [states.get(KEPT) for states in cohort.states or ({},) * len(cohort)]
     questions = [_fingerprint(asked, d) for d in range(len(cohort))]
     exact: Tensor | None = None
@@ -132,10 +142,33 @@ def release_once(
     }
 
 
-def promised(config: Config, own: Guarantee) -> Guarantee | None:
-    """The stricter of what the server names and what the client was set up with; None: nothing.
+def check_independent(cohort: Cohort) -> None:
+    """Refuse clients on which one image would change the values of other images.
 
-    So a client with an epsilon of its own says nothing with less, whatever it is asked.
+    Raises:
+        InputError: The scaling was measured on the clients' images, or the network normalises by
+            the statistics of its batch.
+
+    """
+    if isinstance(cohort.scaling, MeasuredScaling):
+        raise InputError(
+            "dp_epsilon: the images are scaled by the mean and deviation of the clients' own "
+            "images, so one image changes all vectors and the noise would not cover it; set "
+            "normalization to unit, symmetric or imagenet"
+        )
+    mixing = normalised_by_batch(cohort.model)
+    if mixing:
+        raise InputError(
+            f"dp_epsilon: the batch norm {mixing[0]!r} keeps no running statistics, so one image "
+            "changes the activations of others and the noise would not cover it; set "
+            "track_running_stats=True"
+        )
+
+
+def promised(config: Config, own: Guarantee) -> Guarantee | None:
+    """The stricter of the server's guarantee and the client's own; None where neither has one.
+
+    A client that was set up with an epsilon never releases anything with less noise.
     """
     asked = Guarantee(float(config.get("dp-epsilon", 0)), float(config.get("dp-delta", 1)))  # type: ignore[arg-type]
     given = [each for each in (asked, own) if each.epsilon]
@@ -147,10 +180,10 @@ def promised(config: Config, own: Guarantee) -> Guarantee | None:
 
 
 def check(guarantee: Guarantee) -> None:
-    """Refuse what cannot be promised, and say what is missing, before any work.
+    """Refuse a guarantee that cannot be given, before any work.
 
     Raises:
-        InputError: epsilon or delta out of range, no dp-accounting installed.
+        InputError: epsilon or delta is out of range, or dp-accounting is not installed.
 
     """
     if not LEAST <= guarantee.epsilon <= MOST:
@@ -168,7 +201,7 @@ def _noise(epsilon: float, delta: float) -> float:
 
 
 def _accounting() -> ModuleType:
-    """Google's library, which takes a second to import."""
+    """Import Google's library when it is first needed: it takes a second."""
     try:
         import dp_accounting
     except ImportError:
@@ -179,7 +212,7 @@ def _accounting() -> ModuleType:
 
 
 def _fingerprint(asked: Sent, index: int) -> Tensor:
-    """SHA-256 of a question to one client, [32], uint8."""
+    """SHA-256 of the question to one client, [32], uint8."""
     settings = {k: v for k, v in asked.config.items() if k != "server-round"}
     found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(row(asked.weights, index).items()):

@@ -48,6 +48,15 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class MeasuredScaling(Scaling):
+    """A scaling whose mean and deviation were measured on the clients' own training images.
+
+    One image then changes the network input of every other image, on its own client and on all
+    others: nothing that is computed from it can be differentially private.
+    """
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What fixes the assignment of images to clients: a function of (benchmark, seed) only."""
 

@@ -95,6 +95,13 @@ def missing_files(entry: Entry, root: Path) -> tuple[str, ...]:
     return tuple(name for name in entry.files if not (root / name).is_file())
 
 
+def normalization_of(config: RunConfig) -> str:
+    """The scaling of images that ``auto`` stands for: ImageNet's with weights, else ``data``."""
+    if config.normalization != "auto":
+        return config.normalization
+    return "imagenet" if config.weights else "data"
+
+
 def check(config: RunConfig) -> None:
     """Refuse everything about the data that can be refused without opening them.
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.benchmark import Benchmark, Manifest, Scaling
-from fedadapt.datasets.catalog import check, find, listing_of, split_of
+from fedadapt.datasets.benchmark import Benchmark, Manifest, MeasuredScaling, Scaling
+from fedadapt.datasets.catalog import check, find, listing_of, normalization_of, split_of
 from fedadapt.datasets.entries import FOLDER, Entry
 from fedadapt.datasets.in_memory import StoredBenchmark
 from fedadapt.datasets.partitioning.assign import Assignment, Skew, assign
@@ -64,21 +64,19 @@ def _read(config: RunConfig, entry: Entry, progress: Progress | None) -> Store:
 
 
 def choose_scaling(config: RunConfig, store: Store, trained_on: Rows) -> Scaling:
-    """The input scaling a network expects; ``auto``: ImageNet's with its weights, else the data's.
+    """The input scaling that ``normalization`` asks for.
 
     Args:
-        trained_on: The images federated training sees, [n]; ``data`` measures these, unspoilt.
+        trained_on: The images federated training sees, [n]; ``data`` measures these, as stored.
 
     """
     channels = store.pixels.shape[1]
-    choice = config.normalization
-    if choice == "auto":
-        choice = "imagenet" if config.weights else "data"
-        if Path(config.weights).name == "base.safetensors":  # as a run writes it
-            log.warning(
-                "normalization: ImageNet's, as weights are given; if they are those of a run, give "
-                "that run's own (its default was: data)"
-            )
+    choice = normalization_of(config)
+    if config.normalization == "auto" and Path(config.weights).name == "base.safetensors":
+        log.warning(  # a run writes a file of this name
+            "normalization: ImageNet's, as weights are given; if they are those of a run, give "
+            "that run's own (its default was: data)"
+        )
     if choice == "symmetric":
         return Scaling((0.5,) * channels, (0.5,) * channels)
     if choice == "unit":
@@ -90,7 +88,7 @@ def choose_scaling(config: RunConfig, store: Store, trained_on: Rows) -> Scaling
     return measure(store, trained_on)
 
 
-def measure(store: Store, rows: Rows) -> Scaling:
+def measure(store: Store, rows: Rows) -> MeasuredScaling:
     """Exact mean and standard deviation of each channel over the given images, of 0 to 1."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
@@ -104,7 +102,7 @@ def measure(store: Store, rows: Rows) -> Scaling:
         variance = (share * (levels - mean) ** 2).sum()
         means.append(float(mean))
         stds.append(float(variance.sqrt()) or 1.0)  # a channel of one value stays as it is
-    return Scaling(tuple(means), tuple(stds))
+    return MeasuredScaling(tuple(means), tuple(stds))
 
 
 def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignment) -> Manifest:

@@ -14,6 +14,8 @@ from fedadapt.errors import InputError
 from fedadapt.flower import records
 from fedadapt.messages import Config
 from fedadapt.simulations.assembly import Assembly, assemble
+from fedadapt.simulations.collected_models import CollectedModels
+from fedadapt.simulations.results.saved_models import keep_models
 from fedadapt.weights import is_finite, row
 
 OF_THE_SERVER = ("query.count", "query.hello")
@@ -95,18 +97,22 @@ def evaluate(message: Message, context: Context) -> Message:
         for name, record in content.array_records.items()
         if name.startswith(records.POOLED)
     }
-    wanted = config["adaptations"]
-    found = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
-        int(config["server-round"]),  # type: ignore[arg-type]
+    wanted, store = config["adaptations"], _store(assembly.config, context, client)
+    round, task = int(config["server-round"]), int(config.get("task", 0))  # type: ignore[arg-type]
+    collected = CollectedModels(config.get("collect", ()))  # type: ignore[arg-type]
+    found = assembly.worker.at(task).evaluate(
+        round,
         [client],
         models,
-        [_store(assembly.config, context, client).load()],
+        [store.load()],
         adaptations=assembly.worker.methods(wanted),  # type: ignore[arg-type]
         pooled=pooled,
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
+        collected=collected if collected.wanted else None,
     )
+    keep_models(assembly.config, assembly.worker, store, (round, task), client, collected.models)
     return Message(records.rows_record(found.rows, found.failures), reply_to=message)
 
 

@@ -49,6 +49,8 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
 class GridClients:
     """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
 
+    keeps_models = True
+
     def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
         self._grid = grid
         self._config = config
@@ -109,6 +111,8 @@ class GridClients:
             "task": request.task,
             "on-client": list(request.on_client),
         }
+        if request.collect:
+            config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
         asked = (records.request({**mine, **pooled}, config) for mine in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):

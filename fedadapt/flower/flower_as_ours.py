@@ -190,6 +190,8 @@ class SelectedFlowerStrategy:
         try:
             with _quiet():
                 return self._class(**self._arguments)
+        except InputError:  # it is a ValueError too, and its message is complete
+            raise
         except (TypeError, ValueError) as error:
             raise InputError(f"strategy: {self.name}: {error}") from None
 

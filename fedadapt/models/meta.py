@@ -1,17 +1,24 @@
-"""A network without its tensors: what weights are put into to compute with them."""
+"""Copies of a network without its tensors, to compute with weights that come from elsewhere."""
 
 import copy
 
 import torch
 from torch import nn
 
+from fedadapt.models.shared_tensors import refuse_shared_tensors
+
 
 def on_meta(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
-    """A copy on the meta device, where a tensor that ``state_dict`` forgot crashes.
+    """Copy a network to the meta device, where a tensor that is missing in the weights crashes.
 
     Non-persistent buffers are in no ``state_dict``: they keep their values, on ``device`` or where
     they are.
+
+    Raises:
+        InputError: Two names of the ``state_dict`` are one tensor, which the copy would part.
+
     """
+    refuse_shared_tensors(model)
     copied = copy.deepcopy(model)
     fixed = [
         (module, name, buffer)

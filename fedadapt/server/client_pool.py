@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from torch import Tensor
+
 from fedadapt.messages import Answers, Failure, Sent
 from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.weights import Weights
@@ -22,11 +24,22 @@ class EvaluationRequest(NamedTuple):
     task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well
     on_client: tuple[str, ...] = ()  # models that a client makes of what it has: nothing is sent
+    collect: tuple[str, ...] = ()  # labels of the models to save: "personal", "base+fine-tune"
+    at_once: int = 0  # clients that are computed together at most; 0: as many as usual
 
     @property
     def names(self) -> tuple[str, ...]:
         """All models that are tried, each once."""
         return tuple(dict.fromkeys((*self.models, *self.on_client)))
+
+
+class ModelStack(NamedTuple):
+    """Models of some clients, as they were evaluated."""
+
+    clients: Tensor  # [D], int64: whose they are; where one failed, fewer than were asked
+    weights: Weights  # [D, ...]
+    accuracy: Tensor  # [D], float64: on the clients' adapt images
+    num_images: Tensor  # [D]: how many images these are
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +52,19 @@ class EvaluationAnswers:
     bytes_up: int = 0  # of each client
     seconds: float = 0.0  # of each client
     failed: list[EvaluationFailure] = field(default_factory=list)  # of clients that answered
+    models: dict[str, dict[str, ModelStack]] = field(default_factory=dict)  # model, adaptation
 
 
 class ClientPool(Protocol):
-    """A way to reach clients, which are numbered by partition."""
+    """A way to reach clients, which are numbered by partition.
+
+    Attributes:
+        keeps_models: Clients keep the models that are to be saved on their own disks, and do not
+            send them with the results of an evaluation.
+
+    """
+
+    keeps_models: bool
 
     def ready(self) -> Sequence[int]:
         """Wait for the clients, check that they fit the run; their numbers, ascending."""

@@ -2,15 +2,23 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from fedadapt.records import LOCAL, CommunicationEntry, Evaluation, EvaluationFailure
-from fedadapt.server.client_pool import ClientPool, EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import (
+    ClientPool,
+    EvaluationAnswers,
+    EvaluationRequest,
+    ModelStack,
+)
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.progress import Progress
 from fedadapt.weights import num_bytes, row
 
 log = logging.getLogger(__name__)
+
+SaveModels = Callable[[EvaluationRequest, Mapping[str, Mapping[str, ModelStack]]], None]
+"""Takes some clients' models, by model and adaptation, as they come back from an evaluation."""
 
 
 class Evaluator:
@@ -24,10 +32,12 @@ class Evaluator:
         client_pool: ClientPool,
         record: Callable[[Evaluation | EvaluationFailure | CommunicationEntry], None],
         progress: Progress,
+        save_models: SaveModels | None = None,
     ) -> None:
         self._client_pool = client_pool
         self._record = record
         self._progress = progress
+        self._save_models = save_models
         self._under_way: tuple[EvaluationRequest, Iterator[EvaluationAnswers]] | None = None
         self.last_round = -1  # in which a model of the federation has a result on some client
 
@@ -57,6 +67,8 @@ class Evaluator:
             for failure in answers.failed:
                 failed[failure.label].append(failure)
                 self._record(failure._replace(task=request.task))
+            if answers.models and self._save_models is not None:
+                self._save_models(request, answers.models)
             for client in answers.clients:
                 waiting.discard(client)
                 up, seconds = answers.bytes_up, answers.seconds

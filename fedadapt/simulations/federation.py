@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from fedadapt.server.sampling import evaluation_sample, sample
 from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
+from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -76,6 +77,7 @@ class Federation:
         central_test: CentralTest,
         progress: Progress,
         initial: InitialModel | None = None,
+        saved_models: SavedModels | None = None,
     ) -> None:
         """A run that has not begun.
 
@@ -96,7 +98,9 @@ class Federation:
         self._initial = initial
         self._progress = progress
         self._journal = Journal(folder)
-        self._evaluator = Evaluator(client_pool, self._journal.append, progress)
+        self._saved_models = saved_models
+        save = saved_models.write if saved_models is not None else None
+        self._evaluator = Evaluator(client_pool, self._journal.append, progress, save)
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
         self._failed_in_a_row = 0
@@ -159,8 +163,10 @@ class Federation:
                 f"Evaluate again with: fedadapt simulate --resume {self._folder}"
             )
 
-    def models(self, clients: Sequence[int]) -> Mapping[str, Weights]:
-        return self._method.models(clients)
+    def base_models(self) -> Iterator[tuple[int, Weights]]:
+        """The base model of each task, [...]; without tasks of task 0."""
+        for task, models in self._method.models_by_task([0]):
+            yield task, row(models["base"], 0)
 
     def describe(self) -> dict[str, Metadata]:
         return self._method.describe()
@@ -230,6 +236,11 @@ class Federation:
             curves=self._config.curves,
             on_client=self._method.made_on_client,
         )
+        if final and self._saved_models is not None:
+            one = self._method.models_by_task(clients[:1])
+            states = self._client_pool.states()
+            collect, at_once = self._saved_models.plan(clients, one, states, adaptations)
+            request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
         some = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import tomli_w
 from rich.console import Console
-from safetensors.torch import save
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, InterruptedRunError
@@ -34,6 +33,7 @@ from fedadapt.simulations.results.parquet import (
     write_tasks,
 )
 from fedadapt.simulations.results.rand_index import compared
+from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,9 @@ def run(
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
         announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        saved_models = SavedModels(
+            config, assembly.worker, folder, on_clients=client_pool.keeps_models
+        )
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -89,6 +92,7 @@ def run(
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
             initial=initial if has_local else None,
+            saved_models=saved_models,
         )
         try:
             _describe(assembly, engine, folder)
@@ -103,6 +107,7 @@ def run(
                 f"interrupted; go on with: fedadapt simulate --resume {folder}"
             ) from None
         progress.phase("writing tables and pictures", 1)
+        saved_models.finish(federation.base_models(), config.rounds)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds)
@@ -171,11 +176,6 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
     write_failures(folder, journal_rows(folder, EvaluationFailure))
     if assembly.tasks is not None:
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
-    models = folder / "models"
-    models.mkdir(exist_ok=True)
-    base = federation.models([0])["base"]
-    content = save({n: t[0].contiguous() for n, t in base.items()})
-    write_atomically(models / "base.safetensors", content)
     for name, metadata in federation.describe().items():
         text = json.dumps(metadata | compared(metadata, assembly.benchmark.kinds), indent=1)
         write_atomically(folder / f"{name}.json", text.encode())

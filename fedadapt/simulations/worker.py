@@ -13,7 +13,7 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
-from fedadapt.client.failures import pieces
+from fedadapt.client.failures import attempted, pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
@@ -22,6 +22,7 @@ from fedadapt.models.meta import on_meta
 from fedadapt.records import LOCAL, Evaluation, EvaluationFailure
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
+from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.strategies.base import Strategy
 from fedadapt.weights import Weights, is_shared, repeat, rows
 
@@ -41,6 +42,14 @@ class _Shown(NamedTuple):
 
     on_global: bool
     curves: bool
+
+
+class _Scored(NamedTuple):
+    """Some clients, the weights that they ended up with [D, ...], and their rows."""
+
+    cohort: Cohort
+    weights: Weights
+    rows: list[Evaluation]
 
 
 class Worker:
@@ -154,6 +163,7 @@ class Worker:
         on_global: bool = False,
         curves: bool = False,
         on_client: Sequence[str] = (),
+        collected: CollectedModels | None = None,
     ) -> Evaluated:
         """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
@@ -165,6 +175,7 @@ class Worker:
             pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
             on_client: Models that are not received: clients make them of what they have.
+            collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
         answers = {name: self._placed(repeat(w, len(clients))) for name, w in pooled.items()}
@@ -177,6 +188,10 @@ class Worker:
                 failed = EvaluationFailure(round, client, model, method.name, failure.reason)
                 failures.append(failed)
 
+        def collect(cohort: Cohort, weights: Weights, model: str, adaptation: str) -> None:
+            if collected is not None:  # a model that cannot be collected costs no result
+                attempted(lambda: collected.add(cohort, weights, model, adaptation))
+
         self.cohort(clients, round, states)  # without images there is no result of any kind
         for name in dict.fromkeys((*models, *on_client)):
             make = partial(self._made, name, round, clients, models, states)
@@ -185,6 +200,7 @@ class Worker:
                     for method in adaptations:
                         fail(clients[begin:end], name, method, made)
                     continue
+                collect(*made, name, "none")
                 for method in adaptations:
                     answer = answers.get(method.name)
                     answer = None if answer is None else rows(answer, begin, end)
@@ -192,8 +208,10 @@ class Worker:
                     for first, last, results in pieces(end - begin, score):
                         if isinstance(results, Failure):
                             fail(clients[begin + first : begin + last], name, method, results)
-                        else:
-                            found += results
+                            continue
+                        found += results.rows
+                        if method.name != "none":
+                            collect(results.cohort, results.weights, name, method.name)
         return Evaluated(
             sorted(found, key=lambda row: row.client),
             sorted(failures, key=lambda failure: failure.client),
@@ -230,8 +248,8 @@ class Worker:
         shown: "_Shown",
         first: int,
         last: int,
-    ) -> list[Evaluation]:
-        """The rows of clients ``first`` to ``last`` of the cohort, for one model and adaptation."""
+    ) -> "_Scored":
+        """Clients ``first`` to ``last`` of the cohort, with one model and adaptation."""
         if last - first < len(cohort):
             clients, states = cohort.clients[first:last], cohort.states[first:last]
             cohort = self.cohort(clients, cohort.round, states)
@@ -239,12 +257,13 @@ class Worker:
         inputs = (cohort, rows(start, first, last), answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
-        return [
-            self._row(cohort, d, name, method, split, score)._replace(epoch=epoch)
-            for epoch, adapted in looks
-            for split, examples in tests.items()
-            for d, score in enumerate(evaluate(cohort, adapted, examples))
-        ]
+        found = []
+        for epoch, adapted in looks:
+            for split, examples in tests.items():
+                for d, score in enumerate(evaluate(cohort, adapted, examples)):
+                    row = self._row(cohort, d, name, method, split, score)
+                    found.append(row._replace(epoch=epoch))
+        return _Scored(cohort, adapted, found)
 
     def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
         """The images that each client of the cohort is scored on, by the name of the set."""

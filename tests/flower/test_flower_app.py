@@ -13,7 +13,9 @@ from fake_grid import FakeGrid, ask
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr_command import flower_command, run_flower
+from safetensors.torch import load_file
 
+import fedadapt
 from fedadapt import __version__
 from fedadapt.errors import FedadaptError
 from fedadapt.flower.client_app import app
@@ -131,6 +133,37 @@ def test_local_norms_stay_on_the_client_s_disk(tmp_path):
     assert list((tmp_path / "s").rglob("*.safetensors"))
     after = some.ask("evaluate", some.told(**{"server-round": 2})).content["metrics"]["loss"]
     assert after != before  # the same model from the server, with the client's own norms
+
+
+def test_models_stay_on_the_client_s_disk_and_can_be_loaded_there(tmp_path):
+    """Those of the final evaluation, as it evaluated them: readable by their owner only."""
+    folder = tmp_path / "out"
+    config = run_config(
+        folder, model=tiny.NORM_MLP, adapt="none,adabn", batch_norm="local", rounds=1
+    )
+    models(grid_of(config, tmp_path), config)
+    written = {str(p.relative_to(folder / "models")) for p in (folder / "models").rglob("*.saf*")}
+    assert written == {"base.safetensors"}
+        last = [
+            r for r in read_evaluations(folder)
+            if (r.round, r.split) == (1, "test") and r.model != "local"
+        ]
+    assert len(last) == 6 * 2
+    benchmark = assemble(tiny.config(out=str(folder))).benchmark
+    for row in last:
+        [disk] = (tmp_path / f"disk-{row.client}").glob("*/*")
+        network = fedadapt.load(disk, row.client, row.adaptation)
+        test = benchmark.split(row.client).test
+        found = network(network.card.scaling(test.inputs)).argmax(1)
+        assert (found == test.labels).double().mean() == row.accuracy
+        [file] = disk.glob(f"models/{row.label}/*.safetensors")
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_client_keeps_no_models_where_none_are_to_be_saved(tmp_path):
+    config = run_config(tmp_path / "out", save_models="none", rounds=1)
+    models(grid_of(config, tmp_path), config)
+    assert list(tmp_path.rglob("models")) == []
 
 
 def test_what_is_asked_after_training_is_asked_of_what_the_client_has_then(tmp_path):
@@ -305,9 +338,12 @@ def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     assert {k: v for k, v in found.items() if k in same} == {
         k: v for k, v in wanted.items() if k in same
     }
-    torch.testing.assert_close(
-        tiny.base(tmp_path / "there"), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5
-    )
+    models_there = tmp_path / "there" / "models"
+    bases = [p.relative_to(models_there) for p in models_there.rglob("base.safetensors")]
+    assert len(bases) == (config["rounds"] if config["benchmark"] == "digits-tasks" else 1)
+    for base in bases:
+        found, wanted = (load_file(tmp_path / w / "models" / base) for w in ("there", "here"))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     here, there = (read_evaluations(tmp_path / where) for where in ("here", "there"))
     assert [r[:9] for r in there] == [r[:9] for r in here]
     assert [r.loss for r in there] == pytest.approx([r.loss for r in here], rel=1e-3)

@@ -6,10 +6,13 @@ sec. 3.3.
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.parameters import param
+from fedadapt.selectors import norm_statistics
 from fedadapt.weights import Weights
 
 
@@ -26,3 +29,6 @@ class AdaBN(Adaptation):
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         schedule = Schedule(self.batch_size, 1, self.part, self.name)
         return weights | batch_norm_statistics(cohort, weights, schedule)
+
+    def moves(self, model: nn.Module) -> frozenset[str]:
+        return norm_statistics(model)

@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.models.mode import training_norms
 from fedadapt.parameters import param
-from fedadapt.selectors import norm_affine
+from fedadapt.selectors import norm_affine, norms
 from fedadapt.weights import Weights
 
 
@@ -36,3 +38,6 @@ class AdaBNS(Adaptation):
         # The statistics are those of a final pass, so that they fit the trained scale and shift.
         final = Schedule(self.batch_size, 1, self.part, f"{self.name}/statistics")
         return trained | batch_norm_statistics(cohort, trained, final)
+
+    def moves(self, model: nn.Module) -> frozenset[str]:
+        return norms(model)

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import nn
+
 from fedadapt.client.adaptations.query import Query
 from fedadapt.client.adaptations.registry import ADAPTATIONS
 from fedadapt.client.cohort import Cohort
 from fedadapt.parameters import check_parameters
+from fedadapt.selectors import everything
 from fedadapt.weights import Weights
 
 
@@ -53,6 +56,10 @@ class Adaptation(ABC):
                 nothing was asked, or where too few clients answered.
 
         """
+
+    def moves(self, model: nn.Module) -> frozenset[str]:
+        """Name the tensors that may differ afterwards; a selector. The contract kit checks it."""
+        return everything(model)
 
     def stages(
         self, cohort: Cohort, weights: Weights, pooled: Weights | None = None

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort
 from fedadapt.weights import Weights
@@ -15,3 +17,6 @@ class NoAdaptation(Adaptation):
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         return weights
+
+    def moves(self, model: nn.Module) -> frozenset[str]:
+        return frozenset()

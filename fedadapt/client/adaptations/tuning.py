@@ -5,12 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import nn
+
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.objectives import Objective
 from fedadapt.parameters import param
-from fedadapt.selectors import Selector, everything, head, norm_affine
+from fedadapt.selectors import Selector, everything, head, norm_affine, norm_statistics
 from fedadapt.weights import Weights
 
 SELECTORS: dict[str, Selector] = {
@@ -58,6 +60,9 @@ class Tuning(Adaptation):
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         *_, (_, tuned) = self.stages(cohort, weights, pooled)
         return tuned
+
+    def moves(self, model: nn.Module) -> frozenset[str]:
+        return SELECTORS[self.trainable](model) | norm_statistics(model)
 
     def stages(
         self, cohort: Cohort, weights: Weights, pooled: Weights | None = None

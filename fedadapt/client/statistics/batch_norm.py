@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a model on a client's own images: AdaBN, and re-estimation."""
+"""Batch-norm statistics of a model on a client's own images: for AdaBN and `reestimate`."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,82 +12,86 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.client.cohort import Cohort, Network, Schedule
 from fedadapt.models.mode import training_norms
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, row
 
 
 def batch_norm_statistics(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weights:
-    """Mean and variance of what enters each batch-norm layer, over the client's images.
+    """Mean and variance of the values that enter each batch-norm layer, over the client's images.
 
-    Every layer normalises by its batch's own statistics meanwhile. The batches' moments are pooled
-    exactly (law of total variance, weighted by batch size), so the first layer's are those of all
-    the images at once, whatever the batch size; deeper layers see inputs normalised by batch.
+    Meanwhile every layer normalises by the statistics of its batch. The moments of the batches are
+    pooled exactly (law of total variance), so the statistics of the first layer are those of all
+    images at once, whatever the batch size. Deeper layers see inputs that were normalised batch by
+    batch: theirs depend on the batch size and the order of the images.
+
+    A layer that is called several times in a forward pass normalises the values of all its calls by
+    the same statistics, so the calls are pooled: mean and variance are those of all values that
+    enter the layer, and a call with more positions counts for more.
 
     Returns:
         ``<layer>.running_mean`` and ``<layer>.running_var`` (biased), each [D, channels].
 
     """
-    total: Weights = {}  # sums of x and x^2 over batches, weighted by batch size
-    count = torch.zeros(len(cohort), dtype=torch.float64)
+    total: dict[str, Tensor] = {}  # sums of x and x^2 of a layer, [D, 2, channels], float64
+    count: dict[str, Tensor] = {}  # values a channel of it, [D], float64
     measure = _measure(cohort)
     with training_norms(cohort.model):
         for groups in cohort.steps(schedule):
             for members, batch in groups:
                 part = {n: t[members] for n, t in weights.items()}
-                found = measure(part, batch.inputs)
-                size = batch.labels.shape[1]
-                for n, t in found.items():
-                    if n not in total:
-                        total[n] = t.new_zeros((len(cohort), *t.shape[1:]), dtype=torch.float64)
-                    total[n][members] += size * t.double()
-                count[members] += size
+                for layer, (sums, values) in measure(part, batch.inputs).items():
+                    if layer not in total:
+                        total[layer] = sums.new_zeros((len(cohort), *sums.shape[1:]))
+                        count[layer] = sums.new_zeros(len(cohort))
+                    total[layer][members] += sums
+                    count[layer][members] += values
     result: Weights = {}
-    for name in [n for n in total if n.endswith(".running_mean")]:
-        layer = name.removesuffix(".running_mean")
-        share = count.to(total[name].device)[:, None]
-        mean, square = total[name] / share, total[f"{layer}.running_var"] / share
-        states = weights[name].dtype
-        result[name] = mean.to(states)
-        result[f"{layer}.running_var"] = (square - mean**2).clamp(min=0).to(states)
+    for layer, sums in total.items():
+        mean, square = (sums / count[layer][:, None, None]).unbind(1)
+        kind = weights[f"{layer}.running_mean"].dtype
+        result[f"{layer}.running_mean"] = mean.to(kind)
+        result[f"{layer}.running_var"] = (square - mean**2).clamp(min=0).to(kind)
     return result
 
 
-def _measure(cohort: Cohort) -> Callable[[Weights, Tensor], Weights]:
-    """How E[x] and E[x^2] are found at the entrance of each layer, for a batch of each client."""
-    alone = partial(_batch_moments, cohort)
+Sums = dict[str, tuple[Tensor, Tensor]]
+"""Layer -> sums of x and x^2 over a batch, [D, 2, channels], and values a channel, [D]; float64."""
+
+
+def _measure(cohort: Cohort) -> Callable[[Weights, Tensor], Sums]:
+    """Choose how the sums at the entrance of each layer are computed, a batch of each client."""
+    alone = partial(_batch_sums, cohort)
     if not cohort.stacked:
         return partial(_one_by_one, alone)
-    return vmap(alone) if cohort.network is None else partial(_stacked_moments, cohort.network)
+    return vmap(alone) if cohort.network is None else partial(_stacked_sums, cohort.network)
 
 
-def _stacked_moments(network: Network, weights: Weights, inputs: Tensor) -> Weights:
-    seen: Weights = {}
+def _stacked_sums(network: Network, weights: Weights, inputs: Tensor) -> Sums:
+    seen: Sums = {}
 
     def listen(path: str, entering: Tensor) -> None:
         x = entering.double()  # [D, channels, everything else]
-        seen[f"{path}.running_mean"] = x.mean(2)
-        seen[f"{path}.running_var"] = (x**2).mean(2)
+        _add(seen, path, x, x.new_full((len(x),), x.shape[2]))
 
     with torch.no_grad():
         network({n: t.clone() for n, t in weights.items()}, inputs, seen=listen)
     return seen
 
 
-def _batch_moments(cohort: Cohort, weights: Weights, inputs: Tensor) -> Weights:
-    """Of one client, [channels] a layer, float64."""
+def _batch_sums(cohort: Cohort, weights: Weights, inputs: Tensor) -> Sums:
+    """Of one client, without the leading axis."""
     with torch.no_grad(), _listening(cohort.model) as seen:
         cohort.forward({n: t.clone() for n, t in weights.items()}, inputs)
     return dict(seen)
 
 
 @contextmanager
-def _listening(model: nn.Module) -> Iterator[Weights]:
-    """Record, by layer, the moments of what passes into the batch-norm layers."""
-    seen: Weights = {}
+def _listening(model: nn.Module) -> Iterator[Sums]:
+    """Record, by layer, the sums of what passes into the batch-norm layers."""
+    seen: Sums = {}
 
     def listen(path: str, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].double().transpose(0, 1).flatten(1)  # [channels, everything else]
-        seen[f"{path}.running_mean"] = x.mean(1)
-        seen[f"{path}.running_var"] = (x**2).mean(1)
+        _add(seen, path, x, x.new_tensor(x.shape[1]))
 
     hooks = [
         layer.register_forward_pre_hook(partial(listen, path))
@@ -101,6 +105,20 @@ def _listening(model: nn.Module) -> Iterator[Weights]:
             hook.remove()
 
 
-def _one_by_one(measure: Any, weights: Weights, inputs: Tensor) -> Weights:
-    alone = [measure({n: t[d] for n, t in weights.items()}, inputs[d]) for d in range(len(inputs))]
-    return {n: torch.stack([a[n] for a in alone]) for n in alone[0]}
+def _add(seen: Sums, path: str, x: Tensor, values: Tensor) -> None:
+    """Add one call of a layer, x [..., channels, values], to the calls before it."""
+    sums = torch.stack([x.sum(-1), (x**2).sum(-1)], -2)
+    if path in seen:
+        before, count = seen[path]
+        sums, values = before + sums, count + values
+    seen[path] = sums, values
+
+
+def _one_by_one(
+    measure: Callable[[Weights, Tensor], Sums], weights: Weights, inputs: Tensor
+) -> Sums:
+    alone = [measure(row(weights, d), inputs[d]) for d in range(len(inputs))]
+    return {
+        path: (torch.stack([a[path][0] for a in alone]), torch.stack([a[path][1] for a in alone]))
+        for path in alone[0]
+    }

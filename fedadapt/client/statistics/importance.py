@@ -1,7 +1,8 @@
-"""How much each parameter matters on a client's images: MAS and the diagonal Fisher information.
+"""Importance of each parameter on a client's images: MAS and the diagonal Fisher information.
 
-Each is a score of the logits, and a magnitude of the score's gradient that is averaged over images
-or over batches. Always in evaluation mode: batch norm uses its statistics and never moves them.
+Each is defined by a score of the logits and a magnitude of the score's gradient, which is averaged
+over images or over batches. The network is in evaluation mode: batch norm uses its statistics and
+never changes them.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,6 +21,13 @@ from fedadapt.models.mode import evaluating
 from fedadapt.weights import Weights, num_bytes, row
 
 Granularity = Literal["sample", "batch"]
+Batches = Literal["alike", "by-size", "summed"]
+"""How batches are averaged, of b images each and of N together; g is the mean gradient of a batch.
+
+``alike``: every batch counts once, a short last one too: mean of magnitude(g). ``by-size``: as many
+times as it has images: sum of b magnitude(g) / N. ``summed``: the magnitude of the gradient of the
+batch's summed score, over the number of images: sum of magnitude(b g) / N.
+"""
 Kind = Literal["mas", "fisher", "true-fisher"]
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -74,6 +82,7 @@ def importances(
     kind: Kind = "mas",
     granularity: Granularity = "sample",
     batch_size: int = 20,
+    batches: Batches = "alike",
     part: Part = "adapt",
     exclude: Iterable[str] = (),
     floor: float = 0.0,
@@ -81,13 +90,15 @@ def importances(
     """Importance of each parameter on each client's images: Omega of DUA (psi, sec. 3.2).
 
     ``sample``: the mean over images of each one's magnitude. ``batch``: the mean over batches of
-    the magnitude of a batch's mean gradient, as DUA's released code has it; smaller, for opposite
-    signs cancel. A last image that would be alone joins the batch before.
+    the magnitude of a batch's gradient, as DUA's released code has it; it is smaller, because
+    opposite signs cancel. A last image that would be alone joins the batch before.
 
     Args:
         kind: ``mas``: |gradient of the squared norm of the logits|. ``fisher``: squared gradient of
             the log-likelihood of the true labels; ``true-fisher``: of labels the model draws.
         batch_size: Of ``batch``; ``sample`` takes as many images at once as bounded memory allows.
+        batches: Of ``batch``: the weight of a batch, see ``Batches``. DUA's released code has
+            ``alike`` for the importances by which experts are merged, and ``summed`` for its EWC.
         exclude: Names, or the layers they are in: the head.
         floor: Added to every entry; DUA's released Fisher has 1e-8.
 
@@ -99,7 +110,7 @@ def importances(
 
     """
     names = _included(cohort.model, exclude)
-    variant = _Way(names, MEASURES[kind], granularity, batch_size)
+    variant = _Way(names, MEASURES[kind], granularity, batch_size, batches)
     found = _mean(cohort, weights, variant, part, "importance")
     return {n: t.add_(floor) for n, t in found.items()}
 
@@ -124,18 +135,18 @@ def fisher(
 
     """
     names = _included(cohort.model)
-    variant = _Way(names, MEASURES["fisher"], granularity, batch_size, by_size=True)
+    variant = _Way(names, MEASURES["fisher"], granularity, batch_size, "by-size")
     return _mean(cohort, weights, variant, part, "fisher")
 
 
 class _Way(NamedTuple):
-    """What is measured, and how."""
+    """The variant of importance that is measured."""
 
     names: frozenset[str]  # of the parameters
     measure: Measure
     granularity: Granularity
     batch_size: int  # of ``batch``
-    by_size: bool = False  # of ``batch``: a short batch weighs less
+    batches: Batches  # of ``batch``
 
 
 def _mean(cohort: Cohort, weights: Weights, variant: _Way, part: Part, purpose: str) -> Weights:
@@ -178,12 +189,14 @@ class _Client(NamedTuple):
     layers: tuple[str, ...] | None  # see ``layers_of``; None: by ``vmap``
 
     def add(self, x: Tensor, y: Tensor, levels: Tensor) -> tuple[Weights, int]:
-        """What a batch adds to the sum, and to what the sum is divided by."""
+        """Compute what a batch adds to the sum, and to the number by which the sum is divided."""
         score, magnitude = self.variant.measure
         if self.variant.granularity == "batch":
-            weight = len(x) if self.variant.by_size else 1
             mean = self._gradient(x, y, levels)
-            return {n: weight * magnitude(g) for n, g in mean.items()}, weight
+            count = 1 if self.variant.batches == "alike" else len(x)
+            if self.variant.batches == "summed":
+                return {n: magnitude(count * g) for n, g in mean.items()}, count
+            return {n: count * magnitude(g) for n, g in mean.items()}, count
         found = None
         if self.layers is not None:
             found = magnitudes(

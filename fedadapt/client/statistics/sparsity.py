@@ -1,7 +1,7 @@
-"""How often each channel of a ReLU layer is off on a client's images: PFA's feature extraction.
+"""The share of zeros in each channel of a ReLU layer on a client's images: PFA's sparsity vector.
 
 Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective model
-personalization", section 3.2. Only zeros are counted: what ReLU6 cuts off at 6 is not one.
+personalization", section 3.2. Only zeros are counted, not the values that ReLU6 cuts off at 6.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +18,11 @@ from fedadapt.client.statistics.activation_hooks import SMOOTH, listening
 from fedadapt.errors import InputError, unknown
 from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
+from fedadapt.models.norms import normalised_by_batch
 from fedadapt.weights import Weights, is_shared, row
 
 SPARSITY = "query.sparsity"
-BATCH = 64  # images; the result does not depend on it
+BATCH = 64  # images at once, at least, where nothing is asked for
 ROOM = 2**17  # numbers in a portion of small images: 167 of 28 x 28; more leave the cache
 
 Layer = int | str
@@ -47,26 +48,32 @@ def sparsity_vectors(
     layer: Layer = "first",
     channels: Sequence[int] | None = None,
     epsilon: float = 0.0,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Share of zeros after ``layer`` by channel, averaged over the client's training images.
 
-    Zeros are counted and divided once, so the order of images and the batch size do not show. Where
-    all clients have the same weights, their images go through together.
+    Zeros are counted and divided once, so neither the order of the images nor the batch size has an
+    influence on the result. Where all clients have the same weights, their images go through the
+    network together.
 
     Args:
         weights: Stacked, each [D, ...]; in PFA the federated model, the same for all.
         layer: See ``chosen``.
         channels: Which ones, in this order; all where None.
         epsilon: 0 counts exact zeros; above it |a| < epsilon, for activations other than ReLU.
+        batch_size: Images at once; None for as many as are fast. With 1 every image goes through
+            the network alone, so that no image can have an influence on the zeros of another,
+            whatever the network does: what differential privacy needs.
 
     Returns:
         [D, q], float64, in [0, 1].
 
     Raises:
-        InputError: no such layer or channel, no ReLU layer at all.
+        InputError: There is no such layer or channel, or no ReLU layer at all, or the network
+            normalises by the statistics of its batch.
 
     """
+    refuse_batch_statistics(cohort.model)
     first = cohort.scaling(cohort.splits[0].train.inputs[:1])
     with torch.no_grad(), evaluating(cohort.model):
         one = row(weights, 0)
@@ -80,18 +87,38 @@ def sparsity_vectors(
 def num_channels(
     model: nn.Module, image_shape: Sequence[int], layer: Layer = "first", epsilon: float = 0.0
 ) -> int:
-    """How many channels ``sparsity_vectors`` has without a selection; nothing is computed for it.
+    """Count the channels of ``sparsity_vectors`` without a selection; nothing is computed.
 
     Args:
         image_shape: Of one network input, (C, H, W).
 
+    Raises:
+        InputError: As ``sparsity_vectors``.
+
     """
+    refuse_batch_statistics(model)
     empty = on_meta(model).eval()
     kind = next((p.dtype for p in empty.parameters()), torch.float32)
     inputs = torch.empty((1, *image_shape), dtype=kind, device="meta")
     with torch.no_grad():
         seen = trace(empty, lambda: empty(inputs), epsilon)
     return sum(a.channels for a in chosen(empty, seen, layer, epsilon))
+
+
+def refuse_batch_statistics(model: nn.Module) -> None:
+    """Refuse batch norm without running statistics: the vector would not be the client's alone.
+
+    Raises:
+        InputError: There is such a layer.
+
+    """
+    mixing = normalised_by_batch(model)
+    if mixing:
+        raise InputError(
+            f"sparsity: the batch norm {mixing[0]!r} keeps no running statistics, so an image's "
+            "zeros depend on the images that go through the network with it; set "
+            "track_running_stats=True or use a group norm"
+        )
 
 
 def trace(model: nn.Module, forward: Callable[[], object], epsilon: float) -> list[Activation]:
@@ -155,7 +182,11 @@ def _of_first_expansion(model: nn.Module, seen: Sequence[Activation]) -> list[Ac
 
 
 def _count(
-    cohort: Cohort, weights: Weights, wanted: list[Activation], epsilon: float, batch_size: int
+    cohort: Cohort,
+    weights: Weights,
+    wanted: list[Activation],
+    epsilon: float,
+    batch_size: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Zeros by channel [D, C], each position counting 1 / positions; images [D]. float64."""
     zeros = torch.zeros(len(cohort), sum(a.channels for a in wanted), dtype=torch.float64)
@@ -166,7 +197,7 @@ def _count(
         for owners, inputs in _portions(cohort, batch_size):
             zeros.index_add_(0, owners, measure(model, inputs).double().cpu())
     else:
-        for groups in cohort.steps(Schedule(batch_size, 1, "train", SPARSITY)):
+        for groups in cohort.steps(Schedule(batch_size or BATCH, 1, "train", SPARSITY)):
             for members, batch in groups:
                 zeros[members] += _of_each(cohort, measure, weights, members, batch.inputs)
     positions = [float(a.positions) for a in wanted for _ in range(a.channels)]
@@ -189,13 +220,14 @@ def _of_each(
     return found.sum(1).double().cpu()
 
 
-def _portions(cohort: Cohort, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All clients' images one after the other: whose they are [B], and network inputs [B, ...].
+def _portions(cohort: Cohort, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """All clients' images one after the other: their clients [B] and network inputs [B, ...].
 
-    Small images come in larger portions, which costs less and needs no more memory.
+    Without a batch size, small images come in larger portions: it costs less and needs no more
+    memory.
     """
     first = cohort.splits[0].train.inputs
-    portion = max(batch_size, ROOM // max(1, first[0].numel()))
+    portion = batch_size or max(BATCH, ROOM // max(1, first[0].numel()))
     taken: list[tuple[int, Tensor]] = []
     room = portion
     for client, split in enumerate(cohort.splits):

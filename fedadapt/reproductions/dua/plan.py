@@ -180,5 +180,6 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
         "model": model,
         "weights": weights,
         "shift": "native-corruptions:3" if native else "",
+        "save_models": "base",  # clients' models would fill a disk, and no table needs them
     }
     return RunConfig(**{**given, **changes})

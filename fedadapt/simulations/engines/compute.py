@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from fedadapt.client.failures import guarded, pieces
 from fedadapt.messages import Answers, Config, Failure, Sent, bytes_up
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
 
@@ -44,6 +45,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
 
     def compute(first: int, last: int) -> EvaluationAnswers:
         some = request.clients[first:last]
+        collected = CollectedModels(request.collect) if request.collect else None
         began = time.perf_counter()
         found = worker.at(request.task).evaluate(
             request.round,
@@ -55,10 +57,12 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             pooled=request.pooled,
             on_global=request.on_global,
             curves=request.curves,
+            collected=collected,
         )
         seconds = (time.perf_counter() - began) / len(some)
+        models = collected.models if collected is not None else {}
         up = 8 * 3 * len(found.rows) // len(some)
-        return EvaluationAnswers(some, found.rows, {}, up, seconds, found.failures)
+        return EvaluationAnswers(some, found.rows, {}, up, seconds, found.failures, models)
 
     return _piecewise(
         request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import Evaluation, EvaluationFailure
-from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, ModelStack
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.engines.serialization import Tree
 from fedadapt.simulations.worker import Worker
@@ -81,6 +81,7 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
         return _told(answer(worker, job.asked, job.clients, models.get("", {}), states))
     pooled = common.get("pooled", {})
     request = job.asked._replace(clients=job.clients, models=models, pooled=pooled)
+    answers = evaluate(worker, request, states)
     metadata = [
         (
             a.clients,
@@ -90,9 +91,10 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
             a.seconds,
             [tuple(failure) for failure in a.failed],
         )
-        for a in evaluate(worker, request, states)
+        for a in answers
     ]
-    return Reply(metadata, {})
+    models = {i: _tree(a.models) for i, a in enumerate(answers) if a.models}
+    return Reply(metadata, {"models": models} if models else {})
 
 
 def results(job: Job, reply: Reply) -> list[Result]:
@@ -102,16 +104,18 @@ def results(job: Job, reply: Reply) -> list[Result]:
             Answers(clients, _update(reply.parts, i) if clients else None, _failures(failed), *rest)
             for i, (clients, failed, *rest) in enumerate(reply.metadata)
         ]
+    models = reply.parts.get("models", {})
     return [
         EvaluationAnswers(
             clients,
             [Evaluation(*row) for row in rows],
             _failures(failures),
-            up,
+            size,
             seconds,
             [EvaluationFailure(*failure) for failure in failed],
+            _models(models.get(i, {})),
         )
-        for clients, rows, failures, up, seconds, failed in reply.metadata
+        for i, (clients, rows, failures, size, seconds, failed) in enumerate(reply.metadata)
     ]
 
 
@@ -153,6 +157,22 @@ def _update(parts: dict[str, Tree], index: int) -> Update:
         report=parts.get("report", {}).get(index, {}),
         states=parts.get("kept", {}).get(index, {}),
     )
+
+
+def _tree(models: Mapping[str, Mapping[str, ModelStack]]) -> dict[str, dict[str, Tree]]:
+    """Models that were collected, on their way to the server."""
+    return {
+        model: {adaptation: stack._asdict() for adaptation, stack in adapted.items()}
+        for model, adapted in models.items()
+    }
+
+
+def _models(tree: Tree) -> dict[str, dict[str, ModelStack]]:
+    """The inverse of ``_tree``."""
+    return {
+        model: {adaptation: ModelStack(**stack) for adaptation, stack in adapted.items()}
+        for model, adapted in tree.items()
+    }
 
 
 def _plain(failures: Mapping[int, Failure]) -> dict[int, tuple[str, str]]:

@@ -42,11 +42,12 @@ def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
                 values = json.loads(line)
                 if not isinstance(values, list):
                     raise ValueError("not a list")
-                yield kind._make(values)
+                row = kind._make(values)
             except (ValueError, TypeError) as error:
                 raise InputError(
                     f"{path}: line {number} is damaged ({error}); resume from the checkpoint"
                 ) from None
+            yield row
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""How well groups that were found agree with the kinds of clients there are."""
+"""Agreement of the groups that were found with the kinds of clients that there are."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,11 +9,17 @@ def compared(metadata: Mapping[str, object], kinds: Sequence[str]) -> Metadata:
     """The kinds of the grouped clients and the adjusted Rand index, where there are labels.
 
     Hubert & Arabie 1985: 1 for the same partition, about 0 for a random one.
+
+    Args:
+        metadata: Of a strategy: ``clients``, those that have a group, and ``labels``, their groups
+            in the same order. A client that has not answered yet is in neither.
+        kinds: Of all clients, by client number.
+
     """
     if "labels" not in metadata:
         return {}
     from sklearn.metrics import adjusted_rand_score
 
-    mine = [kinds[d] for d in metadata["clients"]]  # type: ignore[attr-defined]
+    mine = [kinds[client] for client in metadata["clients"]]  # type: ignore[attr-defined]
     index = float(adjusted_rand_score(mine, metadata["labels"]))
     return {"kinds": mine, "adjusted_rand_index": index}

@@ -20,6 +20,7 @@ from fedadapt.client.differential_privacy import KEPT, Guarantee, promised, rele
 from fedadapt.client.differential_privacy import check as check_guarantee
 from fedadapt.client.statistics.sparsity import SPARSITY, Layer, num_channels, sparsity_vectors
 from fedadapt.config import RunConfig
+from fedadapt.datasets.catalog import normalization_of
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Config, Sent, Update
 from fedadapt.parameters import from_run, param
@@ -179,7 +180,9 @@ class PFA(ClusteredModels):
         guarantee = promised(received.config, Guarantee(self.dp_epsilon, self.dp_delta))
         if guarantee is None:
             return Update({}, alike, report={"sparsity": measure().float()})
-        vectors, kept = release_once(cohort, received, measure, guarantee, self.noise_seed)
+        # Every image goes through the network alone, so that none has an influence on another.
+        alone = partial(measure, batch_size=1)
+        vectors, kept = release_once(cohort, received, alone, guarantee, self.noise_seed)
         return Update({}, alike, report={"sparsity": vectors}, states={KEPT: kept})
 
     def assign(
@@ -293,13 +296,22 @@ def federated_rounds(rounds: int) -> int:
 
 
 def _check_private(arguments: Mapping[str, Any], config: RunConfig) -> None:
-    """Refuse settings under which the guarantee would be empty."""
+    """Refuse settings under which one image would change the vector by more than the noise covers.
+
+    A network that normalises by its batch is refused when ``PFA`` is made, before any round.
+    """
     if arguments.get("random"):
         raise InputError("strategy-args: dp_epsilon: random groups ask for no vector to protect")
     if config.batch_norm == "local":
         raise InputError(
             "strategy-args: dp_epsilon: with batch-norm=local one image moves all others' "
             "activations and the noise would not cover it; use shared or reestimate"
+        )
+    if normalization_of(config) == "data":
+        raise InputError(
+            f"strategy-args: dp_epsilon: normalization={config.normalization} scales by the mean "
+            "and deviation of the clients' own images, so one image changes all vectors and the "
+            "noise would not cover it; set normalization=unit, symmetric or imagenet"
         )
 
 

@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from toys import (
     CLASSES,
+    SHAPE,
     assert_close,
     assert_same_bits,
     cohort,
@@ -18,6 +19,7 @@ from toys import (
     split,
 )
 
+import fedadapt.client
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.models.network import Network
@@ -126,3 +128,45 @@ def test_a_variance_far_from_zero_mean_survives():
         for some in (SPLITS, far)
     )
     torch.testing.assert_close(far_, near_, rtol=1e-5, atol=0)
+
+
+class Twice(nn.Module):
+    """One batch-norm layer over 16 pixels of an image, then over the mean of each row of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(3, CLASSES)
+
+    def forward(self, images):
+        x = self.conv(images)
+        small = self.norm(x.mean(3, keepdim=True))
+        return self.head((self.norm(x) + small).mean((2, 3)))
+
+
+@pytest.mark.parametrize("batch_size", [4, 100])
+@pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
+def test_the_statistics_of_a_layer_that_is_called_twice_are_of_the_values_of_both_calls(
+    execution, batch_size
+):
+    """Twenty values an image and channel: 16 pixels and 4 means of rows."""
+    weights = initials(Twice(), 3)
+    found = batch_norm_statistics(cohort(Twice(), SPLITS, execution), weights, Schedule(batch_size))
+    for d in range(3):
+        own = row(weights, d)
+        x = torch.nn.functional.conv2d(
+            SPLITS[d].train.inputs, own["conv.weight"], own["conv.bias"], padding=1
+        )
+        values = torch.cat([x.flatten(2), x.mean(3)], 2).transpose(0, 1).flatten(1)
+        assert values.shape == (3, 9 * 20)
+        torch.testing.assert_close(found["norm.running_mean"][d], values.mean(1))
+        torch.testing.assert_close(found["norm.running_var"][d], values.var(1, unbiased=False))
+
+
+def test_adabn_gives_a_layer_that_is_called_twice_the_statistics_of_both_calls():
+    model, images = Twice(), torch.rand(8, *SHAPE)
+    adapted = fedadapt.client.adapt(model, images, method="adabn")
+    x = model.conv(images)
+    values = torch.cat([x.flatten(2), x.mean(3)], 2)
+    torch.testing.assert_close(adapted.norm.running_mean, values.mean((0, 2)).detach())

@@ -185,7 +185,7 @@ def test_one_model_of_all_clients_sees_their_images_together(monkeypatch, room, 
         for split in splits
     ]
     cohort = toys.cohort(model, splits, stacked=stacked)
-    together = sparsity_vectors(cohort, repeat(weights, len(sizes)), batch_size=4)
+    together = sparsity_vectors(cohort, repeat(weights, len(sizes)))
     assert torch.equal(together, torch.cat(alone))
 
 

@@ -74,15 +74,14 @@ def accumulated(
     training: ExpertTraining,
     last: Expert | None,
 ) -> Weights:
-    """What EWC and MAS will need of this task: its importances on the training images, and earlier.
+    """Add this task's importances on its training images to those of earlier tasks: EWC and MAS.
 
-    EWC's code squares the gradient of a batch's summed loss and divides by the number of images:
-    ``batch_size`` times the square of the mean's gradient.
+    In batches, EWC squares the gradient of a batch's summed loss and divides by the number of
+    images, as the released code does: a short last batch counts for less than a full one.
     """
     if training.method not in ("ewc", "mas"):
         return {}
     kind: Kind = "mas" if training.method == "mas" else "fisher"
-    summed = training.method == "ewc" and training.granularity == "batch"
     names = head(network)
     found = importances(
         cohort,
@@ -90,9 +89,9 @@ def accumulated(
         kind=kind,
         granularity=training.granularity,
         batch_size=training.batch_size,
+        batches="summed" if training.method == "ewc" else "alike",
         part="train",
         exclude=names,
     )
-    scale = training.batch_size if summed else 1
     earlier = last.importance if last else {}
-    return {n: earlier.get(n, 0) + scale * t[0].cpu() for n, t in found.items()}
+    return {n: earlier.get(n, 0) + t[0].cpu() for n, t in found.items()}

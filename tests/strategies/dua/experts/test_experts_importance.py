@@ -2,10 +2,12 @@
 
 import pytest
 import torch
-from lessons import TASKS, experts, network, omega_of, training
+from lessons import SEED, TASKS, experts, network, omega_of, training
 from toys import as_they_are, assert_close, assert_same_bits, conv, dense
 
+from fedadapt.client.cohort import Schedule
 from fedadapt.errors import InputError
+from fedadapt.strategies.dua.experts.data import cohort_of
 from fedadapt.strategies.dua.experts.training import (
     expert_importances,
     task_model,
@@ -29,17 +31,27 @@ def test_importances_are_positive_summed_over_tasks_and_move_no_statistics(metho
         assert_same_bits({n: expert.body[n] for n in statistics}, statistics)
 
 
-def test_ewc_in_batches_squares_the_gradient_of_the_summed_loss():
-    [expert] = experts(training("ewc", granularity="batch", batch_size=24), TASKS[:1])
+@pytest.mark.parametrize("batch_size", [24, 10])
+def test_ewc_in_batches_squares_the_gradient_of_the_summed_loss(batch_size):
+    """Over the number of images: of 24 images in tens, the last batch has four."""
+    [expert] = experts(training("ewc", granularity="batch", batch_size=batch_size), TASKS[:1])
     model = network()
     model.head = torch.nn.Linear(5, 2).double()
     model.load_state_dict(expert.weights)
-    logits = model.eval()(TASKS[0].train.inputs)
-    summed = torch.nn.functional.cross_entropy(logits, TASKS[0].train.labels, reduction="sum")
+    images = TASKS[0].train
+    cohort = cohort_of(network(), TASKS[0], 1, scaling=as_they_are, seed=SEED, compute="cpu")
+    steps = cohort.steps(Schedule(batch_size, 1, "train", "importance"))
     names = list(expert.importance)
-    grads = torch.autograd.grad(summed, [model.get_parameter(n) for n in names])
-    assert_close(expert.importance, {n: g**2 / 24 for n, g in zip(names, grads, strict=True)},
-                 rtol=1e-8)  # fmt: skip
+    wanted = dict.fromkeys(names, 0)
+    sizes = []
+    for [(_, batch)] in steps:
+        logits = model.eval()(batch.inputs[0])
+        summed = torch.nn.functional.cross_entropy(logits, batch.labels[0], reduction="sum")
+        grads = torch.autograd.grad(summed, [model.get_parameter(n) for n in names])
+        wanted = {n: wanted[n] + g**2 / len(images) for n, g in zip(names, grads, strict=True)}
+        sizes.append(len(batch.labels[0]))
+    assert sizes == ([24] if batch_size == 24 else [10, 10, 4])
+    assert_close(expert.importance, wanted, rtol=1e-8)
 
 
 @pytest.mark.parametrize("kind", ["mas", "fisher"])
