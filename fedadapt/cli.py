@@ -15,8 +15,9 @@ from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import defaults_of_tasks
+from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
+from fedadapt.new.command import new
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
@@ -57,6 +58,7 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
+main.add_command(new)
 main.add_command(privacy_inversion)
 main.add_command(reproduce)
 main.add_command(predict)
@@ -278,10 +280,11 @@ def report(folders: tuple[Path, ...]) -> None:
 )
 def benchmarks(data_root: str) -> None:
     """List the data sets: sizes, whether they are here, where their files must be."""
-    from fedadapt.datasets.catalog import rows
-    from fedadapt.datasets.task_incremental.catalog import task_rows
+    from fedadapt.datasets.listing import benchmark_rows
+    from fedadapt.datasets.task_incremental.task_listing import task_rows
 
-    for title, found in ("", rows(data_root)), ("learnt task after task", task_rows(data_root)):
+    sections = (("", benchmark_rows(data_root)), ("learnt task after task", task_rows(data_root)))
+    for title, found in sections:
         table = Table(
             title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
         )
@@ -301,16 +304,13 @@ def _word(value: object) -> str:
 @main.command()
 def models() -> None:
     """List the networks: sizes, least image size, batch normalisation, weights."""
-    from dataclasses import asdict
-
-    from fedadapt.models.catalog import ENTRIES
+    from fedadapt.models.registry import NetworkRow, network_rows
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    entries = list(ENTRIES)
-    for column in asdict(entries[0]):
+    for column in NetworkRow._fields:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for entry in entries:
-        table.add_row(*(_word(value) for value in asdict(entry).values()))
+    for row in network_rows():
+        table.add_row(*row)
     Console().print(table)
 
 

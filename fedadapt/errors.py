@@ -52,3 +52,11 @@ def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
 def unknown(where: str, word: str, known: "list[str] | tuple[str, ...]") -> InputError:
     """The error for a name that is in no registry: lists what is."""
     return InputError(f"{where}: unknown {word!r}{nearest(word, known)}; known: {', '.join(known)}")
+
+
+def need(module: str, what: str) -> None:
+    """Refuse ``what`` where the module that it needs is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise InputError(f'{what} needs {module}; run pip install "fedadapt[simulation]"')

@@ -23,17 +23,23 @@ class Registry:
         kind: What they are, as messages call it: ``strategy``.
         group: The entry-point group of other packages: ``fedadapt.strategies``.
         ours: Name -> ``module:attribute`` of our own.
+        form: What a name that is in no table looks like, for messages.
 
     """
 
     kind: str
     group: str
     ours: Mapping[str, str]
+    form: str = "module:Class"
 
     def names(self) -> tuple[str, ...]:
         """All names that can be given; ours first. Nothing is imported."""
-        theirs = sorted(point.name for point in self._points() if point.name not in self.ours)
-        return (*self.ours, *dict.fromkeys(theirs))
+        return (*self.ours, *self.theirs())
+
+    def theirs(self) -> dict[str, str]:
+        """Name -> ``module:attribute`` of installed packages, sorted. Nothing is imported."""
+        points = sorted(self._points(), key=lambda point: point.name)
+        return {point.name: point.value for point in points if point.name not in self.ours}
 
     def path(self, name: str) -> str:
         """The ``module:attribute`` behind a name.
@@ -49,10 +55,10 @@ class Registry:
             if point.name == name:
                 return point.value
         if ":" not in name:
-            raise unknown(self.kind, name, (*self.names(), "module:Class"))
+            raise unknown(self.kind, name, (*self.names(), self.form))
         module, _, attribute = name.partition(":")
         if not all(part.isidentifier() for part in [*module.split("."), attribute]):
-            raise InputError(f"{self.kind}: {name!r} is not of the form module:Class")
+            raise InputError(f"{self.kind}: {name!r} is not of the form {self.form}")
         if not _is_there(module):
             raise InputError(
                 f"{self.kind}: there is no module {module!r} on the Python path; run from its "
@@ -76,21 +82,34 @@ class Registry:
             InputError: See ``path``; or it cannot be imported.
 
         """
-        path = self.path(name)
-        try:
-            return import_path(path)
-        except Exception as error:  # a stranger's module may raise anything
-            reason = (str(error).strip() or "no message").splitlines()[0]
-            raise InputError(
-                f"{self.kind}: {name}: cannot import {path}: {type(error).__name__}: {reason}"
-            ) from error
+        return import_named(self.kind, name, self.path(name))
 
     def _points(self) -> tuple[EntryPoint, ...]:
         return tuple(entry_points(group=self.group))
 
 
+def import_named(kind: str, name: str, path: str) -> Any:
+    """Import ``module:attribute``, with an error in one line.
+
+    Args:
+        kind: What it is, for messages: ``strategy``.
+        name: What the user calls it.
+
+    Raises:
+        InputError: The module cannot be imported or has no such attribute.
+
+    """
+    try:
+        return import_path(path)
+    except Exception as error:  # a user's module may raise anything
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        raise InputError(
+            f"{kind}: {name}: cannot import {path}: {type(error).__name__}: {reason}"
+        ) from error
+
+
 def import_path(path: str) -> Any:
-    """Import ``module:attribute``; whatever the import raises is passed on."""
+    """Import ``module:attribute``; the errors of the import are passed on."""
     module, _, attribute = path.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

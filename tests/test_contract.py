@@ -3,7 +3,7 @@
 import pytest
 
 from fedadapt.client.adaptations.registry import ADAPTATIONS
-from fedadapt.models.catalog import ENTRIES
+from fedadapt.models.registry import ENTRIES
 from fedadapt.strategies.registry import STRATEGIES
 from fedadapt.testing import adaptation_contract, network_contract, strategy_contract
 

@@ -334,7 +334,7 @@ def test_one_generator_draws_anew_for_every_call(net, images):
         ({"kind": "mass"}, "importance: kind: unknown 'mass'; did you mean 'mas'?"),
         ({"kind": "true-fisher"}, "importance: kind: unknown 'true-fisher'"),
         ({"granularity": "epoch"}, "importance: granularity: unknown 'epoch'; known: sample, b"),
-        ({"batch_size": 0}, "importance: batch_size: 0 is out of range; it must be >= 1"),
+        ({"batch_size": 0}, "importance: batch-size: 0 is out of range; it must be >= 1"),
         ({"images": 0}, "importance: 0 images and 0 labels; one label an image"),
         ({"labels": torch.zeros(40)}, "importance: 41 images and 40 labels; one label an image"),
         ({"exclude": ["5"]}, "importance: exclude: the network has no '5'"),

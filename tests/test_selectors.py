@@ -6,7 +6,7 @@ from torch import nn
 
 from fedadapt.config import RunConfig
 from fedadapt.models.build import build_model
-from fedadapt.models.catalog import ENTRIES
+from fedadapt.models.registry import ENTRIES
 from fedadapt.selectors import (
     all_but,
     everything,

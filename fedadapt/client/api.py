@@ -1,8 +1,8 @@
 """One piece of the client side for people who have a network and images: module in, module out."""
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,10 +13,34 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.importance import Granularity, importances
 from fedadapt.client.statistics.sparsity import Layer, sparsity_vectors
 from fedadapt.datasets.benchmark import Examples, Split
-from fedadapt.errors import InputError, unknown
+from fedadapt.errors import InputError
 from fedadapt.models.meta import on_meta
 from fedadapt.models.norms import has_batch_norm
+from fedadapt.parameters import check_parameters, param
 from fedadapt.weights import Weights, repeat, row
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SparsityArguments:
+    """The arguments of ``sparsity`` that have a range."""
+
+    batch_size: int | None = param(None, "images at once; None: as many as suit", at_least=1)
+    epsilon: float = param(0.0, "magnitude below which a unit counts as off", at_least=0)
+
+    def __post_init__(self) -> None:
+        check_parameters(self, "sparsity: ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImportanceArguments:
+    """The arguments of ``importance`` that have a range."""
+
+    kind: str = param("mas", "the measure", choices=("mas", "fisher"))
+    granularity: str = param("sample", "gradients it is made of", choices=("sample", "batch"))
+    batch_size: int = param(20, "images in a batch", at_least=1)
+
+    def __post_init__(self) -> None:
+        check_parameters(self, "importance: ")
 
 
 def adapt(
@@ -111,10 +135,7 @@ def sparsity(
     """
     if not len(images):
         raise InputError("sparsity: 0 images; it is a mean over at least one")
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"sparsity: batch_size: {batch_size} is out of range; it must be >= 1")
-    if not 0 <= epsilon < math.inf:
-        raise InputError(f"sparsity: epsilon: {epsilon}; it must be a number >= 0")
+    _SparsityArguments(batch_size=batch_size, epsilon=epsilon)
     if isinstance(layer, bool) or not isinstance(layer, int | str):
         raise InputError(f"sparsity: layer: {layer!r}; it is 'first', a whole number or a name")
     if channels is not None:
@@ -168,12 +189,7 @@ def importance(
         InputError: no image, not one label an image, an unknown kind, granularity or name.
 
     """
-    if kind not in ("mas", "fisher"):
-        raise unknown("importance: kind", kind, ("mas", "fisher"))
-    if granularity not in ("sample", "batch"):
-        raise unknown("importance: granularity", granularity, ("sample", "batch"))
-    if batch_size < 1:
-        raise InputError(f"importance: batch_size: {batch_size} is out of range; it must be >= 1")
+    _ImportanceArguments(kind=kind, granularity=granularity, batch_size=batch_size)
     given = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     if len(given) != len(images) or not len(images):
         raise InputError(

@@ -1,1 +1,1 @@
-"""Who holds which images: catalog (what there is), load (one benchmark), everything between."""
+"""Benchmarks: the images of each client. ``registry`` has the names, ``load`` makes one."""

@@ -1,4 +1,4 @@
-"""A benchmark: who owns which images, and how they become a network's input."""
+"""A benchmark: the images of each client, and how they become a network's input."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Images with labels, as they are kept: decoded once, not yet scaled."""
+    """Images with labels: decoded, not yet scaled."""
 
     inputs: Tensor  # uint8 [N, C, H, W], 0..255
     labels: Tensor  # int64 [N], 0..num_classes-1
@@ -58,14 +58,14 @@ class MeasuredScaling(Scaling):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What fixes the assignment of images to clients: a function of (benchmark, seed) only."""
+    """The facts that fix the assignment of images to clients: a function of (benchmark, seed)."""
 
     hash: str  # sha256 over everything below and every client's image indices, hexadecimal
     metadata: dict[str, object] = field(default_factory=dict)  # JSON: name, seed, sizes, parameters
 
 
 class Benchmark(ABC):
-    """Client data, made lazily: ``split(d)`` does the work for client ``d`` only.
+    """Client data, made lazily: ``split(d)`` makes the images of client ``d`` only.
 
     Attributes:
         name: As given on the command line.
@@ -73,7 +73,7 @@ class Benchmark(ABC):
         classes: Class names in label order.
         image_shape: (C, H, W) of every image.
         scaling: From bytes to network input.
-        kinds: One word per client: its domain, class pair, ... ("all" where there is one kind).
+        kinds: One word per client for its domain, class set and shift; "all" where there is one.
         unseen: Clients that never take part in training; they are only evaluated.
         manifest: Describes the assignment; its hash goes with every result.
 
@@ -99,7 +99,7 @@ class Benchmark(ABC):
     @property
     @abstractmethod
     def global_test(self) -> Examples | None:
-        """A balanced test set for everybody, or None where the data have none."""
+        """A balanced test set for all clients together, or None where the data have none."""
 
     @property
     def num_classes(self) -> int:

@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 
 FOLDER = "folder:"
+OFFICIAL = "fedadapt.datasets.sources.official:read_official"
+DIGITS = "fedadapt.datasets.sources.digits:read_digits"
+IMAGE_FOLDER = "fedadapt.datasets.sources.decode:read_folder"
 
 
 @dataclass(frozen=True)
-class Entry:
+class DataEntry:
     """What is known of a benchmark without opening it; 0 and () where only the data can tell."""
 
     name: str
@@ -16,7 +19,7 @@ class Entry:
     classes: int
     num_train: int  # images divided among the clients
     num_test: int  # images of the official test part
-    files: tuple[str, ...]  # below the data root, as torchvision lays them out; () = built in
+    files: tuple[str, ...]  # below the data root, as torchvision lays them out
     partition: str  # what an empty ``partition`` means
     shift: str  # what an empty ``shift`` means
     domains: int = 0
@@ -24,18 +27,25 @@ class Entry:
     sizes: tuple[int, int, int] | None = None  # train, adapt, test images of a client, where fixed
     data: str = ""  # the benchmark whose files these are; its own where empty
     folders: tuple[str, ...] = ()  # names an image folder may have below the data root
-
-    @property
-    def built_in(self) -> bool:
-        return not self.files
+    reader: str = OFFICIAL  # ``module:function`` that reads the images
+    sampled: bool = False  # clients draw images from pools: there are fewer than clients want
+    natural: bool = False  # photographs of things; no digits, letters or clothes
+    known: bool = True  # False for a user's own: nothing is known before it is opened
 
     @property
     def is_folder(self) -> bool:
+        """Whether its images are single files in folders."""
         return self.name.startswith(FOLDER) or bool(self.folders)
 
+    @property
+    def joins_duplicates(self) -> bool:
+        """Whether identical images are looked for, which published benchmarks leave as they are."""
+        return self.is_folder or not self.known
 
-def _digits(name: str, description: str, partition: str, shift: str) -> Entry:
-    return Entry(f"digits-{name}", description, 8, 1, 10, 1797, 0, (), partition, shift)
+
+def _digits(name: str, description: str, partition: str, shift: str) -> DataEntry:
+    return DataEntry(f"digits-{name}", description, 8, 1, 10, 1797, 0, (), partition, shift,
+                     reader=DIGITS, sampled=True)  # fmt: skip
 
 
 def _mnist_files(folder: str) -> tuple[str, ...]:
@@ -62,29 +72,42 @@ _OFFICE_HOME = ("OfficeHomeDataset_10072016", "OfficeHome", "office-home")
 _PACS = ("pacs", "PACS")
 _SKEWED, _TYPES = "dirichlet:0.3", "class-types:2"
 
-CATALOG: tuple[Entry, ...] = (
+ENTRIES: tuple[DataEntry, ...] = (
     _digits("classes", "scikit-learn's digits, types of clients with two classes", _TYPES, "none"),
     _digits("domains", "... plain, inverted, rotated, blurred or noisy", "iid", "domains"),
     _digits("dirichlet", "... with Dirichlet class proportions", _SKEWED, "none"),
-    Entry("mnist", "handwritten digits", 28, 1, 10, 60_000, 10_000, _mnist_files("MNIST"),
-          _SKEWED, "none"),
-    Entry("fashion-mnist", "pieces of clothing", 28, 1, 10, 60_000, 10_000,
-          _mnist_files("FashionMNIST"), _SKEWED, "none"),
-    Entry("emnist", "letters and digits, balanced", 28, 1, 47, 112_800, 18_800, _EMNIST,
-          _SKEWED, "none"),
-    Entry("cifar10", "animals and vehicles", 32, 3, 10, 50_000, 10_000, _CIFAR10, _TYPES, "none"),
-    Entry("cifar100", "a hundred kinds of things", 32, 3, 100, 50_000, 10_000, _CIFAR100,
-          _SKEWED, "none"),
-    Entry("svhn", "house numbers", 32, 3, 10, 73_257, 26_032, _SVHN, _SKEWED, "none"),
-    Entry("usps", "digits of post codes", 16, 1, 10, 7_291, 2_007, _USPS, _SKEWED, "none"),
-    Entry("pfa-cifar10", "PFA, sec. 5: five types of clients, 100 + 100 images each", 32, 3, 10,
-          50_000, 10_000, _CIFAR10, _TYPES, "none", split="official", sizes=(100, 50, 100),
-          data="cifar10"),
-    Entry("pfa-office-home", "PFA, sec. 5: Art, Clipart, Product, Real World", 224, 3, 65,
-          15_588, 0, _OFFICE_HOME, "by-domain", "none", 4, split="pooled", folders=_OFFICE_HOME),
-    Entry("pfa-pacs", "... the same of photos, art, cartoons and sketches", 0, 3, 7,
-          9_991, 0, _PACS, "by-domain", "none", 4, split="pooled", folders=_PACS),
+    DataEntry("mnist", "handwritten digits", 28, 1, 10, 60_000, 10_000, _mnist_files("MNIST"),
+              _SKEWED, "none"),
+    DataEntry("fashion-mnist", "pieces of clothing", 28, 1, 10, 60_000, 10_000,
+              _mnist_files("FashionMNIST"), _SKEWED, "none"),
+    DataEntry("emnist", "letters and digits, balanced", 28, 1, 47, 112_800, 18_800, _EMNIST,
+              _SKEWED, "none"),
+    DataEntry("cifar10", "animals and vehicles", 32, 3, 10, 50_000, 10_000, _CIFAR10, _TYPES,
+              "none", natural=True),
+    DataEntry("cifar100", "a hundred kinds of things", 32, 3, 100, 50_000, 10_000, _CIFAR100,
+              _SKEWED, "none", natural=True),
+    DataEntry("svhn", "house numbers", 32, 3, 10, 73_257, 26_032, _SVHN, _SKEWED, "none"),
+    DataEntry("usps", "digits of post codes", 16, 1, 10, 7_291, 2_007, _USPS, _SKEWED, "none"),
+    DataEntry("pfa-cifar10", "PFA, sec. 5: five types of clients, 100 + 100 images each", 32, 3, 10,
+              50_000, 10_000, _CIFAR10, _TYPES, "none", split="official", sizes=(100, 50, 100),
+              data="cifar10", natural=True),
+    DataEntry("pfa-office-home", "PFA, sec. 5: Art, Clipart, Product, Real World", 224, 3, 65,
+              15_588, 0, (), "by-domain", "none", 4, split="pooled", folders=_OFFICE_HOME,
+              reader=IMAGE_FOLDER, natural=True),
+    DataEntry("pfa-pacs", "... the same of photos, art, cartoons and sketches", 0, 3, 7,
+              9_991, 0, (), "by-domain", "none", 4, split="pooled", folders=_PACS,
+              reader=IMAGE_FOLDER, natural=True),
 )  # fmt: skip
-ANY_FOLDER = Entry(
-    FOLDER, "your images, <domain>/<class>/*.jpg", 0, 3, 0, 0, 0, ("",), "by-domain", "none"
-)
+"""A line here and its reader are all that a new benchmark of ours needs."""
+
+ANY_FOLDER = DataEntry(
+    FOLDER, "your images, <domain>/<class>/*.jpg", 0, 3, 0, 0, 0, (), "by-domain", "none",
+    reader=IMAGE_FOLDER, natural=True,
+)  # fmt: skip
+
+
+def user_entry(name: str, reader: str) -> DataEntry:
+    """The entry of a user's own data set: everything is unknown until it is opened."""
+    return DataEntry(
+        name, f"read by {reader}", 0, 0, 0, 0, 0, (), _SKEWED, "none", reader=reader, known=False
+    )

@@ -1,22 +1,22 @@
-"""A benchmark whose images are in memory once, and whose clients hold lists of numbers."""
+"""A benchmark whose images are in memory once; clients hold the indices of theirs."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
-from fedadapt.datasets.feature_shift.shift import shift_kind, shifted
+from fedadapt.datasets.feature_shift.shift import shift_images
+from fedadapt.datasets.feature_shift.spec import Shift
 from fedadapt.datasets.partitioning.assign import Assignment
-from fedadapt.datasets.partitioning.spec import Shift
 from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.sources.image_store import Store
+from fedadapt.datasets.split_cache import SplitCache
 
-KEPT_BYTES = 2**30
-"""Spoilt or resized images are kept up to this size; what does not fit is made again each time."""
+CACHED_BYTES = 2**30
+"""Room for shifted or resized images; those that do not fit are made again each time."""
 
 
 class StoredBenchmark(Benchmark):
-    """Client data from a ``Store`` and an ``Assignment``; images are spoilt when asked for."""
+    """Client data from a ``Store`` and an ``Assignment``; images are shifted when asked for."""
 
     def __init__(
         self,
@@ -42,19 +42,16 @@ class StoredBenchmark(Benchmark):
         self._assignment = assignment
         self._shift = shift
         self._seed = seed
-        self._kept: dict[int, Split] = {}
-        self._kept_bytes = 0
+        self._cache = SplitCache(CACHED_BYTES)
         self._global: Examples | None = None
 
     def split(self, client: int) -> Split:
-        if client in self._kept:
-            return self._kept[client]
-        made = Split(*(self._examples(rows, client) for rows in self._assignment.clients[client]))
-        size = sum(part.inputs.numel() for part in made)
-        if self._costly(client) and self._kept_bytes + size <= KEPT_BYTES:
-            self._kept[client] = made
-            self._kept_bytes += size
-        return made
+        rows = self._assignment.clients[client]
+        return self._cache.get(
+            client,
+            lambda: Split(*(self._examples(part, client) for part in rows)),
+            keep=self._is_expensive(client),
+        )
 
     def num_train_examples(self, client: int) -> int:
         return len(self._assignment.clients[client].train)
@@ -70,20 +67,15 @@ class StoredBenchmark(Benchmark):
         """Which images of the store the client's train, adapt and test are."""
         return self._assignment.clients[client]
 
-    def _costly(self, client: int) -> bool:
+    def _is_expensive(self, client: int) -> bool:
         resized = self.image_shape != tuple(self._store.pixels.shape[1:])
-        return resized or shift_kind(self._shift, client) != ""
+        return resized or self._shift.change(client) != ""
 
     def _examples(self, rows: Rows, client: int | None) -> Examples:
-        """Take images out of the store, resize them, then spoil them as the client does."""
+        """Take images out of the store, resize them, then shift them as the client's are."""
         inputs = resize(self._store.pixels[torch.from_numpy(rows)], self.image_shape[1:])
-        if client is not None and shift_kind(self._shift, client) and len(rows):
-            pictures = inputs.permute(0, 2, 3, 1).numpy()
-            corrupted = [
-                shifted(image, self._shift, client, int(number), self._seed)
-                for image, number in zip(pictures, rows, strict=True)
-            ]
-            inputs = torch.from_numpy(np.stack(corrupted)).permute(0, 3, 1, 2).contiguous()
+        if client is not None:
+            inputs = shift_images(inputs, self._shift, client, rows, self._seed)
         return Examples(inputs, torch.from_numpy(self._store.labels[rows]))
 
 

@@ -2,26 +2,35 @@
 
 import json
 import logging
+from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark, Manifest, MeasuredScaling, Scaling
-from fedadapt.datasets.catalog import check, find, listing_of, normalization_of, split_of
-from fedadapt.datasets.entries import FOLDER, Entry
+from fedadapt.datasets.data_spec import DataSpec, check_data, resolved_normalization
+from fedadapt.datasets.entries import FOLDER
 from fedadapt.datasets.in_memory import StoredBenchmark
-from fedadapt.datasets.partitioning.assign import Assignment, Skew, assign
+from fedadapt.datasets.partitioning.assign import Assignment, assign
 from fedadapt.datasets.partitioning.stratified import Rows
-from fedadapt.datasets.sources.decode import Progress, decode
-from fedadapt.datasets.sources.image_store import Store
-from fedadapt.datasets.sources.official import read_digits, read_official
+from fedadapt.datasets.sources.decode import Progress
+from fedadapt.datasets.sources.files import data_root
+from fedadapt.datasets.sources.image_store import Store, store_of
+from fedadapt.errors import InputError
+from fedadapt.factories import call_factory
+from fedadapt.registry import import_named
 
 log = logging.getLogger(__name__)
 
 _IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_NOT_OF_A_FINISHED_BENCHMARK = (
+    "partition", "shift", "quantity", "imbalance", "unseen", "split", "adapt_share", "test_share",
+    "examples", "image_size", "normalization",
+)  # fmt: skip
 
 
 def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Benchmark:
@@ -37,43 +46,92 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
         InputError: Bad words, missing or damaged files, too many clients: one line.
 
     """
-    check(config)
-    entry = find(config.benchmark)
-    skew = Skew.of(config, entry)
-    store = _read(config, entry, progress)
-    assignment = assign(config, entry, skew, store)
+    spec = check_data(config)
+    images = read_images(spec, progress)
+    if isinstance(images, Benchmark):
+        _check_finished(config, images)
+        return images
+    assignment = assign(spec, images)
     return StoredBenchmark(
-        config.benchmark,
-        store,
+        spec.name,
+        images,
         assignment,
-        skew.shift,
-        config.image_size,
-        config.seed,
-        choose_scaling(config, store, assignment.clients.trained_on(assignment.unseen)),
-        describe(config, entry, store, assignment),
+        spec.shift,
+        spec.image_size,
+        spec.seed,
+        choose_scaling(
+            spec.normalization,
+            spec.weights,
+            images,
+            assignment.clients.trained_on(assignment.unseen),
+        ),
+        describe(spec, images, assignment),
     )
 
 
-def _read(config: RunConfig, entry: Entry, progress: Progress | None) -> Store:
-    if entry.built_in:
-        return read_digits()
-    if entry.is_folder:
-        size = config.image_size or entry.image_size
-        return decode(listing_of(entry, config.data_root), size, progress)
-    return read_official(entry, config.data_root)
+def read_images(spec: DataSpec, progress: Progress | None = None) -> Store | Benchmark:
+    """Call the reader of a benchmark, ours or a user's.
+
+    Raises:
+        InputError: The reader fails, or returns something else than images or a benchmark.
+
+    """
+    entry = spec.entry
+    reader = import_named("benchmark", entry.name, entry.reader)
+    offered: dict[str, Any] = {
+        "root": str(data_root(spec.root) or ""),
+        "seed": spec.seed,
+        "clients": spec.clients,
+    }
+    if entry.known:
+        offered |= {"entry": entry, "image_size": spec.image_size, "progress": progress}
+    takes = "root, seed and clients where it wants to"
+    images = call_factory("benchmark", entry.name, reader, offered, takes)
+    if isinstance(images, tuple) and len(images) in (2, 3):
+        return store_of(f"benchmark: {entry.name!r}", *images)
+    if isinstance(images, Store | Benchmark):
+        return images
+    raise InputError(
+        f"benchmark: {entry.name!r} returned a {type(images).__name__}; it must return (images, "
+        "labels), (images, labels, domains), a Store or a Benchmark"
+    )
 
 
-def choose_scaling(config: RunConfig, store: Store, trained_on: Rows) -> Scaling:
-    """The input scaling that ``normalization`` asks for.
+def _check_finished(config: RunConfig, benchmark: Benchmark) -> None:
+    """Refuse settings that a benchmark that is already divided does not use.
+
+    Raises:
+        InputError: Such a setting is given, or the number of clients differs.
+
+    """
+    defaults = {f.name: f.default for f in fields(RunConfig)}
+    for key in _NOT_OF_A_FINISHED_BENCHMARK:
+        if getattr(config, key) != defaults[key]:
+            raise InputError(
+                f"{key.replace('_', '-')}: {config.benchmark} does not use it, its clients are "
+                "already made; leave it out"
+            )
+    if benchmark.num_clients != config.clients:
+        raise InputError(
+            f"clients: {config.clients}; {config.benchmark} made {benchmark.num_clients}: set "
+            f"clients={benchmark.num_clients}"
+        )
+
+
+def choose_scaling(normalization: str, weights: str, store: Store, trained_on: Rows) -> Scaling:
+    """The input scaling a network expects; ``auto``: ImageNet's with its weights, else the data's.
 
     Args:
-        trained_on: The images federated training sees, [n]; ``data`` measures these, as stored.
+        normalization: ``auto``, ``data``, ``imagenet``, ``symmetric`` or ``unit``.
+        weights: The network's initial weights as they were given.
+        trained_on: The images federated training uses, [n]; ``data`` measures these, before any
+            shift.
 
     """
     channels = store.pixels.shape[1]
-    choice = normalization_of(config)
-    if config.normalization == "auto" and Path(config.weights).name == "base.safetensors":
-        log.warning(  # a run writes a file of this name
+    choice = resolved_normalization(normalization, weights)
+    if normalization == "auto" and Path(weights).name == "base.safetensors":  # as a run writes it
+        log.warning(
             "normalization: ImageNet's, as weights are given; if they are those of a run, give "
             "that run's own (its default was: data)"
         )
@@ -105,38 +163,36 @@ def measure(store: Store, rows: Rows) -> MeasuredScaling:
     return MeasuredScaling(tuple(means), tuple(stds))
 
 
-def describe(config: RunConfig, entry: Entry, store: Store, assignment: Assignment) -> Manifest:
-    """The facts of an assignment and their hash; where the files lie is not among them."""
-    train, adapt, test = (len(pile.images) for pile in assignment.clients.sets)
-    everybody = assignment.global_test
+def describe(spec: DataSpec, store: Store, assignment: Assignment) -> Manifest:
+    """The facts of an assignment and their hash; the place of the files is not among them."""
+    train, adapt, test = (len(indices.images) for indices in assignment.clients.sets)
+    global_test = assignment.global_test
     metadata: dict[str, object] = {
-        "benchmark": "folder" if entry.name.startswith(FOLDER) else config.benchmark,
-        "seed": config.seed,
-        "clients": config.clients,
-        "partition": config.partition or entry.partition,
-        "shift": config.shift or entry.shift,
-        "quantity": config.quantity or "even",
-        "imbalance": config.imbalance or "none",
+        "benchmark": "folder" if spec.name.startswith(FOLDER) else spec.name,
+        "seed": spec.seed,
+        "clients": spec.clients,
+        **spec.written,
         "unseen": sorted(assignment.unseen),
-        "adapt-share": config.adapt_share,
-        "test-share": config.test_share,
-        "examples": config.examples,
-        "image-size": config.image_size or store.pixels.shape[2],
+        "adapt-share": spec.adapt_share,
+        "test-share": spec.test_share,
+        "examples": spec.examples,
+        "image-size": spec.image_size or store.pixels.shape[2],
         "classes": list(store.classes),
         "domains": list(store.domains),
-        "images": len(store.labels),
+        "images": len(store),
         "unreadable-images": store.unreadable,
         "content": store.digest(),
         "train-images": train,
         "adapt-images": adapt,
         "test-images": test,
-        "global-test-images": 0 if everybody is None else len(everybody),
+        "global-test-images": 0 if global_test is None else len(global_test),
+        **assignment.duplicates.metadata,
     }
-    if split_of(entry, config) != "client":  # the rule there was first; old manifests stay
-        metadata["split"] = split_of(entry, config)
-    seen = sha256(json.dumps(metadata, sort_keys=True).encode())
-    for numbers in assignment.clients.written_out():
-        seen.update(numbers.data)
-    if everybody is not None:
-        seen.update(np.ascontiguousarray(everybody, dtype="<i8").data)
-    return Manifest(seen.hexdigest(), metadata)
+    if spec.split != "client":  # the first rule there was; the manifests of older runs stay true
+        metadata["split"] = spec.split
+    digest = sha256(json.dumps(metadata, sort_keys=True).encode())
+    for numbers in assignment.clients.flattened():
+        digest.update(numbers.data)
+    if global_test is not None:
+        digest.update(np.ascontiguousarray(global_test, dtype="<i8").data)
+    return Manifest(digest.hexdigest(), metadata)

@@ -100,7 +100,7 @@ def evaluate(message: Message, context: Context) -> Message:
     wanted, store = config["adaptations"], _store(assembly.config, context, client)
     round, task = int(config["server-round"]), int(config.get("task", 0))  # type: ignore[arg-type]
     collected = CollectedModels(config.get("collect", ()))  # type: ignore[arg-type]
-    found = assembly.worker.at(task).evaluate(
+    evaluated = assembly.worker.at(task).evaluate(
         round,
         [client],
         models,
@@ -112,8 +112,8 @@ def evaluate(message: Message, context: Context) -> Message:
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )
-    keep_models(assembly.config, assembly.worker, store, (round, task), client, collected.models)
-    return Message(records.rows_record(found.rows, found.failures), reply_to=message)
+    keep_models(assembly.config, assembly.worker, store, (round, task), collected.models)
+    return Message(records.rows_record(evaluated.rows, evaluated.failures), reply_to=message)
 
 
 def _config(context: Context) -> RunConfig:

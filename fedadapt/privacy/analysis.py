@@ -187,7 +187,7 @@ def _view(victim: Victim, layer: Activation, name: str, images: Tensor) -> Tenso
 def write_json(
     path: Path, analysis: Analysis, victim: Victim, attack: Attack, source: dict[str, Any]
 ) -> Path:
-    """Everything but the pictures.
+    """Write all results except the images.
 
     Args:
         source: Where network and images come from.

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets import catalog as datasets
+from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.registry import find_benchmark
 from fedadapt.errors import InputError
-from fedadapt.models import catalog as models
+from fedadapt.models.limits import check_model
+from fedadapt.parameters import parameters
 from fedadapt.privacy.settings import MEANING, ORDERED, Attack, layers, words
 
 if TYPE_CHECKING:
@@ -25,6 +28,18 @@ MOST_CLIENTS = 100
 
 UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
 """How a measure is shown: its title and decimals."""
+
+
+def _attack_option(name: str) -> Callable[[Any], Any]:
+    """Make the option of a parameter of ``Attack``."""
+    described = parameters(Attack)[name]
+    return click.option(
+        f"--{described.key}",
+        name,
+        type=described.scalar,
+        default=described.default,
+        help=f"{described.param.help}  [{described.default}]",
+    )
 
 
 @click.command("privacy-inversion", context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,7 +59,7 @@ UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
     help="without a run: the scaling it expects  [auto]",
 )
 @click.option("--image-size", type=int, help="without a run: resize images to so many pixels")
-@click.option("--images", type=int, default=20, help="images to attack  [20]")
+@_attack_option("images")
 @click.option(
     "--layers",
     "layers_text",
@@ -58,8 +73,10 @@ UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
     default=",".join(ORDERED),
     help=f"what the attacker has, of {', '.join(MEANING)}  [{','.join(ORDERED)}]",
 )
-@click.option("--steps", type=int, default=1000, help="of Adam  [1000]")
-@click.option("--seed", type=int, default=1, help="which images, and where the attack starts  [1]")
+@_attack_option("steps")
+@_attack_option("seed")
+@_attack_option("learning_rate")
+@_attack_option("smoothness")
 @click.option("--device", type=click.Choice(("auto", "cpu", "cuda")), default="auto", help="[auto]")
 @click.option(
     "--out",
@@ -68,14 +85,11 @@ UNITS = {"psnr": ("PSNR, dB", 1), "ssim": ("SSIM", 3), "misfit": ("misfit", 4)}
 )
 def privacy_inversion(
     run: Path | None,
-    images: int,
     layers_text: str,
     properties_text: str,
-    steps: int,
-    seed: int,
     device: str,
     out: Path | None,
-    **network: Any,
+    **options: Any,
 ) -> None:
     """Try to get images back from what a ReLU layer says of them (PFA, section 5.4).
 
@@ -87,26 +101,21 @@ def privacy_inversion(
             raise InputError(f'{package}: not installed; run pip install "fedadapt[simulation]"')
     if "" not in sys.path:
         sys.path.insert(0, "")  # module:factory of the folder one works in
-    attack = Attack(
-        images=images,
-        layers=layers(layers_text),
-        properties=words(properties_text),
-        steps=steps,
-        seed=seed,
-    )
-    given = {key: value for key, value in network.items() if value is not None}
+    effort = {key: options.pop(key) for key in parameters(Attack)}
+    attack = Attack(layers=layers(layers_text), properties=words(properties_text), **effort)
+    given = {key: value for key, value in options.items() if value is not None}
     config = _without_run(given, attack) if run is None else _of_run(run, given)
-    models.check(config)
-    datasets.check(config)
+    check_model(config)
+    check_data(config)
     base = None if run is None else run / "models" / "base.safetensors"
     folder = _folder(out, run, config)
     _attack(config, base, attack, device, folder)
 
 
 def _without_run(given: dict[str, Any], attack: Attack) -> RunConfig:
-    """As many clients as images, so that every image is another client's."""
+    """Settings without a run: as many clients as images, so that each client has one image."""
     config = RunConfig(**{"model": "cnn", "seed": attack.seed, "clients": 1, **given})
-    domains = datasets.find(config.benchmark).domains
+    domains = find_benchmark(config.benchmark).domains
     clients = max(min(attack.images, MOST_CLIENTS), domains)
     return RunConfig.from_mapping(config.to_mapping() | {"clients": clients})
 

@@ -1,4 +1,4 @@
-"""Make an image of what a ReLU layer says about one: the inversion attack of PFA, section 5.4.
+"""Reconstruct an image from the output of a ReLU layer: the inversion attack of PFA, section 5.4.
 
 Liu et al. 2021, "PFA: Privacy-preserving federated adaptation for effective model
 personalization". The attacker knows the network (white box) and a property P of one image's map
@@ -9,13 +9,12 @@ every step, in place of their norm prior.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedadapt.client.statistics.activation_hooks import listening
+from fedadapt.client.statistics.activation_hooks import StopForward, listening
 from fedadapt.client.statistics.sparsity import Activation, chosen, trace
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.errors import InputError
@@ -47,10 +46,6 @@ PROPERTIES: dict[str, View] = {
 """Of maps [B, C, H, W]: as they are, [B, C, H], [B, C, W], [B, C] and [B, C]."""
 
 
-class _SeenEnough(Exception):
-    """Ends a forward pass."""
-
-
 def relu_map(model: nn.Module, layer: Activation, images: Tensor) -> Tensor:
     """The layer's output [B, C, H, W]; what comes after it is not computed."""
     found: list[Tensor] = []
@@ -61,9 +56,9 @@ def relu_map(model: nn.Module, layer: Activation, images: Tensor) -> Tensor:
         calls += path == layer.path
         if calls > layer.call:
             found.append(output)
-            raise _SeenEnough
+            raise StopForward
 
-    with listening(model, listen), suppress(_SeenEnough):
+    with listening(model, listen):
         model(images)
     return found[0]
 

@@ -22,7 +22,7 @@ class Victim:
     model: nn.Module
     scaling: Scaling
     images: Tensor  # uint8 [N, C, H, W]
-    clients: tuple[int, ...]  # whose they are, [N]
+    clients: tuple[int, ...]  # the owner of each image, [N]
     labels: tuple[str, ...]  # class names, [N]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
+from fedadapt.older_runs import refuse_older_run
 from fedadapt.saved_models.card import Card, label
 from fedadapt.weights import Weights
 
@@ -108,13 +109,15 @@ def find(
         task: Of a task-incremental run.
 
     Raises:
-        InputError: There is no such model; the message says which there are.
+        InputError: There is no such model, and the message says which there are; or the run is of
+            0.1.0.
 
     """
     if run.is_file():
         if (client, adaptation, model, task) != (None, "none", None, None):
             raise InputError(f"{run}: is one model; leave client, adaptation, model and task away")
         return run
+    refuse_older_run(run)
     models = _folder_of(run, task)
     wanted = ("personal", "base") if model is None else (model,)
     if client is None:

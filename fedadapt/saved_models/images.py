@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedadapt.datasets.in_memory import resize
 from fedadapt.datasets.sources.decode import read_image, read_upright
-from fedadapt.datasets.task_incremental.mit_indoor import centre, read_picture
+from fedadapt.datasets.task_incremental.mit_indoor import centre, read_photograph
 from fedadapt.errors import InputError
 
 Shape = tuple[int, int, int]
@@ -54,7 +54,7 @@ def _shorter_side_bilinear(path: Path, shape: Shape) -> Pixels:
     """As indoor scenes are read: the shorter side resized, then the middle square cut out."""
     if not path.is_file():
         raise _missing(path)
-    return _channels(Image.fromarray(centre(read_picture(path, shape[1]), shape[1])), shape[0])
+    return _channels(Image.fromarray(centre(read_photograph(path, shape[1]), shape[1])), shape[0])
 
 
 def _middle_bilinear(path: Path, shape: Shape) -> Pixels:

@@ -1,4 +1,4 @@
-"""One question to some clients: every answer is checked, every client accounted for."""
+"""One exchange: a message to clients, their checked answers, and a log entry for each client."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ EVALUATE = "evaluate"
 
 
 class RoundFailedError(Exception):
-    """Too few usable answers: the round did not happen."""
+    """There were too few usable answers, so the round has no effect."""
 
     def __init__(self, action: str, accepted: int, asked: int, needed: int, why: list[str]) -> None:
         self.reasons = why
@@ -25,11 +25,11 @@ class RoundFailedError(Exception):
 
 
 class Exchange:
-    """The server's side of a round's questions.
+    """The server's side of the exchanges of a round.
 
-    Every client asked ends as exactly one of accepted, rejected, error, late, lost; each is a line
-    in the ledger. Below quorum the stream of answers ends in ``RoundFailedError``, so whoever folds
-    it never gets to return a new state.
+    Every client that was asked gets one of the outcomes accepted, rejected, error, late and lost,
+    and an entry in the communication log. Below quorum the stream of answers ends with
+    ``RoundFailedError``, so a strategy that consumes it cannot return a new state.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class Exchange:
         meanwhile: Callable[[], None] = lambda: None,
         phase: Phase = "training",
     ) -> None:
-        """A round's exchange.
+        """Prepare the exchanges of one round.
 
         Args:
-            record: Takes the lines of the ledger.
-            progress: Told how many clients more are done with.
-            meanwhile: Called while clients work, if the fleet has them begin at once, before their
-                first answer is taken in.
+            record: Takes the entries of the communication log.
+            progress: Called with the number of further clients that have finished.
+            meanwhile: Called before the first answer is taken in; clients work at the same time,
+                if the client pool starts them at once.
             phase: What the messages are for. Those named ``evaluate`` are evaluation in any case:
                 a stock Flower strategy sends them in the middle of its rounds.
 
@@ -76,11 +76,11 @@ class Exchange:
             [str, Update], Mapping[int, str]
         ] = lambda action, update: {},
     ) -> Iterator[Answers]:
-        """Ask, and yield the usable answers in client order.
+        """Ask the clients, and yield the usable answers in client order.
 
         Args:
-            more_validation_errors: What the strategy refuses beyond what is refused of every
-                method; see ``Strategy.validation_errors``.
+            more_validation_errors: Names the faults that the strategy itself finds; see
+                ``Strategy.validation_errors``.
 
         """
         shape = Expected.of(expected)
@@ -115,14 +115,14 @@ class Exchange:
                 yield usable
         for client in sorted(waiting):
             self._enter(action, client, Failure("lost", "no answer"), down, None)
-        # 0.55 * 100 is 55.00000000000001: rounded, or 55 answers of 100 were too few.
+        # Rounded, because 0.55 * 100 is 55.00000000000001, and 55 answers would not suffice.
         needed = max(1, math.ceil(round(self._min_replies * len(sent.clients), 6)))
         if accepted < needed:
             raise RoundFailedError(action, accepted, len(sent.clients), needed, why)
 
     @property
     def loss(self) -> float:
-        """Mean training loss over examples; NaN where no answer carried one."""
+        """Mean training loss over examples; NaN if no answer had one."""
         return self._loss_sum / self._examples if self._examples else math.nan
 
     @property

@@ -5,11 +5,12 @@ from collections.abc import Collection
 
 from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.config import RunConfig
-from fedadapt.datasets import catalog as datasets
-from fedadapt.datasets.task_incremental.catalog import TASK_CATALOG, find_tasks, is_tasks
-from fedadapt.datasets.task_incremental.catalog import check as check_tasks
+from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
+from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
-from fedadapt.models import catalog as models
+from fedadapt.models.limits import check_model
+from fedadapt.models.registry import find_network
 from fedadapt.strategies.registry import STRATEGIES, find, is_flowers, select
 
 NEEDED = {"pyarrow": "result tables", "matplotlib": "pictures", "jinja2": "reports"}
@@ -38,12 +39,12 @@ def check(config: RunConfig, given: Collection[str] | None = None, *, flower: bo
             )
     STRATEGIES.path(config.strategy)
     adaptations.arguments_by_name(config)
-    models.check(config)
+    check_model(config)
     if is_tasks(config.benchmark):
         check_tasks(config)
     else:
-        datasets.check(config)
-    entry = models.find(config.model)
+        check_data(config)
+    entry = find_network(config.model)
     adaptations.parse(config, has_batch_norm=entry.batch_norm if entry else None)
     selected = select(config)
     if is_tasks(config.benchmark) != selected.learns_tasks:
@@ -65,7 +66,7 @@ def _mismatch(config: RunConfig) -> str:
             f"strategy: {config.strategy}; {config.benchmark} is learnt task after task by the "
             f"server: use {', '.join(_learning_tasks())}"
         )
-    names = ", ".join(entry.name for entry in TASK_CATALOG)
+    names = ", ".join(entry.name for entry in TASK_ENTRIES)
     return f"benchmark: {config.benchmark}; {config.strategy} needs one with tasks: {names}"
 
 

@@ -25,11 +25,8 @@ class CollectedModels:
     wanted: Collection[str]
     models: dict[str, dict[str, ModelStack]] = field(default_factory=dict)
 
-    def add(self, cohort: Cohort, weights: Weights, model: str, adaptation: str) -> None:
-        """Collect ``weights`` [D, ...] of the cohort's clients, if they are wanted.
-
-        Clients that are computed in several pieces are added piece by piece.
-        """
+    def add(self, cohort: Cohort, model: str, adaptation: str, weights: Weights) -> None:
+        """Collect ``weights`` [D, ...] of the cohort's clients, if they are wanted."""
         if label(model, adaptation) not in self.wanted:
             return
         scores = evaluate(cohort, weights, cohort.part("adapt"))
@@ -40,11 +37,14 @@ class CollectedModels:
             torch.tensor([s.num_examples for s in scores]),
         )
         adapted = self.models.setdefault(model, {})
-        before = adapted.get(adaptation)
-        adapted[adaptation] = stack if before is None else _joined(before, stack)
+        # A cohort in which one client fails comes client by client.
+        adapted[adaptation] = (
+            _joined(adapted[adaptation], stack) if adaptation in adapted else stack
+        )
 
 
 def _joined(first: ModelStack, second: ModelStack) -> ModelStack:
+    """The models of both, one after the other."""
     return ModelStack(
         torch.cat([first.clients, second.clients]),
         {n: torch.cat([t, second.weights[n]]) for n, t in first.weights.items()},

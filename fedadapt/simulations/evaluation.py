@@ -64,11 +64,11 @@ class Evaluator:
                 self._record(evaluation._replace(task=request.task))
                 if evaluation.split == "test" and evaluation.model != LOCAL:
                     self.last_round = request.round
+            if answers.models and self._save_models is not None:
+                self._save_models(request, answers.models)
             for failure in answers.failed:
                 failed[failure.label].append(failure)
                 self._record(failure._replace(task=request.task))
-            if answers.models and self._save_models is not None:
-                self._save_models(request, answers.models)
             for client in answers.clients:
                 waiting.discard(client)
                 up, seconds = answers.bytes_up, answers.seconds

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import LOCAL, Evaluation, Phase, RoundLoss
@@ -76,8 +76,8 @@ class Federation:
         model: nn.Module,
         central_test: CentralTest,
         progress: Progress,
-        initial: InitialModel | None = None,
         saved_models: SavedModels | None = None,
+        initial: InitialModel | None = None,
     ) -> None:
         """A run that has not begun.
 
@@ -149,6 +149,11 @@ class Federation:
                 self._evaluate_alone(self._initial)
         return self._clock()
 
+    def base_models(self) -> Iterator[tuple[int, Weights]]:
+        """The base model of each task, [...]; without tasks of task 0."""
+        for task, models in self._method.models_by_task([0]):
+            yield task, row(models["base"], 0)
+
     def check_evaluated(self) -> None:
         """Refuse to take an earlier evaluation for that of the end.
 
@@ -162,11 +167,6 @@ class Federation:
                 f"clients; why is in {self._folder}/communication.parquet and failures.parquet. "
                 f"Evaluate again with: fedadapt simulate --resume {self._folder}"
             )
-
-    def base_models(self) -> Iterator[tuple[int, Weights]]:
-        """The base model of each task, [...]; without tasks of task 0."""
-        for task, models in self._method.models_by_task([0]):
-            yield task, row(models["base"], 0)
 
     def describe(self) -> dict[str, Metadata]:
         return self._method.describe()

@@ -77,10 +77,10 @@ def run(
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
-        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
+        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -91,8 +91,8 @@ def run(
             model=assembly.model,
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
-            initial=initial if has_local else None,
             saved_models=saved_models,
+            initial=initial if has_local else None,
         )
         try:
             _describe(assembly, engine, folder)

@@ -13,7 +13,7 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
-from fedadapt.client.failures import attempted, pieces
+from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
@@ -38,18 +38,11 @@ class Evaluated(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """What is scored beside the client's own test at the end of each adaptation."""
+    """What an evaluation does beside scoring the client's own test after each adaptation."""
 
-    on_global: bool
-    curves: bool
-
-
-class _Scored(NamedTuple):
-    """Some clients, the weights that they ended up with [D, ...], and their rows."""
-
-    cohort: Cohort
-    weights: Weights
-    rows: list[Evaluation]
+    on_global: bool  # score the global test too
+    curves: bool  # score the adapt images too, and adaptations on the way
+    collected: CollectedModels | None  # takes the models, for saving
 
 
 class Worker:
@@ -179,7 +172,7 @@ class Worker:
 
         """
         answers = {name: self._placed(repeat(w, len(clients))) for name, w in pooled.items()}
-        shown = _Shown(on_global, curves)
+        shown = _Shown(on_global, curves, collected)
         found: list[Evaluation] = []
         failures: list[EvaluationFailure] = []
 
@@ -188,19 +181,14 @@ class Worker:
                 failed = EvaluationFailure(round, client, model, method.name, failure.reason)
                 failures.append(failed)
 
-        def collect(cohort: Cohort, weights: Weights, model: str, adaptation: str) -> None:
-            if collected is not None:  # a model that cannot be collected costs no result
-                attempted(lambda: collected.add(cohort, weights, model, adaptation))
-
         self.cohort(clients, round, states)  # without images there is no result of any kind
         for name in dict.fromkeys((*models, *on_client)):
-            make = partial(self._made, name, round, clients, models, states)
+            make = partial(self._made, name, round, clients, models, states, collected)
             for begin, end, made in pieces(len(clients), make):
                 if isinstance(made, Failure):
                     for method in adaptations:
                         fail(clients[begin:end], name, method, made)
                     continue
-                collect(*made, name, "none")
                 for method in adaptations:
                     answer = answers.get(method.name)
                     answer = None if answer is None else rows(answer, begin, end)
@@ -208,10 +196,8 @@ class Worker:
                     for first, last, results in pieces(end - begin, score):
                         if isinstance(results, Failure):
                             fail(clients[begin + first : begin + last], name, method, results)
-                            continue
-                        found += results.rows
-                        if method.name != "none":
-                            collect(results.cohort, results.weights, name, method.name)
+                        else:
+                            found += results
         return Evaluated(
             sorted(found, key=lambda row: row.client),
             sorted(failures, key=lambda failure: failure.client),
@@ -224,6 +210,7 @@ class Worker:
         clients: Sequence[int],
         models: Mapping[str, Weights],
         states: Sequence[Mapping[str, Weights]],
+        collected: CollectedModels | None,
         first: int,
         last: int,
     ) -> tuple[Cohort, Weights]:
@@ -236,7 +223,10 @@ class Worker:
         weights = self._placed(rows(sent, first, last))
         if name == LOCAL and self._alone is not None:
             return cohort, self._alone.train(cohort, weights if name in models else None)
-        return cohort, self.strategy.localise(cohort, weights, name)
+        own = self.strategy.localise(cohort, weights, name)
+        if collected is not None:
+            collected.add(cohort, name, "none", own)
+        return cohort, own
 
     def _scored(
         self,
@@ -248,8 +238,8 @@ class Worker:
         shown: "_Shown",
         first: int,
         last: int,
-    ) -> "_Scored":
-        """Clients ``first`` to ``last`` of the cohort, with one model and adaptation."""
+    ) -> list[Evaluation]:
+        """The rows of clients ``first`` to ``last`` of the cohort, for one model and adaptation."""
         if last - first < len(cohort):
             clients, states = cohort.clients[first:last], cohort.states[first:last]
             cohort = self.cohort(clients, cohort.round, states)
@@ -257,13 +247,15 @@ class Worker:
         inputs = (cohort, rows(start, first, last), answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
-        found = []
+        evaluations = []
         for epoch, adapted in looks:
             for split, examples in tests.items():
                 for d, score in enumerate(evaluate(cohort, adapted, examples)):
                     row = self._row(cohort, d, name, method, split, score)
-                    found.append(row._replace(epoch=epoch))
-        return _Scored(cohort, adapted, found)
+                    evaluations.append(row._replace(epoch=epoch))
+        if shown.collected is not None and method.name != "none":
+            shown.collected.add(cohort, name, method.name, adapted)
+        return evaluations
 
     def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
         """The images that each client of the cohort is scored on, by the name of the set."""

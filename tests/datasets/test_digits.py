@@ -10,12 +10,13 @@ import torch
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
+from fedadapt.datasets.feature_shift.spec import DOMAINS
 from fedadapt.datasets.in_memory import StoredBenchmark
 from fedadapt.datasets.load import load_benchmark
-from fedadapt.datasets.partitioning import client_indices as hands
-from fedadapt.datasets.partitioning.sampling_pool import SamplingPool, class_shares
-from fedadapt.datasets.partitioning.spec import DOMAINS, Rule
-from fedadapt.datasets.sources.official import read_digits
+from fedadapt.datasets.partitioning import client_indices
+from fedadapt.datasets.partitioning.sampling_pool import SamplingPool
+from fedadapt.datasets.partitioning.spec import Dirichlet, Iid, Pathological, Shards
+from fedadapt.datasets.sources.digits import read_digits
 
 NAMES = ("digits-classes", "digits-domains", "digits-dirichlet")
 
@@ -70,7 +71,7 @@ def test_a_run_imports_nothing_that_takes_seconds_and_that_it_does_not_need():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nobodys_test_image_is_anybodys_training_image(name):
+def test_no_clients_test_image_is_any_clients_training_image(name):
     benchmark = load(benchmark=name, clients=200)
     train, adapt, test = (
         set(np.concatenate([benchmark.rows(d)[part] for d in range(200)]).tolist())
@@ -97,32 +98,32 @@ def test_a_small_federation_shares_no_image_and_a_large_one_shares_evenly():
     assert max(uses.values()) - min(uses.values()) <= 3
 
 
-def drawn_by(wanted, cards=10, seed=0):
-    """What a deck of its own gives each client."""
+def drawn_by(wanted, items=10, seed=0):
+    """The draws of each client from a pool of its own."""
     rng = np.random.default_rng(seed)
-    deck = SamplingPool(np.arange(cards), rng.permutation(cards), np.array(wanted))
-    for _ in deck.runs_out_at:
-        deck.shuffle(rng)
-    return np.split(deck.drawn(), np.cumsum(deck.counts)[:-1])
+    pool = SamplingPool(np.arange(items), rng.permutation(items), np.array(wanted))
+    for _ in pool.runs_out_at:
+        pool.shuffle(rng)
+    return np.split(pool.drawn(), np.cumsum(pool.counts)[:-1])
 
 
-def test_a_deck_deals_every_card_once_before_any_comes_again():
+def test_a_pool_gives_every_item_once_before_any_comes_again():
     *drawn, everything = drawn_by([4, 4, 4, 4, 4, 99])
-    assert all(len(set(hand.tolist())) == 4 for hand in drawn)
+    assert all(len(set(items.tolist())) == 4 for items in drawn)
     assert len(set(np.concatenate(drawn[:2]).tolist())) == 8
     assert set(Counter(np.concatenate(drawn).tolist()).values()) == {2}
     assert sorted(everything) == list(range(10))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_hand_has_a_card_twice_wherever_the_deck_runs_out(seed):
+def test_no_client_draws_an_item_twice_wherever_the_pool_runs_out(seed):
     wanted = np.random.default_rng(seed).integers(0, 9, 50)
-    for hand, want in zip(drawn_by(wanted, cards=7, seed=seed), wanted, strict=True):
-        assert len(set(hand.tolist())) == len(hand) == min(want, 7)
+    for drawn, want in zip(drawn_by(wanted, items=7, seed=seed), wanted, strict=True):
+        assert len(set(drawn.tolist())) == len(drawn) == min(want, 7)
 
 
-def test_an_empty_deck_deals_nothing():
-    assert [len(hand) for hand in drawn_by([0, 3, 1], cards=0)] == [0, 0, 0]
+def test_an_empty_pool_gives_nothing():
+    assert [len(drawn) for drawn in drawn_by([0, 3, 1], items=0)] == [0, 0, 0]
 
 
 def test_the_assignment_is_what_it_was_when_clients_drew_one_after_another():
@@ -140,16 +141,16 @@ def test_a_hundred_thousand_clients_are_assigned_without_making_an_image(monkeyp
     monkeypatch.setattr(StoredBenchmark, "_examples", lambda *of: made.append(of))
     many = load(clients=100_000, examples=100)
     assert not made
-    assert sum(pile.images.nbytes for pile in many._assignment.clients.sets) == 4 * 100 * 100_000
+    assert (
+        sum(indices.images.nbytes for indices in many._assignment.clients.sets) == 4 * 100 * 100_000
+    )
     assert [len(rows) for rows in many.rows(99_999)] == [60, 20, 20]
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 50])
-def test_the_manifest_is_the_same_however_many_clients_are_written_out_at_once(
-    monkeypatch, at_once
-):
+def test_the_manifest_is_the_same_however_many_clients_are_hashed_at_once(monkeypatch, at_once):
     wanted = load(clients=50, quantity="lognormal:1").manifest
-    monkeypatch.setattr(hands, "AT_ONCE", at_once)
+    monkeypatch.setattr(client_indices, "AT_ONCE", at_once)
     assert load(clients=50, quantity="lognormal:1").manifest == wanted
 
 
@@ -187,18 +188,16 @@ def test_rotation_turns_client_d_by_d_quarters():
 
 def test_dirichlet_shares_sum_to_one_and_a_small_alpha_makes_them_uneven():
     rng = np.random.default_rng(0)
-    for rule in (Rule("dirichlet", 0.3), Rule("pathological", 3), Rule("shards", 3), Rule("iid")):
-        assert class_shares(rule, 50, 10, rng).sum(axis=1) == pytest.approx(np.ones(50))
-    mild, strong = (class_shares(Rule("dirichlet", a), 500, 10, rng) for a in (10.0, 0.1))
+    for rule in (Dirichlet(0.3), Pathological(3), Shards(3), Iid()):
+        assert rule.shares(50, 10, rng).sum(axis=1) == pytest.approx(np.ones(50))
+    mild, strong = (Dirichlet(alpha).shares(500, 10, rng) for alpha in (10.0, 0.1))
     assert mild.max(axis=1).mean() < 0.25 < 0.6 < strong.max(axis=1).mean()
-    assert {
-        np.count_nonzero(row) for row in class_shares(Rule("pathological", 3), 50, 10, rng)
-    } == {3}
-    assert max(np.count_nonzero(row) for row in class_shares(Rule("shards", 3), 50, 10, rng)) <= 3
+    assert {np.count_nonzero(row) for row in Pathological(3).shares(50, 10, rng)} == {3}
+    assert max(np.count_nonzero(row) for row in Shards(3).shares(50, 10, rng)) <= 3
 
 
 @pytest.mark.parametrize("imbalance", ["", "long-tail:0.01"])
-def test_the_global_test_is_balanced_plain_and_nobodys(imbalance):
+def test_the_global_test_is_balanced_and_plain_and_no_client_trains_on_it(imbalance):
     benchmark = load(benchmark="digits-domains", imbalance=imbalance)
     everybody = benchmark.global_test
     assert everybody is not None

@@ -127,7 +127,7 @@ def test_all_three_skews_combine(toy_root):
         assert set(benchmark.split(client).train.labels.tolist()) == pair
 
 
-def test_the_global_test_is_balanced_and_unspoilt(toy_root):
+def test_the_global_test_is_balanced_and_has_no_shift(toy_root):
     benchmark = load(toy_root, shift="corruption:contrast:5")
     everybody = benchmark.global_test
     assert everybody is not None
@@ -165,7 +165,7 @@ def test_other_scalings_are_what_they_are_called(toy_root):
     assert grey.mean == pytest.approx((0.449,))
 
 
-def test_images_are_resized_before_they_are_spoilt(toy_root):
+def test_images_are_resized_before_they_are_shifted(toy_root):
     plain, small = load(toy_root), load(toy_root, image_size=8)
     turned = load(toy_root, image_size=8, shift="rotation")
     assert small.image_shape == (3, 8, 8)
@@ -176,7 +176,7 @@ def test_images_are_resized_before_they_are_spoilt(toy_root):
     assert small.global_test.inputs.shape[1:] == (3, 8, 8)
 
 
-def test_resizing_keeps_a_flat_picture_and_halves_a_pattern_to_its_mean():
+def test_resizing_keeps_a_flat_image_and_halves_a_pattern_to_its_mean():
     flat = torch.full((2, 3, 16, 16), 77, dtype=torch.uint8)
     assert torch.equal(resize(flat, (40, 40)), torch.full((2, 3, 40, 40), 77, dtype=torch.uint8))
     stripes = torch.tensor([0, 200], dtype=torch.uint8).repeat(8).expand(1, 1, 16, 16)

@@ -7,12 +7,13 @@ import pytest
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.models import catalog
+from fedadapt.models.limits import check_model
+from fedadapt.models.registry import ENTRIES, find_network
 
 
 def refusal(**settings) -> str:
     with pytest.raises(InputError) as caught:
-        catalog.check(RunConfig(**settings))
+        check_model(RunConfig(**settings))
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -20,15 +21,18 @@ def refusal(**settings) -> str:
 
 def test_the_catalogue_needs_no_torch():
     program = (
-        "import sys; from fedadapt.models import catalog; from fedadapt.config import RunConfig; "
-        "catalog.check(RunConfig()); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+        "import sys; from fedadapt.models.limits import check_model; "
+        "from fedadapt.config import RunConfig; check_model(RunConfig()); "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", [*catalog.names(), "mobilenetv2-0.5", "nets.small:make"])
+@pytest.mark.parametrize(
+    "name", [*(entry.name for entry in ENTRIES), "mobilenetv2-0.5", "third_party:norm_mlp"]
+)
 def test_every_network_of_the_table_and_its_relatives_pass(name):
-    catalog.check(RunConfig(model=name))
+    check_model(RunConfig(model=name))
 
 
 @pytest.mark.parametrize(("wrong", "meant"), [("vgg-11", "vgg11"), ("resnet", "resnet18")])
@@ -48,9 +52,9 @@ def test_mobilenetv2_needs_its_width():
 
 
 def test_a_width_written_otherwise_is_the_same_network():
-    assert catalog.find("mobilenetv2-0.250").num_parameters == 250_922
-    assert catalog.find("mobilenetv2-1").imagenet
-    assert catalog.find("mobilenetv2-0.5").num_parameters is None
+    assert find_network("mobilenetv2-0.250").num_parameters == 250_922
+    assert find_network("mobilenetv2-1").imagenet
+    assert find_network("mobilenetv2-0.5").num_parameters is None
 
 
 @pytest.mark.parametrize("name", [":", "nets:", ":make", "a b:make", "nets:make:it", "nets.:make"])
@@ -61,12 +65,12 @@ def test_a_malformed_factory_is_refused(name):
 @pytest.mark.parametrize("policy", ["local", "reestimate"])
 def test_policies_for_statistics_need_batch_normalisation(policy):
     assert refusal(model="cnn", batch_norm=policy).startswith(f"batch-norm: {policy} needs")
-    catalog.check(RunConfig(model="resnet18", batch_norm=policy))
+    check_model(RunConfig(model="resnet18", batch_norm=policy))
 
 
 def test_an_image_size_below_the_minimum_is_refused_before_any_data_is_read():
     assert "image-size=63" in refusal(model="alexnet", image_size=32)
-    catalog.check(RunConfig(model="alexnet", image_size=63))
+    check_model(RunConfig(model="alexnet", image_size=63))
 
 
 def test_a_missing_weights_file_is_named(tmp_path):
@@ -82,7 +86,7 @@ def test_other_kinds_of_file_are_refused(tmp_path):
     assert "did you mean 'imagenet'" in refusal(model="vgg11", weights="imagnet")
 
 
-@pytest.mark.parametrize("model", ["mlp", "mobilenetv2-0.25", "nets:make"])
+@pytest.mark.parametrize("model", ["mlp", "mobilenetv2-0.25", "third_party:norm_mlp"])
 def test_imagenet_weights_are_only_promised_where_torchvision_has_them(model):
     assert "no imagenet weights" in refusal(model=model, weights="imagenet")
 
@@ -90,5 +94,5 @@ def test_imagenet_weights_are_only_promised_where_torchvision_has_them(model):
 def test_an_existing_file_and_imagenet_pass(tmp_path):
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"")
-    catalog.check(RunConfig(model="mlp", weights=str(path)))
-    catalog.check(RunConfig(model="vgg11", weights="imagenet"))
+    check_model(RunConfig(model="mlp", weights=str(path)))
+    check_model(RunConfig(model="vgg11", weights="imagenet"))

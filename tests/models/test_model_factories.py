@@ -6,6 +6,8 @@ import torch
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.models.limits import check_model
+from fedadapt.models.registry import network_rows
 from fedadapt.selectors import head
 
 FACTORIES = """
@@ -106,10 +108,10 @@ def test_a_factorys_batch_norm_is_looked_for_once_it_is_built():
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
-        ("my_absent_nets:make", "cannot import 'my_absent_nets'"),
+        ("my_absent_nets:make", "there is no module 'my_absent_nets'"),
         ("my_broken_nets:make", "a_package_that_is_nowhere"),
-        ("my_test_nets:absent", "no function 'absent'"),
-        ("my_test_nets:constant", "no function 'constant'"),
+        ("my_test_nets:absent", "cannot import my_test_nets:absent"),
+        ("my_test_nets:constant", "is a int; it must be a function"),
         ("my_test_nets:positional", "TypeError"),
         ("my_test_nets:number", "returned a int"),
         ("my_test_nets:headless", "neither a layer 'head' nor an nn.Linear"),
@@ -121,3 +123,18 @@ def test_what_is_wrong_with_a_factory_is_one_line(model, complaint):
     line = refusal(model)
     assert complaint in line
     assert line.startswith("model: ")
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_package_adds_a_network_by_an_entry_point(tmp_path, monkeypatch):
+    folder = tmp_path / "my_nets-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: my-nets\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[fedadapt.models]\nsmall = my_test_nets:tiny\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = build_model(RunConfig(model="small"), (3, 8, 8), 4)
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+    [row] = [row for row in network_rows() if row.name == "small"]
+    assert row.description == "made by my_test_nets:tiny"
+    with pytest.raises(InputError, match="did you mean 'small'"):
+        check_model(RunConfig(model="smal"))

@@ -12,12 +12,11 @@ from torch.testing import assert_close
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.models import build, catalog
 from fedadapt.models.alexnet import alexnet
-from fedadapt.models.build import build_model
-from fedadapt.models.catalog import ENTRIES
+from fedadapt.models.build import build_model, make_network
 from fedadapt.models.mobilenetv2 import mobilenetv2
 from fedadapt.models.norms import batch_norms, has_batch_norm
+from fedadapt.models.registry import ENTRIES, find_network
 from fedadapt.models.vgg import vgg11_bn_fc, vgg11_fc
 from fedadapt.weights import stack
 
@@ -34,11 +33,11 @@ def small(name: str, shape: tuple[int, int, int], num_classes: int = 3) -> nn.Mo
     torch.manual_seed(0)
     if name in NARROW:
         return NARROW[name](shape, num_classes, hidden=8)
-    return build._maker(name)(shape, num_classes)
+    return make_network(name, shape, num_classes)
 
 
 def smallest_shape(name: str, channels: int = 3) -> tuple[int, int, int]:
-    size = max(8, catalog.find(name).min_size)
+    size = max(8, find_network(name).min_size)
     return channels, size, size
 
 
@@ -160,7 +159,7 @@ def test_logits_have_a_row_an_image_or_the_images_are_refused(name, channels):
     of_any_size = small(name, (channels, 64, 64), 7)
     for height, width in ((8, 8), (28, 28), (32, 40), (64, 63)):
         shape = (channels, height, width)
-        if min(height, width) < catalog.find(name).min_size:
+        if min(height, width) < find_network(name).min_size:
             with pytest.raises(InputError, match="image-size="):
                 build_model(RunConfig(model=name), shape, 7)
             continue
@@ -178,7 +177,7 @@ def test_the_built_in_digits_fit(name):
 @pytest.mark.parametrize("name", RUNNABLE)
 @torch.no_grad()
 def test_the_minimum_size_is_the_minimum(name):
-    least = catalog.find(name).min_size
+    least = find_network(name).min_size
     fixed = name in OF_ONE_SIZE
 
     def run(size):

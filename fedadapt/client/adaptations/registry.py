@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError
-from fedadapt.models.catalog import ENTRIES
+from fedadapt.models.registry import ENTRIES
 from fedadapt.parameters import Described, Scalar, arguments_for, parameters
 from fedadapt.registry import Registry
 

@@ -1,11 +1,12 @@
-"""Hear what activations put out on the way through a network, be they modules or functions.
+"""Hooks that record what passes through the layers of a network, and how much of it is computed.
 
-``relu(x)``, ``x.relu()`` and ``x.clamp(min=0)`` leave no module behind: torch is asked to show the
-functions it is called with (``TorchFunctionMode``), and the module that calls gives them a name.
+Activations may be modules or functions. ``relu(x)``, ``x.relu()`` and ``x.clamp(min=0)`` leave no
+module behind: ``TorchFunctionMode`` shows the functions that torch is called with, and the module
+that calls them gives them a name.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -19,24 +20,40 @@ SMOOTH = (nn.GELU, nn.SiLU, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.PReLU, nn
 
 _SMOOTH_NAMES = frozenset(kind.__name__.lower() for kind in SMOOTH) | {"leaky_relu"}
 
-Listener = Callable[[str, Tensor], None]
+OnActivation = Callable[[str, Tensor], None]
 """Gets the path of an activation and its output, at once: a later layer may write into it."""
+
+OnLayer = Callable[[str, nn.Module, tuple[Any, ...], Any], None]
+"""Gets the path of a layer, the layer, its inputs and its output."""
+
+
+class StopForward(Exception):
+    """Raised by a hook to end the forward pass: what comes after is not computed."""
 
 
 @contextmanager
-def listening(model: nn.Module, listen: Listener, *, smooth: bool = False) -> Iterator[None]:
+def hooked(layers: Mapping[str, nn.Module], record: OnLayer) -> Iterator[None]:
+    """Call ``record`` whenever one of the layers has been computed."""
+    with ExitStack() as stack:
+        for path, layer in layers.items():
+            stack.callback(layer.register_forward_hook(partial(record, path)).remove)
+        yield
+
+
+@contextmanager
+def listening(model: nn.Module, listen: OnActivation, *, smooth: bool = False) -> Iterator[None]:
     """Hand all outputs of activations to ``listen``, in order of execution.
 
     A module is called by its path, a function by that of the module that calls it and its name:
-    ``block.relu()``.
+    ``block.relu()``. ``listen`` may raise ``StopForward``: it ends the ``with`` block.
 
     Args:
-        smooth: Hear activations that are not ReLUs as well.
+        smooth: Include activations that are not ReLUs.
 
     """
     kinds = RELUS + SMOOTH if smooth else RELUS
     inside: list[str] = []  # the modules that are being called, outermost first
-    within = [0]  # an activation module, whose own function is not to be heard twice
+    within = [0]  # activation modules that are being called: their functions do not count again
 
     def enter(path: str, module: nn.Module, _inputs: object) -> None:
         inside.append(path)
@@ -52,7 +69,7 @@ def listening(model: nn.Module, listen: Listener, *, smooth: bool = False) -> It
         if inside and not within[0]:
             listen(".".join(filter(None, (inside[-1], f"{name}()"))), output)
 
-    with ExitStack() as stack:
+    with suppress(StopForward), ExitStack() as stack:
         for path, module in model.named_modules():
             hooks = (module.register_forward_pre_hook(partial(enter, path)),
                      module.register_forward_hook(partial(leave, path)))  # fmt: skip
@@ -65,7 +82,7 @@ def listening(model: nn.Module, listen: Listener, *, smooth: bool = False) -> It
 class _Functions(TorchFunctionMode):
     """Shows activations that are called as functions."""
 
-    def __init__(self, called: Listener, smooth: bool) -> None:
+    def __init__(self, called: OnActivation, smooth: bool) -> None:
         super().__init__()
         self.called, self.smooth = called, smooth
 
@@ -74,8 +91,8 @@ class _Functions(TorchFunctionMode):
     ) -> Any:
         output = function(*args, **(kwargs or {}))
         name = getattr(function, "__name__", "").strip("_")  # relu_ is relu
-        heard = _is_relu(name, args[1:], kwargs or {}) or (self.smooth and name in _SMOOTH_NAMES)
-        if heard and isinstance(output, Tensor) and output.dim() > 1:
+        counts = _is_relu(name, args[1:], kwargs or {}) or (self.smooth and name in _SMOOTH_NAMES)
+        if counts and isinstance(output, Tensor) and output.dim() > 1:
             self.called(name, output)
         return output
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fedadapt.client.cohort import Cohort
+from fedadapt.client.statistics.activation_hooks import hooked
 from fedadapt.weights import Weights
 
 Magnitude = Callable[[Tensor], Tensor]
@@ -160,19 +161,12 @@ def _watched(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, _Seen]]:
     """Record what passes through ``layers``, by path."""
     seen: dict[str, _Seen] = {}
 
-    def hook(path: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def look(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            [entering] = inputs
-            seen[path] = _Seen(entering, get_gradient_edge(output))
+    def record(path: str, _layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        [entering] = inputs
+        seen[path] = _Seen(entering, get_gradient_edge(output))
 
-        return look
-
-    hooks = [layer.register_forward_hook(hook(path)) for path, layer in layers.items()]
-    try:
+    with hooked(layers, record):
         yield seen
-    finally:
-        for each in hooks:
-            each.remove()
 
 
 def _has_rule(layer: nn.Module) -> bool:

@@ -5,7 +5,6 @@ personalization", section 3.2. Only zeros are counted, not the values that ReLU6
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.statistics.activation_hooks import SMOOTH, listening
+from fedadapt.client.statistics.activation_hooks import SMOOTH, StopForward, listening
 from fedadapt.errors import InputError, unknown
 from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
@@ -35,10 +34,6 @@ class Activation(NamedTuple):
     call: int  # counts from 0 where one layer is used several times
     channels: int  # axis 1 of the output
     positions: int  # H x W; 1 for hidden units
-
-
-class _SeenEnough(Exception):
-    """Ends a forward pass."""
 
 
 def sparsity_vectors(
@@ -264,9 +259,9 @@ def _zeros(
             off = output == 0 if epsilon == 0 else output.abs() < epsilon
             found[key] = _counted(off)
         if len(found) == len(keys):
-            raise _SeenEnough
+            raise StopForward
 
-    with listening(cohort.model, listen, smooth=epsilon > 0), suppress(_SeenEnough):
+    with listening(cohort.model, listen, smooth=epsilon > 0):
         cohort.forward(weights, inputs)
     return torch.cat([found[key] for key in keys], dim=-1)
 

@@ -1,4 +1,4 @@
-"""Ten ways a client's camera spoils its images, at the strengths of Tiny-ImageNet-C.
+"""Ten corruptions of images, at the strengths of Tiny-ImageNet-C.
 
 Hendrycks and Dietterich 2019, "Benchmarking Neural Network Robustness to Common Corruptions and
 Perturbations"; the Tiny-ImageNet-C parameters are much milder than ImageNet-C's. DUA uses
@@ -19,10 +19,10 @@ from PIL import Image
 from scipy import ndimage
 
 from fedadapt.datasets.feature_shift.spatter import spatter
-from fedadapt.datasets.partitioning.spec import CORRUPTIONS
+from fedadapt.datasets.feature_shift.spec import CORRUPTIONS
 
-Picture = NDArray[np.float64]
-Corruption = Callable[[Picture, int, np.random.Generator], Picture]
+Values = NDArray[np.float64]
+Corruption = Callable[[Values, int, np.random.Generator], Values]
 
 # One value for each severity, 1 to 5.
 _NOISE = (0.04, 0.08, 0.12, 0.15, 0.18)
@@ -51,7 +51,7 @@ def corrupt(
     return np.rint(np.clip(corrupted, 0, 1) * 255).astype(np.uint8)
 
 
-def _elastic(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _elastic(x: Values, level: int, rng: np.random.Generator) -> Values:
     height, width, _ = x.shape
     unit = min(64, height, width)
     displacement, smoothness, jitter = (unit * share for share in _ELASTIC[level])
@@ -64,7 +64,7 @@ def _elastic(x: Picture, level: int, rng: np.random.Generator) -> Picture:
     return _sample(x, np.indices((height, width)) + displacement * field, "reflect")
 
 
-def _jitter_corners(x: Picture, jitter: float, rng: np.random.Generator) -> Picture:
+def _jitter_corners(x: Values, jitter: float, rng: np.random.Generator) -> Values:
     """The affine map that moves three corners of a central square by up to ``jitter`` pixels."""
     height, width, _ = x.shape
     centre = np.array([height, width]) // 2
@@ -78,7 +78,7 @@ def _jitter_corners(x: Picture, jitter: float, rng: np.random.Generator) -> Pict
     return _sample(x, source, "mirror")
 
 
-def _sample(x: Picture, where: Picture, beyond: str) -> Picture:
+def _sample(x: Values, where: Values, beyond: str) -> Values:
     """Bilinear values of each channel at ``where`` [2, H, W] (row, column)."""
     planes = [
         ndimage.map_coordinates(x[..., c], where, order=1, mode=beyond) for c in range(x.shape[2])
@@ -86,7 +86,7 @@ def _sample(x: Picture, where: Picture, beyond: str) -> Picture:
     return np.stack(planes, axis=-1)
 
 
-def _saturation(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _saturation(x: Values, level: int, rng: np.random.Generator) -> Values:
     """HSV saturation S -> S * factor + offset; hue and value stay."""
     factor, offset = _SATURATION[level]
     value = x.max(axis=-1, keepdims=True)
@@ -97,7 +97,7 @@ def _saturation(x: Picture, level: int, rng: np.random.Generator) -> Picture:
     return value - (value - x) * np.divide(new, old, out=np.zeros_like(old), where=old > 0)
 
 
-def _defocus_blur(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _defocus_blur(x: Values, level: int, rng: np.random.Generator) -> Values:
     radius, alias = _DEFOCUS[level]
     row, column = np.ogrid[-8:9, -8:9]
     disk = (row**2 + column**2 <= radius**2).astype(np.float64)
@@ -107,22 +107,22 @@ def _defocus_blur(x: Picture, level: int, rng: np.random.Generator) -> Picture:
     return ndimage.correlate(x, kernel[..., None], mode="mirror")
 
 
-def _gaussian_noise(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _gaussian_noise(x: Values, level: int, rng: np.random.Generator) -> Values:
     return x + rng.normal(0, _NOISE[level], x.shape)
 
 
-def _brightness(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _brightness(x: Values, level: int, rng: np.random.Generator) -> Values:
     """HSV value V -> V + amount; hue and saturation stay."""
     value = x.max(axis=-1, keepdims=True)
     brighter = np.clip(value + _BRIGHTNESS[level], 0, 1)
     return np.where(value > 0, x * brighter / np.where(value > 0, value, 1), brighter)
 
 
-def _gaussian_blur(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _gaussian_blur(x: Values, level: int, rng: np.random.Generator) -> Values:
     return ndimage.gaussian_filter(x, (_BLUR[level], _BLUR[level], 0), mode="nearest")
 
 
-def _jpeg(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _jpeg(x: Values, level: int, rng: np.random.Generator) -> Values:
     pixels = np.rint(x * 255).astype(np.uint8)
     file = BytesIO()
     Image.fromarray(pixels[..., 0] if x.shape[2] == 1 else pixels).save(
@@ -132,12 +132,12 @@ def _jpeg(x: Picture, level: int, rng: np.random.Generator) -> Picture:
         return (np.asarray(image) / 255.0).reshape(x.shape)
 
 
-def _contrast(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _contrast(x: Values, level: int, rng: np.random.Generator) -> Values:
     mean = x.mean(axis=(0, 1), keepdims=True)
     return (x - mean) * _CONTRAST[level] + mean
 
 
-def _impulse_noise(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def _impulse_noise(x: Values, level: int, rng: np.random.Generator) -> Values:
     """Salt and pepper in equal parts, channel by channel."""
     draw = rng.random(x.shape)
     half = _IMPULSE[level] / 2

@@ -4,9 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fedadapt.datasets.catalog import need
+from fedadapt.errors import need
 
-Picture = NDArray[np.float64]
+Values = NDArray[np.float64]
 
 # Per severity: mean and spread of the liquid's noise, its blur, its threshold, and how much the
 # water covers or how far the mud is blurred.
@@ -24,7 +24,7 @@ _GREY = np.array([0.299, 0.587, 0.114])
 """What a colour is on a grey image."""
 
 
-def spatter(x: Picture, level: int, rng: np.random.Generator) -> Picture:
+def spatter(x: Values, level: int, rng: np.random.Generator) -> Values:
     """[H, W, C] in [0, 1] -> the same shape; ``level`` is the severity minus 1."""
     mean, spread, blur, threshold, last = _LIQUID[level]
     liquid = ndimage.gaussian_filter(rng.normal(mean, spread, x.shape[:2]), blur, mode="nearest")
@@ -36,7 +36,7 @@ def spatter(x: Picture, level: int, rng: np.random.Generator) -> Picture:
     return x * (1 - mud[..., None]) + mud[..., None] * _colour(_MUD, x)
 
 
-def _relief(liquid: Picture) -> Picture:
+def _relief(liquid: Values) -> Values:
     """Light and shade on the drops, [H, W], the brightest 1."""
     need("cv2", "the spatter corruption")
     import cv2
@@ -51,5 +51,5 @@ def _relief(liquid: Picture) -> Picture:
     return np.asarray(relief / brightest if brightest > 0 else relief)
 
 
-def _colour(rgb: Picture, x: Picture) -> Picture:
+def _colour(rgb: Values, x: Values) -> Values:
     return rgb if x.shape[2] == 3 else np.array([rgb @ _GREY])

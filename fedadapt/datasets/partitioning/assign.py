@@ -1,28 +1,18 @@
-"""Who holds which images: a function of the data, the words that describe the skew, the seed."""
+"""Which images each client holds: a function of the data, the rules of skew and the seed."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import check_partition, split_of
-from fedadapt.datasets.entries import Entry
-from fedadapt.datasets.feature_shift.shift import shift_kind
+from fedadapt.datasets.data_spec import DataSpec
 from fedadapt.datasets.partitioning.client_indices import ClientIndices, SplitIndices
-from fedadapt.datasets.partitioning.partition import class_types, divide, groups
+from fedadapt.datasets.partitioning.limits import check_partition
+from fedadapt.datasets.partitioning.partition import divide, groups
 from fedadapt.datasets.partitioning.pooled import pooled
-from fedadapt.datasets.partitioning.quantity import COMFORTABLE, long_tail, relative_sizes
-from fedadapt.datasets.partitioning.sampling_pool import class_shares, draw_without_replacement
-from fedadapt.datasets.partitioning.spec import (
-    Partition,
-    Rule,
-    Shift,
-    parse_imbalance,
-    parse_partition,
-    parse_quantity,
-    parse_shift,
-)
+from fedadapt.datasets.partitioning.quantity import COMFORTABLE, relative_sizes
+from fedadapt.datasets.partitioning.sampling_pool import draw_without_replacement
 from fedadapt.datasets.partitioning.stratified import Rows, stratified_order, three_sizes
+from fedadapt.datasets.sources.duplicates import Duplicates, find_duplicates, no_duplicates
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.random_streams import stream
 
@@ -30,142 +20,129 @@ DIGITS_A_CLIENT = 80
 """Images of a client of the built-in benchmarks where ``examples`` does not say."""
 
 
-@dataclass(frozen=True)
-class Skew:
-    """The four words of a run, read."""
-
-    partition: Partition
-    shift: Shift
-    quantity: Rule
-    imbalance: Rule
-
-    @staticmethod
-    def of(config: RunConfig, entry: Entry) -> "Skew":
-        return Skew(
-            parse_partition(config.partition or entry.partition),
-            parse_shift(config.shift or entry.shift),
-            parse_quantity(config.quantity),
-            parse_imbalance(config.imbalance),
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """Numbers of images in the store; see ``Benchmark`` for what the parts are for."""
+    """Image numbers in the store; see ``Benchmark`` for what the parts are for."""
 
     clients: ClientIndices
     kinds: tuple[str, ...]
     unseen: frozenset[int]
     global_test: Rows | None
+    duplicates: Duplicates
 
 
-def assign(config: RunConfig, entry: Entry, skew: Skew, store: Store) -> Assignment:
+def assign(spec: DataSpec, store: Store) -> Assignment:
     """Give every client its three sets; equal arguments give equal assignments."""
-    entry = replace(entry, classes=len(store.classes), domains=len(store.domains))
-    check_partition(entry, skew.partition, config.clients)  # the data may differ from the catalog
-    if entry.built_in:
-        pools = _pools(config, skew, store)
-        clients = _drawn(config, skew, store, pools)
-        everybody: Rows | None = _balanced(config, store, pools.test)
+    entry = replace(spec.entry, classes=len(store.classes), domains=len(store.domains), known=True)
+    check_partition(entry, spec.partition, spec.clients)  # the data may differ from the table
+    global_test: Rows | None
+    if entry.sampled:
+        duplicates = no_duplicates(store)
+        pools = _pools(spec, store)
+        clients = _drawn(spec, store, pools)
+        global_test = _balanced(spec, store, pools.test)
     else:
-        clients = ClientIndices.of(_divided(config, entry, skew, store))
-        official = np.arange(store.num_train, len(store.labels))
-        everybody = _balanced(config, store, official) if len(official) else None
-    kinds = _kinds(config, skew, store)
-    return Assignment(clients, kinds, _unseen(config, kinds), everybody)
+        duplicates = find_duplicates(store) if entry.joins_duplicates else no_duplicates(store)
+        train, official = np.split(
+            duplicates.distinct, [np.searchsorted(duplicates.distinct, store.num_train)]
+        )
+        splits = _divided(spec, store, train, official)
+        if not spec.examples and entry.sizes is None:  # no client is at a limit of its images
+            splits = [duplicates.with_copies(split) for split in splits]
+        clients = ClientIndices.of(splits)
+        global_test = _balanced(spec, store, official) if len(official) else None
+    kinds = _kinds(spec, store)
+    return Assignment(clients, kinds, _unseen(spec, kinds), global_test, duplicates)
 
 
-def _divided(config: RunConfig, entry: Entry, skew: Skew, store: Store) -> list[SplitIndices]:
-    """The official images, divided: no image is on two clients."""
+def _divided(spec: DataSpec, store: Store, train: Rows, official: Rows) -> list[SplitIndices]:
+    """Divide the images: none is on two clients.
+
+    Args:
+        train: The images to divide, [n].
+        official: The images of the official test part, [m]; may be empty.
+
+    """
     labels = store.labels
-    rows = long_tail(
-        np.arange(store.num_train), labels, skew.imbalance, stream(config.seed, "long tail")
-    )
-    if split_of(entry, config) != "client":
-        return pooled(config, entry, skew.partition, store, rows)
+    rows = spec.imbalance.choose(train, labels, stream(spec.seed, "long tail"))
+    if spec.split != "client":
+        return pooled(spec, store, rows, official)
     clients = divide(
         rows,
         labels,
         store.domain_of,
-        skew.partition,
-        skew.quantity,
-        config.clients,
-        stream(config.seed, "partition"),
-        config.benchmark,
+        spec.partition,
+        spec.quantity,
+        spec.clients,
+        stream(spec.seed, "partition"),
+        spec.name,
     )
-    rng = stream(config.seed, "split")
-    return [_three(rows, config, labels, rng, config.examples) for rows in clients]
+    rng = stream(spec.seed, "split")
+    return [_three_sets(rows, spec, labels, rng, spec.examples) for rows in clients]
 
 
-def _pools(config: RunConfig, skew: Skew, store: Store) -> SplitIndices:
-    rng = stream(config.seed, "split")
-    train, adapt, test = _three(np.arange(store.num_train), config, store.labels, rng)
+def _pools(spec: DataSpec, store: Store) -> SplitIndices:
+    """The images that clients draw from, for each of their three sets."""
+    rng = stream(spec.seed, "split")
+    train, adapt, test = _three_sets(np.arange(store.num_train), spec, store.labels, rng)
     train, adapt = (
-        long_tail(rows, store.labels, skew.imbalance, stream(config.seed, "long tail", part))
+        spec.imbalance.choose(rows, store.labels, stream(spec.seed, "long tail", part))
         for part, rows in enumerate((train, adapt))
     )
     return SplitIndices(train, adapt, test)
 
 
-def _drawn(config: RunConfig, skew: Skew, store: Store, pools: SplitIndices) -> ClientIndices:
-    rng = stream(config.seed, "partition")
-    num = config.clients
-    shares = class_shares(skew.partition.rule, num, len(store.classes), rng)
-    most = config.examples or DIGITS_A_CLIENT
+def _drawn(spec: DataSpec, store: Store, pools: SplitIndices) -> ClientIndices:
+    rng = stream(spec.seed, "partition")
+    shares = spec.partition.rule.shares(spec.clients, len(store.classes), rng)
+    most = spec.examples or DIGITS_A_CLIENT
     least = min(most, COMFORTABLE)
     sizes = [
-        three_sizes(max(least, round(most * size)), config.adapt_share, config.test_share)
-        for size in relative_sizes(skew.quantity, num, rng)
+        three_sizes(max(least, round(most * size)), spec.adapt_share, spec.test_share)
+        for size in relative_sizes(spec.quantity, spec.clients, rng)
     ]
     return draw_without_replacement(pools, store.labels, shares, sizes, rng)
 
 
-def _three(
-    rows: Rows, config: RunConfig, labels: Rows, rng: np.random.Generator, most: int = 0
+def _three_sets(
+    rows: Rows, spec: DataSpec, labels: Rows, rng: np.random.Generator, most: int = 0
 ) -> SplitIndices:
     """Cut images into train, adapt and test with equal class proportions."""
     order = rows[stratified_order(labels[rows], rng)][: most or None]
-    num_train, num_adapt, _ = three_sizes(len(order), config.adapt_share, config.test_share)
+    num_train, num_adapt, _ = three_sizes(len(order), spec.adapt_share, spec.test_share)
     return SplitIndices(*np.split(order, [num_train, num_train + num_adapt]))
 
 
-def _balanced(config: RunConfig, store: Store, rows: Rows) -> Rows | None:
+def _balanced(spec: DataSpec, store: Store, rows: Rows) -> Rows | None:
     """Equally many images of every class, sorted; None where a class has none."""
     labels = store.labels[rows]
     least = int(np.bincount(labels, minlength=len(store.classes)).min())
     if least == 0:
         return None
-    rng = stream(config.seed, "global test")
+    rng = stream(spec.seed, "global test")
     chosen = [
         rng.choice(rows[labels == c], least, replace=False) for c in range(len(store.classes))
     ]
     return np.sort(np.concatenate(chosen))
 
 
-def _kinds(config: RunConfig, skew: Skew, store: Store) -> tuple[str, ...]:
-    """Domain or class set, then shift, joined by a slash."""
-    num = config.clients
-    names = [""] * num
-    if skew.partition.by_domain:
-        names = [store.domains[g] for g in groups(len(store.domains), num)]
-    elif skew.partition.rule.name == "class-types":
-        types = class_types(len(store.classes), skew.partition.rule)
-        words = ["+".join(store.classes[c] for c in t) for t in types]
-        short = [
-            word if len(t) <= 3 else f"{store.classes[t[0]]}..{store.classes[t[-1]]}"
-            for word, t in zip(words, types, strict=True)
-        ]
-        names = [short[g] for g in groups(len(types), num)]
-    shifts = [shift_kind(skew.shift, d) for d in range(num)]
+def _kinds(spec: DataSpec, store: Store) -> tuple[str, ...]:
+    """Domain or class set, then shift, joined by a slash; one word per client."""
+    num = spec.clients
+    if spec.partition.by_domain:
+        names = [store.domains[group] for group in groups(len(store.domains), num)]
+    else:
+        names = spec.partition.rule.kind_names(store.classes, num)
+    changes = [spec.shift.change(client) for client in range(num)]
     return tuple(
-        "/".join(filter(None, words)) or "all" for words in zip(names, shifts, strict=True)
+        "/".join(filter(None, words)) or "all" for words in zip(names, changes, strict=True)
     )
 
 
-def _unseen(config: RunConfig, kinds: tuple[str, ...]) -> frozenset[int]:
+def _unseen(spec: DataSpec, kinds: tuple[str, ...]) -> frozenset[int]:
     """A share of the clients, every kind in proportion; at least one, and one is left to train."""
-    if config.unseen == 0:
+    if spec.unseen == 0:
         return frozenset()
-    num = min(max(1, round(config.unseen * config.clients)), config.clients - 1)
-    order = stratified_order(np.array(kinds), stream(config.seed, "unseen"))
-    return frozenset(int(d) for d in order[:num])
+    num = min(max(1, round(spec.unseen * spec.clients)), spec.clients - 1)
+    order = stratified_order(np.array(kinds), stream(spec.seed, "unseen"))
+    return frozenset(int(client) for client in order[:num])

@@ -1,4 +1,4 @@
-"""Which images each of many clients holds, as three long lists: a client's own are made lazily."""
+"""Image indices of every client, stored as three flat arrays and sliced on demand."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, overload
@@ -12,7 +12,7 @@ AT_ONCE = 4096  # clients
 
 
 class SplitIndices(NamedTuple):
-    """The images each of a client's three sets is drawn from; no image is in two of them."""
+    """The images of a client's three sets; no image is in two of them."""
 
     train: Rows
     adapt: Rows
@@ -20,15 +20,18 @@ class SplitIndices(NamedTuple):
 
 
 class RaggedIndices:
-    """One set of all clients: their images one after the other."""
+    """One set of all clients: a list of images per client, stored one after the other."""
 
     def __init__(self, images: NDArray[np.int32], counts: Rows) -> None:
-        """Take all images, [sum of counts], and how many each client has, [D]."""
+        """Take all images, [sum of counts], and the number of images of each client, [D]."""
         self.images = images
         self.counts = counts
         self.starts = np.cumsum(counts) - counts
 
-    def of(self, client: int) -> Rows:
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, client: int) -> Rows:
         start = self.starts[client]
         return self.images[start : start + self.counts[client]].astype(np.int64)
 
@@ -52,7 +55,7 @@ class ClientIndices(Sequence[SplitIndices]):
         )
 
     def __len__(self) -> int:
-        return len(self.sets[0].counts)
+        return len(self.sets[0])
 
     @overload
     def __getitem__(self, client: int) -> SplitIndices: ...
@@ -63,7 +66,7 @@ class ClientIndices(Sequence[SplitIndices]):
     def __getitem__(self, client: int | slice) -> SplitIndices | list[SplitIndices]:
         if isinstance(client, slice):
             return [self[d] for d in range(*client.indices(len(self)))]
-        return SplitIndices(*(pile.of(range(len(self))[client]) for pile in self.sets))
+        return SplitIndices(*(indices[range(len(self))[client]] for indices in self.sets))
 
     def trained_on(self, unseen: Iterable[int] = ()) -> Rows:
         """The images that clients train on, ``unseen`` clients left out; ascending."""
@@ -73,22 +76,25 @@ class ClientIndices(Sequence[SplitIndices]):
         used[train.images[np.repeat(seen, train.counts)]] = True
         return np.flatnonzero(used)
 
-    def written_out(self) -> Iterator[NDArray[np.int64]]:
-        """Client by client: how many train images, these, then adapt and test alike; in pieces."""
+    def flattened(self) -> Iterator[NDArray[np.int64]]:
+        """All indices as numbers, in pieces, for a hash.
+
+        Client by client: the number of train images, these images, then adapt and test alike.
+        """
         for first in range(0, len(self), AT_ONCE):
             some = slice(first, first + AT_ONCE)
-            counts = np.stack([pile.counts[some] for pile in self.sets], axis=1)
+            counts = np.stack([indices.counts[some] for indices in self.sets], axis=1)
             starts = (np.cumsum(counts + 1) - (counts + 1).ravel()).reshape(counts.shape)
-            found = np.empty(counts.sum() + counts.size, "<i8")
-            found[starts] = counts
-            for number, pile in enumerate(self.sets):
-                begin, own = pile.starts[first], counts[:, number]
-                images = pile.images[begin : begin + own.sum()]
-                found[places(starts[:, number] + 1, own)] = images
-            yield found
+            numbers = np.empty(counts.sum() + counts.size, "<i8")
+            numbers[starts] = counts
+            for part, indices in enumerate(self.sets):
+                begin, sizes = indices.starts[first], counts[:, part]
+                images = indices.images[begin : begin + sizes.sum()]
+                numbers[consecutive(starts[:, part] + 1, sizes)] = images
+            yield numbers
 
 
-def places(starts: Rows, counts: Rows) -> Rows:
-    """starts[0], starts[0] + 1, ... (counts[0] of them), then from starts[1] on, and so forth."""
+def consecutive(starts: Rows, counts: Rows) -> Rows:
+    """starts[0], starts[0] + 1, ... (counts[0] numbers), then from starts[1] on, and so forth."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())

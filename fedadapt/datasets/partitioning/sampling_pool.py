@@ -1,7 +1,7 @@
-"""Deal a small data set to any number of clients: images repeat only once the deck is used up.
+"""Draw any number of clients from a small data set: images repeat only once a pool is used up.
 
-Three decks a class, for train, adapt and test, share no image: nobody's test image is anybody's
-training image, however many clients there are.
+There are three pools a class, for train, adapt and test. They share no image: no client's test
+image is any client's training image, however many clients there are.
 """
 
 import numpy as np
@@ -11,71 +11,47 @@ from fedadapt.datasets.partitioning.client_indices import (
     ClientIndices,
     RaggedIndices,
     SplitIndices,
-    places,
+    consecutive,
 )
-from fedadapt.datasets.partitioning.partition import class_types, groups
-from fedadapt.datasets.partitioning.spec import Rule
 from fedadapt.datasets.partitioning.stratified import Rows, whole_counts
 
 
 class SamplingPool:
-    """Shuffled cards that are dealt client after client, and shuffled anew when they run out."""
+    """A shuffled pool that clients draw from in turn; it is shuffled again when it is used up."""
 
-    def __init__(self, cards: Rows, order: Rows, wanted: Rows) -> None:
-        """Count out the hands; the first shuffle is given, the others are the caller's to ask for.
+    def __init__(self, items: Rows, order: Rows, wanted: Rows) -> None:
+        """Take the pool and its first order; the caller makes the other shuffles.
 
         Args:
-            cards: All different, [n].
-            order: Places in ``cards``, the first shuffle, [n].
-            wanted: Cards for each client, [D]; none gets one twice, so at most n.
+            items: The items of the pool, all different, [n].
+            order: Positions in ``items``: the order of the first pass, [n].
+            wanted: The number of items of each client, [D]; none gets an item twice, so at most n.
 
         """
-        num = len(cards)
-        self._cards = cards
-        self._shuffles = [order]
+        num = len(items)
+        self._items = items
+        self._orders = [order]
         self.counts = np.minimum(wanted, num)
         self._ends = np.cumsum(self.counts)
         used_up = np.arange(num, self._ends[-1], num) if num else np.zeros(0, np.int64)
         self.runs_out_at = np.searchsorted(self._ends, used_up, side="right")
-        """The clients for whose hands the cards must be shuffled anew, ascending."""
-        hands = used_up - (self._ends - self.counts)[self.runs_out_at]
-        self._hands = iter(hands.tolist())  # cards they hold by then
+        """The clients during whose draws the pool must be shuffled again, ascending."""
+        drawn_before = used_up - (self._ends - self.counts)[self.runs_out_at]
+        self._drawn_before = iter(drawn_before.tolist())  # items of that client until then
 
     def shuffle(self, rng: np.random.Generator) -> None:
-        """Go through the cards once more."""
-        fresh = rng.permutation(len(self._cards))
-        if hand := next(self._hands):
-            # The hand's own cards go to the bottom of the new deck: they cannot come twice.
-            held = np.zeros(len(fresh), bool)
-            held[self._shuffles[-1][-hand:]] = True
-            fresh = fresh[held[fresh].argsort(kind="stable")]
-        self._shuffles.append(fresh)
+        """Add another pass over the pool."""
+        order = rng.permutation(len(self._items))
+        if num_drawn := next(self._drawn_before):
+            # What the client has drawn already goes to the end: it cannot come twice.
+            drawn = np.zeros(len(order), bool)
+            drawn[self._orders[-1][-num_drawn:]] = True
+            order = order[drawn[order].argsort(kind="stable")]
+        self._orders.append(order)
 
     def drawn(self) -> Rows:
-        """All hands, one after the other."""
-        return self._cards[np.concatenate(self._shuffles)[: self._ends[-1]]]
-
-
-def class_shares(
-    rule: Rule, num_clients: int, num_classes: int, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """The share of each class on each client under a partition: rows sum to 1, [D, C]."""
-    if rule.name == "iid":
-        return np.full((num_clients, num_classes), 1 / num_classes)
-    if rule.name == "dirichlet":
-        return rng.dirichlet(np.full(num_classes, rule.value), num_clients)
-    shares = np.zeros((num_clients, num_classes))
-    if rule.name == "class-types":
-        types = class_types(num_classes, rule)
-        for client, group in enumerate(groups(len(types), num_clients)):
-            shares[client, types[group]] = 1
-    else:
-        # Shards are drawn with repetition: two shards of one class are one class of double size.
-        repeat = rule.name == "shards"
-        for client in range(num_clients):
-            chosen = rng.choice(num_classes, int(rule.value), replace=repeat)
-            np.add.at(shares[client], chosen, 1)
-    return shares / shares.sum(axis=1, keepdims=True)
+        """The items of all clients, one client after the other."""
+        return self._items[np.concatenate(self._orders)[: self._ends[-1]]]
 
 
 def draw_without_replacement(
@@ -85,12 +61,12 @@ def draw_without_replacement(
     sizes: list[tuple[int, int, int]],
     rng: np.random.Generator,
 ) -> ClientIndices:
-    """Each client's train, adapt and test images.
+    """Draw each client's train, adapt and test images.
 
     Args:
-        labels: Of all images in the store, [N].
-        shares: From ``class_shares``, [D, C]; weighted by how often the pool for training has each
-            class, so that a long tail reaches every client.
+        labels: Labels of all images in the store, [N].
+        shares: The share of each class on each client, [D, C]; weighted by how often the pool for
+            training has each class, so that a long tail reaches every client.
         sizes: Images for (train, adapt, test) of each client; a client gets fewer where its
             classes have fewer.
 
@@ -98,33 +74,33 @@ def draw_without_replacement(
     num_classes = shares.shape[1]
     weighted = shares * np.bincount(labels[pools.train], minlength=num_classes)
     weighted /= weighted.sum(axis=1, keepdims=True)
-    cards = [[pool[labels[pool] == c] for c in range(num_classes)] for pool in pools]
-    orders = [[rng.permutation(len(mine)) for mine in of_set] for of_set in cards]
+    items = [[rows[labels[rows] == c] for c in range(num_classes)] for rows in pools]
+    orders = [[rng.permutation(len(of_class)) for of_class in of_set] for of_set in items]
     wanted = [
         whole_counts(weighted, np.array(numbers), rng) for numbers in zip(*sizes, strict=True)
     ]
     sampling_pools = [
-        [SamplingPool(mine, order, want) for mine, order, want in zip(*of_set, strict=True)]
-        for of_set in zip(cards, orders, (want.T for want in wanted), strict=True)
+        [SamplingPool(*arguments) for arguments in zip(*of_set, strict=True)]
+        for of_set in zip(items, orders, (counts.T for counts in wanted), strict=True)
     ]
-    # Client after client takes from its train decks, then adapt, then test, class by class; in
-    # this order the decks that run out are shuffled.
+    # Client after client draws from its train pools, then adapt, then test, class by class; the
+    # pools that run out are shuffled in this order.
     turns = [
-        (int(client), number, c)
-        for number, of_set in enumerate(sampling_pools)
-        for c, deck in enumerate(of_set)
-        for client in deck.runs_out_at
+        (int(client), part, c)
+        for part, of_set in enumerate(sampling_pools)
+        for c, pool in enumerate(of_set)
+        for client in pool.runs_out_at
     ]
-    for _, number, c in sorted(turns):
-        sampling_pools[number][c].shuffle(rng)
+    for _, part, c in sorted(turns):
+        sampling_pools[part][c].shuffle(rng)
     return ClientIndices(*map(_collect, sampling_pools))
 
 
 def _collect(sampling_pools: list[SamplingPool]) -> RaggedIndices:
-    """What all decks deal, client by client, in the order of the decks."""
-    counts = np.stack([deck.counts for deck in sampling_pools], axis=1)  # [D, C]
+    """The draws from all pools, client by client, in the order of the pools."""
+    counts = np.stack([pool.counts for pool in sampling_pools], axis=1)  # [D, C]
     starts = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)
-    found = np.empty(counts.sum(), np.int32)
-    for deck, start in zip(sampling_pools, starts.T, strict=True):
-        found[places(start, deck.counts)] = deck.drawn()
-    return RaggedIndices(found, counts.sum(axis=1))
+    images = np.empty(counts.sum(), np.int32)
+    for pool, start in zip(sampling_pools, starts.T, strict=True):
+        images[consecutive(start, pool.counts)] = pool.drawn()
+    return RaggedIndices(images, counts.sum(axis=1))

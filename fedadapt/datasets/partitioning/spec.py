@@ -1,162 +1,425 @@
-"""The words that describe skew (``dirichlet:0.3``, ``corruptions:3``, ...), read and checked.
+"""Partitions, quantities and imbalances: the rules of label skew and of uneven sizes.
 
-No torch, no numpy: the command line refuses a bad word at once. ``docs/data.md`` has the grammar.
+Each rule is a class: what a user may write, and what is done. numpy is imported only where a rule
+is applied, so that the command line can refuse a bad word at once. ``docs/data.md`` lists them.
 """
 
-import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from fedadapt.errors import InputError, unknown
+from fedadapt.datasets.rules import Rule, read_rule, table
+from fedadapt.parameters import param
 
-CORRUPTIONS = (
-    "spatter",
-    "elastic",
-    "saturation",
-    "defocus-blur",
-    "gaussian-noise",
-    "brightness",
-    "gaussian-blur",
-    "jpeg",
-    "contrast",
-    "impulse-noise",
-)
-"""In the order of DUA's users: client d gets number d modulo ten."""
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-DOMAINS = ("plain", "inverted", "rotated90", "blurred", "noisy")
-ROTATIONS = ("upright", "rotated90", "rotated180", "rotated270")
+    from fedadapt.datasets.partitioning.stratified import Rows
+
+BY_DOMAIN = "by-domain"
 
 
-class Rule(NamedTuple):
-    """A word and the number after its colon (0 where it takes none)."""
+@dataclass(frozen=True)
+class LabelSkew(Rule, ABC):
+    """How the classes are spread over the clients."""
 
-    name: str
-    value: float = 0.0
+    needs_flower: ClassVar[bool] = False  # flwr-datasets divides real data
+    balanced: ClassVar[bool] = False  # the clients of a kind get equal shares of each class
+
+    @property
+    def classes_needed(self) -> int:
+        """The number of classes that the data must have."""
+        return 1
+
+    @abstractmethod
+    def shares(
+        self, num_clients: int, num_classes: int, rng: "np.random.Generator"
+    ) -> "NDArray[np.float64]":
+        """The share of each class on each client that draws from a pool: rows sum to 1, [D, C]."""
+
+    @abstractmethod
+    def divide(
+        self, rows: "Rows", labels: "Rows", num_clients: int, rng: "np.random.Generator"
+    ) -> "list[Rows]":
+        """Divide images among the clients, one list a client.
+
+        Args:
+            rows: The images to divide, [n].
+            labels: Labels of all images in the store, [N].
+
+        """
+
+    def kinds(self, rows: "Rows", labels: "Rows", num_clients: int) -> "list[tuple[Rows, int]]":
+        """The images of each kind of client, and how many clients share them."""
+        return [(rows, num_clients)]
+
+    def kind_names(self, classes: tuple[str, ...], num_clients: int) -> list[str]:
+        """One word per client for its set of classes; empty where there is one kind."""
+        return [""] * num_clients
+
+
+@dataclass(frozen=True)
+class Iid(LabelSkew):
+    """Every client gets the same mixture of classes."""
+
+    name = "iid"
+    balanced = True
+
+    def shares(
+        self, num_clients: int, num_classes: int, rng: "np.random.Generator"
+    ) -> "NDArray[np.float64]":
+        import numpy as np
+
+        return np.full((num_clients, num_classes), 1 / num_classes)
+
+    def divide(
+        self, rows: "Rows", labels: "Rows", num_clients: int, rng: "np.random.Generator"
+    ) -> "list[Rows]":
+        from fedadapt.datasets.partitioning.partition import equal_shares
+
+        return equal_shares(rows, labels, num_clients, rng)
+
+
+@dataclass(frozen=True)
+class Dirichlet(LabelSkew):
+    """Each class is divided in proportions drawn from Dirichlet(alpha, ..., alpha)."""
+
+    name = "dirichlet"
+    needs_flower = True
+    alpha: float = param(0.3, "concentration: 0.1 is severe skew, 100 almost iid", above=0)
+
+    def shares(
+        self, num_clients: int, num_classes: int, rng: "np.random.Generator"
+    ) -> "NDArray[np.float64]":
+        return rng.dirichlet([self.alpha] * num_classes, num_clients)
+
+    def divide(
+        self, rows: "Rows", labels: "Rows", num_clients: int, rng: "np.random.Generator"
+    ) -> "list[Rows]":
+        from fedadapt.datasets.partitioning.by_flower import divide_by_label
+        from fedadapt.datasets.partitioning.quantity import top_up
+
+        clients = divide_by_label(
+            "DirichletPartitioner",
+            self,
+            rows,
+            labels,
+            num_clients,
+            rng,
+            alpha=self.alpha,
+            min_partition_size=0,
+        )
+        return top_up(clients, rng)
+
+
+@dataclass(frozen=True)
+class Pathological(LabelSkew):
+    """Every client gets images of K classes."""
+
+    name = "pathological"
+    needs_flower = True
+    k: int = param(2, "classes a client", at_least=1)
+
+    @property
+    def classes_needed(self) -> int:
+        return self.k
+
+    def shares(
+        self, num_clients: int, num_classes: int, rng: "np.random.Generator"
+    ) -> "NDArray[np.float64]":
+        return _shares_of_draws(self.k, num_clients, num_classes, rng, replace=False)
+
+    def divide(
+        self, rows: "Rows", labels: "Rows", num_clients: int, rng: "np.random.Generator"
+    ) -> "list[Rows]":
+        from fedadapt.datasets.partitioning.by_flower import divide_by_label
+
+        return divide_by_label(
+            "PathologicalPartitioner",
+            self,
+            rows,
+            labels,
+            num_clients,
+            rng,
+            num_classes_per_partition=self.k,
+            class_assignment_mode="first-deterministic",  # so that no class is left out
+        )
+
+
+@dataclass(frozen=True)
+class Shards(LabelSkew):
+    """Images are sorted by class and cut into K shards a client, which are assigned at random."""
+
+    name = "shards"
+    needs_flower = True
+    k: int = param(2, "shards a client", at_least=1)
+
+    def shares(
+        self, num_clients: int, num_classes: int, rng: "np.random.Generator"
+    ) -> "NDArray[np.float64]":
+        # Shards are drawn with repetition: two shards of one class are one class of double size.
+        return _shares_of_draws(self.k, num_clients, num_classes, rng, replace=True)
+
+    def divide(
+        self, rows: "Rows", labels: "Rows", num_clients: int, rng: "np.random.Generator"
+    ) -> "list[Rows]":
+        from fedadapt.datasets.partitioning.by_flower import divide_by_label
+
+        return divide_by_label(
+            "ShardPartitioner",
+            self,
+            rows,
+            labels,
+            num_clients,
+            rng,
+            num_shards_per_partition=self.k,
+        )
+
+
+@dataclass(frozen=True)
+class ClassTypes(LabelSkew):
+    """Types of clients with disjoint sets of K neighbouring classes; neighbours share a type."""
+
+    name = "class-types"
+    balanced = True
+    k: int = param(2, "classes a type", at_least=1)
+
+    @property
+    def classes_needed(self) -> int:
+        return self.k
+
+    def types(self, num_classes: int) -> "list[Rows]":
+        """The sets of classes; where K does not divide them the first sets are larger by one."""
+        import numpy as np
+
+        return np.array_split(np.arange(num_classes), max(1, num_classes // self.k))
+
+    def shares(
+        self, num_clients: int, num_classes: int, rng: "np.random.Generator"
+    ) -> "NDArray[np.float64]":
+        import numpy as np
+
+        from fedadapt.datasets.partitioning.partition import groups
+
+        types = self.types(num_classes)
+        chosen = np.zeros((num_clients, num_classes))
+        for client, group in enumerate(groups(len(types), num_clients)):
+            chosen[client, types[group]] = 1
+        return chosen / chosen.sum(axis=1, keepdims=True)
+
+    def divide(
+        self, rows: "Rows", labels: "Rows", num_clients: int, rng: "np.random.Generator"
+    ) -> "list[Rows]":
+        from fedadapt.datasets.partitioning.partition import equal_shares
+
+        return [
+            share
+            for part, num in self.kinds(rows, labels, num_clients)
+            for share in equal_shares(part, labels, num, rng)
+        ]
+
+    def kinds(self, rows: "Rows", labels: "Rows", num_clients: int) -> "list[tuple[Rows, int]]":
+        import numpy as np
+
+        from fedadapt.datasets.partitioning.partition import groups
+
+        types = self.types(int(labels.max()) + 1)
+        counts = np.bincount(groups(len(types), num_clients), minlength=len(types))
+        parts = [rows[np.isin(labels[rows], classes)] for classes in types]
+        return [(part, int(num)) for part, num in zip(parts, counts, strict=True) if num]
+
+    def kind_names(self, classes: tuple[str, ...], num_clients: int) -> list[str]:
+        from fedadapt.datasets.partitioning.partition import groups
+
+        types = self.types(len(classes))
+        names = [
+            "+".join(classes[c] for c in numbers)
+            if len(numbers) <= 3
+            else f"{classes[numbers[0]]}..{classes[numbers[-1]]}"
+            for numbers in types
+        ]
+        return [names[group] for group in groups(len(types), num_clients)]
 
 
 class Partition(NamedTuple):
     """How labels are spread: inside every domain when ``by_domain``, else over all images."""
 
     by_domain: bool
-    rule: Rule
-
-
-class Shift(NamedTuple):
-    """How the clients' images differ; ``corruption`` is empty where each client has its own."""
-
-    name: str
-    corruption: str = ""
-    severity: int = 0
+    rule: LabelSkew
 
 
 @dataclass(frozen=True)
-class _Argument:
-    """The number a rule takes: what to call it, and what it may be."""
+class Quantity(Rule, ABC):
+    """How uneven the sizes of the clients are."""
 
-    label: str
-    example: str
-    whole: bool = False
-    at_least: float = -math.inf
-    above: float = -math.inf
-    at_most: float = math.inf
+    @abstractmethod
+    def sizes(
+        self, rank: "NDArray[np.float64]", normal: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
+        """Sizes on any scale, [D].
 
-    @property
-    def allowed(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
-        limits = [f"{sign} {x:g}" for sign, x in self._limits if math.isfinite(x)]
-        return " ".join([kind, " and ".join(limits)]).strip()
+        Args:
+            rank: 1, 2, ..., D.
+            normal: D independent draws from N(0, 1).
 
-    @property
-    def _limits(self) -> tuple[tuple[str, float], ...]:
-        return ((">=", self.at_least), (">", self.above), ("<=", self.at_most))
-
-    def accepts(self, value: float) -> bool:
-        return (
-            math.isfinite(value)
-            and self.at_least <= value <= self.at_most
-            and value > self.above
-            and not (self.whole and value != int(value))
-        )
+        """
 
 
-_COUNT = _Argument("K", "2", whole=True, at_least=1)
-_PARTITIONS: dict[str, _Argument | None] = {
-    "iid": None,
-    "dirichlet": _Argument("ALPHA", "0.3", above=0),
-    "pathological": _COUNT,
-    "shards": _COUNT,
-    "class-types": _COUNT,
-}
-_QUANTITIES: dict[str, _Argument | None] = {
-    "even": None,
-    "linear": None,
-    "square": None,
-    "exponential": None,
-    "lognormal": _Argument("SIGMA", "1", at_least=0, at_most=10),
-}
-_IMBALANCES: dict[str, _Argument | None] = {
-    "none": None,
-    "long-tail": _Argument("IF", "0.1", above=0, at_most=1),
-}
-_SHIFTS = ("none", "rotation", "domains", "corruptions", "corruption")
+@dataclass(frozen=True)
+class Even(Quantity):
+    """All clients have equally many images."""
+
+    name = "even"
+
+    def sizes(
+        self, rank: "NDArray[np.float64]", normal: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
+        return rank**0
+
+
+@dataclass(frozen=True)
+class Linear(Quantity):
+    """Sizes are 1 : 2 : 3 : ..."""
+
+    name = "linear"
+
+    def sizes(
+        self, rank: "NDArray[np.float64]", normal: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
+        return rank
+
+
+@dataclass(frozen=True)
+class Square(Quantity):
+    """Sizes are 1 : 4 : 9 : ..."""
+
+    name = "square"
+
+    def sizes(
+        self, rank: "NDArray[np.float64]", normal: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
+        return rank**2
+
+
+@dataclass(frozen=True)
+class Exponential(Quantity):
+    """Sizes are 1 : e : e^2 : ..."""
+
+    name = "exponential"
+
+    def sizes(
+        self, rank: "NDArray[np.float64]", normal: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
+        import numpy as np
+
+        return np.exp(rank - len(rank))
+
+
+@dataclass(frozen=True)
+class Lognormal(Quantity):
+    """The logarithms of the sizes are normal with standard deviation sigma."""
+
+    name = "lognormal"
+    sigma: float = param(1.0, "standard deviation of log(size)", at_least=0, at_most=10)
+
+    def sizes(
+        self, rank: "NDArray[np.float64]", normal: "NDArray[np.float64]"
+    ) -> "NDArray[np.float64]":
+        import numpy as np
+
+        return np.exp(self.sigma * normal)
+
+
+@dataclass(frozen=True)
+class Imbalance(Rule, ABC):
+    """How uneven the classes are in all that the clients hold together."""
+
+    @abstractmethod
+    def choose(self, rows: "Rows", labels: "Rows", rng: "np.random.Generator") -> "Rows":
+        """The images that are used.
+
+        Args:
+            rows: The images to choose from, [n].
+            labels: Labels of all images in the store, [N]; every class is among them.
+
+        """
+
+
+@dataclass(frozen=True)
+class Balanced(Imbalance):
+    """The classes are as frequent as in the data."""
+
+    name = "none"
+
+    def choose(self, rows: "Rows", labels: "Rows", rng: "np.random.Generator") -> "Rows":
+        return rows
+
+
+@dataclass(frozen=True)
+class LongTail(Imbalance):
+    """Keep floor(n_max * factor^(c / (C - 1))) images of class c, n_max those of the largest class.
+
+    A class that has fewer to begin with keeps all; every class keeps at least one.
+    Cao et al. 2019 (LDAM); FedLoGe's data are made so.
+    """
+
+    name = "long-tail"
+    factor: float = param(
+        0.1, "images of the last class over those of the largest", above=0, at_most=1
+    )
+
+    def choose(self, rows: "Rows", labels: "Rows", rng: "np.random.Generator") -> "Rows":
+        import numpy as np
+
+        num_classes = int(labels.max()) + 1
+        of_class = [rows[labels[rows] == c] for c in range(num_classes)]
+        largest = max(map(len, of_class))
+        # A hair is added before the floor, so that 100 * 0.1 ** 1 keeps its 10.
+        counts = [
+            max(1, int(largest * self.factor ** (c / max(1, num_classes - 1)) + 1e-9))
+            for c in range(num_classes)
+        ]
+        chosen = [rng.permutation(r)[:n] for r, n in zip(of_class, counts, strict=True)]
+        return np.concatenate(chosen)
+
+
+PARTITIONS = table(Iid, Dirichlet, Pathological, Shards, ClassTypes)
+QUANTITIES = table(Even, Linear, Square, Exponential, Lognormal)
+IMBALANCES = table(Balanced, LongTail)
 
 
 def parse_partition(text: str) -> Partition:
-    """``iid``, ``dirichlet:0.3``, ``by-domain``, ``by-domain+dirichlet:0.3``, ..."""
-    if text == "by-domain":
-        return Partition(True, Rule("iid"))
-    inner = text.removeprefix("by-domain+")
-    return Partition(inner != text, _rule("partition", inner, _PARTITIONS, ("by-domain",)))
+    """Read ``iid``, ``dirichlet:0.3``, ``by-domain``, ``by-domain+dirichlet:0.3``, ..."""
+    if text == BY_DOMAIN:
+        return Partition(True, Iid())
+    inner = text.removeprefix(f"{BY_DOMAIN}+")
+    return Partition(inner != text, read_rule("partition", inner, PARTITIONS, (BY_DOMAIN,)))
 
 
-def parse_quantity(text: str) -> Rule:
-    """``even`` (also empty), ``linear``, ``square``, ``exponential``, ``lognormal:1``."""
-    return _rule("quantity", text or "even", _QUANTITIES)
+def parse_quantity(text: str) -> Quantity:
+    """Read ``even`` (also empty), ``linear``, ``square``, ``exponential``, ``lognormal:1``."""
+    return read_rule("quantity", text or "even", QUANTITIES)
 
 
-def parse_imbalance(text: str) -> Rule:
-    """``none`` (also empty) or ``long-tail:0.1``."""
-    return _rule("imbalance", text or "none", _IMBALANCES)
+def parse_imbalance(text: str) -> Imbalance:
+    """Read ``none`` (also empty) or ``long-tail:0.1``."""
+    return read_rule("imbalance", text or "none", IMBALANCES)
 
 
-def parse_shift(text: str) -> Shift:
-    """``none``, ``rotation``, ``domains``, ``corruptions:3``, ``corruption:jpeg:3``."""
-    name, *rest = (text or "none").split(":")
-    if name not in _SHIFTS:
-        raise unknown("shift", name, _SHIFTS)
-    if name not in ("corruptions", "corruption"):
-        if rest:
-            raise InputError(f"shift: {text!r}: {name} takes no number; write {name}")
-        return Shift(name)
-    wanted = 1 if name == "corruptions" else 2
-    if len(rest) != wanted or rest[-1] not in ("1", "2", "3", "4", "5"):
-        form = "corruptions:SEVERITY" if wanted == 1 else "corruption:NAME:SEVERITY"
-        raise InputError(f"shift: {text!r} is not of the form {form}; SEVERITY is 1 to 5")
-    if wanted == 1:
-        return Shift(name, severity=int(rest[0]))
-    if rest[0] not in CORRUPTIONS:
-        raise unknown("shift", rest[0], CORRUPTIONS)
-    return Shift(name, rest[0], int(rest[1]))
+def _shares_of_draws(
+    num_draws: int,
+    num_clients: int,
+    num_classes: int,
+    rng: "np.random.Generator",
+    *,
+    replace: bool,
+) -> "NDArray[np.float64]":
+    """The share of each class among a client's draws, [D, C]."""
+    import numpy as np
 
-
-def _rule(
-    key: str, text: str, table: dict[str, _Argument | None], more: tuple[str, ...] = ()
-) -> Rule:
-    name, colon, number = text.partition(":")
-    if name not in table:
-        raise unknown(key, name, (*table, *more))
-    argument = table[name]
-    if argument is None:
-        if colon:
-            raise InputError(f"{key}: {text!r}: {name} takes no number; write {name}")
-        return Rule(name)
-    form = f"write {name}:{argument.label}, e.g. {name}:{argument.example}"
-    if not number:
-        raise InputError(f"{key}: {text!r} lacks its number; {form}")
-    try:
-        value = float(number)
-    except ValueError:
-        raise InputError(f"{key}: {text!r}: {number!r} is not a number; {form}") from None
-    if not argument.accepts(value):
-        raise InputError(f"{key}: {text!r}: {number} must be {argument.allowed}")
-    return Rule(name, value)
+    counts = np.zeros((num_clients, num_classes))
+    for client in range(num_clients):
+        chosen = rng.choice(num_classes, num_draws, replace=replace)
+        np.add.at(counts[client], chosen, 1)
+    return counts / counts.sum(axis=1, keepdims=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
-"""Numbers of images in the store, [n]."""
+"""Row numbers of images in a store, [n]."""
 
 
 def stratified_order(

@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fedadapt.datasets.sources.image_folder import Listing
+from fedadapt.datasets.entries import DataEntry
+from fedadapt.datasets.sources.files import folder_of
+from fedadapt.datasets.sources.image_folder import Listing, list_images
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.errors import InputError
 
 Progress = Callable[[int, int], None]
-"""Called with how many of how many images are done."""
+"""Called with the number of images that are done and of all images."""
 
 MOST_UNREADABLE = 0.01
 """Share of the files that may be unreadable; they are left out and counted."""
@@ -24,6 +26,20 @@ MOST_BYTES = 16 * 2**30
 
 _MOST_PIXELS = 2**27  # of one file: 134 megapixels are no photograph, but a trap
 _CHUNK = 64
+
+
+def read_folder(
+    entry: DataEntry, root: str, image_size: int, progress: Progress | None = None
+) -> Store:
+    """Read the images of a benchmark that is a folder, wherever it lies.
+
+    Args:
+        root: The data root; a ``folder:/path`` needs none.
+        image_size: Pixels a side; 0: the benchmark's own, or those of the first image.
+
+    """
+    listing = list_images(folder_of(entry, root))
+    return decode(listing, image_size or entry.image_size, progress)
 
 
 def decode(listing: Listing, image_size: int, progress: Progress | None = None) -> Store:

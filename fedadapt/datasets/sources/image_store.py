@@ -1,7 +1,9 @@
 """A data set in memory: every image once, as bytes."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from fedadapt.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Images by number: first the ones to divide among clients, then the official test part."""
+    """Images by number: first those to divide among the clients, then the official test part."""
 
     pixels: Tensor  # uint8 [N, C, H, W]
     labels: Rows  # int64 [N], 0..len(classes)-1; every class occurs in the first num_train
@@ -23,8 +25,11 @@ class Store:
     domain_of: Rows | None = None  # int64 [N], where there are domains
     unreadable: int = 0  # images left out
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     def digest(self) -> str:
-        """Changes with any byte of any image or label."""
+        """A hash that changes with any byte of any image or label."""
         seen = blake2b(digest_size=16)
         seen.update(np.ascontiguousarray(self.pixels.numpy()).data)
         seen.update(self.labels.data)
@@ -37,7 +42,7 @@ def make_store(
     test: tuple[np.ndarray, np.ndarray],
     classes: tuple[str, ...] = (),
 ) -> Store:
-    """Put both official parts into one store, after checking what came from outside.
+    """Put both official parts into one store, after checks.
 
     Args:
         where: The file or folder, for errors.
@@ -64,6 +69,51 @@ def make_store(
         empty = names[int(np.flatnonzero(present == 0)[0])]
         raise InputError(f"{where}: class {empty!r} has no training images; each class needs some")
     return Store(torch.cat(planes), labels, len(train[1]), names)
+
+
+def store_of(
+    where: str,
+    images: Any,
+    labels: Sequence[Any] | np.ndarray,
+    domains: Sequence[Any] | np.ndarray | None = None,
+) -> Store:
+    """Put images without an official test part into a store, after checks.
+
+    Args:
+        where: The data set, for errors.
+        images: uint8 [N, H, W] or [N, H, W, C], C = 1 or 3.
+        labels: Whole numbers from 0, or words, which become classes in sorted order, [N].
+        domains: Likewise the domain of each image, [N].
+
+    Raises:
+        InputError: A shape, a type or a label is not allowed.
+
+    """
+    pixels = np.asarray(images)
+    numbers, classes = _numbered(labels)
+    nothing = (pixels[:0], numbers[:0])
+    store = make_store(where, (pixels, numbers), nothing, classes)
+    if domains is None:
+        return store
+    domain_of, names = _numbered(domains)
+    if domain_of.shape != numbers.shape or domain_of.dtype.kind not in "iu":
+        raise InputError(
+            f"{where}: {domain_of.dtype} {list(domain_of.shape)} domains; there must be one word "
+            f"or whole number for each of the {len(numbers)} images"
+        )
+    names = names or tuple(map(str, range(int(domain_of.max()) + 1)))
+    if not np.bincount(domain_of, minlength=len(names)).all():
+        raise InputError(f"{where}: domains must be numbered from 0, and each needs an image")
+    return replace(store, domains=names, domain_of=domain_of.astype(np.int64))
+
+
+def _numbered(values: Sequence[Any] | np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers [N] and the words they stand for, in sorted order; no words where numbers came."""
+    array = np.asarray(values)
+    if array.dtype.kind != "U":
+        return array, ()
+    words, numbers = np.unique(array, return_inverse=True)
+    return numbers.reshape(array.shape), tuple(map(str, words))
 
 
 def _planes(where: str, part: str, images: np.ndarray, labels: np.ndarray) -> Tensor:

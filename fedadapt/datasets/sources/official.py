@@ -1,52 +1,58 @@
-"""Where images come from: scikit-learn, ``<name>.npz``, or torchvision's files."""
+"""Published data sets below the data root: ``<name>.npz``, or torchvision's files."""
 
 import socket
 import zipfile
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedadapt.datasets.catalog import check_root, missing_files, npz_path
-from fedadapt.datasets.entries import Entry
+from fedadapt.datasets.entries import DataEntry
+from fedadapt.datasets.sources.files import check_root, missing_files, npz_path
 from fedadapt.datasets.sources.image_store import Store, make_store
 from fedadapt.errors import InputError
 
 _PATIENCE = 20.0  # seconds a download may stand still
 
 
-def read_digits() -> Store:
-    """scikit-learn's 1,797 digits, 8 x 8; no official test part.
+class _Layout(NamedTuple):
+    """How torchvision opens a data set, and what its arrays are called."""
 
-    From its file: importing scikit-learn takes seconds, and memory in each process.
-    """
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise InputError(
-            "scikit-learn: not installed; the digits come with it: pip install scikit-learn"
-        )
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    table = np.loadtxt(path, np.int64, delimiter=",")  # 64 levels from 0 to 16, and the label
-    pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    nothing = (np.zeros((0, 8, 8), np.uint8), np.zeros(0, np.int64))
-    return make_store("scikit-learn digits", (pixels, table[:, -1]), nothing)
+    dataset: str  # class in ``torchvision.datasets``
+    arguments: Callable[[bool], dict[str, Any]] = lambda train: {"train": train}
+    labels: str = "targets"
+    axes: tuple[int, ...] = ()  # the transposition that makes images upright, channels last
 
 
-def read_official(entry: Entry, given_root: str) -> Store:
-    """A data set below the data root: ``<name>.npz`` where it is there, else torchvision's files.
+_LAYOUTS = {
+    "mnist": _Layout("MNIST"),
+    "fashion-mnist": _Layout("FashionMNIST"),
+    # EMNIST's files hold every image on its side.
+    "emnist": _Layout("EMNIST", lambda train: {"split": "balanced", "train": train},
+                      axes=(0, 2, 1)),
+    "cifar10": _Layout("CIFAR10"),
+    "cifar100": _Layout("CIFAR100"),
+    "svhn": _Layout("SVHN", lambda train: {"split": "train" if train else "test"}, "labels",
+                    (0, 2, 3, 1)),
+    "usps": _Layout("USPS"),
+}  # fmt: skip
+
+
+def read_official(entry: DataEntry, root: str) -> Store:
+    """Read a data set: ``<name>.npz`` where it is below the data root, else torchvision's files.
 
     Raises:
         InputError: Nothing there and nothing to be downloaded, or a damaged file.
 
     """
-    root = check_root(entry, given_root)
-    npz = npz_path(entry, root)
-    return read_npz(npz) if npz.is_file() else _read_torchvision(entry, root)
+    folder = check_root(entry.name, root)
+    npz = npz_path(entry, folder)
+    return read_npz(npz) if npz.is_file() else _read_torchvision(entry, folder)
 
 
 def read_npz(path: Path) -> Store:
-    """``x_train, y_train, x_test, y_test``, and ``classes`` (names) if it is there."""
+    """Read ``x_train, y_train, x_test, y_test``, and ``classes`` (names) if it is there."""
     needed = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -67,18 +73,17 @@ def read_npz(path: Path) -> Store:
     )
 
 
-def _read_torchvision(entry: Entry, root: Path) -> Store:
+def _read_torchvision(entry: DataEntry, root: Path) -> Store:
     missing = missing_files(entry, root)
+    layout = _LAYOUTS[entry.data or entry.name]
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)  # torchvision sets none: it could wait for ever
     try:
-        train, test = (
-            _open(entry.data or entry.name, root, part, bool(missing)) for part in (True, False)
-        )
-        return make_store(str(root), _arrays(entry, train), _arrays(entry, test), _names(train))
+        train, test = (_open(layout, root, part, bool(missing)) for part in (True, False))
+        return make_store(str(root), _arrays(layout, train), _arrays(layout, test), _names(train))
     except InputError:
         raise
-    except Exception as error:  # whatever a reader of foreign files comes up with
+    except Exception as error:  # a reader of damaged files may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         if missing:
             raise InputError(
@@ -93,33 +98,19 @@ def _read_torchvision(entry: Entry, root: Path) -> Store:
         socket.setdefaulttimeout(patience)
 
 
-def _open(name: str, root: Path, train: bool, download: bool) -> Any:
+def _open(layout: _Layout, root: Path, train: bool, download: bool) -> Any:
     from torchvision import datasets
 
-    if name == "svhn":
-        return datasets.SVHN(str(root), "train" if train else "test", download=download)
-    if name == "emnist":
-        return datasets.EMNIST(str(root), "balanced", train=train, download=download)
-    kinds = {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "cifar10": datasets.CIFAR10,
-        "cifar100": datasets.CIFAR100,
-        "usps": datasets.USPS,
-    }
-    return kinds[name](str(root), train=train, download=download)
+    dataset = getattr(datasets, layout.dataset)
+    return dataset(str(root), **layout.arguments(train), download=download)
 
 
-def _arrays(entry: Entry, found: Any) -> tuple[np.ndarray, np.ndarray]:
-    images = np.asarray(found.data)
-    labels = np.asarray(found.labels if entry.name == "svhn" else found.targets)
-    if entry.name == "svhn":
-        images = images.transpose(0, 2, 3, 1)
-    if entry.name == "emnist":
-        images = images.transpose(0, 2, 1)  # its files hold every image on its side
-    return images, labels
+def _arrays(layout: _Layout, dataset: Any) -> tuple[np.ndarray, np.ndarray]:
+    images = np.asarray(dataset.data)
+    labels = np.asarray(getattr(dataset, layout.labels))
+    return images.transpose(layout.axes) if layout.axes else images, labels
 
 
-def _names(found: Any) -> tuple[str, ...]:
+def _names(dataset: Any) -> tuple[str, ...]:
     """Class names, short: MNIST's "7 - seven" is "7"; numbers where there are none."""
-    return tuple(str(name).split(" - ")[0] for name in getattr(found, "classes", ()))
+    return tuple(str(name).split(" - ")[0] for name in getattr(dataset, "classes", ()))

@@ -1,4 +1,4 @@
-"""Task-incremental benchmarks: the server's labelled tasks, and users who hold images of each.
+"""Task-incremental benchmarks: the server's labelled tasks, and users with images of each.
 
 De Lange et al. 2020, "Unsupervised Model Personalization while Preserving Privacy and Scalability"
 (DUA): the server learns one task after another from its own images and never sees a user's.
@@ -16,16 +16,17 @@ from torch import Tensor
 
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
 from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.datasets.split_cache import SplitCache
 from fedadapt.errors import InputError
 
 DRAWS = 5
 """Monte-Carlo iterations: a user's images are drawn anew in each, its preferences are not."""
-KEPT_BYTES = 2**28
-"""Images that are dear to make are kept up to this size; what does not fit is made again."""
+CACHED_BYTES = 2**28
+"""Room for images that are expensive to make; those that do not fit are made again each time."""
 
 
 class Task(NamedTuple):
-    """What the server learns at a time: its own labelled images of some classes."""
+    """A task of the server: its own labelled images of some classes."""
 
     name: str
     classes: tuple[str, ...]  # in label order
@@ -34,14 +35,14 @@ class Task(NamedTuple):
 
 
 class AdaptTestIndices(NamedTuple):
-    """A user's images of one task, by number: to adapt with and to be tested on. No overlap."""
+    """A user's images of one task, by number, to adapt with and to be tested on. No overlap."""
 
     adapt: Rows
     test: Rows
 
 
 class ServerRows(NamedTuple):
-    """The server's images of one task, by number; never a user's."""
+    """The server's images of one task, by number; none of them is a user's."""
 
     train: Rows
     validation: Rows
@@ -52,7 +53,7 @@ class TaskImages(ABC):
 
     Attributes:
         shape: (C, H, W) of every image.
-        labels: Of every image, inside its task: int64 [N].
+        labels: Labels of all images, inside their tasks: int64 [N].
 
     """
 
@@ -61,18 +62,18 @@ class TaskImages(ABC):
 
     @abstractmethod
     def inputs(self, rows: Rows, client: int | None) -> Tensor:
-        """Uint8 [n, C, H, W], as the client's camera sees them; None: the server, unspoilt."""
+        """Images with the client's shift, uint8 [n, C, H, W]; None: the server's, without any."""
 
     @abstractmethod
     def is_expensive(self, client: int) -> bool:
-        """Whether the client's images take work to make and are worth keeping."""
+        """Whether the client's images take work to make and are worth caching."""
 
 
 class Users(Protocol):
-    """Who holds which images: a function of (task, draw), equal calls give equal rows."""
+    """The users' images: a function of (task, draw); equal calls give equal rows."""
 
     def __call__(self, task: int, draw: int) -> Sequence[AdaptTestIndices]:
-        """One a client."""
+        """The images of each client, in client order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,10 @@ class TaskBenchmark:
         name: As given on the command line.
         kinds: One word per client: its domain, preferred classes, corruption, ...
         task_names: In the order in which the server learns them.
-        task_classes: Of each task, in label order.
+        task_classes: The classes of each task, in label order.
+        images: All images, of the server and of the users.
+        server: The server's images of each task.
+        users: The users' images.
         scaling: From bytes to network input, for all tasks, users and the server.
         manifest: Describes the server's and all users' images, in all draws.
 
@@ -93,12 +97,12 @@ class TaskBenchmark:
     kinds: tuple[str, ...]
     task_names: tuple[str, ...]
     task_classes: tuple[tuple[str, ...], ...]
-    pictures: TaskImages
-    server: tuple[ServerRows, ...]  # one a task
+    images: TaskImages
+    server: tuple[ServerRows, ...]
     users: Users
     scaling: Scaling
     manifest: Manifest
-    _kept: dict[tuple[int, int, int], Split] = field(default_factory=dict, init=False)
+    _cache: SplitCache = field(default_factory=lambda: SplitCache(CACHED_BYTES), init=False)
 
     @property
     def num_clients(self) -> int:
@@ -111,7 +115,7 @@ class TaskBenchmark:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        return self.pictures.shape
+        return self.images.shape
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
@@ -126,9 +130,9 @@ class TaskBenchmark:
     def of_task(self, task: int, draw: int = 1) -> Benchmark:
         """The benchmark of one task alone, with the users as its clients.
 
-        A user takes no part in training: all its labelled images are ``split(d).adapt``
-        (user-validation), and ``split(d).train`` is the same images, for what trains on a client.
-        ``split(d).test`` is its evaluation half.
+        A user takes no part in federated training: its labelled images are ``split(d).adapt``
+        (user-validation), and ``split(d).train`` is the same images, for adaptations that train.
+        ``split(d).test`` is for its evaluation.
 
         Args:
             task: 0..num_tasks-1.
@@ -141,26 +145,25 @@ class TaskBenchmark:
             raise InputError(f"draw: {draw}; there are draws 1 to {DRAWS}")
         return _OfTask(self, task, draw)
 
-    def user_split(self, task: int, draw: int, client: int, halves: AdaptTestIndices) -> Split:
-        """The images of one user and task; those that are dear are kept while there is room."""
-        key = (task, draw, client)
-        if key in self._kept:
-            return self._kept[key]
-        adapt, test = (self._examples(rows, client) for rows in halves)
-        made = Split(adapt, adapt, test)
-        if self.pictures.is_expensive(client):
-            states = sum(part.inputs.numel() for s in self._kept.values() for part in s[1:])
-            if states + adapt.inputs.numel() + test.inputs.numel() <= KEPT_BYTES:
-                self._kept[key] = made
-        return made
+    def user_split(self, task: int, draw: int, client: int, rows: AdaptTestIndices) -> Split:
+        """The images of one user and task; expensive ones are cached while there is room."""
+        return self._cache.get(
+            (task, draw, client),
+            lambda: self._make_split(client, rows),
+            keep=self.images.is_expensive(client),
+        )
+
+    def _make_split(self, client: int, rows: AdaptTestIndices) -> Split:
+        adapt, test = (self._examples(part, client) for part in rows)
+        return Split(adapt, adapt, test)
 
     def _examples(self, rows: Rows, client: int | None) -> Examples:
-        labels = torch.from_numpy(self.pictures.labels[rows])
-        return Examples(self.pictures.inputs(rows, client), labels)
+        labels = torch.from_numpy(self.images.labels[rows])
+        return Examples(self.images.inputs(rows, client), labels)
 
 
 class _OfTask(Benchmark):
-    """One task in one draw; everything else is the whole's."""
+    """One task in one draw; everything else is that of the whole benchmark."""
 
     def __init__(self, whole: TaskBenchmark, task: int, draw: int) -> None:
         self.name = f"{whole.name}/{whole.task_names[task]}"
@@ -174,17 +177,17 @@ class _OfTask(Benchmark):
         self.manifest = Manifest(f"{whole.manifest.hash}-{task}-{draw}", metadata)
         self._whole = whole
         self._key = (task, draw)
-        self._halves = whole.users(task, draw)
+        self._rows = whole.users(task, draw)
 
     def split(self, client: int) -> Split:
-        return self._whole.user_split(*self._key, client, self._halves[client])
+        return self._whole.user_split(*self._key, client, self._rows[client])
 
     def num_train_examples(self, client: int) -> int:
-        return len(self._halves[client].adapt)
+        return len(self._rows[client].adapt)
 
     def rows(self, client: int) -> AdaptTestIndices:
-        """Which images the user's two halves are, by number."""
-        return self._halves[client]
+        """Which images the user adapts with and is tested on, by number."""
+        return self._rows[client]
 
     @property
     def global_test(self) -> Examples | None:

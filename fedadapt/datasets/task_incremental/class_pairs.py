@@ -4,99 +4,93 @@ from functools import cache
 
 import numpy as np
 
-from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import find
-from fedadapt.datasets.feature_shift.shift import shift_kind
 from fedadapt.datasets.load import choose_scaling
 from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.datasets.registry import find_benchmark
+from fedadapt.datasets.sources.digits import read_digits
 from fedadapt.datasets.sources.image_store import Store
-from fedadapt.datasets.sources.official import read_digits, read_official
+from fedadapt.datasets.sources.official import read_official
 from fedadapt.datasets.task_incremental.benchmark import (
     AdaptTestIndices,
     TaskBenchmark,
     server_split,
     some_of,
 )
-from fedadapt.datasets.task_incremental.catalog import (
-    CATEGORY_PRIOR,
-    TaskEntry,
-    num_users,
-    user_rule,
-)
-from fedadapt.datasets.task_incremental.images import StoredPictures
+from fedadapt.datasets.task_incremental.images import StoredImages
 from fedadapt.datasets.task_incremental.manifest import describe
+from fedadapt.datasets.task_incremental.task_spec import CategoryPrior, TaskSpec
 from fedadapt.datasets.task_incremental.users import category_prior, preferences, same_images
 from fedadapt.random_streams import stream
 
 PAIR = 2
 USERS_SHARE = 0.4
-"""Of each class's images, for the users of a data set without a test part of its own."""
+"""Share of each class's images that users get of a data set without a test part."""
 
 
-def make_pairs(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
-    """Tasks of two classes each, in the data set's order.
+def make_pairs(spec: TaskSpec) -> TaskBenchmark:
+    """Make tasks of two classes each, in the data set's order.
 
     The server has the training images, the users the official test images; where there are none,
     each class is cut in two.
     """
-    rule, num = user_rule(entry, config), num_users(entry, config)
-    store = read_official(find(entry.data[0]), config.data_root) if entry.data else read_digits()
+    data, num, size = spec.entry.data, spec.clients, spec.image_size
+    store = read_official(find_benchmark(data[0]), spec.root) if data else read_digits()
     pairs = [store.classes[c : c + PAIR] for c in range(0, len(store.classes) - 1, PAIR)]
     names = tuple("+".join(pair) for pair in pairs)
-    of_server, of_users = _sides(store, config.seed)
+    of_server, of_users = _sides(store, spec.seed)
     server = tuple(
         some_of(
             server_split(
                 np.concatenate(of_server[PAIR * t : PAIR * (t + 1)]),
-                stream(config.seed, "task-server", t),
+                stream(spec.seed, "task-server", t),
             ),
-            config.examples,
+            spec.examples,
         )
         for t in range(len(pairs))
     )
     prefers = [
-        preferences(num, PAIR, stream(config.seed, "task-preferences", t))
-        for t in range(len(pairs))
+        preferences(num, PAIR, stream(spec.seed, "task-preferences", t)) for t in range(len(pairs))
     ]
 
     @cache
     def users(task: int, draw: int) -> list[AdaptTestIndices]:
         pool = of_users[PAIR * task : PAIR * (task + 1)]
-        rng = stream(config.seed, "task-users", task, draw)
-        if rule.partition == CATEGORY_PRIOR:
-            return category_prior(pool, prefers[task], rule.images, rng)
-        return same_images(np.concatenate(pool), num, rule.images, rng)
+        rng = stream(spec.seed, "task-users", task, draw)
+        if isinstance(spec.users, CategoryPrior):
+            return category_prior(pool, prefers[task], spec.images, rng)
+        return same_images(np.concatenate(pool), num, spec.images, rng)
 
     channels, height, width = store.pixels.shape[1:]
-    size = config.image_size
-    pictures = StoredPictures(
+    images = StoredImages(
         store.pixels,
         store.labels % PAIR,
         (channels, size or height, size or width),
-        rule.shift,
-        config.seed,
+        spec.shift,
+        spec.seed,
     )
-    liked = [
+    preferred = [
         "+".join(pair[p[d]] for pair, p in zip(pairs, prefers, strict=True))
-        if rule.partition == CATEGORY_PRIOR
+        if isinstance(spec.users, CategoryPrior)
         else ""
         for d in range(num)
     ]
     kinds = tuple(
-        "/".join(filter(None, (word, shift_kind(rule.shift, d)))) or "all"
-        for d, word in enumerate(liked)
+        "/".join(filter(None, (word, spec.shift.change(d)))) or "all"
+        for d, word in enumerate(preferred)
     )
     classes = dict(zip(names, pairs, strict=True))
     return TaskBenchmark(
-        config.benchmark,
+        spec.name,
         kinds,
         names,
         tuple(pairs),
-        pictures,
+        images,
         server,
         users,
-        choose_scaling(config, store, np.concatenate([rows.train for rows in server])),
-        describe(config, rule, kinds, classes, pictures, server, users, content=store.digest()),
+        choose_scaling(
+            spec.normalization, spec.weights, store, np.concatenate([rows.train for rows in server])
+        ),
+        describe(spec, kinds, classes, images, server, users, content=store.digest()),
     )
 
 

@@ -1,7 +1,7 @@
 """``dua-catprior`` and ``dua-transprior``: users of MIT Indoor Scenes (DUA, sec. 5).
 
 Where paper and released code disagree: the paper adds 250 images of each preferred category, of
-which the data set has too few; the code adds 70. The code spoils TransPrior's images at native
+which the data set has too few; the code adds 70. The code corrupts TransPrior's images at native
 resolution and never resizes them: ``shift=native-corruptions:3``; the default resizes first.
 """
 
@@ -11,7 +11,6 @@ from functools import cache
 
 import numpy as np
 
-from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.datasets.load import choose_scaling
 from fedadapt.datasets.partitioning.stratified import Rows
@@ -23,47 +22,42 @@ from fedadapt.datasets.task_incremental.benchmark import (
     server_split,
     some_of,
 )
-from fedadapt.datasets.task_incremental.catalog import (
-    CATEGORY_PRIOR,
-    TaskEntry,
-    UserRule,
-    indoor_root,
-    num_users,
-    user_rule,
-)
+from fedadapt.datasets.task_incremental.indoor_files import indoor_root
 from fedadapt.datasets.task_incremental.manifest import describe
 from fedadapt.datasets.task_incremental.mit_indoor import (
     PREFERENCES,
     SIDE,
     TASKS,
-    ScenePictures,
+    SceneImages,
     Scenes,
     read_scenes,
 )
+from fedadapt.datasets.task_incremental.task_spec import CategoryPrior, TaskSpec
 from fedadapt.errors import InputError
 from fedadapt.random_streams import stream
 
 CATPRIOR_EXTRAS = 70
-"""Extra images of each preferred category of a user; both halves together."""
+"""Extra images of each preferred category of a user, to adapt with and to test together."""
 TRANSPRIOR_EXTRAS = 1000
-"""Extra images of each task, the same for all users; both halves together."""
+"""Extra images of each task, the same for all users, to adapt with and to test together."""
 
 
-def make_indoor(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
-    """Four tasks, 51 classes; the server has the training list, users the rest.
+def make_indoor(spec: TaskSpec) -> TaskBenchmark:
+    """Make four tasks of 51 classes; the server has the training list, users the rest.
 
     The number after ``partition``'s colon replaces ``CATPRIOR_EXTRAS`` or ``TRANSPRIOR_EXTRAS``.
     """
-    rule = user_rule(entry, config)
-    scenes = read_scenes(indoor_root(config.data_root))
+    prefers = isinstance(spec.users, CategoryPrior)
+    spec, num_extras = spec.with_images(CATPRIOR_EXTRAS if prefers else TRANSPRIOR_EXTRAS)
+    scenes = read_scenes(indoor_root(spec.root))
     names = tuple(TASKS)
     server = tuple(
         some_of(
             server_split(
                 np.concatenate([scenes.rows(c, "train") for c in TASKS[name]]),
-                stream(config.seed, "task-server", t),
+                stream(spec.seed, "task-server", t),
             ),
-            config.examples,
+            spec.examples,
         )
         for t, name in enumerate(names)
     )
@@ -73,32 +67,29 @@ def make_indoor(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
 
     @cache
     def users(task: int, draw: int) -> list[AdaptTestIndices]:
-        rng = stream(config.seed, "task-users", task, draw)
+        rng = stream(spec.seed, "task-users", task, draw)
         tests, extras = (
             {c: scenes.rows(c, part) for c in TASKS[names[task]]} for part in ("test", "extra")
         )
-        if rule.partition == CATEGORY_PRIOR:
-            liked = [preferred[names[task]] for preferred in PREFERENCES]
-            return catprior_users(tests, extras, liked, rule.images or CATPRIOR_EXTRAS, rng)
-        halves = transprior_user(tests, extras, rule.images or TRANSPRIOR_EXTRAS, rng)
-        return [halves] * num_users(entry, config)
+        if prefers:
+            preferred = [of_task[names[task]] for of_task in PREFERENCES]
+            return catprior_users(tests, extras, preferred, num_extras, rng)
+        return [transprior_user(tests, extras, num_extras, rng)] * spec.clients
 
-    size = config.image_size or SIDE
-    pictures = ScenePictures(
-        scenes, scenes.labels, (3, size, size), rule.shift, config.seed, rule.native
-    )
-    kinds = tuple(pictures.kind(d) or f"user {d + 1}" for d in range(num_users(entry, config)))
+    size = spec.image_size or SIDE
+    images = SceneImages(scenes, scenes.labels, (3, size, size), spec.shift, spec.seed, spec.native)
+    kinds = tuple(spec.shift.change(d) or f"user {d + 1}" for d in range(spec.clients))
     return TaskBenchmark(
-        config.benchmark,
+        spec.name,
         kinds,
         names,
         tuple(TASKS.values()),
-        pictures,
+        images,
         server,
         users,
-        _scaling(config, pictures, server),
+        _scaling(spec.normalization, images, server),
         describe(
-            config, _counted(rule), kinds, TASKS, pictures, server, users,
+            spec, kinds, TASKS, images, server, users,
             content=_content(scenes), missing=scenes.missing,
         ),
     )  # fmt: skip
@@ -107,39 +98,41 @@ def make_indoor(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
 def catprior_users(
     tests: Mapping[str, Rows],
     extras: Mapping[str, Rows],
-    liked: Sequence[Sequence[str]],
+    preferred: Sequence[Sequence[str]],
     num_extras: int,
     rng: np.random.Generator,
 ) -> list[AdaptTestIndices]:
-    """Users of one task who hold more images of what they like; no image is with two of them.
+    """Users of one task with more images of the categories they prefer; they share no image.
 
     Each category's test images are shared out, remainders to random users, and halved; the odd one
-    is for adapting. Of each liked category ``num_extras`` more are drawn, half for each purpose.
+    is for adapting. ``num_extras`` more are drawn of each preferred category, half for each
+    purpose.
 
     Args:
-        tests: Rows of each category in the test list; ``extras``: in neither list.
-        liked: Categories, user by user.
+        tests: Rows of each category in the test list.
+        extras: Rows of each category in neither list.
+        preferred: Categories, user by user.
 
     Raises:
         InputError: A category has fewer extra images than its users want.
 
     """
-    parts: list[list[AdaptTestIndices]] = [[] for _ in liked]
+    parts: list[list[AdaptTestIndices]] = [[] for _ in preferred]
     for rows in tests.values():
-        for user, share in enumerate(shared_out(rows, len(liked), rng)):
+        for user, share in enumerate(shared_out(rows, len(preferred), rng)):
             parts[user].append(_halved(share))
     for name, rows in extras.items():
-        fans = [user for user, likes in enumerate(liked) if name in likes]
-        if len(fans) * num_extras > len(rows):
+        users = [user for user, categories in enumerate(preferred) if name in categories]
+        if len(users) * num_extras > len(rows):
             raise InputError(
-                f"partition: category-prior:{num_extras}; {len(fans)} users like {name!r}, of "
+                f"partition: category-prior:{num_extras}; {len(users)} users prefer {name!r}, of "
                 f"which there are {len(rows)} extra images: at most "
-                f"category-prior:{len(rows) // len(fans)}"
+                f"category-prior:{len(rows) // len(users)}"
             )
         order = rng.permutation(rows)
-        for place, user in enumerate(fans):
-            parts[user].append(_halved(order[place * num_extras :][:num_extras]))
-    return [_joined(own) for own in parts]
+        for position, user in enumerate(users):
+            parts[user].append(_halved(order[position * num_extras :][:num_extras]))
+    return [_joined(of_user) for of_user in parts]
 
 
 def transprior_user(
@@ -148,7 +141,7 @@ def transprior_user(
     num_extras: int,
     rng: np.random.Generator,
 ) -> AdaptTestIndices:
-    """What all users of one task hold: drawn extra images and all test images, halved.
+    """The images that all users of one task hold: drawn extra images and all test images, halved.
 
     Test images are halved in the order of their categories and files, in all draws alike.
 
@@ -167,7 +160,7 @@ def transprior_user(
 
 
 def shared_out(rows: Rows, num_users: int, rng: np.random.Generator) -> list[Rows]:
-    """Equal shares of the shuffled rows; what remains, one each to random users."""
+    """Equal shares of the shuffled rows; the remainder goes to random users, one row each."""
     sizes = np.full(num_users, len(rows) // num_users)
     sizes[rng.permutation(num_users)[: len(rows) % num_users]] += 1
     return np.split(rng.permutation(rows), np.cumsum(sizes)[:-1])
@@ -179,25 +172,18 @@ def _halved(rows: Rows) -> AdaptTestIndices:
 
 
 def _joined(parts: Sequence[AdaptTestIndices]) -> AdaptTestIndices:
-    adapt, test = (np.concatenate(half) for half in zip(*parts, strict=True))
+    adapt, test = (np.concatenate(rows) for rows in zip(*parts, strict=True))
     return AdaptTestIndices(adapt, test)
 
 
-def _counted(rule: UserRule) -> UserRule:
-    """The rule with the number it means."""
-    own = CATPRIOR_EXTRAS if rule.partition == CATEGORY_PRIOR else TRANSPRIOR_EXTRAS
-    return rule._replace(images=rule.images or own)
-
-
-def _scaling(config: RunConfig, pictures: ScenePictures, server: tuple[ServerRows, ...]) -> Scaling:
+def _scaling(normalization: str, images: SceneImages, server: tuple[ServerRows, ...]) -> Scaling:
     """``auto`` is ImageNet's, as in DUA; ``data`` measures up to 256 of the server's images."""
-    choice = "imagenet" if config.normalization == "auto" else config.normalization
+    choice = "imagenet" if normalization == "auto" else normalization
     rows = np.concatenate([part.train[:64] for part in server])
     if choice != "data":
         rows = rows[:1]
-    sample = Store(pictures.inputs(rows, None), pictures.labels[rows], len(rows), ())
-    wanted = RunConfig(normalization=choice)
-    return choose_scaling(wanted, sample, np.arange(len(rows)))
+    sample = Store(images.inputs(rows, None), images.labels[rows], len(rows), ())
+    return choose_scaling(choice, "", sample, np.arange(len(rows)))
 
 
 def _content(scenes: Scenes) -> str:

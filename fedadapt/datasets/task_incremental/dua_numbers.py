@@ -10,12 +10,12 @@ from functools import cache
 import numpy as np
 import torch
 
-from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Scaling
-from fedadapt.datasets.catalog import check_root, find, missing_files, npz_path
 from fedadapt.datasets.in_memory import resize
 from fedadapt.datasets.load import choose_scaling
 from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.datasets.registry import find_benchmark
+from fedadapt.datasets.sources.files import check_root, missing_files, npz_path
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.datasets.sources.official import read_official
 from fedadapt.datasets.task_incremental.benchmark import (
@@ -24,9 +24,9 @@ from fedadapt.datasets.task_incremental.benchmark import (
     server_split,
     some_of,
 )
-from fedadapt.datasets.task_incremental.catalog import TaskEntry, num_users, user_rule
-from fedadapt.datasets.task_incremental.images import StoredPictures
+from fedadapt.datasets.task_incremental.images import StoredImages
 from fedadapt.datasets.task_incremental.manifest import describe
+from fedadapt.datasets.task_incremental.task_spec import TaskSpec
 from fedadapt.datasets.task_incremental.users import mixtures
 from fedadapt.errors import InputError
 from fedadapt.random_streams import stream
@@ -39,10 +39,10 @@ WHOLE_SVHN = 50_000
 MNIST_SCALING = Scaling((0.1307,) * 3, (0.3081,) * 3)
 
 
-def make_numbers(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
-    """Five tasks, {0, 1} to {8, 9}; a user for each domain, or a scale of mixtures."""
-    rule, num = user_rule(entry, config), num_users(entry, config)
-    domains, (one, other) = _domains(config)
+def make_numbers(spec: TaskSpec) -> TaskBenchmark:
+    """Make five tasks, {0, 1} to {8, 9}; a user for each domain, or a scale of mixtures."""
+    num = spec.clients
+    domains, (one, other) = _domains(spec.root)
     pixels = torch.cat(_same_channels(one, other))
     labels = np.concatenate((one.labels, other.labels))
     first = len(one.labels)
@@ -54,66 +54,66 @@ def make_numbers(config: RunConfig, entry: TaskEntry) -> TaskBenchmark:
         return rows[np.isin(labels[rows], tasks[task])]
 
     def capped(task: int) -> Rows:
-        rng = stream(config.seed, "task-cap", task)
+        rng = stream(spec.seed, "task-cap", task)
         return np.concatenate([rng.permutation(of_task(part, task))[:CAP] for part in trains])
 
     server = tuple(
-        some_of(server_split(capped(t), stream(config.seed, "task-server", t)), config.examples)
+        some_of(server_split(capped(t), stream(spec.seed, "task-server", t)), spec.examples)
         for t in range(len(tasks))
     )
 
     @cache
     def users(task: int, draw: int) -> list[AdaptTestIndices]:
         pool = (of_task(tests[0], task), of_task(tests[1], task))
-        return mixtures(pool, num, stream(config.seed, "task-users", task, draw))
+        return mixtures(pool, num, stream(spec.seed, "task-users", task, draw))
 
-    size = config.image_size or SIDE
-    pictures = StoredPictures(pixels, labels % 2, (3, size, size), rule.shift, config.seed)
+    size = spec.image_size or SIDE
+    images = StoredImages(pixels, labels % 2, (3, size, size), spec.shift, spec.seed)
     classes = {f"{a}+{b}": (str(a), str(b)) for a, b in tasks}
     kinds = tuple(_kind(domains, d / (num - 1)) for d in range(num))
     return TaskBenchmark(
-        config.benchmark,
+        spec.name,
         kinds,
         tuple(classes),
         tuple(classes.values()),
-        pictures,
+        images,
         server,
         users,
-        _scaling(config, one, np.concatenate([rows.train for rows in server]), pixels),
+        _scaling(spec, one, np.concatenate([rows.train for rows in server]), pixels),
         describe(
-            config, rule, kinds, classes, pictures, server, users,
+            spec, kinds, classes, images, server, users,
             domains=list(domains), content=[one.digest(), other.digest()],
         ),
     )  # fmt: skip
 
 
-def _domains(config: RunConfig) -> tuple[tuple[str, str], tuple[Store, Store]]:
+def _domains(root: str) -> tuple[tuple[str, str], tuple[Store, Store]]:
     """The two data sets, in the paper's order of users; 28 x 28."""
-    mnist = read_official(find("mnist"), config.data_root)
-    svhn = _svhn(config.data_root)
+    mnist = read_official(find_benchmark("mnist"), root)
+    svhn = _svhn(root)
     if svhn is not None:
         return ("svhn", "mnist"), (svhn, mnist)
-    return ("usps", "mnist"), (_usps(config.data_root), mnist)
+    return ("usps", "mnist"), (_usps(root), mnist)
 
 
-def _svhn(given_root: str) -> Store | None:
-    """SVHN's middle squares; None where it is not there, which starts no download, or a part."""
-    entry = find("svhn")
-    root = check_root(entry, given_root)
-    if not npz_path(entry, root).is_file() and missing_files(entry, root):
+def _svhn(root: str) -> Store | None:
+    """SVHN's middle squares; None where it is not there or not whole. It is never downloaded."""
+    entry = find_benchmark("svhn")
+    folder = check_root(entry.name, root)
+    if not npz_path(entry, folder).is_file() and missing_files(entry, folder):
         return None
-    store = read_official(entry, given_root)
+    store = read_official(entry, root)
     if store.num_train <= WHOLE_SVHN:
         return None
     top, left = ((side - SIDE) // 2 for side in store.pixels.shape[2:])
     if min(top, left) < 0:
-        raise InputError(f"{root}: svhn's images are below {SIDE} pixels; they must be 32 x 32")
+        raise InputError(f"{folder}: svhn's images are below {SIDE} pixels; they must be 32 x 32")
     pixels = store.pixels[:, :, top : top + SIDE, left : left + SIDE]
     return Store(pixels.contiguous(), store.labels, store.num_train, store.classes)
 
 
-def _usps(given_root: str) -> Store:
-    store = read_official(find("usps"), given_root)
+def _usps(root: str) -> Store:
+    store = read_official(find_benchmark("usps"), root)
     pixels = resize(store.pixels, (SIDE, SIDE))
     return Store(pixels, store.labels, store.num_train, store.classes)
 
@@ -123,11 +123,11 @@ def _same_channels(*stores: Store) -> list[torch.Tensor]:
     return [resize(store.pixels, (SIDE, SIDE)).expand(-1, most, -1, -1) for store in stores]
 
 
-def _scaling(config: RunConfig, one: Store, trained_on: Rows, pixels: torch.Tensor) -> Scaling:
-    if config.normalization == "auto" and not config.weights:
+def _scaling(spec: TaskSpec, one: Store, trained_on: Rows, pixels: torch.Tensor) -> Scaling:
+    if spec.normalization == "auto" and not spec.weights:
         return MNIST_SCALING
     coloured = Store(pixels.expand(-1, 3, -1, -1), one.labels, 0, one.classes)
-    return choose_scaling(config, coloured, trained_on)
+    return choose_scaling(spec.normalization, spec.weights, coloured, trained_on)
 
 
 def _kind(domains: tuple[str, str], share: float) -> str:

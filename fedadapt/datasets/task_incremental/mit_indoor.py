@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fedadapt.datasets.feature_shift.shift import shift_kind, shifted
-from fedadapt.datasets.partitioning.spec import Shift
+from fedadapt.datasets.feature_shift.shift import shifted
+from fedadapt.datasets.feature_shift.spec import Shift
 from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.sources.image_folder import SUFFIXES
 from fedadapt.datasets.task_incremental.benchmark import TaskImages
-from fedadapt.datasets.task_incremental.catalog import indoor_lists
+from fedadapt.datasets.task_incremental.indoor_files import indoor_lists
 from fedadapt.errors import InputError
 
 TASKS: dict[str, tuple[str, ...]] = {
@@ -111,10 +111,10 @@ def read_scenes(root: Path) -> Scenes:
     of_class: dict[str, Rows] = {}
     for classes in TASKS.values():
         for label, name in enumerate(classes):
-            own = _images(folder, name)
-            of_class[name] = np.arange(len(files), len(files) + len(own))
-            files += own
-            labels += [label] * len(own)
+            names = _images(folder, name)
+            of_class[name] = np.arange(len(files), len(files) + len(names))
+            files += names
+            labels += [label] * len(names)
     listed = [_listed(path, of_class) for path in indoor_lists(root)]
     both = sorted(listed[0] & listed[1])
     if both:
@@ -146,7 +146,7 @@ def _images(folder: Path, name: str) -> list[str]:
 
 
 def _listed(path: Path, of_class: dict[str, Rows]) -> set[str]:
-    """The listed images of our classes; those of work places are passed over."""
+    """The listed images of our classes, without those of work places."""
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -155,10 +155,10 @@ def _listed(path: Path, of_class: dict[str, Rows]) -> set[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class ScenePictures(TaskImages):
-    """Photographs, decoded when they are asked for: nobody holds all of them in memory.
+class SceneImages(TaskImages):
+    """Photographs, decoded when they are asked for: they are never all in memory.
 
-    The shorter side becomes ``shape``'s, the camera spoils the picture, the middle is cut out.
+    The shorter side is resized to that of ``shape``, the shift is applied, the middle is cut out.
     """
 
     scenes: Scenes
@@ -166,13 +166,13 @@ class ScenePictures(TaskImages):
     shape: tuple[int, int, int]
     shift: Shift
     seed: int
-    native: bool = False  # users' pictures are not resized: DUA's code for TransPrior
+    native: bool = False  # users' images are not resized: DUA's code for TransPrior
 
     def inputs(self, rows: Rows, client: int | None) -> Tensor:
         made = np.empty((len(rows), *self.shape[1:], 3), np.uint8)
         for position, number in enumerate(rows.tolist()):
             side = 0 if self.native and client is not None else self.shape[1]
-            image = read_picture(self.scenes.folder / self.scenes.files[number], side)
+            image = read_photograph(self.scenes.folder / self.scenes.files[number], side)
             if client is not None:
                 image = shifted(image, self.shift, client, number, self.seed)
             made[position] = centre(image, self.shape[1])
@@ -181,12 +181,8 @@ class ScenePictures(TaskImages):
     def is_expensive(self, client: int) -> bool:
         return True
 
-    def kind(self, client: int) -> str:
-        """The word for the client's camera; empty where it spoils nothing."""
-        return shift_kind(self.shift, client)
 
-
-def read_picture(path: Path, shorter: int) -> NDArray[np.uint8]:
+def read_photograph(path: Path, shorter: int) -> NDArray[np.uint8]:
     """A photograph as upright RGB, uint8 [H, W, 3]; its shorter side resized, 0: as it is.
 
     Raises:

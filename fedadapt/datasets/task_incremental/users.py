@@ -1,7 +1,8 @@
-"""Constructions of users from a pool of images: which rows each holds to adapt with, to test on.
+"""Constructions of users from a pool of images: the rows to adapt with and the rows to test on.
 
-The pool is cut into halves first and users are served from each half, so that nobody's test image
-is anybody's adapt image. While the images last no two users share one; then they go round.
+The pool is cut into an adapt part and a test part first and users draw from each, so that no
+user's test image is any user's adapt image. No two users share an image until the pool is used up;
+then it is gone through again.
 """
 
 from collections.abc import Sequence
@@ -13,102 +14,107 @@ from fedadapt.datasets.task_incremental.benchmark import AdaptTestIndices
 from fedadapt.errors import InputError
 
 PREFERRED_SHARE = 0.8
-"""Of a category-prior user's images; DUA's hold about 83 % of their three preferred categories."""
+"""Share of a category-prior user's images that is of the class it prefers; about 83 % in DUA."""
 SAME_IMAGES_DEFAULT = 1000
-"""Images a task of users who all hold the same: as many as DUA draws."""
-LEAST_HALF = 20
-"""Images a half below which users rather share some."""
+"""Images of each task where all users hold the same ones: as many as DUA draws."""
+LEAST_IN_PART = 20
+"""Images to adapt with, or to test on, below which users rather share some."""
 
 
-def cut(rows: Rows, rng: np.random.Generator) -> AdaptTestIndices:
-    """Random halves; the odd image is for adapting."""
+def adapt_test_split(rows: Rows, rng: np.random.Generator) -> AdaptTestIndices:
+    """Cut rows into random halves; the odd image is for adapting."""
     order = rng.permutation(rows)
     middle = (len(order) + 1) // 2
     return AdaptTestIndices(order[:middle], order[middle:])
 
 
-def go_round(deck: Rows, sizes: Sequence[int]) -> list[Rows]:
-    """Consecutive stretches of a deck that begins anew at its end; no stretch is longer than it."""
+def stretches(rows: Rows, sizes: Sequence[int]) -> list[Rows]:
+    """Consecutive stretches of rows, which begin again after their end; none may be longer."""
     starts = np.cumsum([0, *sizes])
     return [
-        np.take(deck, np.arange(start, start + size), mode="wrap")
+        np.take(rows, np.arange(start, start + size), mode="wrap")
         for start, size in zip(starts, sizes, strict=False)
     ]
 
 
 def preferences(num_users: int, num_classes: int, rng: np.random.Generator) -> Rows:
-    """The class each user prefers, [users]; each class by equally many, give or take one."""
+    """The class each user prefers, [users]; equally many users prefer each, up to one."""
     offset = rng.integers(num_classes)
     return np.asarray(rng.permutation((np.arange(num_users) + offset) % num_classes), np.int64)
 
 
 def category_prior(
-    classes: Sequence[Rows], prefers: Rows, images: int, rng: np.random.Generator
+    classes: Sequence[Rows], prefers: Rows, images: int | None, rng: np.random.Generator
 ) -> list[AdaptTestIndices]:
-    """Users with ``PREFERRED_SHARE`` of one class, the rest of the others in equal parts.
+    """Make users with ``PREFERRED_SHARE`` of one class, the rest of the others in equal parts.
 
     Args:
         classes: The pool, class by class.
         prefers: One class a user, [users].
-        images: Of each user, both halves together; 0: what keeps users apart, but not fewer than
-            ``LEAST_HALF`` a half while the pool has as many.
+        images: Images of each user, to adapt with and to test on together; None: as many as keep
+            users apart, but not fewer than ``LEAST_IN_PART`` in each part while the pool has as
+            many.
 
     Raises:
         InputError: ``images`` is more than a class holds.
 
     """
-    sampling_pools = [cut(rows, rng) for rows in classes]
-    smallest = min(len(half) for halves in sampling_pools for half in halves)
+    pools = [adapt_test_split(rows, rng) for rows in classes]
+    smallest = min(len(part) for pool in pools for part in pool)
     sizes = np.arange(2, int(smallest / PREFERRED_SHARE) + 1)
-    liked = np.rint(PREFERRED_SHARE * sizes).astype(np.int64)
-    other = (sizes - liked) // (len(classes) - 1)
-    fans = np.bincount(prefers, minlength=len(classes))[:, None]
-    apart = (fans * liked + (len(prefers) - fans) * other <= smallest).all(axis=0)
-    own = max(int(apart.sum()), int((sizes <= LEAST_HALF).sum())) - 1
-    best = images // 2 - 2 if images else own  # sizes begin with 2
+    preferred = np.rint(PREFERRED_SHARE * sizes).astype(np.int64)
+    other = (sizes - preferred) // (len(classes) - 1)
+    num_users = np.bincount(prefers, minlength=len(classes))[:, None]  # by preferred class
+    apart = (num_users * preferred + (len(prefers) - num_users) * other <= smallest).all(axis=0)
+    default = max(int(apart.sum()), int((sizes <= LEAST_IN_PART).sum())) - 1
+    best = images // 2 - 2 if images else default  # sizes begin with 2
     if not 0 <= best < len(sizes):
         raise InputError(
             f"partition: category-prior:{images} images a task; a user can hold 4 to "
             f"{2 * sizes[-1] if len(sizes) else 0}"
         )
-    return _dealt(
-        sampling_pools,
-        [np.where(prefers == c, liked[best], other[best]).tolist() for c in range(len(classes))],
+    return _served(
+        pools,
+        [
+            np.where(prefers == c, preferred[best], other[best]).tolist()
+            for c in range(len(classes))
+        ],
     )
 
 
 def same_images(
-    rows: Rows, num_users: int, images: int, rng: np.random.Generator
+    rows: Rows, num_users: int, images: int | None, rng: np.random.Generator
 ) -> list[AdaptTestIndices]:
-    """All users hold the same: ``images`` of the pool, or all where it has fewer."""
-    halves = cut(rng.permutation(rows)[: images or SAME_IMAGES_DEFAULT], rng)
-    return [halves] * num_users
+    """Give all users the same rows: ``images`` of the pool, or all where it has fewer."""
+    split = adapt_test_split(rng.permutation(rows)[: images or SAME_IMAGES_DEFAULT], rng)
+    return [split] * num_users
 
 
 def mixtures(
     domains: tuple[Rows, Rows], num_users: int, rng: np.random.Generator
 ) -> list[AdaptTestIndices]:
-    """User d of D holds the second domain's images in proportion d / (D - 1).
+    """Give user d of D the second domain's images in proportion d / (D - 1).
 
-    Two users hold all of a domain each. More hold equally many, so many that both domains last.
+    Two users hold all of a domain each. More users hold equally many images, as many as both
+    domains have for all of them.
     """
-    sampling_pools = [cut(rows, rng) for rows in domains]
+    pools = [adapt_test_split(rows, rng) for rows in domains]
     if num_users == 2:
-        return sampling_pools
-    smallest = min(len(half) for halves in sampling_pools for half in halves)
-    size = min(smallest, max(2 * smallest // num_users, LEAST_HALF))
+        return pools
+    smallest = min(len(part) for pool in pools for part in pool)
+    size = min(smallest, max(2 * smallest // num_users, LEAST_IN_PART))
     second = [round(d * size / (num_users - 1)) for d in range(num_users)]
     shares = [[size - n for n in second], second]
-    return _dealt(sampling_pools, shares)
+    return _served(pools, shares)
 
 
-def _dealt(
-    sampling_pools: Sequence[AdaptTestIndices], sizes: Sequence[Sequence[int]]
+def _served(
+    pools: Sequence[AdaptTestIndices], sizes: Sequence[Sequence[int]]
 ) -> list[AdaptTestIndices]:
-    """Serve all users, in each half, ``sizes[deck][user]`` images of each deck."""
+    """Serve all users ``sizes[pool][user]`` images of each pool, in both of its parts."""
     parts = [
-        [go_round(deck[half], some) for deck, some in zip(sampling_pools, sizes, strict=True)]
-        for half in range(2)
+        [stretches(pool[part], of_users) for pool, of_users in zip(pools, sizes, strict=True)]
+        for part in range(2)
     ]
-    adapt, test = ([np.concatenate(own) for own in zip(*part, strict=True)] for part in parts)
-    return [AdaptTestIndices(*own) for own in zip(adapt, test, strict=True)]
+    adapt, test = ([np.concatenate(rows) for rows in zip(*part, strict=True)] for part in parts)
+    return [AdaptTestIndices(*rows) for rows in zip(adapt, test, strict=True)]

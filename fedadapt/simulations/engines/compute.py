@@ -1,4 +1,4 @@
-"""What any engine's worker does with some of a request's clients, wherever it runs."""
+"""Compute a request for some of its clients: the part of a worker that all engines share."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ Kept = Sequence[Mapping[str, Weights]]
 
 
 class Query(NamedTuple):
-    """What ``ClientPool.ask`` asks, whoever is asked."""
+    """The arguments of ``ClientPool.ask`` that are the same for all clients."""
 
     action: str
     round: int
@@ -26,7 +26,7 @@ class Query(NamedTuple):
 def answer(
     worker: Worker, query: Query, clients: tuple[int, ...], models: Weights, states: Kept
 ) -> list[Answers]:
-    """Compute ``query`` for clients; ``models`` and ``states`` have a row for each."""
+    """Answer ``query`` for clients; ``models`` and ``states`` have a row for each."""
 
     def compute(first: int, last: int) -> Answers:
         some = clients[first:last]
@@ -62,7 +62,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
         seconds = (time.perf_counter() - began) / len(some)
         models = collected.models if collected is not None else {}
         up = 8 * 3 * len(found.rows) // len(some)
-        return EvaluationAnswers(some, found.rows, {}, up, seconds, found.failures, models)
+        return EvaluationAnswers(some, found.rows, {}, up, seconds, models, found.failures)
 
     return _piecewise(
         request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})
@@ -74,7 +74,7 @@ def _piecewise(
     compute: Callable[[int, int], Result],
     failed: Callable[[int, Failure], Result],
 ) -> list[Result]:
-    """Compute all at once; where that fails client by client: one client's fault is its own."""
+    """Compute all clients at once. If that fails, compute each alone, so only the faulty fail."""
     return [
         failed(clients[first], result) if isinstance(result, Failure) else result
         for first, _, result in pieces(len(clients), compute, guarded)

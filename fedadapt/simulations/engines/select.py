@@ -1,4 +1,4 @@
-"""Who computes the clients of a run: this process, processes of this machine, or a Ray cluster."""
+"""Choose the engine of a run: this process, processes of this machine, or a Ray cluster."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ Engine = InProcessClients | WorkerPoolClients
 
 
 def engine_for(assembly: Assembly, folder: Path) -> Engine:
-    """The fleet of a run, still closed; ``folder`` takes what is too much for memory."""
+    """Return the engine of a run, not yet open; states beyond memory go to ``folder``."""
     config, plan, worker = assembly.config, assembly.plan, assembly.worker
     size, client_states = plan.cohort_size, ClientStates(folder)
     count = num_workers(config, assembly)
@@ -53,9 +53,9 @@ def engine_for(assembly: Assembly, folder: Path) -> Engine:
 
 
 def num_workers(config: RunConfig, assembly: Assembly) -> int:
-    """Processes side by side: one a core, no more than there are clients in a round.
+    """Return the number of processes: one for each core, and no more than there are clients.
 
-    On a GPU one process feeds the card, unless more were asked for.
+    On a GPU it is one, unless more were asked for.
     """
     if assembly.worker.compute.type != "cpu":
         return config.workers or 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import InputError
+from fedadapt.older_runs import refuse_older_run
 from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
@@ -44,11 +45,12 @@ class RunFolder:
         """Read all there is; where a table is missing, the journal of a run that is going on.
 
         Raises:
-            InputError: There is no such folder, or nothing of a run in it.
+            InputError: There is no such folder, nothing of a run in it, or a run of 0.1.0.
 
         """
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; expected one that a run has written")
+        refuse_older_run(folder)
         names = (CONFIG, MANIFEST, SUMMARY, *TABLES.values(), *JOURNALS.values())
         if not any((folder / name).is_file() for name in names):
             raise InputError(

@@ -21,8 +21,8 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.failures import guarded
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig, parse_arguments
-from fedadapt.datasets.catalog import find
-from fedadapt.datasets.task_incremental.catalog import find_tasks, is_tasks
+from fedadapt.datasets.registry import find_benchmark
+from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
 from fedadapt.files import write_atomically
 from fedadapt.messages import Failure
 from fedadapt.parameters import parameters
@@ -294,7 +294,6 @@ def keep_models(
     worker: Worker,
     store: ClientStateStore,
     when: tuple[int, int],
-    client: int,
     models: Models,
 ) -> None:
     """Keep a client's models on its own disk, in its state folder; a full disk is only logged.
@@ -305,13 +304,14 @@ def keep_models(
     """
     if not models:
         return
+    round, task = when
     cards = SavedModels(config, worker, store.folder, on_clients=True)
     try:
         folder = store.make()
-        for card, weights in cards.with_cards(*when, models):
+        for card, weights in cards.with_cards(round, task, models):
             write(folder, weights, card, private=True)
     except OSError as error:
-        log.warning("client %d: its models could not be kept: %s", client, error)
+        log.warning("the models of this client could not be kept: %s", error)
 
 
 def _reading(config: RunConfig) -> str:
@@ -319,7 +319,7 @@ def _reading(config: RunConfig) -> str:
     if is_tasks(config.benchmark):
         scenes = find_tasks(config.benchmark).indoor
         return "shorter-side-bilinear" if scenes else "middle-bilinear"
-    return "middle-bicubic" if find(config.benchmark).is_folder else "middle-bilinear"
+    return "middle-bicubic" if find_benchmark(config.benchmark).is_folder else "middle-bilinear"
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.records import (
     LOCAL,

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
+from fedadapt.datasets.task_incremental.task_entries import find_tasks
 from fedadapt.strategies.base import ServerSide
 from fedadapt.strategies.dua.experts.expert import Expert
 from fedadapt.strategies.dua.experts.importance import expert_importances
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 def prepared(strategy: Variant, server: ServerSide) -> Variant:
     """Return the strategy with its experts; those that are in the folder are not trained again."""
     config, tasks = server.config, server.tasks
-    small = tasks.image_shape[1] < 64 and not config.benchmark.startswith("cifar")
+    small = tasks.image_shape[1] < 64 and find_tasks(config.benchmark).short_training
     make = ExpertTraining.paper if strategy.preset == "paper" else ExpertTraining.released
     training = make(strategy.method, **{**(SHORT if small else {}), **strategy.training})
     given = strategy.expert_folder

@@ -20,7 +20,7 @@ from fedadapt.client.differential_privacy import KEPT, Guarantee, promised, rele
 from fedadapt.client.differential_privacy import check as check_guarantee
 from fedadapt.client.statistics.sparsity import SPARSITY, Layer, num_channels, sparsity_vectors
 from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import normalization_of
+from fedadapt.datasets.data_spec import resolved_normalization
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Config, Sent, Update
 from fedadapt.parameters import from_run, param
@@ -307,7 +307,7 @@ def _check_private(arguments: Mapping[str, Any], config: RunConfig) -> None:
             "strategy-args: dp_epsilon: with batch-norm=local one image moves all others' "
             "activations and the noise would not cover it; use shared or reestimate"
         )
-    if normalization_of(config) == "data":
+    if resolved_normalization(config.normalization, config.weights) == "data":
         raise InputError(
             f"strategy-args: dp_epsilon: normalization={config.normalization} scales by the mean "
             "and deviation of the clients' own images, so one image changes all vectors and the "

@@ -1,5 +1,7 @@
 """A stacked network gives each client exactly what the network alone does, or says it cannot."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +11,9 @@ from torch.func import functional_call
 
 from fedadapt.client.stacking import StackedNetwork, Unstackable, trace
 from fedadapt.models.alexnet import alexnet
-from fedadapt.models.build import FAMILIES
-from fedadapt.models.mobilenetv2 import mobilenetv2
+from fedadapt.models.build import make_network
 from fedadapt.models.mode import evaluating, training, training_norms
+from fedadapt.models.registry import ENTRIES
 from fedadapt.models.resnet import BasicBlock
 from fedadapt.models.vgg import vgg11_fc
 
@@ -54,26 +56,22 @@ def small_vgg_with_layers(image_shape, num_classes):
     return vgg11_fc(image_shape, num_classes, batch_norm=True, hidden=4)
 
 
-def quarter_mobilenet(image_shape, num_classes):
-    return mobilenetv2(image_shape, num_classes, width=0.25)
-
-
 NETWORKS = {
-    "mlp": (FAMILIES["mlp"], (1, 8, 8)),
-    "lenet": (FAMILIES["lenet"], (1, 28, 28)),
-    "cnn": (FAMILIES["cnn"], (1, 8, 8)),
-    "squeezenet": (FAMILIES["squeezenet1_1"], (3, 17, 17)),
-    "resnet18": (FAMILIES["resnet18"], (3, 16, 16)),
+    "mlp": (partial(make_network, "mlp"), (1, 8, 8)),
+    "lenet": (partial(make_network, "lenet"), (1, 28, 28)),
+    "cnn": (partial(make_network, "cnn"), (1, 8, 8)),
+    "squeezenet": (partial(make_network, "squeezenet1_1"), (3, 17, 17)),
+    "resnet18": (partial(make_network, "resnet18"), (3, 16, 16)),
     "vgg11-bn-fc": (small_vgg_with_layers, (3, 32, 32)),
     "alexnet": (wide_alexnet, (3, 63, 63)),
-    "mobilenetv2": (quarter_mobilenet, (3, 32, 32)),
+    "mobilenetv2": (partial(make_network, "mobilenetv2-0.25"), (3, 32, 32)),
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES])
 def test_every_network_of_the_catalogue_can_be_stacked(name):
     with torch.device("meta"):
-        assert trace(FAMILIES[name]((3, 64, 64), 10)) is not None
+        assert trace(make_network(name, (3, 64, 64), 10)) is not None
 
 
 @pytest.mark.parametrize("name", NETWORKS)

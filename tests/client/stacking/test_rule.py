@@ -5,21 +5,16 @@ import torch
 from torch import nn
 
 from fedadapt.client.stacking import plan
-from fedadapt.models.build import FAMILIES
-from fedadapt.models.mobilenetv2 import mobilenetv2
+from fedadapt.models.build import make_network
 from fedadapt.models.norms import batch_norms
 
 
 def made(name, shape=(3, 32, 32)):
     with torch.device("meta"):
-        return (
-            mobilenetv2(shape, 10, width=0.25)
-            if name == "mobilenetv2"
-            else FAMILIES[name](shape, 10)
-        )
+        return make_network(name, shape, 10)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet", "mobilenetv2", "squeezenet1_1", "resnet18"])
+@pytest.mark.parametrize("name", ["mlp", "lenet", "mobilenetv2-0.25", "squeezenet1_1", "resnet18"])
 def test_where_calling_operators_costs_most_clients_are_stacked(name):
     found = plan(made(name), (3, 32, 32), 20)
     assert found.execution == "stacked-kernels"
@@ -58,7 +53,7 @@ def test_what_counts_as_dense_grows_with_the_step():
 
 def test_larger_images_and_batches_make_smaller_stacks_until_none_is_left():
     sizes = [
-        plan(made("mobilenetv2"), (3, side, side), batch).cohort_size
+        plan(made("mobilenetv2-0.25"), (3, side, side), batch).cohort_size
         for side, batch in [(32, 20), (64, 20), (224, 100)]
     ]
     assert sizes == sorted(sizes, reverse=True)

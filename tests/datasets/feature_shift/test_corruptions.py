@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fedadapt.datasets.feature_shift.corruptions import corrupt
-from fedadapt.datasets.feature_shift.shift import shift_kind, shifted
-from fedadapt.datasets.partitioning.spec import CORRUPTIONS, Shift
+from fedadapt.datasets.feature_shift.shift import shifted
+from fedadapt.datasets.feature_shift.spec import CORRUPTIONS, Corruptions, OneCorruption
 
 
-def picture(height=28, width=28, channels=3, seed=0):
-    """A smooth picture with noise: no flat parts, all brightnesses."""
+def smooth_image(height=28, width=28, channels=3, seed=0):
+    """A smooth image with noise: no flat parts, all brightnesses."""
     y, x, c = np.mgrid[:height, :width, :channels]
     waves = 127 + 90 * np.sin(y / 5 + c) * np.cos(x / 7 - c)
     noise = np.random.default_rng(seed).normal(0, 10, waves.shape)
@@ -29,7 +29,7 @@ def corrupt_reply(image, name, severity=3, seed=0):
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (96, 70, 3), (8, 8, 1)])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_every_corruption_keeps_shape_and_type_and_can_be_repeated(name, shape):
-    image = picture(*shape)
+    image = smooth_image(*shape)
     given = image.copy()
     for severity in range(1, 6):
         corrupted = corrupt_reply(image, name, severity)
@@ -44,22 +44,24 @@ def test_every_corruption_keeps_shape_and_type_and_can_be_repeated(name, shape):
 @pytest.mark.parametrize("name", ["gaussian-noise", "impulse-noise", "elastic", "spatter"])
 def test_random_corruptions_differ_with_the_stream(name):
     assert not np.array_equal(
-        corrupt_reply(picture(), name, seed=1), corrupt_reply(picture(), name, seed=2)
+        corrupt_reply(smooth_image(), name, seed=1), corrupt_reply(smooth_image(), name, seed=2)
     )
 
 
 @pytest.mark.parametrize(
     "name", ["gaussian-noise", "brightness", "gaussian-blur", "jpeg", "contrast", "impulse-noise"]
 )
-def test_a_higher_severity_is_further_from_the_picture(name):
-    image = picture(64, 64).astype(float)
-    errors = [np.abs(corrupt_reply(picture(64, 64), name, s) - image).mean() for s in range(1, 6)]
+def test_a_higher_severity_is_further_from_the_smooth_image(name):
+    image = smooth_image(64, 64).astype(float)
+    errors = [
+        np.abs(corrupt_reply(smooth_image(64, 64), name, s) - image).mean() for s in range(1, 6)
+    ]
     assert errors == sorted(errors)
     assert errors[4] > 1.1 * errors[0]
 
 
 def test_contrast_pulls_each_channel_to_a_fifth_of_its_distance_from_the_mean():
-    image = picture(64, 64)
+    image = smooth_image(64, 64)
     mean = image.mean(axis=(0, 1))
     assert np.abs(corrupt_reply(image, "contrast") - ((image - mean) * 0.2 + mean)).max() <= 0.501
 
@@ -117,13 +119,13 @@ def test_defocus_spreads_a_point_over_a_disk_of_radius_one_and_a_half():
     assert np.unique(corrupted[1:4, 1:4]).tolist() == [round(255 / 9)]
 
 
-def test_blurs_leave_a_flat_picture_alone():
+def test_blurs_leave_a_flat_image_alone():
     for name in ("gaussian-blur", "defocus-blur", "elastic", "contrast"):
         assert (corrupt_reply(flat((40, 90, 200)), name) == flat((40, 90, 200))).all()
 
 
 def test_elastic_without_displacement_only_moves_pixels():
-    image = picture(64, 64)
+    image = smooth_image(64, 64)
     corrupted = corrupt_reply(image, "elastic", 1)
     assert corrupted.mean() == pytest.approx(image.mean(), rel=0.1)
     assert corrupted.max() <= image.max()  # bilinear: no new extremes
@@ -143,12 +145,12 @@ def test_spatter_of_water_only_adds_light_and_mud_goes_towards_brown():
 
 
 def test_a_client_keeps_its_corruption_and_every_image_its_own_noise():
-    shift = Shift("corruptions", "", 3)
-    assert [shift_kind(shift, d) for d in range(12)] == [*CORRUPTIONS, "spatter", "elastic"]
-    image = picture()
+    shift = Corruptions(3)
+    assert [shift.change(d) for d in range(12)] == [*CORRUPTIONS, "spatter", "elastic"]
+    image = smooth_image()
     one = shifted(image, shift, 4, 7, 1)
     assert np.array_equal(one, shifted(image, shift, 4, 7, 1))
     for client, number, seed in ((14, 7, 1), (4, 8, 1), (4, 7, 2)):
         assert not np.array_equal(one, shifted(image, shift, client, number, seed))
-    everywhere = Shift("corruption", "jpeg", 5)
-    assert {shift_kind(everywhere, d) for d in range(12)} == {"jpeg"}
+    everywhere = OneCorruption("jpeg", 5)
+    assert {everywhere.change(d) for d in range(12)} == {"jpeg"}

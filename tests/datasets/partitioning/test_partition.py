@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedadapt.datasets.partitioning.partition import divide
-from fedadapt.datasets.partitioning.quantity import long_tail, relative_sizes, top_up
+from fedadapt.datasets.partitioning.quantity import relative_sizes, top_up
 from fedadapt.datasets.partitioning.spec import parse_imbalance, parse_partition, parse_quantity
 from fedadapt.datasets.partitioning.stratified import stratified_order, three_sizes, whole_counts
 from fedadapt.errors import InputError
@@ -165,9 +165,8 @@ def test_more_clients_than_images_are_refused_with_the_number_that_would_do():
 
 @pytest.mark.parametrize("factor", [1.0, 0.1, 0.01])
 def test_a_long_tail_keeps_n_max_times_if_to_the_c_over_last(factor):
-    rows = long_tail(
-        np.arange(2000), LABELS, parse_imbalance(f"long-tail:{factor}"), np.random.default_rng(0)
-    )
+    rule = parse_imbalance(f"long-tail:{factor}")
+    rows = rule.choose(np.arange(2000), LABELS, np.random.default_rng(0))
     expected = [int(200 * factor ** (c / 9) + 1e-9) for c in range(CLASSES)]
     assert np.bincount(LABELS[rows], minlength=CLASSES).tolist() == expected
     assert expected[0] == 200
@@ -177,9 +176,9 @@ def test_a_long_tail_keeps_n_max_times_if_to_the_c_over_last(factor):
 
 def test_topping_up_moves_images_without_losing_or_doubling_any():
     clients = np.split(np.arange(100), [0, 1, 96, 99])  # 0, 1, 95, 3 and 1 images
-    fed = top_up(clients, np.random.default_rng(0))
-    assert sorted(np.concatenate(fed)) == list(range(100))
-    assert sorted(map(len, fed)) == [10, 10, 10, 10, 60]
+    topped_up = top_up(clients, np.random.default_rng(0))
+    assert sorted(np.concatenate(topped_up)) == list(range(100))
+    assert sorted(map(len, topped_up)) == [10, 10, 10, 10, 60]
 
 
 def test_relative_sizes_peak_at_one_and_come_in_random_order():

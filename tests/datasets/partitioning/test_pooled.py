@@ -6,11 +6,9 @@ import torch
 from PIL import Image
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.catalog import check
-from fedadapt.datasets.entries import CATALOG
+from fedadapt.datasets.data_spec import DataSpec, check_data
 from fedadapt.datasets.load import load_benchmark
 from fedadapt.datasets.partitioning.pooled import pooled
-from fedadapt.datasets.partitioning.spec import parse_partition
 from fedadapt.datasets.sources.image_store import Store
 from fedadapt.errors import InputError
 
@@ -21,7 +19,6 @@ TABLE_2 = {  # PFA: test images of clients 1-4 and of the fifth, training images
     "Product": ((177, 180), (532, 535)),
     "Real World": ((174, 176), (522, 525)),
 }
-ENTRY = {entry.name: entry for entry in CATALOG}
 
 
 def blank_store(sizes: dict[str, int], classes: int = 65) -> Store:
@@ -33,9 +30,9 @@ def blank_store(sizes: dict[str, int], classes: int = 65) -> Store:
 
 
 def cut(name: str, store: Store, partition: str = "by-domain", **settings: object):
-    config = RunConfig(benchmark=name, **settings)
+    spec = DataSpec.of(RunConfig(benchmark=name, partition=partition, **settings))
     rows = np.arange(store.num_train)
-    return pooled(config, ENTRY[name], parse_partition(partition), store, rows)
+    return pooled(spec, store, rows, np.arange(store.num_train, len(store)))
 
 
 def cifar_like(tmp_path, train: int = 300, test: int = 100):
@@ -131,7 +128,9 @@ def test_a_folder_below_the_data_root_is_the_same_as_that_folder(tmp_path):
             place = tmp_path / "pacs" / domain / name
             place.mkdir(parents=True)
             for number in range(15):
-                Image.new("RGB", (8, 8), (number, 0, 0)).save(place / f"{number}.png")
+                Image.new("RGB", (8, 8), (number, ord(domain[0]), ord(name[0]))).save(
+                    place / f"{number}.png"
+                )
     by_name = load_benchmark(RunConfig(benchmark="pfa-pacs", clients=4, data_root=str(tmp_path)))
     by_path = load_benchmark(
         RunConfig(benchmark=f"folder:{tmp_path / 'pacs'}", split="pooled", clients=4)
@@ -154,5 +153,5 @@ def test_a_folder_below_the_data_root_is_the_same_as_that_folder(tmp_path):
 )
 def test_what_cannot_be_pooled_is_refused_in_one_line(tmp_path, settings, said):
     with pytest.raises(InputError, match=said) as caught:
-        check(RunConfig(data_root=str(cifar_like(tmp_path)), **settings))
+        check_data(RunConfig(data_root=str(cifar_like(tmp_path)), **settings))
     assert "\n" not in str(caught.value)

@@ -8,17 +8,39 @@ from pathlib import Path
 import pytest
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets import catalog
-from fedadapt.datasets.partitioning.spec import (
+from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.entries import ENTRIES
+from fedadapt.datasets.feature_shift.spec import (
     CORRUPTIONS,
+    SHIFTS,
+    Corruptions,
+    NoShift,
+    OneCorruption,
+    Rotation,
+    parse_shift,
+)
+from fedadapt.datasets.listing import benchmark_rows
+from fedadapt.datasets.partitioning.spec import (
+    IMBALANCES,
+    PARTITIONS,
+    QUANTITIES,
+    Balanced,
+    ClassTypes,
+    Dirichlet,
+    Even,
+    Iid,
+    Lognormal,
+    LongTail,
     Partition,
-    Rule,
-    Shift,
+    Pathological,
+    Shards,
     parse_imbalance,
     parse_partition,
     parse_quantity,
-    parse_shift,
 )
+from fedadapt.datasets.registry import find_benchmark
+from fedadapt.datasets.rules import read_rule
+from fedadapt.datasets.task_incremental.task_spec import USERS
 from fedadapt.errors import InputError
 
 
@@ -31,13 +53,13 @@ def touch(root: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("text", "meaning"),
     [
-        ("iid", Partition(False, Rule("iid"))),
-        ("dirichlet:0.3", Partition(False, Rule("dirichlet", 0.3))),
-        ("pathological:2", Partition(False, Rule("pathological", 2))),
-        ("shards:3", Partition(False, Rule("shards", 3))),
-        ("class-types:2", Partition(False, Rule("class-types", 2))),
-        ("by-domain", Partition(True, Rule("iid"))),
-        ("by-domain+dirichlet:1", Partition(True, Rule("dirichlet", 1))),
+        ("iid", Partition(False, Iid())),
+        ("dirichlet:0.3", Partition(False, Dirichlet(0.3))),
+        ("pathological:2", Partition(False, Pathological(2))),
+        ("shards:3", Partition(False, Shards(3))),
+        ("class-types:2", Partition(False, ClassTypes(2))),
+        ("by-domain", Partition(True, Iid())),
+        ("by-domain+dirichlet:1", Partition(True, Dirichlet(1))),
     ],
 )
 def test_a_partition_reads_as_documented(text, meaning):
@@ -45,13 +67,42 @@ def test_a_partition_reads_as_documented(text, meaning):
 
 
 def test_a_shift_reads_as_documented():
-    assert parse_shift("") == parse_shift("none") == Shift("none")
-    assert parse_shift("corruptions:3") == Shift("corruptions", "", 3)
-    assert parse_shift("corruption:jpeg:5") == Shift("corruption", "jpeg", 5)
-    assert parse_shift("rotation") == Shift("rotation")
-    assert parse_quantity("lognormal:0.5") == Rule("lognormal", 0.5)
-    assert parse_quantity("") == Rule("even")
-    assert parse_imbalance("long-tail:0.01") == Rule("long-tail", 0.01)
+    assert parse_shift("") == parse_shift("none") == NoShift()
+    assert parse_shift("corruptions:3") == Corruptions(3)
+    assert parse_shift("corruption:jpeg:5") == OneCorruption("jpeg", 5)
+    assert parse_shift("rotation") == Rotation()
+    assert parse_quantity("lognormal:0.5") == Lognormal(0.5)
+    assert parse_quantity("") == Even()
+    assert parse_imbalance("long-tail:0.01") == LongTail(0.01)
+    assert parse_imbalance("") == Balanced()
+
+
+RULES = [
+    pytest.param(key, rules, name, id=f"{key} {name}")
+    for key, rules in (
+        ("partition", PARTITIONS),
+        ("quantity", QUANTITIES),
+        ("imbalance", IMBALANCES),
+        ("shift", SHIFTS),
+        ("users", USERS),
+    )
+    for name in rules
+]
+
+
+@pytest.mark.parametrize(("key", "rules", "name"), RULES)
+def test_every_rule_is_read_again_from_what_it_writes(key, rules, name):
+    rule = rules[name]()
+    assert str(rule).split(":")[0] == name
+    assert read_rule(key, str(rule), rules) == rule
+    assert type(rule).__doc__
+
+
+def test_a_rule_made_in_python_is_checked_like_one_that_is_read():
+    with pytest.raises(InputError, match=r"dirichlet: alpha: 0\.0 is out of range; it must be > 0"):
+        Dirichlet(0)
+    with pytest.raises(InputError, match="corruption: kind: unknown 'jpg'; did you mean 'jpeg'"):
+        OneCorruption("jpg", 3)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +119,14 @@ def test_a_shift_reads_as_documented():
         (parse_quantity, "lognormal:-1", "-1 must be a number >= 0 and <= 10"),
         (parse_quantity, "cubic", "known: even, linear"),
         (parse_imbalance, "long-tail:2", "2 must be a number > 0 and <= 1"),
-        (parse_shift, "corruptions:6", "SEVERITY is 1 to 5"),
-        (parse_shift, "corruptions", "SEVERITY is 1 to 5"),
+        (parse_shift, "corruptions:6", "6 must be a whole number >= 1 and <= 5"),
+        (parse_shift, "corruptions", "write corruptions:SEVERITY, e.g. corruptions:3"),
+        (
+            parse_shift,
+            "corruption:jpeg",
+            "not of the form corruption:KIND:SEVERITY, e.g. corruption:jpeg:3",
+        ),
+        (parse_shift, "corruptions:1:2", "not of the form corruptions:SEVERITY"),
         (parse_shift, "corruption:jpg:3", "did you mean 'jpeg'"),
         (parse_shift, "rotation:2", "rotation takes no number"),
         (parse_shift, "rotate", "did you mean 'rotation'"),
@@ -100,81 +157,82 @@ def test_a_bad_word_is_refused_in_one_line_that_helps(parse, text, said):
 )
 def test_the_catalog_refuses_what_cannot_work(settings, said):
     with pytest.raises(InputError, match=r"^[^\n]+$") as caught:
-        catalog.check(RunConfig(**settings))
+        check_data(RunConfig(**settings))
     assert said in str(caught.value)
 
 
 def test_a_real_benchmark_without_a_data_root_names_the_setting(monkeypatch):
     monkeypatch.delenv("FEDADAPT_DATA", raising=False)
     with pytest.raises(InputError, match="set --data-root or FEDADAPT_DATA"):
-        catalog.check(RunConfig(benchmark="mnist"))
+        check_data(RunConfig(benchmark="mnist"))
 
 
 def test_too_many_clients_are_refused_with_the_number_that_would_do(tmp_path):
     with pytest.raises(InputError, match=r"clients: 20001 is more than mnist.*at most 20000"):
-        catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path), clients=20_001))
-    catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path), clients=20_000))
+        check_data(RunConfig(benchmark="mnist", data_root=str(tmp_path), clients=20_001))
+    check_data(RunConfig(benchmark="mnist", data_root=str(tmp_path), clients=20_000))
 
 
 def test_missing_extras_are_named_with_the_command_that_installs_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalog, "find_spec", lambda module: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
     with pytest.raises(
         InputError, match=r'flwr_datasets; run pip install "fedadapt\[simulation\]"'
     ):
-        catalog.check(RunConfig(benchmark="mnist", data_root=str(tmp_path)))
+        check_data(RunConfig(benchmark="mnist", data_root=str(tmp_path)))
     with pytest.raises(InputError, match="spatter corruption needs cv2"):
-        catalog.check(RunConfig(shift="corruptions:3"))
-    catalog.check(RunConfig())  # the built-in benchmarks need neither
-    catalog.check(RunConfig(partition="dirichlet:0.3", shift="corruption:jpeg:3"))
-    catalog.check(RunConfig(benchmark="cifar10", data_root=str(tmp_path)))  # class types
+        check_data(RunConfig(shift="corruptions:3"))
+    check_data(RunConfig())  # the built-in benchmarks need neither
+    check_data(RunConfig(partition="dirichlet:0.3", shift="corruption:jpeg:3"))
+    check_data(RunConfig(benchmark="cifar10", data_root=str(tmp_path)))  # class types
 
 
 def test_a_folder_is_checked_for_domains_classes_and_images(tmp_path):
     touch(tmp_path, *(f"{d}/{c}/{n}.jpg" for d in "ab" for c in ("cat", "dog") for n in range(5)))
     name = f"folder:{tmp_path}"
-    catalog.check(RunConfig(benchmark=name, clients=4))
-    assert catalog.find(name).classes == 2
-    assert catalog.find(name).domains == 2
+    check_data(RunConfig(benchmark=name, clients=4))
+    assert find_benchmark(name).classes == 2
+    assert find_benchmark(name).domains == 2
     with pytest.raises(InputError, match="1 is fewer than the 2 domains"):
-        catalog.check(RunConfig(benchmark=name, clients=1))
+        check_data(RunConfig(benchmark=name, clients=1))
     with pytest.raises(InputError, match=r"7 is more than .* can serve; at most 6"):
-        catalog.check(RunConfig(benchmark=name, clients=7))
+        check_data(RunConfig(benchmark=name, clients=7))
     with pytest.raises(InputError, match="pathological:3 asks for more than the 2 classes"):
-        catalog.check(RunConfig(benchmark=name, clients=4, partition="pathological:3"))
+        check_data(RunConfig(benchmark=name, clients=4, partition="pathological:3"))
     (tmp_path / "b" / "emu").mkdir()
     with pytest.raises(InputError, match="class 'emu' has no images"):
-        catalog.check(RunConfig(benchmark=name, clients=4))
+        check_data(RunConfig(benchmark=name, clients=4))
 
 
 def test_an_empty_folder_and_a_single_class_are_refused(tmp_path):
     with pytest.raises(InputError, match="holds no images"):
-        catalog.find(f"folder:{tmp_path}")
+        find_benchmark(f"folder:{tmp_path}")
     touch(tmp_path, "a/cat/1.jpg")
     with pytest.raises(InputError, match="one class, 'cat'"):
-        catalog.find(f"folder:{tmp_path}")
+        find_benchmark(f"folder:{tmp_path}")
 
 
 def test_the_listing_tells_what_is_there_and_where_the_rest_must_go(tmp_path, monkeypatch):
     monkeypatch.delenv("FEDADAPT_DATA", raising=False)
-    entries = {entry.name: entry for entry in catalog.CATALOG}
+    entries = {entry.name: entry for entry in ENTRIES}
     touch(tmp_path, "usps.npz", *entries["mnist"].files)
-    rows = {row.name: row for row in catalog.rows(str(tmp_path))}
+    rows = {row.name: row for row in benchmark_rows(str(tmp_path))}
     assert list(rows) == [*entries, "folder:/path"]
     assert rows["digits-classes"].found
     assert rows["mnist"].found
     assert rows["usps"].where == str(tmp_path / "usps.npz")
     assert not rows["cifar10"].found
     assert "cifar-10-batches-py/ or cifar10.npz" in rows["cifar10"].where
-    assert not {row.name: row for row in catalog.rows()}["mnist"].found
+    assert not {row.name: row for row in benchmark_rows()}["mnist"].found
 
 
 def test_a_bad_benchmark_is_refused_fast_and_without_torch_or_numpy():
     program = (
         "import sys, time; start = time.perf_counter()\n"
         "from fedadapt.config import RunConfig\n"
-        "from fedadapt.datasets import catalog\n"
-        "catalog.check(RunConfig()); catalog.rows()\n"
-        "try: catalog.check(RunConfig(benchmark='minst'))\n"
+        "from fedadapt.datasets.data_spec import check_data\n"
+        "from fedadapt.datasets.listing import benchmark_rows\n"
+        "check_data(RunConfig()); benchmark_rows()\n"
+        "try: check_data(RunConfig(benchmark='minst'))\n"
         "except Exception as error: print(error)\n"
         "heavy = {'torch', 'numpy', 'sklearn', 'PIL', 'scipy', 'cv2'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -17,7 +17,7 @@ COLOURS = {"cat": (200, 30, 30), "dog": (30, 200, 30), "emu": (30, 30, 200)}
 
 
 def make_folder(root: Path, num: int = 8, size: tuple[int, int] = (20, 16)) -> str:
-    """Two domains x three classes of flat pictures whose colour tells the class."""
+    """Two domains x three classes of flat images whose colour tells the class."""
     for level, domain in enumerate(("photo", "sketch")):
         for name, colour in COLOURS.items():
             place = root / domain / name

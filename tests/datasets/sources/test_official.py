@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets import catalog
 from fedadapt.datasets.load import load_benchmark
+from fedadapt.datasets.registry import find_benchmark
 from fedadapt.datasets.sources.official import read_npz, read_official
 from fedadapt.errors import InputError
 
@@ -125,7 +125,7 @@ def test_emnist_images_are_turned_upright(tmp_path):
         labels = (np.arange(94) % 47).astype(np.uint8)
         head = struct.pack(">II", 0x801, 94)
         (raw / f"emnist-balanced-{part}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
-    store = read_official(catalog.find("emnist"), str(tmp_path))
+    store = read_official(find_benchmark("emnist"), str(tmp_path))
     assert len(store.classes) == 47
     assert (store.pixels[:, 0, 3] == 255).all()
     assert int(store.pixels.sum()) == 188 * 28 * 255
@@ -136,7 +136,7 @@ def test_usps_is_read_from_its_text(tmp_path):
     text = "\n".join(line.format(label) for label in range(1, 11)) + "\n"
     for name in ("usps.bz2", "usps.t.bz2"):
         (tmp_path / name).write_bytes(bz2.compress(text.encode()))
-    store = read_official(catalog.find("usps"), str(tmp_path))
+    store = read_official(find_benchmark("usps"), str(tmp_path))
     assert store.labels.tolist() == [*range(10), *range(10)]
     assert (store.pixels[:, 0, 0] == 255).all()
     assert (store.pixels[:, 0, 1:] == 0).all()
@@ -156,14 +156,14 @@ def test_svhn_and_cifar_are_read_from_their_own_formats(tmp_path, monkeypatch):
         savemat(tmp_path / f"{part}_32x32.mat", made)
     batches = tmp_path / "cifar-10-batches-py"
     batches.mkdir()
-    for name in catalog.find("cifar10").files:
+    for name in find_benchmark("cifar10").files:
         made = {"data": images.transpose(0, 3, 1, 2).reshape(20, -1), "labels": labels.tolist()}
         if name.endswith("meta"):
             made = {"label_names": list("abcdefghij")}
         (tmp_path / name).write_bytes(pickle.dumps(made))
     expected = torch.from_numpy(images).permute(0, 3, 1, 2)
     for name, num in (("svhn", 20), ("cifar10", 100)):
-        store = read_official(catalog.find(name), str(tmp_path))
+        store = read_official(find_benchmark(name), str(tmp_path))
         assert store.num_train == num
         assert store.labels[:20].tolist() == labels.tolist()
         assert torch.equal(store.pixels[:20], expected)

@@ -7,10 +7,11 @@ from task_sets import images, load
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.feature_shift.shift import shifted
-from fedadapt.datasets.partitioning.spec import parse_shift
-from fedadapt.datasets.task_incremental import class_pairs as task_pairs
+from fedadapt.datasets.feature_shift.spec import parse_shift
+from fedadapt.datasets.task_incremental import class_pairs
 from fedadapt.datasets.task_incremental.benchmark import DRAWS, TaskBenchmark
-from fedadapt.datasets.task_incremental.catalog import NAMED, TASK_CATALOG, find_tasks, user_rule
+from fedadapt.datasets.task_incremental.task_entries import NAMED, TASK_ENTRIES
+from fedadapt.datasets.task_incremental.task_spec import TaskSpec
 from fedadapt.datasets.task_incremental.users import category_prior, preferences, same_images
 from fedadapt.errors import InputError
 
@@ -27,8 +28,8 @@ CASES = [
 
 
 def rows_of(benchmark: TaskBenchmark, draw: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Every user's halves of every task."""
-    return [h for task in range(benchmark.num_tasks) for h in benchmark.users(task, draw)]
+    """Every user's images of every task, to adapt with and to test on."""
+    return [rows for task in range(benchmark.num_tasks) for rows in benchmark.users(task, draw)]
 
 
 @pytest.mark.parametrize("settings", CASES)
@@ -41,9 +42,9 @@ def test_nobodys_test_image_is_used_for_anything_else(root, settings):
         adapt, test = (np.concatenate(half) for half in zip(*rows_of(benchmark, draw), strict=True))
         assert not np.intersect1d(adapt, test).size
         assert not np.intersect1d(np.concatenate((adapt, test)), everything).size
-        for halves in rows_of(benchmark, draw):
-            assert all(len(half) >= 2 for half in halves)
-            assert all(len(np.unique(half)) == len(half) for half in halves)
+        for parts in rows_of(benchmark, draw):
+            assert all(len(part) >= 2 for part in parts)
+            assert all(len(np.unique(part)) == len(part) for part in parts)
 
 
 @pytest.mark.parametrize("settings", CASES)
@@ -65,23 +66,24 @@ def test_equal_settings_give_equal_images_and_another_seed_or_draw_others(root, 
     assert first.of_task(3, 1).manifest.hash != first.of_task(3, 2).manifest.hash
 
 
-def backwards(halves):
-    return type(halves)(*(half[::-1] for half in halves))
+def backwards(parts):
+    return type(parts)(*(part[::-1] for part in parts))
 
 
 def test_the_manifest_covers_who_holds_which_images_in_every_draw(monkeypatch):
-    plain, server_split, deal = load().manifest, task_pairs.server_split, task_pairs.category_prior
+    plain = load().manifest
+    server_split, category_prior = class_pairs.server_split, class_pairs.category_prior
     with monkeypatch.context() as patch:
-        patch.setattr(task_pairs, "server_split", lambda *args: backwards(server_split(*args)))
+        patch.setattr(class_pairs, "server_split", lambda *args: backwards(server_split(*args)))
         server = load().manifest
     calls = iter(range(1, 1000))
 
     def last_is_other(*args):
-        users = deal(*args)
+        users = category_prior(*args)
         return [backwards(users[0]), *users[1:]] if next(calls) == 5 * DRAWS else users
 
     with monkeypatch.context() as patch:
-        patch.setattr(task_pairs, "category_prior", last_is_other)
+        patch.setattr(class_pairs, "category_prior", last_is_other)
         users = load().manifest
     assert plain.metadata == server.metadata == users.metadata
     assert len({plain.hash, server.hash, users.hash}) == 3
@@ -153,7 +155,7 @@ def test_preferences_stay_from_draw_to_draw_and_are_even():
 def test_users_share_no_image_while_the_images_last(num):
     classes = [np.arange(0, 1000), np.arange(1000, 2000)]
     prefers = preferences(num, 2, np.random.default_rng(0))
-    users = category_prior(classes, prefers, 0, np.random.default_rng(1))
+    users = category_prior(classes, prefers, None, np.random.default_rng(1))
     held = np.concatenate([half for user in users for half in user])
     alone = num < 50  # 50 users of 2 x 20 images use 2,000 up
     assert (len(np.unique(held)) == len(held)) == alone
@@ -168,10 +170,10 @@ def test_every_two_users_differ_by_their_camera_only(root):
     assert all(r is rows[0] for r in rows)
     assert benchmark.kinds[0] == benchmark.kinds[10] == "spatter"
     assert len(set(benchmark.kinds)) == 10
-    pictures = benchmark.pictures
+    all_images = benchmark.images
     for client in (4, 9, 11):
         number = int(rows[0].test[3])
-        plain = pictures.inputs(np.array([number]), None)[0].permute(1, 2, 0).numpy()
+        plain = all_images.inputs(np.array([number]), None)[0].permute(1, 2, 0).numpy()
         corrupted = shifted(plain, parse_shift("corruptions:3"), client, number, seed=1)
         assert np.array_equal(view.split(client).test.inputs[3].permute(1, 2, 0).numpy(), corrupted)
         assert not np.array_equal(plain, corrupted)
@@ -186,7 +188,7 @@ def test_the_server_sees_no_corruption(root):
 
 def test_any_data_set_with_a_test_part_has_pairs_of_its_classes(tmp_path):
     """An odd last class is nobody's; of EMNIST, the 47th."""
-    names = {entry.name: len(entry.tasks) for entry in TASK_CATALOG}
+    names = {entry.name: len(entry.tasks) for entry in TASK_ENTRIES}
     assert names["emnist-tasks"] == 23
     assert names["cifar100-tasks"] == 50
     assert {"mnist-tasks", "fashion-mnist-tasks", "svhn-tasks", "usps-tasks"} <= names.keys()
@@ -202,7 +204,7 @@ def test_any_data_set_with_a_test_part_has_pairs_of_its_classes(tmp_path):
 
 def test_same_images_takes_as_many_as_asked_and_no_more_than_there_are():
     rng = np.random.default_rng(0)
-    assert [len(h) for h in same_images(np.arange(3000), 1, 0, rng)[0]] == [500, 500]
+    assert [len(h) for h in same_images(np.arange(3000), 1, None, rng)[0]] == [500, 500]
     assert [len(h) for h in same_images(np.arange(3000), 1, 41, rng)[0]] == [21, 20]
     assert [len(h) for h in same_images(np.arange(30), 1, 400, rng)[0]] == [15, 15]
 
@@ -223,8 +225,8 @@ def test_same_images_takes_as_many_as_asked_and_no_more_than_there_are():
 )
 def test_one_of_the_two_words_is_enough(given, partition, shift):
     config = RunConfig(benchmark="cifar10-tasks", **given)
-    rule = user_rule(find_tasks("cifar10-tasks"), config)
-    assert (rule.partition, rule.shift.name) == (partition, shift)
+    spec = TaskSpec.of(config)
+    assert (spec.users.name, spec.shift.name) == (partition, shift)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +234,9 @@ def test_one_of_the_two_words_is_enough(given, partition, shift):
     [
         ({"benchmark": "cifar-tasks"}, r"^benchmark: unknown 'cifar-tasks'; did you mean"),
         ({"partition": "dirichlet:0.3"}, "^partition: unknown 'dirichlet'; known: category-prior"),
-        ({"partition": "category-prior:x"}, "takes a whole number >= 1"),
-        ({"partition": "category-prior:"}, "takes a whole number >= 1"),
+        ({"partition": "category-prior:x"}, "'x' is not a number; write category-prior:IMAGES or"),
+        ({"partition": "category-prior:0"}, "0 must be a whole number >= 1"),
+        ({"partition": "category-prior:"}, "lacks its number; write category-prior:IMAGES or"),
         ({"partition": "category-prior:5000"}, "^partition: category-prior:5000 images a task"),
         ({"partition": "category-prior:2"}, "a user can hold 4 to"),
         ({"shift": "sepia"}, "^shift: unknown 'sepia'"),
@@ -242,7 +245,7 @@ def test_one_of_the_two_words_is_enough(given, partition, shift):
         ({"benchmark": "dua-numbers", "partition": "domains:2"}, "domains takes no number"),
         ({"benchmark": "dua-numbers", "clients": 1}, "^clients: 1; dua-numbers needs a user"),
         ({"benchmark": "dua-catprior", "clients": 6}, "^clients: 6; the preferences of dua-cat"),
-        ({"quantity": "linear"}, "^quantity: linear; users of digits-tasks hold halves"),
+        ({"quantity": "linear"}, "^quantity: linear; users of digits-tasks adapt to half"),
         ({"test_share": 0.3}, "^test-share: 0.3; users"),
         ({"unseen": 0.2}, "^unseen: 0.2; users"),
         ({"examples": 1}, "^examples: 1 image"),
@@ -275,3 +278,8 @@ def test_real_cifar10_makes_ten_users_of_a_thousand_images(data_root):
     assert [(len(r.train), len(r.validation)) for r in benchmark.server] == [(8000, 2000)] * 5
     assert benchmark.task_classes[0] == ("airplane", "automobile")
     assert {len(half) for t in range(5) for half in benchmark.users(t, 5)[9]} == {500}
+
+
+def test_experts_of_all_but_cifars_images_are_trained_briefly():
+    long = {entry.name for entry in TASK_ENTRIES if not entry.short_training}
+    assert long == {"cifar10-tasks", "cifar100-tasks"}

@@ -17,7 +17,7 @@ from fedadapt.datasets.task_incremental.mit_indoor import (
     PREFERENCES,
     TASKS,
     centre,
-    read_picture,
+    read_photograph,
     read_scenes,
 )
 from fedadapt.errors import InputError
@@ -38,8 +38,8 @@ def root(tmp_path_factory):
         for number in range(TRAIN + TEST + EXTRA):
             shape = (12, 10, 3) if number % 2 else (10, 12, 3)
             file = f"{name}/{number:02d}.jpg"
-            picture = rng.integers(0, 256, shape, dtype=np.uint8)
-            Image.fromarray(picture).save(folder / "Images" / file)
+            pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "Images" / file)
             if number < TRAIN + TEST:
                 lists["Train" if number < TRAIN else "Test"].append(file)
     for part, files in lists.items():
@@ -94,11 +94,11 @@ def test_a_catprior_user_holds_more_of_what_it_likes(root):
     scenes = read_scenes(root / "indoorCVPR_09")
     extra = ~(scenes.train | scenes.test)
     for task, (name, classes) in enumerate(TASKS.items()):
-        for user, halves in enumerate(benchmark.users(task, 3)):
-            for half in halves:
-                liked = [classes[scenes.labels[row]] for row in half if extra[row]]
-                assert sorted(liked) == sorted(PREFERENCES[user][name])  # one each of 2 extras
-            own = np.concatenate(halves)
+        for user, parts in enumerate(benchmark.users(task, 3)):
+            for part in parts:
+                preferred = [classes[scenes.labels[row]] for row in part if extra[row]]
+                assert sorted(preferred) == sorted(PREFERENCES[user][name])  # one each of 2 extras
+            own = np.concatenate(parts)
             shares = np.bincount(scenes.labels[own[~extra[own]]], minlength=len(classes))
             assert set(shares) <= {1, 2}  # six test images, five users
 
@@ -117,7 +117,9 @@ def test_too_few_extras_are_refused_with_the_most_there_could_be():
     liked = [CLASSES[:3]] * 5
     tests, extras = counts(14, 20), counts(14, 374, 10_000)
     catprior_users(tests, extras, liked, 74, np.random.default_rng(0))
-    with pytest.raises(InputError, match=r"5 users like 'bathroom', .* at most category-prior:74"):
+    with pytest.raises(
+        InputError, match=r"5 users prefer 'bathroom', .* at most category-prior:74"
+    ):
         catprior_users(tests, extras, liked, 75, np.random.default_rng(0))
     with pytest.raises(InputError, match="at most same-images:5236"):
         transprior_user(tests, extras, 6000, np.random.default_rng(0))
@@ -151,22 +153,22 @@ def test_transprior_users_hold_the_same_images_through_ten_cameras(root):
     assert torch.equal(again.inputs, tests[4])  # the noise is the same at every load
 
 
-def test_native_pictures_are_cut_and_not_resized(root):
+def test_native_images_are_cut_and_not_resized(root):
     resized = load(root, "dua-transprior")
     native = load(root, "dua-transprior", shift="native-corruptions:3")
     assert resized.manifest.hash != native.manifest.hash
     rows = resized.users(0, 1)[0].test[:3]
-    assert torch.equal(resized.pictures.inputs(rows, None), native.pictures.inputs(rows, None))
-    file = native.pictures.scenes.folder / native.pictures.scenes.files[rows[0]]
-    raw = read_picture(file, 0)
+    assert torch.equal(resized.images.inputs(rows, None), native.images.inputs(rows, None))
+    file = native.images.scenes.folder / native.images.scenes.files[rows[0]]
+    raw = read_photograph(file, 0)
     assert sorted(raw.shape) == [3, 10, 12]
-    found = native.pictures.inputs(rows, 8)[0].permute(1, 2, 0).numpy().astype(float)
+    found = native.images.inputs(rows, 8)[0].permute(1, 2, 0).numpy().astype(float)
     part = centre(raw, 8).astype(float)
     contrast = (part - raw.mean((0, 1))) * 0.2 + raw.mean((0, 1))  # user 9's camera
     assert np.abs(found - contrast).max() <= 0.5 + 1e-9
 
 
-def test_small_pictures_are_padded_with_zeros_around_the_middle():
+def test_small_images_are_padded_with_zeros_around_the_middle():
     image = np.full((3, 6, 3), 7, np.uint8)
     square = centre(image, 5)
     assert square.shape == (5, 5, 3)
@@ -175,7 +177,7 @@ def test_small_pictures_are_padded_with_zeros_around_the_middle():
 
 def test_the_shorter_side_is_resized(tmp_path):
     Image.new("L", (60, 30), 90).save(tmp_path / "grey.jpg")
-    image = read_picture(tmp_path / "grey.jpg", 10)
+    image = read_photograph(tmp_path / "grey.jpg", 10)
     assert image.shape == (10, 20, 3)
     assert (image == 90).all()
 

@@ -6,8 +6,10 @@ from task_sets import load
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental import dua_numbers as task_numbers
-from fedadapt.datasets.task_incremental.catalog import TASK_CATALOG, check, task_rows
 from fedadapt.datasets.task_incremental.load import load_tasks
+from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES
+from fedadapt.datasets.task_incremental.task_listing import task_rows
+from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.datasets.task_incremental.users import mixtures
 
 
@@ -39,8 +41,8 @@ def test_the_whole_svhn_goes_before_usps_and_its_middle_is_taken(root, monkeypat
     assert benchmark.kinds == ("svhn", "mnist")
     with np.load(f"{root}/svhn.npz") as file:
         middle = file["x_test"][:, 2:30, 2:30].transpose(0, 3, 1, 2)
-    halves = benchmark.users(0, 1)[0]
-    assert np.array_equal(benchmark.of_task(0).split(0).test.inputs, middle[halves.test - 600])
+    rows = benchmark.users(0, 1)[0]
+    assert np.array_equal(benchmark.of_task(0).split(0).test.inputs, middle[rows.test - 600])
 
 
 def test_a_domain_gives_a_task_no_more_than_the_cap(root, monkeypatch):
@@ -55,7 +57,7 @@ def test_real_mnist_and_usps_make_numbers(data_root):
     if not (data_root / "MNIST").is_dir() or not (data_root / "usps.npz").is_file():
         pytest.skip("no MNIST or USPS under FEDADAPT_DATA")
     config = RunConfig(benchmark="dua-numbers", data_root=str(data_root), clients=2)
-    check(config)
+    check_tasks(config)
     benchmark = load_tasks(config)
     if benchmark.kinds != ("usps", "mnist"):
         pytest.skip("the whole SVHN is there")
@@ -67,7 +69,7 @@ def test_real_mnist_and_usps_make_numbers(data_root):
 
 def test_all_benchmarks_with_tasks_are_listed_with_what_is_there(root, tmp_path):
     rows = {row.name: row for row in task_rows(root)}
-    assert rows.keys() == {entry.name for entry in TASK_CATALOG}
+    assert rows.keys() == {entry.name for entry in TASK_ENTRIES}
     assert {name for name, row in rows.items() if row.found} == {
         "dua-numbers", "cifar10-tasks", "digits-tasks", "mnist-tasks", "usps-tasks", "svhn-tasks",
     }  # fmt: skip

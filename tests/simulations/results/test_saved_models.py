@@ -244,12 +244,12 @@ def test_few_clients_are_computed_together_where_models_are_large(local, tmp_pat
     add = saved_models.SavedModels.write
 
     def counted(self, request, models):
-        counts.append({len(s.clients) for adapted in models.values() for s in adapted.values()})
+        counts.extend({len(stack.clients) for of in models.values() for stack in of.values()})
         add(self, request, models)
 
     monkeypatch.setattr(saved_models.SavedModels, "write", counted)
     tiny.run(tmp_path, **LOCAL)
-    assert counts == [{1}] * 6
+    assert counts == [1] * 6
     for name in ("base/1.safetensors", "base+fine-tune/4.safetensors"):
         found, wanted = (read(folder / "models" / name)[0] for folder in (tmp_path, local))
         torch.testing.assert_close(found, wanted)

@@ -1,17 +1,15 @@
-"""How experts are trained: every choice is a value, and a preset is a set of them.
+"""Settings of the training of experts; a preset is a set of values.
 
 De Lange et al. 2020, "Unsupervised model personalization while preserving privacy and scalability:
 an open problem" (DUA), section 4, and the code released with it.
 """
 
-import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from fedadapt.errors import InputError, unknown
+from fedadapt.parameters import check_parameters, param
 
-StatefulStrategy = Literal["imm", "ewc", "mas", "lwf", "joint", "fine-tune"]
-METHODS: tuple[str, ...] = get_args(StatefulStrategy)
+METHODS = ("imm", "ewc", "mas", "lwf", "joint", "fine-tune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,50 +19,48 @@ class ExpertTraining:
     The defaults are the paper's, for scenes; digits take 10 epochs in batches of 20.
     """
 
-    method: str = "imm"
-    epochs: int = 30
-    batch_size: int = 30
-    lr: float = 1e-3
-    momentum: float = 0.9
-    decay_after: int = 5  # epochs in a row that are not the best so far; see ``EarlyStopping``
-    decay: float = 0.1  # of the learning rate
-    stop_after: int = 10  # such epochs
-    reset_norms: bool = False  # batch norm is as new before each task, the first included
-    augment_from: int | None = 128  # crop and flip images of so many pixels and more; None: never
-    l2_lambda: float = 1e-3  # IMM's L2-transfer
-    l2_from_task: int = 2  # counts from 1
-    l2_head: bool = False  # the fresh head is held too, at its random start
-    ewc_lambda: float = 400.0
-    mas_lambda: float = 1.0
-    lwf_lambda: float = 1.0
-    lwf_temperature: float = 2.0
-    granularity: Literal["sample", "batch"] = "sample"  # of the importances of EWC and MAS
+    method: str = param("imm", "what keeps a task from being forgotten", choices=METHODS)
+    epochs: int = param(30, "epochs a task", at_least=1)
+    batch_size: int = param(30, "images in a training step", at_least=1)
+    lr: float = param(1e-3, "learning rate", above=0)
+    momentum: float = param(0.9, "momentum", at_least=0, below=1)
+    decay_after: int = param(
+        5, "epochs in a row that are not the best so far, before the rate decays", at_least=1
+    )
+    decay: float = param(0.1, "factor of the learning rate then", above=0)
+    stop_after: int = param(10, "epochs in a row that are not the best, before the end", at_least=1)
+    reset_norms: bool = param(False, "batch norm is as new before each task, the first included")
+    augment_from: int | None = param(
+        128, "crop and flip images of so many pixels and more; None: never", at_least=0
+    )
+    l2_lambda: float = param(1e-3, "weight of IMM's L2-transfer", at_least=0)
+    l2_from_task: int = param(2, "the first task it is used on, counted from 1", at_least=1)
+    l2_head: bool = param(False, "whether it holds the fresh head too, at its random start")
+    ewc_lambda: float = param(400.0, "weight of EWC's penalty", at_least=0)
+    mas_lambda: float = param(1.0, "weight of MAS's penalty", at_least=0)
+    lwf_lambda: float = param(1.0, "weight of LwF's distillation", at_least=0)
+    lwf_temperature: float = param(2.0, "temperature of LwF's distillation", above=0)
+    granularity: Literal["sample", "batch"] = param(
+        "sample",
+        "gradients that the importances of EWC and MAS are made of",
+        choices=("sample", "batch"),
+    )
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise unknown("experts: method", self.method, METHODS)
-        if self.granularity not in ("sample", "batch"):
-            raise unknown("experts: granularity", self.granularity, ("sample", "batch"))
-        for name in ("epochs", "batch_size", "decay_after", "stop_after", "l2_from_task"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")
-        for name in ("lr", "decay", "lwf_temperature"):
-            _require(name, getattr(self, name), 0 < getattr(self, name) < math.inf, "> 0")
-        for name in ("l2_lambda", "ewc_lambda", "mas_lambda", "lwf_lambda"):
-            _require(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, ">= 0")
-        _require("momentum", self.momentum, 0 <= self.momentum < 1, ">= 0 and < 1")
+        check_parameters(self, "experts: ")
 
     @classmethod
     def paper(cls, method: str = "imm", **changes: Any) -> Self:
-        """As the paper has it; what it leaves open is as in the code."""
+        """The settings of the paper; those that it does not give are the released code's."""
         return cls(method=method, **changes)
 
     @classmethod
     def released(cls, method: str = "imm", **changes: Any) -> Self:
-        """As the code does it.
+        """The settings of the released code.
 
-        Its ``--lmbL2trans 0.001`` only names a folder: the penalty is weighted by another option,
-        which is 1. Its anchors weigh nothing on task 2, and hold the fresh head from task 3 on. Its
-        training images get the transform of the validation images.
+        Its option ``--lmbL2trans 0.001`` only names a folder: the penalty is weighted by another
+        option, which is 1. The penalty is 0 on task 2, and from task 3 on it includes the fresh
+        head. Training images get the transform of the validation images.
         """
         quirks = cls(
             method=method,
@@ -80,10 +76,5 @@ class ExpertTraining:
         return replace(quirks, **changes)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Every value by its name; JSON."""
+        """Return every value by its name, as JSON."""
         return asdict(self)
-
-
-def _require(name: str, value: float, holds: bool, allowed: str) -> None:
-    if not holds:
-        raise InputError(f"experts: {name}: {value} is out of range; it must be {allowed}")

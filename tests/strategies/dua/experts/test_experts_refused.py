@@ -33,9 +33,9 @@ def test_both_presets_hold_what_was_published():
         ({"method": "emc"}, "method: unknown 'emc'; did you mean 'ewc'"),
         ({"granularity": "image"}, "granularity: unknown 'image'"),
         ({"epochs": 0}, "epochs: 0 is out of range"),
-        ({"lr": float("nan")}, "lr: nan is out of range"),
+        ({"lr": float("nan")}, "lr: nan is not a finite number"),
         ({"momentum": 1.0}, "momentum: 1.0 is out of range; it must be >= 0 and < 1"),
-        ({"ewc_lambda": -1.0}, "ewc_lambda: -1.0 is out of range; it must be >= 0"),
+        ({"ewc_lambda": -1.0}, "ewc-lambda: -1.0 is out of range; it must be >= 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_one_clear_line(changes, message):

@@ -1,0 +1,77 @@
+"""Paths of data sets: the data root, and what lies below it. No torch, no numpy."""
+
+import os
+from pathlib import Path
+
+from fedadapt.datasets.entries import FOLDER, DataEntry
+from fedadapt.errors import InputError
+
+
+def data_root(given: str = "") -> Path | None:
+    """The folder of real data sets: the one given, else ``$FEDADAPT_DATA``, else None."""
+    text = given or os.environ.get("FEDADAPT_DATA", "")
+    return Path(text).expanduser() if text else None
+
+
+def check_root(name: str, given: str) -> Path:
+    """The data root, which must exist.
+
+    Args:
+        name: The data set that is to be read from it, for messages.
+
+    Raises:
+        InputError: No data root is given, or it is no folder.
+
+    """
+    root = data_root(given)
+    if root is None:
+        raise InputError(
+            f"data-root: {name} is read from a folder and none is given; set --data-root or "
+            "FEDADAPT_DATA"
+        )
+    if not root.is_dir():
+        raise InputError(f"data-root: {root} is no folder; make it or name another")
+    return root
+
+
+def folder_of(entry: DataEntry, given_root: str) -> Path:
+    """The image folder of a benchmark that is one.
+
+    Raises:
+        InputError: It is not below the data root.
+
+    """
+    if entry.name.startswith(FOLDER):
+        return folder_path(entry.name)
+    root = check_root(entry.name, given_root)
+    for name in entry.folders:
+        if (root / name).is_dir():
+            return root / name
+    raise InputError(
+        f"{root}: {entry.name} is not there; put its folder {' or '.join(entry.folders)} there, "
+        "as <domain>/<class>/*.jpg"
+    )
+
+
+def folder_path(benchmark: str) -> Path:
+    """The folder in ``folder:/path``."""
+    text = benchmark.removeprefix(FOLDER)
+    if not text:
+        raise InputError("benchmark: 'folder:' names no folder; write folder:/path")
+    return Path(text).expanduser()
+
+
+def npz_path(entry: DataEntry, root: Path) -> Path:
+    """The plain file that stands in for torchvision's: ``<name>.npz``."""
+    return root / f"{entry.data or entry.name}.npz"
+
+
+def npz_stands_in(entry: DataEntry, given_root: str) -> bool:
+    """Whether a ``<name>.npz`` is under the data root; it may hold any number of images."""
+    root = data_root(given_root)
+    return root is not None and bool(entry.files) and npz_path(entry, root).is_file()
+
+
+def missing_files(entry: DataEntry, root: Path) -> tuple[str, ...]:
+    """Which of torchvision's files are not below ``root``."""
+    return tuple(name for name in entry.files if not (root / name).is_file())
