@@ -1,6 +1,6 @@
 """From a checked configuration to the things that run: benchmark, model, strategy, worker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,6 @@ from fedadapt.models.build import build_model
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.alone import TrainingAlone, local_epochs
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
-from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
 from fedadapt.strategies.base import LocalTraining, Run, ServerSide
 from fedadapt.strategies.registry import select
@@ -75,16 +74,20 @@ def _of_tasks(
     tasks = load_tasks(start)
     networks = [build_model(start, tasks.image_shape, len(c)) for c in tasks.task_classes]
     plans = [plan_for(start, network, tasks.image_shape, compute) for network in networks]
-    workers = []
-    for task, network in enumerate(networks):
-        strategy = selected.on_client(
-            run_of(start, network, tasks.of_task(task), on_client=on_client)
-        )
+    # On the CPU the benchmark keeps what is expensive to make, for all tasks.
+    memory = 0 if compute.type == "cpu" else BYTES_ON_GPU // len(networks)
+
+    def worker_of(task: int, later_tasks: Sequence[Worker] = ()) -> Worker:
+        network = networks[task]
+        run = run_of(start, network, tasks.of_task(task), on_client=on_client)
+        strategy = selected.on_client(run)
         benchmark = tasks.of_task(task, getattr(strategy, "draw", 1))
-        # On the CPU the benchmark keeps what is expensive to make, for all tasks.
-        memory = 0 if compute.type == "cpu" else BYTES_ON_GPU // len(networks)
-        workers.append(_worker(start, benchmark, network, strategy, plans[task], compute, memory))
-    worker = TaskWorker(workers)
+        plan = plans[task]
+        return _worker(
+            start, benchmark, network, strategy, plan, compute, memory, later_tasks=later_tasks
+        )
+
+    worker = worker_of(0, [worker_of(task) for task in range(1, len(networks))])
     return Assembly(start, selected, worker.benchmark, networks[0], worker, plans[0], tasks)
 
 
@@ -159,6 +162,7 @@ def _worker(
     plan: Plan,
     compute: torch.device,
     bytes_in_memory: int | None = None,
+    later_tasks: Sequence[Worker] = (),
 ) -> Worker:
     return Worker(
         benchmark,
@@ -171,4 +175,5 @@ def _worker(
         execution=plan.execution,
         bytes_in_memory=bytes_in_memory,
         alone=TrainingAlone(local_training(config), local_epochs(config), initial(model)),
+        later_tasks=later_tasks,
     )

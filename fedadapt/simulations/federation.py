@@ -11,7 +11,6 @@ from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
 from fedadapt.records import LOCAL, Evaluation, Phase, RoundLoss
@@ -78,11 +77,14 @@ class Federation:
         progress: Progress,
         saved_models: SavedModels | None = None,
         initial: InitialModel | None = None,
+        has_tasks: bool = False,
     ) -> None:
         """A run that has not begun.
 
         Args:
             initial: For the model ``local`` of each client; None: there is no such row.
+            has_tasks: A round is a task: what each model was worth when a task was new is
+                evaluated too, always on the same clients.
 
         """
         self._config = config
@@ -96,6 +98,7 @@ class Federation:
         self._model = model  # the architecture; its weights are never read
         self._central_test = central_test
         self._initial = initial
+        self._has_tasks = has_tasks
         self._progress = progress
         self._journal = Journal(folder)
         self._saved_models = saved_models
@@ -134,7 +137,7 @@ class Federation:
         with self._journal:  # closed however this ends: nothing is written later
             everything = tuple(a.name for a in self._adaptations)
             # Forgetting is told from what each model was worth when a task was new.
-            on_the_way = everything if is_tasks(self._config.benchmark) else ("none",)
+            on_the_way = everything if self._has_tasks else ("none",)
             if self._new:
                 self._evaluate(on_the_way)
                 self._save()
@@ -215,7 +218,7 @@ class Federation:
     def _evaluated(self, final: bool) -> tuple[int, ...]:
         """Forgetting is told client by client: of tasks, the same are evaluated all along."""
         config, (seen, unseen) = self._config, self._population
-        all_along = final or is_tasks(config.benchmark)
+        all_along = final or self._has_tasks
         most = config.evaluate_clients or (0 if all_along else ON_THE_WAY)
         return evaluation_sample(seen, unseen, most, config.seed)
 
@@ -224,7 +227,7 @@ class Federation:
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
         # Each task has a model of its own: there is none to ask the clients about.
-        asking = final and not is_tasks(self._config.benchmark)
+        asking = final and not self._has_tasks
         pooled = self._pooled_answers(row(base, 0)) if asking else {}
         request = EvaluationRequest(
             round=self._round,

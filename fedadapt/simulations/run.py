@@ -93,6 +93,7 @@ def run(
             progress=progress,
             saved_models=saved_models,
             initial=initial if has_local else None,
+            has_tasks=assembly.selected.learns_tasks,
         )
         try:
             _describe(assembly, engine, folder)
@@ -193,6 +194,7 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
         journal_rows(folder, RoundLoss),
         seconds,
         journal_rows(folder, EvaluationFailure),
+        by_task=assembly.tasks is not None,
     )
     if (found := read_groups(folder)) is not None:
         summary["groups"] = found.headline

@@ -46,7 +46,11 @@ class _Shown(NamedTuple):
 
 
 class Worker:
-    """Answers for any client of a benchmark."""
+    """Answers for any client of a benchmark.
+
+    In a task-incremental benchmark a client holds images of each task, and each task has a network
+    of its own: there is a worker for each task, and that of the first leads to the others.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Worker:
         execution: Execution = "sequential",
         bytes_in_memory: int | None = None,
         alone: TrainingAlone | None = None,
+        later_tasks: Sequence["Worker"] = (),
     ) -> None:
         self.benchmark = benchmark
         self.strategy = strategy
@@ -82,6 +87,12 @@ class Worker:
         self._most = usual if bytes_in_memory is None else bytes_in_memory
         self._global: Examples | None = None
         self._alone = alone
+        self._tasks = (self, *later_tasks)
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether the benchmark has several tasks."""
+        return len(self._tasks) > 1
 
     def methods(self, names: Sequence[str]) -> list[Adaptation]:
         """The adaptations of these names, in the run's order; no adaptation is always one."""
@@ -110,8 +121,8 @@ class Worker:
         )
 
     def at(self, task: int) -> "Worker":
-        """Who works on a task; this one knows but one."""
-        return self
+        """The worker of ``task``; a benchmark without tasks has task 0 only."""
+        return self._tasks[task]
 
     def answer(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
@@ -122,6 +133,12 @@ class Worker:
             InputError: A query that neither the strategy nor an adaptation of the run declares.
 
         """
+        task = int(sent.config.get("task", 0))  # type: ignore[arg-type]
+        return self.at(task)._answered(action, round, sent, states)
+
+    def _answered(
+        self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]]
+    ) -> Update:
         declared = {*self._queries, *self.strategy.query_types}
         if action.partition(".")[0] == "query" and action not in declared:
             raise InputError(

@@ -198,7 +198,7 @@ class SavedModels:
             adaptation=adaptation,
             adaptation_arguments=_arguments(worker.adaptations, adaptation),
             method=_method(config, worker.strategy),
-            task=task if is_tasks(config.benchmark) else None,
+            task=task if self._worker.has_tasks else None,
             run={
                 "benchmark": benchmark.name,
                 "manifest": self._worker.benchmark.manifest.hash,

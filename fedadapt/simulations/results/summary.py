@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.task_entries import is_tasks
 from fedadapt.errors import InputError
 from fedadapt.records import (
     LOCAL,
@@ -46,11 +45,17 @@ def summarise(
     losses: Iterable[RoundLoss],
     seconds: float,
     failures: Iterable[EvaluationFailure] = (),
+    *,
+    by_task: bool = False,
 ) -> dict[str, Any]:
-    """Everything ``summary.json`` holds; the same rows in any order give the same summary.
+    """Return what ``summary.json`` holds; the same rows in any order give the same summary.
 
-    ``evaluations`` are gone through more than once: a list, or ``Rows``.
     Accuracies are those of the last evaluated round, on the clients' own test images.
+
+    Args:
+        evaluations: A list or ``Rows``, since they are read more than once.
+        by_task: A round is a task: accuracy and forgetting of each task are part of the summary.
+
     """
     adaptations = requested(config)
     own = last_accuracies(evaluations, adaptations)
@@ -81,7 +86,7 @@ def summarise(
         summary["failed_evaluations"] = dict(sorted(failed.items()))
     if not own.seen.all():
         summary["accuracy_unseen"] = by_label(own.where(~own.seen))
-    if is_tasks(config.benchmark):
+    if by_task:
         scores = task_scores(evaluations, adaptations)
         summary["tasks"] = {label: found.metadata() for label, found in scores.items()}
     seen = everybody.where(everybody.seen)

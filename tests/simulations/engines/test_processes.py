@@ -28,7 +28,6 @@ from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.engines.scheduler import AHEAD, WAITING
-from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.strategies.stateful import StrategyWithState
@@ -129,7 +128,7 @@ def test_processes_score_as_threads_do():
 def test_the_worker_of_each_task_is_asked():
     turned = [s._replace(test=Examples(s.test.inputs, 2 - s.test.labels)) for s in SPLITS]
     methods = (NoAdaptation(), AdaBN())
-    both = TaskWorker([worker(methods=methods), worker(turned, methods=methods)])
+    both = worker(methods=methods, later_tasks=[worker(turned, methods=methods)])
     models = {"base": repeat(START, 7)}
     for task in (0, 1):
         wanted, _ = evaluations(InProcessClients(both), models, task=task)
