@@ -1,7 +1,7 @@
 """The first thing to run: when is federating worth something to a client? No torch until it runs.
 
-A hundred clients with 30 handwritten digits each, some as written, some inverted, rotated, mirrored
-or shifted: too few images to train on alone, too different for one model.
+A hundred clients with 30 handwritten digits each, some as written, some inverted, rotated,
+blurred or noisy: too few images to train on alone, too different for one model.
 """
 
 from collections.abc import Sequence

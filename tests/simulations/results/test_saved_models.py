@@ -82,7 +82,7 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_loading_reproduces_the_accuracy_of_every_client_model_and_adaptation(name, tmp_path):
     tiny.run(tmp_path, **METHODS[name])
-    rows = final_rows(tmp_path)
+    rows = [row for row in final_rows(tmp_path) if row.model != "local"]  # which is not saved
     seen = {(row.model, row.adaptation) for row in rows}
     assert len(seen) == (3 if name != "without none" else 1) * (2 if name == "pfa" else 1)
     different = {row.accuracy for row in rows}
@@ -253,6 +253,30 @@ def test_few_clients_are_computed_together_where_models_are_large(local, tmp_pat
     for name in ("base/1.safetensors", "base+fine-tune/4.safetensors"):
         found, wanted = (read(folder / "models" / name)[0] for folder in (tmp_path, local))
         torch.testing.assert_close(found, wanted)
+
+
+def test_a_client_whose_adaptation_failed_has_its_other_models(tmp_path, monkeypatch):
+    """The models of a cohort of which one client failed are each their own client's."""
+    from fedadapt.client.adaptations.fine_tune import FineTune
+
+    adapt = FineTune.adapt
+
+    def failing(self, cohort, weights, pooled=None):
+        if 4 in cohort.clients:
+            raise OSError("gone")
+        return adapt(self, cohort, weights, pooled)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTune, "adapt", failing)
+        tiny.run(tmp_path, workers=1, local=False)
+    rows = final_rows(tmp_path)
+    assert {row.client for row in rows if row.adaptation == "fine-tune"} == {0, 1, 2, 3, 5}
+    assert {row.client for row in rows if row.adaptation == "none"} == {0, 1, 2, 3, 4, 5}
+    folder = tmp_path / "models" / "base+fine-tune"
+    assert sorted(path.stem for path in folder.iterdir()) == ["0", "1", "2", "3", "5"]
+    for row in rows:
+        network = fedadapt.load(tmp_path, row.client, row.adaptation, row.model)
+        assert accuracy(network, row.client, tmp_path) == row.accuracy, row
 
 
 def test_a_client_whose_evaluation_failed_has_no_model(tmp_path, monkeypatch):
