@@ -3,23 +3,21 @@
 ``tests/test_docs.py`` fails where the table and ``fedadapt.config`` differ.
 """
 
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
 
 from fedadapt.config import RunConfig
+from fedadapt.parameters import Described, parameters
 
 PAGE = Path(__file__).parent / "configuration.md"
 BEGIN, END = "<!-- settings: begin -->", "<!-- settings: end -->"
-SIGNS = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
 
 
 def table() -> str:
     """One row for each key: its default, what it may be, its line of help."""
     rows = ["| key | default | allowed | what it is |", "| --- | --- | --- | --- |"]
     rows += [
-        f"| `{f.name.replace('_', '-')}` | {_default(f)} | {_allowed(f)} | {_escaped(f)} |"
-        for f in fields(RunConfig)
+        f"| `{setting.key}` | {_default(setting)} | {_allowed(setting)} | {_help(setting)} |"
+        for setting in parameters(RunConfig).values()
     ]
     return "\n".join(rows)
 
@@ -33,26 +31,18 @@ def updated(page: str) -> str:
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
-def _default(f: "Field[Any]") -> str:
-    shown = str(f.default).lower() if f.type is bool else f.default
-    return f"`{shown}`" if shown != "" else "empty"
+def _default(setting: Described) -> str:
+    return f"`{setting.shown}`" if setting.shown else "empty"
 
 
-def _allowed(f: "Field[Any]") -> str:
-    choices = f.metadata["choices"]
-    if choices:
-        return ", ".join(f"`{choice}`" for choice in choices)
-    bounds = [
-        f"{SIGNS[rule]} {bound:g}"
-        for rule, bound in f.metadata["bounds"].items()
-        if bound is not None
-    ]
-    kind = {int: "whole number", float: "number", str: "text", bool: "true or false"}[f.type]  # type: ignore[index]
-    return " ".join([kind, " and ".join(bounds)]).strip()
+def _allowed(setting: Described) -> str:
+    if setting.param.choices:
+        return ", ".join(f"`{choice}`" for choice in setting.param.choices)
+    return setting.values
 
 
-def _escaped(f: "Field[Any]") -> str:
-    return str(f.metadata["help"]).replace("|", "\\|")
+def _help(setting: Described) -> str:
+    return setting.param.help.replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """PFA in a Flower app that knows nothing of fedadapt's runs: your network, your data, your loop.
 
-The ServerApp starts ``PFA(...).as_flower()``; the ClientApp is ordinary Flower and answers
+The ServerApp starts ``as_flower(PFA(...))``; the ClientApp is ordinary Flower and answers
 ``train``, ``evaluate`` and, with one vector, ``query.sparsity``. Run it with ``flwr run`` by naming
 ``server`` and ``client`` as the components of your app.
 """
@@ -13,6 +13,7 @@ from torch import nn
 
 from fedadapt.client import sparsity
 from fedadapt.client.fit import Sgd
+from fedadapt.flower import as_flower
 from fedadapt.strategies.base import LocalTraining
 from fedadapt.strategies.pfa.strategy import PFA
 
@@ -85,7 +86,7 @@ def main(grid: Grid, context: Context) -> None:
         training=LocalTraining(optimizer=Sgd(0.1)),
         federated_rounds=5,
     )
-    flower = pfa.as_flower(min_nodes=len(list(grid.get_node_ids())))
+    flower = as_flower(pfa, min_nodes=len(list(grid.get_node_ids())))
     arrays = ArrayRecord(model.state_dict())
     result = flower.start(grid=grid, initial_arrays=arrays, num_rounds=10)
     for number in (5, 10):

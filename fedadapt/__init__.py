@@ -5,9 +5,23 @@
 3
 """
 
+from typing import TYPE_CHECKING, Any
+
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 
 __version__ = "0.1.0"
 
-__all__ = ["FedadaptError", "InputError", "RunConfig", "__version__"]
+__all__ = ["FedadaptError", "InputError", "RunConfig", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from fedadapt.saved_models.load import load
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for."""
+    if name == "load":
+        from fedadapt.saved_models.load import load
+
+        return load
+    raise AttributeError(f"module 'fedadapt' has no attribute {name!r}")

@@ -4,7 +4,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Never
 
@@ -18,8 +17,10 @@ from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
+from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
+from fedadapt.saved_models.command import export, predict
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
@@ -58,26 +59,33 @@ def main(context: click.Context) -> None:
 
 main.add_command(privacy_inversion)
 main.add_command(reproduce)
+main.add_command(predict)
+main.add_command(export)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:
     """One option for each key of ``RunConfig``; None where not given."""
 
     def add(command: Any) -> Any:
-        for f in reversed(fields(RunConfig)):
-            if f.name in left_out:
+        for setting in reversed(parameters(RunConfig).values()):
+            if setting.name in left_out:
                 continue
-            kind: Any = KINDS[f.type]
-            key = f.name.replace("_", "-")
-            name = f"--{key}/--no-{key}" if f.type is bool else f"--{key}"
-            if f.metadata["choices"]:
-                kind = click.Choice(f.metadata["choices"])
-            default = f.default if f.default != "" else None
-            shown = f"{f.metadata['help']}" + ("" if default is None else f"  [{default}]")
-            command = click.option(name, f.name, type=kind, default=None, help=shown)(command)
+            kind: Any = KINDS[setting.scalar]
+            if setting.param.choices:
+                kind = click.Choice(setting.param.choices)
+            name = f"--{setting.key}"
+            if setting.scalar is bool:
+                name = f"--{setting.key}/--no-{setting.key}"
+            shown = setting.param.help + (f"  [{setting.shown}]" if setting.shown else "")
+            command = click.option(name, setting.name, type=kind, default=None, help=shown)(command)
         return command
 
     return add
+
+
+def _keys(given: dict[str, Any]) -> list[str]:
+    """The keys that were given on the command line."""
+    return [name.replace("_", "-") for name, value in given.items() if value is not None]
 
 
 def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
@@ -114,11 +122,11 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
         if given["out"]:
             raise InputError(f"out: a run goes on where it is, in {resume}; leave --out away")
         config = _config(given, RunConfig.from_toml(path))
-        check(config)
+        check(config, _keys(given))
         folder = resume
     else:
         config = _config(given)
-        check(config)
+        check(config, _keys(given))
         folder = new_folder(config)
     console = Console(stderr=True)
     console.print(_headline(config, folder), soft_wrap=True)
@@ -134,12 +142,17 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
 
 
 def _headline(config: RunConfig, folder: Path) -> Text:
+    """What runs; only settings that it uses."""
+    from fedadapt.strategies.registry import select
+
+    rounds = f"{config.rounds} rounds"
+    if "local-epochs" in select(config).settings:
+        rounds += f" of {config.local_epochs} local epochs"
     return Text.assemble(
         (config.strategy, "bold"),
         " on ",
         (config.benchmark, "bold"),
-        f": {config.clients} clients, {config.model}, "
-        f"{config.rounds} rounds of {config.local_epochs} local epochs -> {folder}",
+        f": {config.clients} clients, {config.model}, {rounds} -> {folder}",
     )
 
 
@@ -200,15 +213,13 @@ def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: A
     Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
     """
     from fedadapt.simulations import compare as comparing
-    from fedadapt.simulations.check import check
     from fedadapt.simulations.results.table_formats import to_rich
 
     _prepare(verbose)
     base = _config(given)
     folder = comparing.folder_of(base, out)
     runs = comparing.plan(base, listed, seeds, folder)
-    for run in runs:
-        check(run)
+    comparing.check_all(runs, _keys(given))
     console = Console(stderr=True)
     table, files = comparing.carry_out(runs, folder, console)
     Console().print(to_rich(table))
@@ -277,15 +288,26 @@ def models() -> None:
 
 
 @main.command()
-def strategies() -> None:
-    """List the strategies: fedadapt's own, and Flower's."""
-    from fedadapt.strategies.catalog import FLOWER, OWN
+@click.argument("name", required=False)
+def adaptations(name: str | None) -> None:
+    """List the local adaptations, or show one with its arguments.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "what it does", "paper", "--strategy-args", "from"):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for entries, origin in ((OWN, "fedadapt"), (FLOWER, "Flower")):
-        for e in entries:
-            table.add_row(e.name, e.description, e.paper, " ".join(e.arguments), origin)
-    table.add_row("module:Class", "anybody's Flower strategy", "", "its constructor's", "you")
-    Console().print(table)
+    NAME may also be that of an installed package, or module:Class.
+    """
+    from fedadapt.client.adaptations.listing import listing
+
+    _prepare(verbose=False)
+    Console().print(listing(name))
+
+
+@main.command()
+@click.argument("name", required=False)
+def strategies(name: str | None) -> None:
+    """List the strategies, or show one with its arguments.
+
+    NAME may also be that of an installed package, or module:Class.
+    """
+    from fedadapt.strategies.listing import listing
+
+    _prepare(verbose=False)
+    Console().print(listing(name))

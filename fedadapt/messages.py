@@ -1,7 +1,7 @@
 """What travels between server and clients, for a whole cohort at once, free of any framework."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -29,6 +29,10 @@ class Update:
     metrics: dict[str, Tensor] = field(default_factory=dict)  # travels: "loss", ... each [D]
     report: Weights = field(default_factory=dict)  # travels: sparsity, importance, moments, masks
     states: dict[str, Weights] = field(default_factory=dict)  # stays on the clients
+
+    def keeping(self, **parts: Weights) -> "Update":
+        """Return a copy after which clients also keep ``parts``, each [D, ...], in their state."""
+        return replace(self, states=self.states | parts)
 
 
 class Failure(NamedTuple):

@@ -4,12 +4,14 @@ A client's value depends on its own row alone, so the gradient of their sum is e
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedadapt.errors import InputError
+from fedadapt.models.mode import Mode
 from fedadapt.weights import Weights
 
 
@@ -19,15 +21,81 @@ class Batch(NamedTuple):
     inputs: Tensor  # [D, B, ...], scaled
     labels: Tensor  # [D, B], int64
 
+    def cut(self, parts: int, at_least: int = 2) -> list["Batch"]:
+        """Cut the batch into ``parts`` of nearly equal size, each of ``at_least`` images.
 
-class View(NamedTuple):
-    """All an objective may look at."""
+        Batch norm cannot take the statistics of a single image. Where there are too few images for
+        as many parts, the parts repeat.
+        """
+        different = max(1, min(parts, self.labels.shape[1] // at_least))
+        inputs = self.inputs.tensor_split(different, 1)
+        labels = self.labels.tensor_split(different, 1)
+        return [Batch(inputs[i % different], labels[i % different]) for i in range(parts)]
 
-    logits: Tensor  # [D, B, num_classes], of the weights being trained
-    params: Weights  # the weights being trained, each [D, ...]: the trainable ones only
+
+class Outputs(NamedTuple):
+    """What one forward pass of every client's network gives."""
+
+    logits: Tensor  # [D, B, num_classes]
+    entering: Tensor | None  # [D, B, ...]: what entered the head; None: the network has no head
+
+    @property
+    def features(self) -> Tensor:
+        """What entered the head, in the arithmetic of the logits: [D, B, ...].
+
+        Raises:
+            InputError: The network has no head, or its forward pass does not call it.
+
+        """
+        if self.entering is None:
+            raise InputError(
+                "features: they are what enters the head, a layer called 'head' or the last "
+                "nn.Linear, and the network calls no such layer"
+            )
+        return self.entering.to(self.logits.dtype)
+
+
+class Apply(Protocol):
+    """The logits of other weights on the batch: see ``View.apply``."""
+
+    def __call__(self, weights: Weights, mode: Mode | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """All that an objective may look at."""
+
+    params: Weights  # what is being trained, each [D, ...]: network tensors and extras
     batch: Batch
     memory: Mapping[str, Weights]  # fixed references: "anchor", "importance", "teacher"
-    forward: Callable[[Weights, Tensor], Tensor]  # other weights' logits, in eval mode
+    outputs: Callable[[], Outputs]
+    """The network's forward pass on the batch. It is computed when it is first asked for, once."""
+
+    apply: Apply
+    """``apply(weights, mode=None)``: logits [D, B, num_classes] of a second, differentiable pass.
+
+    ``weights`` take the place of the network's tensors of the same names. In the loop's mode, which
+    None stands for, batch norm moves the network's running statistics once more. With a ``mode`` of
+    its own the pass is a look only: it works on copies of the buffers and moves nothing.
+    """
+
+    forward: Callable[[Weights, Tensor], Tensor]
+    """Other weights' logits on some inputs, in evaluation mode and without gradients."""
+
+    @property
+    def logits(self) -> Tensor:
+        """Of the network being trained: [D, B, num_classes]."""
+        return self.outputs().logits
+
+    @property
+    def features(self) -> Tensor:
+        """What enters the head of the network being trained: [D, B, ...]."""
+        return self.outputs().features
+
+    def with_logits(self, logits: Tensor) -> "View":
+        """The view with ``logits`` in the place of the network's own, for the task it is given."""
+        outputs = self.outputs()._replace(logits=logits)
+        return replace(self, outputs=lambda: outputs)
 
 
 Objective = Callable[[View], Tensor]  # -> [D]
@@ -100,8 +168,8 @@ class Distillation:
     task: Objective = cross_entropy
 
     def __call__(self, view: View) -> Tensor:
-        teacher = view.forward(view.memory["teacher"], view.batch.inputs)
         log_p = F.log_softmax(view.logits / self.temperature, dim=-1)
+        teacher = view.forward(view.memory["teacher"], view.batch.inputs)
         log_q = F.log_softmax(teacher / self.temperature, dim=-1)
         gap = (log_q.exp() * (log_q - log_p)).mean(dim=(1, 2)) * self.temperature**2
         return (1 - self.share) * self.task(view) + self.share * gap
@@ -119,7 +187,7 @@ class OneHead:
     task: Objective = cross_entropy
 
     def __call__(self, view: View) -> Tensor:
-        return self.task(view._replace(logits=view.logits[..., self.first : self.last]))
+        return self.task(view.with_logits(view.logits[..., self.first : self.last]))
 
 
 @dataclass(frozen=True)
@@ -137,8 +205,8 @@ class WithoutForgetting:
     task: Objective = cross_entropy
 
     def __call__(self, view: View) -> Tensor:
-        teacher = view.forward(view.memory["teacher"], view.batch.inputs)
         old = view.logits.new_zeros(len(view.logits))
+        teacher = view.forward(view.memory["teacher"], view.batch.inputs)
         for first, last in self.heads:
             wanted = F.softmax(teacher[..., first:last] / self.temperature, dim=-1)
             found = F.log_softmax(view.logits[..., first:last] / self.temperature, dim=-1)

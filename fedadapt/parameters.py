@@ -101,6 +101,13 @@ class Described:
         return self.name.replace("_", "-")
 
     @property
+    def shown(self) -> str:
+        """The default as it is printed; empty where there is none."""
+        if self.default is None:
+            return ""
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+
+    @property
     def values(self) -> str:
         """What it may be, for tables: ``true or false``, ``a or b``, ``number > 0``."""
         if self.param.allowed:
@@ -177,12 +184,15 @@ def check_parameters(instance: Any, where: str = "") -> None:
         object.__setattr__(instance, described.name, value)
 
 
-def arguments_for(cls: type, given: Mapping[str, Any], where: str, name: str) -> dict[str, Any]:
+def arguments_for(
+    cls: type, given: Mapping[str, Any], where: str, name: str, prefix: str = ""
+) -> dict[str, Any]:
     """Arguments for ``cls`` from keys in kebab-case or snake_case, each checked.
 
     Args:
         where: The setting they come from, e.g. ``strategy-args``.
         name: What the class is called by its users, e.g. ``pfa``.
+        prefix: What stands before an argument where it is written, e.g. ``kd.``.
 
     Raises:
         InputError: An argument that the class does not take, or a value that is not allowed.
@@ -197,7 +207,7 @@ def arguments_for(cls: type, given: Mapping[str, Any], where: str, name: str) ->
             hint = nearest(argument, keys)
             has = ", ".join(keys) or "none"
             raise InputError(f"{where}: {name} has no argument {key!r}{hint}; it has: {has}")
-        found[argument] = known[argument].checked(value, f"{where}: {key}")
+        found[argument] = known[argument].checked(value, f"{where}: {prefix}{key}")
     return found
 
 
@@ -225,6 +235,4 @@ def _scalar(annotation: Any) -> type:
 def rows(cls: type) -> Iterator[tuple[str, str, str, str]]:
     """A table of the parameters: key, default, what it may be, help."""
     for described in parameters(cls).values():
-        default = "" if described.default is None else str(described.default)
-        shown = default.lower() if isinstance(described.default, bool) else default
-        yield described.key, shown, described.values, described.param.help
+        yield described.key, described.shown, described.values, described.param.help

@@ -60,6 +60,15 @@ class Registry:
             )
         return name
 
+    def name_of(self, thing: type) -> str:
+        """The first name of a class: ours, an installed package's, or else ``module:Class``."""
+        path = f"{thing.__module__}:{thing.__qualname__}"
+        for name, ours in self.ours.items():
+            if ours == path:
+                return name
+        theirs = sorted(point.name for point in self._points() if point.value == path)
+        return theirs[0] if theirs else path
+
     def find(self, name: str) -> Any:
         """What a name stands for, imported now.
 
@@ -68,9 +77,8 @@ class Registry:
 
         """
         path = self.path(name)
-        module, _, attribute = path.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            return import_path(path)
         except Exception as error:  # a stranger's module may raise anything
             reason = (str(error).strip() or "no message").splitlines()[0]
             raise InputError(
@@ -79,6 +87,12 @@ class Registry:
 
     def _points(self) -> tuple[EntryPoint, ...]:
         return tuple(entry_points(group=self.group))
+
+
+def import_path(path: str) -> Any:
+    """Import ``module:attribute``; whatever the import raises is passed on."""
+    module, _, attribute = path.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _is_there(module: str) -> bool:

@@ -16,6 +16,11 @@ def everything(model: nn.Module) -> frozenset[str]:
     return frozenset(model.state_dict())
 
 
+def nothing(model: nn.Module) -> frozenset[str]:
+    """No name at all."""
+    return frozenset()
+
+
 def head(model: nn.Module) -> frozenset[str]:
     """The classifier: ``head_of(model)`` under every name it has in the model."""
     chosen = head_of(model)

@@ -29,9 +29,15 @@ def rows(weights: Mapping[str, Tensor], first: int, last: int) -> Weights:
     return {n: t[first:last] for n, t in weights.items()}
 
 
-def squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Tensor:
-    """||a - b||^2 over the names of ``a``; gradients flow to both."""
-    return torch.stack([((a[n] - b[n]) ** 2).sum() for n in a]).sum()
+def is_shared(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a stack [D, ...] is one model for all: ``repeat`` made it, or it has one row.
+
+    The sender decides it, once, by sending an expanded view or a model for each client. Everything
+    after that asks this function, which looks at the layout of the memory and never at numbers:
+    models that are equal but lie apart are not shared. To compare them would take a pass over
+    memory at each step of the way, and the answer could differ from one step to the next.
+    """
+    return all(len(t) == 1 or t.stride(0) == 0 for t in weights.values())
 
 
 def is_finite(weights: Mapping[str, Tensor]) -> bool:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from toys import Toys, conv, initial, split, training
 
-from fedadapt.client.adaptations.settings import AdaBN, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
 

@@ -112,7 +112,7 @@ def test_the_bare_loop_and_fedadapt_answer_queries_alike(name):
     work = small(name, 2, examples=10)
     made = ours.assembly(work, workers=1)
     start = {n: t.detach() for n, t in made.model.state_dict().items()}
-    action = ours.SPARSITY if work.kind == "sparsity" else ours.FISHER
+    action = ours.SPARSITY if work.kind == "sparsity" else ours.IMPORTANCE
     report = made.worker.answer(action, 1, Sent((0, 1), repeat(start, 2), {})).report
     loop = bare.Loop(work, channels_last=False, bf16=False)
     for d in range(2):

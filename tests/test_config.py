@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import tomli_w
 
 from fedadapt.config import RUNNING, RunConfig, parse_arguments
 from fedadapt.errors import InputError
+from fedadapt.parameters import parameters
 from fedadapt.server.checkpoint import MAY_CHANGE
 
 OTHER = {
@@ -22,8 +22,8 @@ OTHER = {
     "global-test": "all", "seed": 9, "device": "cpu", "precision": "bf16", "workers": 2,
     "engine": "ray", "ray-address": "auto", "gpus-per-worker": 0.5, "execution": "stacked",
     "cohort-size": 7, "evaluate-clients": 5, "checkpoint-every": 3,
-    "out": "somewhere", "node-wait": 1.5, "round-deadline": 60.0, "client-deadline": 30.0,
-    "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
+    "out": "somewhere", "save-models": "all", "node-wait": 1.5, "round-deadline": 60.0,
+    "client-deadline": 30.0, "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
 }  # fmt: skip
 
 
@@ -49,7 +49,7 @@ def test_every_key_survives_the_way_out_and_in_again(tmp_path):
 
 def test_the_defaults_are_allowed_and_described():
     assert RunConfig.from_mapping({}) == RunConfig()
-    assert all(f.metadata["help"] for f in fields(RunConfig))
+    assert all(setting.param.help for setting in parameters(RunConfig).values())
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_bad_arguments(text, reason):
 def test_torch_is_not_needed_to_refuse_a_setting():
     code = (
         "import sys; from fedadapt.config import RunConfig; "
-        "from fedadapt.client.adaptations.settings import parse;"
-        "parse(RunConfig(adapt='none,kd')); assert not {'torch', 'flwr', 'numpy'} & {*sys.modules}"
+        "from fedadapt.client.adaptations.registry import arguments_by_name as names;"
+        "names(RunConfig(adapt='none,kd')); assert not {'torch', 'flwr', 'numpy'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

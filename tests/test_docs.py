@@ -87,9 +87,20 @@ def test_the_strategy_of_the_readme_runs(tmp_path, monkeypatch):
         torch.testing.assert_close(whole[name], tensor)
 
 
-def test_the_table_of_settings_is_up_to_date():
-    path = ROOT / "docs" / "configuration_table.py"
-    spec = importlib.util.spec_from_file_location("configuration_table", path)
+@pytest.mark.parametrize(
+    ("script", "page"),
+    [
+        ("configuration_table", "configuration.md"),
+        ("strategies_table", "strategies.md"),
+        ("adaptations_table", "adaptations.md"),
+    ],
+)
+def test_the_tables_made_from_the_code_are_up_to_date(script, page):
+    spec = importlib.util.spec_from_file_location(script, ROOT / "docs" / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.updated(TEXTS["docs/configuration.md"]) == TEXTS["docs/configuration.md"]
+    assert module.updated(TEXTS[f"docs/{page}"]) == TEXTS[f"docs/{page}"]
+
+
+def test_the_adaptation_shown_is_the_example():
+    assert (ROOT / "examples/tent.py").read_text("utf-8") in TEXTS["docs/adaptations.md"]

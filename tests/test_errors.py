@@ -6,10 +6,10 @@ import tiny
 from made_up import losses
 
 from fedadapt.errors import FedadaptError, InputError
-from fedadapt.flower.flower_as_ours import load_strategy
 from fedadapt.records import RoundLoss
 from fedadapt.server.clustering.grouping import group_clients
 from fedadapt.simulations.results.journal import Journal, journal_rows
+from fedadapt.strategies.registry import select
 
 
 def test_bad_input_is_a_value_error_for_people_who_call_the_library():
@@ -29,7 +29,7 @@ class Refusing(third_party.Halfway):
 def test_an_input_error_of_a_strangers_strategy_keeps_its_message(monkeypatch):
     monkeypatch.setattr(third_party, "Refusing", Refusing, raising=False)
     with pytest.raises(InputError, match=r"^share: 2; it must be at most 1$"):
-        load_strategy(tiny.config(strategy="third_party:Refusing"))
+        select(tiny.config(strategy="third_party:Refusing")).construct()
 
 
 def test_an_error_of_the_reader_of_a_journal_is_not_blamed_on_the_journal(tmp_path):

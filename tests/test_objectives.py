@@ -1,5 +1,7 @@
 """What is minimised, against the papers' formulas written out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from fedadapt.objectives import (
     L2Transfer,
     Mas,
     OneHead,
+    Outputs,
     Proximal,
     View,
     WithoutForgetting,
@@ -41,7 +44,16 @@ def view(w=W, teacher=TEACHER, anchor=A):
         "teacher": {"w": teacher[None]},
     }
     batch = Batch(X[None], LABELS[None])
-    return View(X @ w[None], {"w": w[None]}, batch, memory, lambda weights, x: x @ weights["w"])
+    params = {"w": w[None]}
+
+    def apply(weights, mode=None):
+        return X @ weights["w"]
+
+    def forward(weights, inputs):
+        return inputs @ weights["w"]
+
+    outputs = Outputs(X @ params["w"], X[None])
+    return View(params, batch, memory, lambda: outputs, apply, forward)
 
 
 def value_of(objective, seen):
@@ -128,8 +140,8 @@ def test_objectives_compose():
 def test_only_what_is_trained_and_has_a_reference_is_pulled(objective):
     given = view()
     nothing = {**given.memory, "anchor": {"other": A[None]}}
-    torch.testing.assert_close(value_of(objective, given._replace(memory=nothing)), TASK)
-    untrained = given._replace(params={})
+    torch.testing.assert_close(value_of(objective, replace(given, memory=nothing)), TASK)
+    untrained = replace(given, params={})
     torch.testing.assert_close(value_of(objective, untrained), TASK)
 
 
@@ -218,12 +230,12 @@ def test_names_without_an_anchor_are_free():
 
 def test_one_head_sees_its_own_logits_and_no_other_ones():
     labels = torch.tensor([0, 1, 1, 0, 0])
-    given = view()._replace(batch=Batch(X[None], labels[None]))
+    given = replace(view(), batch=Batch(X[None], labels[None]))
     torch.testing.assert_close(
         value_of(OneHead(1, 3), given), F.cross_entropy((X @ W)[:, 1:3], labels)
     )
     w = W.clone().requires_grad_()
-    [found] = torch.autograd.grad(value_of(OneHead(1, 3), given._replace(logits=X @ w[None])), w)
+    [found] = torch.autograd.grad(value_of(OneHead(1, 3), given.with_logits(X @ w[None])), w)
     assert found[:, 0].eq(0).all()
     assert found[:, 1:].ne(0).any()
 

@@ -50,7 +50,7 @@ def test_examples_in_docstrings_are_true(name):
 
 
 def test_importing_the_package_loads_neither_torch_nor_flower():
-    light = "import sys, fedadapt.cli, fedadapt.client.adaptations.settings, fedadapt.records;"
+    light = "import sys, fedadapt.cli, fedadapt.client.adaptations.registry, fedadapt.records;"
     heavy = {"torch", "flwr", "ray", "sklearn", "matplotlib"}
     other = tiny.python("-c", f"{light} print({heavy!r} & sys.modules.keys())")
     assert other.communicate(timeout=60) == ("set()\n", "")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from toys import assert_same_bits, conv, initial, initials
 
-from fedadapt.weights import is_finite, num_bytes, repeat, row, rows, squared_distance, stack
+from fedadapt.weights import is_finite, is_shared, num_bytes, repeat, row, rows, stack
 
 MODELS = [initial(conv(), seed) for seed in range(3)]
 
@@ -28,13 +28,12 @@ def test_repeating_costs_no_memory_and_is_the_model_for_each():
     assert_same_bits(rows(repeated, 5, 8), stack(MODELS[:1] * 3))
 
 
-def test_the_squared_distance_is_over_the_names_of_the_first():
-    a = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(3.0)}
-    b = {"w": torch.tensor([0.0, 4.0]), "b": torch.tensor(0.0), "c": torch.tensor(100.0)}
-    assert squared_distance(a, b).item() == 1 + 4 + 9
-    moving = torch.tensor([1.0, 2.0], requires_grad=True)
-    squared_distance({"w": moving}, b).backward()
-    assert moving.grad.tolist() == [2.0, -4.0]
+def test_a_stack_is_shared_where_one_model_was_repeated_or_it_has_one_row():
+    assert is_shared(repeat(MODELS[0], 3))
+    assert is_shared(stack(MODELS[:1]))
+    assert not is_shared(stack(MODELS[:1] * 3))  # equal numbers that lie apart
+    assert not is_shared(repeat(MODELS[0], 3) | {"own": torch.zeros(3, 2)})
+    assert is_shared(rows(repeat(MODELS[0], 9), 2, 5))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -26,7 +26,7 @@ from fedadapt.records import Evaluation
 from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations, read_losses
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.catalog import FLOWER
+from fedadapt.strategies.registry import STRATEGIES
 
 UNSEEN = {"unseen": 0.34}  # two of six clients
 
@@ -316,7 +316,9 @@ def test_a_stock_network_with_batch_norm_runs(tmp_path):
 # Flower's strategies
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in FLOWER])
+@pytest.mark.parametrize(
+    "name", [n for n, path in STRATEGIES.ours.items() if path.startswith("flwr")]
+)
 def test_every_stock_strategy_runs(tmp_path, monkeypatch, name):
     # Flower collects garbage by hand for every model; in a process full of tests it takes seconds.
     monkeypatch.setattr("flwr.app.message.arrayrecord.gc", SimpleNamespace(collect=lambda: 0))
@@ -347,9 +349,12 @@ def test_every_stock_strategy_runs(tmp_path, monkeypatch, name):
 
 def test_flower_s_fedprox_is_ours(tmp_path):
     """The same method twice, written by others: proximal term on the client, mean on the server."""
-    ours = tiny.run(tmp_path / "ours", strategy_args="mu=0.5", adapt="none")
+    ours = tiny.run(tmp_path / "ours", strategy="fedprox", strategy_args="mu=0.5", adapt="none")
     theirs = tiny.run(
-        tmp_path / "theirs", strategy="fedprox", strategy_args="proximal_mu=0.5", adapt="none"
+        tmp_path / "theirs",
+        strategy="flower-fedprox",
+        strategy_args="proximal_mu=0.5",
+        adapt="none",
     )
     torch.testing.assert_close(
         tiny.base(tmp_path / "theirs"), tiny.base(tmp_path / "ours"), rtol=1e-4, atol=1e-6

@@ -20,6 +20,11 @@ def norm_mlp(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     )
 
 
+def without_norms(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    inputs = image_shape[0] * image_shape[1] * image_shape[2]
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, num_classes))
+
+
 class Halfway(FedAvg):
     """Goes a share of the way from the old model to the mean of the new ones."""
 
@@ -82,3 +87,16 @@ class Starting(FedAvg):
 
 
 NOT_A_STRATEGY = 3
+
+
+def norm_cnn(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    """A convolution with batch norm: a network of every kind of tensor, and of milliseconds."""
+    channels, height, width = image_shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * (height // 2) * (width // 2), num_classes),
+    )

@@ -28,6 +28,9 @@ SETTINGS = {
     "adapt-args": "fine-tune.epochs=2",
 }
 
+UNTRAINED = {"local_epochs": RunConfig().local_epochs}
+"""For strategies whose clients do not train: they refuse settings of training."""
+
 NORM_MLP = "third_party:norm_mlp"
 """A network with batch norm that trains in milliseconds."""
 

@@ -4,7 +4,10 @@ import math
 
 from toys import Toys, assert_same_bits, conv, initial, split, training
 
-from fedadapt.client.adaptations.settings import AdaBN, Ewc, FineTune, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.ewc import Ewc
+from fedadapt.client.adaptations.fine_tune import FineTune
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
@@ -12,12 +15,12 @@ from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
-from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.federation import Federation, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
-from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.stateful import StrategyWithState
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 8)]
 EVERYWHERE = split(1, test=20, seed=77).test
@@ -80,7 +83,7 @@ class Run:
             Population(tuple(benchmark.seen), tuple(unseen)),
             adaptations,
             folder,
-            parameter_names=parameter_names(model),
+            model=model,
             central_test=worker.evaluate_everywhere,
             progress=Progress(show=False),
         )

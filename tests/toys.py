@@ -18,9 +18,9 @@ from fedadapt.messages import Sent
 from fedadapt.models.network import Network
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.engines.in_process import InProcessClients
-from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.base import LocalTraining, Strategy
+from fedadapt.strategies.stateful import StrategyWithState
 from fedadapt.weights import Weights, stack
 
 CLASSES = 3

@@ -10,20 +10,22 @@ import torch
 
 from benchmarks.clock import Clock, Enough
 from benchmarks.works import BATCH, Clients, Work, network
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.statistics.importance import importances
 from fedadapt.client.statistics.sparsity import SPARSITY, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.server.client_pool import EvaluationRequest
-from fedadapt.simulations.assembly import Assembly, compute_device, local_strategy
+from fedadapt.simulations.assembly import Assembly, compute_device, run_of
 from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.execution import plan_for
 from fedadapt.simulations.engines.ray_clients import RayWorkers
 from fedadapt.simulations.engines.select import Engine, engine_for
 from fedadapt.simulations.engines.worker_pool import WorkerPoolClients
 from fedadapt.simulations.run import run as run_folder
-from fedadapt.simulations.worker import FISHER, Worker
+from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.dua.strategy import IMPORTANCE
+from fedadapt.strategies.registry import select
 from fedadapt.weights import Weights, repeat, row
 
 FOR_EVER = 10**6  # rounds: the clock ends it
@@ -67,18 +69,19 @@ def assembly(work: Work, **settings: Any) -> Assembly:
     )
     clients, model = Clients(work), network(work)
     compute = compute_device(config.device)
+    selected = select(config)
     plan = plan_for(config, model, work.shape, compute)
     worker = Asked(
         clients,
         model,
-        local_strategy(config, model, clients),
+        selected.on_client(run_of(config, model, clients)),
         adaptations.parse(config),
         seed=config.seed,
         compute=compute,
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         execution=plan.execution,
     )
-    return Assembly(config, clients, model, worker, plan)
+    return Assembly(config, selected, clients, model, worker, plan)
 
 
 class Asked(Worker):
@@ -146,7 +149,7 @@ def _ask(work: Work, made: Assembly, client_pool: Engine, clock: Clock) -> None:
             request = EvaluationRequest(number, clients, {"base": models}, ("adabn-s",))
             count = sum(len(answers.clients) for answers in client_pool.evaluate(request))
         else:
-            action = SPARSITY if work.kind == "sparsity" else FISHER
+            action = SPARSITY if work.kind == "sparsity" else IMPORTANCE
             sent = Sent(clients, models, {"server-round": number})
             asked = client_pool.ask(action, number, sent, row(models, 0))
             count = sum(len(answers.clients) for answers in asked)

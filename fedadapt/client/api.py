@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fedadapt.client.adaptations import settings as adaptations
-from fedadapt.client.adaptations.apply import adapt as adapt_stacked
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.importance import Granularity, importances
 from fedadapt.client.statistics.sparsity import Layer, sparsity_vectors
@@ -43,19 +42,20 @@ def adapt(
         model: On any client, in any mode; a head is ``model.head`` or else its last Linear.
         images: [N, ...], as the network takes them (scaled, of its type), on the model's client.
         labels: [N] class numbers; ``none`` and ``adabn`` need none.
-        method: ``none``, ``adabn``, ``adabn-s``, ``fine-tune``, ``kd`` or ``ewc``.
-        seed: Of the order in which images are gone through.
+        method: A name that ``fedadapt adaptations`` lists, or ``module:Class``.
+        seed: Fixes the order in which images are gone through.
         hyper: The method's own arguments, such as ``epochs`` or ``batch_size``; see
-            ``fedadapt.client.adaptations.settings``.
+            ``fedadapt adaptations``.
 
     Raises:
-        InputError: unknown method or argument, no labels or no batch norm where they are needed.
+        InputError: The method or an argument is unknown, or labels or batch normalisation are
+            needed and not there.
 
     """
-    wanted = adaptations.build(method, hyper, "adapt")
-    if wanted.needs_labels and labels is None:
+    adaptation = adaptations.build(method, hyper, "adapt")
+    if adaptation.needs_labels and labels is None:
         raise InputError(f"adapt: {method} learns from labels; give them, or use method='adabn'")
-    if wanted.needs_batch_norm and not has_batch_norm(model):
+    if adaptation.needs_batch_norm and not has_batch_norm(model):
         raise InputError(f"adapt: {method} needs a network with batch normalisation; this has none")
     if labels is None:
         labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
@@ -66,7 +66,7 @@ def adapt(
     cohort = _alone(model, Examples(images, labels), seed)
     start = repeat({n: t.detach() for n, t in model.state_dict().items()}, 1)
     adapted = copy.deepcopy(model)
-    adapted.load_state_dict(row(adapt_stacked(wanted, cohort, start), 0))
+    adapted.load_state_dict(row(adaptation.adapt(cohort, start), 0))
     return adapted
 
 

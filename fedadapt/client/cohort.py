@@ -2,34 +2,54 @@
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal, NamedTuple
+from functools import cached_property, partial
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fedadapt.client.schedule import Part, Schedule, order
 from fedadapt.datasets.benchmark import Examples, Scaling, Split
-from fedadapt.objectives import Batch
+from fedadapt.errors import InputError
+from fedadapt.models.mode import evaluating
+from fedadapt.objectives import Batch, Outputs
+from fedadapt.selectors import head_of
 from fedadapt.weights import Weights, row, stack
 
-Part = Literal["train", "adapt"]
+__all__ = ["Cohort", "Execution", "Network", "Part", "Schedule"]
+
 SCALED_AT_ONCE = 2**24  # numbers: 64 MiB
 Execution = Literal["sequential", "per-client", "stacked-kernels", "vmap"]  # the last two: stacked
-Network = Callable[
-    ..., Tensor
-]  # a stacked network: (weights [D, ...], inputs [D, B, ...]) -> logits
 
 
-class Schedule(NamedTuple):
-    """Which images a client goes through, in which portions, how often."""
+class Network(Protocol):
+    """A network for stacks of clients, of weights [D, ...] and inputs [D, B, ...].
 
-    batch_size: int
-    epochs: int = 1
-    part: Part = "train"
-    purpose: str = "train"  # names the random stream: equal purposes draw equal orders
+    ``generators`` are the clients' own, for dropout; ``seen`` is called with (path, x) for what
+    enters each batch-norm layer.
+    """
+
+    def __call__(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        seen: Callable[[str, Tensor], None] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """The logits alone."""
+
+    def outputs(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        seen: Callable[[str, Tensor], None] | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Outputs:
+        """The logits, and what enters the head."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +90,42 @@ class Cohort:
     def part(self, name: Part) -> list[Examples]:
         return [getattr(split, name) for split in self.splits]
 
-    def state(self, name: str, otherwise: Weights) -> Weights:
-        """The part each client kept, stacked; the row of ``otherwise`` where it kept none."""
-        if not any(name in states for states in self.states):
-            return otherwise
-        rows = [{n: t[d] for n, t in otherwise.items()} for d in range(len(self))]
+    def has(self, name: str) -> Tensor:
+        """Which clients kept the part: [D], bool."""
+        if not self.states:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return torch.tensor([name in states for states in self.states], dtype=torch.bool)
+
+    def state(self, name: str, default: Weights) -> Weights:
+        """The part each client kept, stacked; the row of ``default`` where it kept none."""
+        if not self.has(name).any():
+            return default
+        rows = [row(default, d) for d in range(len(self))]
         return stack([states.get(name, own) for states, own in zip(self.states, rows, strict=True)])
+
+    def subset(self, share: float = 1.0, purpose: str = "subset", most: int = 0) -> "Cohort":
+        """The same clients with a random part of their training images, at least one.
+
+        Args:
+            share: Of each client's training images, in (0, 1], rounded to the nearest number.
+            purpose: Names the random stream: equal purposes draw equal images in a round.
+            most: No client has more images than this; 0 for no limit.
+
+        Raises:
+            InputError: The share is outside (0, 1].
+
+        """
+        if not 0 < share <= 1:
+            raise InputError(f"subset: share {share:g}; above 0, at most 1")
+        splits = []
+        for d, split in enumerate(self.splits):
+            count = max(1, round(share * len(split.train)))
+            count = min(count, most) if most else count
+            drawn = self.generator(d, purpose).permutation(len(split.train))[:count]
+            chosen = torch.from_numpy(np.sort(drawn)).to(split.train.labels.device)
+            train = Examples(split.train.inputs[chosen], split.train.labels[chosen])
+            splits.append(split._replace(train=train))
+        return replace(self, splits=tuple(splits))
 
     def logits(
         self, weights: Weights, inputs: Tensor, generators: Sequence[torch.Generator] | None = None
@@ -88,18 +138,54 @@ class Cohort:
             generators: One a client, for dropout in kernels; the model itself draws from torch's.
 
         """
-        if self.network is None and len(self) == 1:  # without the price of stacking
-            alone = {n: t.squeeze(0) for n, t in weights.items()}
-            return self.forward(alone, inputs.squeeze(0)).unsqueeze(0)
-        if not self.stacked and len(self) > 1:
-            each = [self.forward(row(weights, d), x) for d, x in enumerate(inputs)]
-            return torch.stack(each)
-        if self.network is None:
-            return vmap(self.forward, randomness="different")(weights, inputs)
-        if self.autocast is None:
-            return self.network(weights, inputs, generators=generators)
-        with torch.autocast(inputs.device.type, self.autocast):
-            return self.network(weights, inputs, generators=generators).float()
+        return self.outputs(weights, inputs, generators).logits
+
+    def features(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """What enters the head, in evaluation mode and without gradients: [D, B, ...].
+
+        Args:
+            inputs: Scaled, [D, B, ...]; ``weights`` has a row for each of their clients.
+
+        Raises:
+            InputError: The network has no head.
+
+        """
+        with evaluating(self.model), torch.no_grad():
+            return self.outputs(weights, inputs).features
+
+    def outputs(
+        self, weights: Weights, inputs: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Outputs:
+        """``logits``, and what entered the head on the way."""
+        if self.network is not None and (self.stacked or len(self) == 1):
+            if self.autocast is None:
+                return self.network.outputs(weights, inputs, generators=generators)
+            with torch.autocast(inputs.device.type, self.autocast):
+                outputs = self.network.outputs(weights, inputs, generators=generators)
+            return outputs._replace(logits=outputs.logits.float())
+        with _entering(self._head) as entered:
+
+            def of_one(weights: Weights, inputs: Tensor) -> tuple[Tensor, ...]:
+                entered.clear()
+                return self.forward(weights, inputs), *entered[-1:]
+
+            if len(self) == 1:  # without the price of stacking
+                alone = {n: t.squeeze(0) for n, t in weights.items()}
+                stacked = tuple(t.unsqueeze(0) for t in of_one(alone, inputs.squeeze(0)))
+            elif not self.stacked:
+                each = [of_one(row(weights, d), x) for d, x in enumerate(inputs)]
+                stacked = tuple(torch.stack(parts) for parts in zip(*each, strict=True))
+            else:
+                stacked = vmap(of_one, randomness="different")(weights, inputs)
+            entered.clear()
+        return Outputs(stacked[0], stacked[1] if len(stacked) > 1 else None)
+
+    @cached_property
+    def _head(self) -> nn.Module | None:
+        try:
+            return head_of(self.model)
+        except ValueError:
+            return None
 
     def forward(self, weights: Weights, inputs: Tensor) -> Tensor:
         """Logits [B, num_classes] of one client's ``weights``, in the cohort's arithmetic."""
@@ -123,7 +209,8 @@ class Cohort:
         is done appears in no further step.
         """
         examples = self.part(schedule.part)
-        rows, edges = self._order([len(e) for e in examples], schedule)
+        generators = (self.generator(d, schedule.purpose) for d in range(len(self)))
+        rows, edges = order([len(e) for e in examples], schedule, generators)
         images, labels = self._pooled(examples)
         for begin, end in edges:
             groups = []
@@ -149,35 +236,27 @@ class Cohort:
         scaled = self.scaling(stored)
         return partial(_rows, scaled), labels
 
-    def _order(self, sizes: Sequence[int], schedule: Schedule) -> tuple[np.ndarray, np.ndarray]:
-        """Client by client its images, shuffled epoch after epoch, and where batches begin and end.
 
-        Images are numbered through all clients. Begins and ends, [steps, 2, D], are places in their
-        order, and equal where a client is done.
-        """
-        if not all(sizes):
-            raise ValueError(f"no {schedule.part} images")
-        cuts = {size: _cuts(size, schedule) for size in set(sizes)}
-        edges = np.zeros((max(map(len, cuts.values())), 2, len(sizes)), dtype=np.int64)
-        rows, images, place = [], 0, 0
-        for d, size in enumerate(sizes):
-            generator = self.generator(d, schedule.purpose)
-            rows += [images + generator.permutation(size) for _ in range(schedule.epochs)]
-            edges[: len(cuts[size]), :, d] = place + cuts[size]
-            images, place = images + size, place + size * schedule.epochs
-        return np.concatenate(rows), edges
+@contextmanager
+def _entering(head: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Record what enters ``head`` while the model computes, call after call.
 
-
-def _cuts(size: int, schedule: Schedule) -> np.ndarray:
-    """Where batches begin and end, for a client of ``size`` images: [steps, 2].
-
-    A last batch of one image, which batch norm cannot take statistics of, joins the one before.
+    A linear layer leaves it as it is; a head of several layers may write over it, so it is copied.
     """
-    ends = list(range(schedule.batch_size, size, schedule.batch_size))
-    if ends and ends[-1] == size - 1 and schedule.batch_size > 1:
-        ends.pop()
-    epoch = np.stack([[0, *ends], [*ends, size]], axis=1)
-    return np.concatenate([epoch + size * number for number in range(schedule.epochs)])
+    entered: list[Tensor] = []
+    if head is None:
+        yield entered
+        return
+
+    def record(_head: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for x in inputs[:1]:
+            entered.append(x if isinstance(head, nn.Linear) else x.clone())
+
+    hook = head.register_forward_pre_hook(record)
+    try:
+        yield entered
+    finally:
+        hook.remove()
 
 
 def _batch(images: Callable[[Tensor], Tensor], labels: Tensor, rows: np.ndarray) -> Batch:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedadapt.client.cohort import Cohort
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.models.mode import evaluating
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, is_shared, row
 
 NUMBERS_AT_ONCE = 512 * 3 * 32 * 32  # of images: bounds memory; results do not depend on it
 
@@ -24,8 +24,8 @@ class Score(NamedTuple):
 def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Score]:
     """Score row d of ``weights`` on ``tests[d]``, for every client of the cohort."""
     with torch.no_grad(), evaluating(cohort.model):
-        if _one_model(weights):
-            logits = _logits_of_one(cohort, {n: t[0] for n, t in weights.items()}, tests)
+        if is_shared(weights):
+            logits = _logits_of_one(cohort, row(weights, 0), tests)
         elif cohort.stacked:
             logits = _logits_stacked(cohort, weights, tests)
         else:
@@ -45,11 +45,6 @@ def _scores(logits: Tensor, tests: Sequence[Examples]) -> list[Score]:
     loss = F.cross_entropy(logits.double(), labels, reduction="none")
     means = [torch.segment_reduce(x, "mean", lengths=lengths).tolist() for x in (right, loss)]
     return [Score(*found) for found in zip(*means, sizes, strict=True)]
-
-
-def _one_model(weights: Weights) -> bool:
-    """Every row is the same memory (``weights.repeat``): all clients can be scored together."""
-    return all(t.shape[0] == 1 or t.stride(0) == 0 for t in weights.values())
 
 
 def _logits(cohort: Cohort, model: Weights, inputs: Tensor) -> Tensor:

@@ -1,118 +1,120 @@
 """Local training as a pure function of weights, for one client or for a stacked cohort of them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.models.mode import evaluating, training
-from fedadapt.objectives import Batch, Objective, View, cross_entropy
+from fedadapt.client.step_rules import Sgd, StepRule
+from fedadapt.errors import InputError
+from fedadapt.models.mode import Mode, evaluating, training
+from fedadapt.objectives import Batch, Objective, Outputs, View, cross_entropy
 from fedadapt.selectors import Selector, everything
 from fedadapt.weights import Weights
 
-Mode = Callable[[nn.Module], AbstractContextManager[nn.Module]]
+__all__ = ["Fitted", "Sgd", "StepRule", "Through", "fit"]
 
-
-@dataclass(frozen=True)
-class Sgd:
-    """g <- g + weight_decay w;  v <- momentum v + g;  w <- w - learning_rate v."""
-
-    learning_rate: float
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-
-    def begin(self, params: Weights) -> Weights:
-        return {n: torch.zeros_like(w) for n, w in params.items()} if self.momentum else {}
-
-    @torch.no_grad()
-    def update(self, params: Weights, grads: Weights, velocity: Weights) -> None:
-        """One step: ``params`` and ``velocity`` move in place."""
-        moving, change = list(params.values()), [grads[n] for n in params]
-        if self.weight_decay:
-            change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
-        if self.momentum:
-            states = [velocity[n] for n in params]
-            if states and states[0].is_cuda:  # few calls
-                torch._foreach_mul_(states, self.momentum)
-                torch._foreach_add_(states, change)
-            else:  # one pass over memory
-                for v, g in zip(states, change, strict=True):
-                    torch.add(g, v, alpha=self.momentum, out=v)
-            change = states
-        torch._foreach_add_(moving, change, alpha=-self.learning_rate)
+Through = Callable[[Weights, Weights, Mapping[str, Weights]], Weights]
+"""(trained, held, memory) -> network tensors, each [D, ...]; differentiable, row by row."""
 
 
 class Fitted(NamedTuple):
-    weights: Weights  # [D, ...]
+    weights: Weights  # [D, ...], of the network; what ``through`` makes is not put into them
     loss: Tensor  # [D], float64: the objective, averaged over every example gone through
-    velocity: Weights  # [D, ...], of what moved; {} without momentum
+    state: Weights  # [D, ...], of the step rule: Sgd's velocity, {} without momentum
+    extra: Weights  # [D, ...], what was trained beside the network
 
 
 def fit(
     cohort: Cohort,
     start: Weights,
-    optimizer: Sgd,
+    rule: StepRule,
     schedule: Schedule,
     *,
     objective: Objective = cross_entropy,
     trainable: Selector = everything,
     memory: Mapping[str, Weights] | None = None,
+    extra: Weights | None = None,
+    through: Through | None = None,
     mode: Mode = training,
-    velocity: Weights | None = None,
+    state: Weights | None = None,
 ) -> Fitted:
     """Train each client of the cohort from ``start``: the only training loop there is.
 
+    Each argument does one thing, and all of them go together. A step computes the network's tensors
+    as ``start``'s, moved so far, and over them those that ``through`` makes.
+
     Args:
         start: Stacked weights, each [D, ...]. Not modified.
+        rule: How a step moves what is trained: ``Sgd``, or any other ``StepRule``.
+        objective: What is minimised; it sees a ``View``.
         trainable: Which parameters move. The others are held; batch-norm statistics follow the
             data in any case, in the layers that ``mode`` puts into training.
-        memory: Stacked references handed to the objective, each tensor [D, ...].
-        velocity: Of an earlier call, to go on where it stopped; None: from rest. Not modified.
+        memory: Stacked references handed to the objective and ``through``, each tensor [D, ...].
+        extra: What is trained beside the network, each [D, ...], with names that the network does
+            not have. Not modified.
+        through: A differentiable map from what is trained (parameters and extras), what is held and
+            the memory to network tensors. Its result takes the place of those tensors in each
+            forward pass, and gradients flow through it. Row d of the result may depend on row d of
+            the arguments alone.
+        mode: How the network's layers behave meanwhile.
+        state: The step rule's, of an earlier call, to go on where it stopped; None: from rest. Not
+            modified.
+
+    Raises:
+        InputError: An extra has a name of the network's, or ``through`` makes a name it has not.
 
     """
-    memory = memory or {}
+    memory, extra = memory or {}, extra or {}
+    common = sorted(extra.keys() & start.keys())
+    if common:
+        raise InputError(f"fit: extra {common[0]!r} is a tensor of the network; name it otherwise")
     names = trainable(cohort.model) & {n for n, _ in cohort.model.named_parameters()}
-    if velocity is None:
-        velocity = optimizer.begin({n: t for n, t in start.items() if n in names})
-    loop = _Loop(optimizer, schedule, objective, names, mode)
+    if state is None:
+        state = rule.begin({n: t for n, t in start.items() if n in names} | extra)
+    loop = _Loop(rule, schedule, objective, through, names, mode)
     if cohort.stacked:
-        return loop.run(cohort, start, memory, velocity)
+        return loop.run(cohort, start, extra, state, memory)
     alone = [
-        loop.run(cohort.only(d), _slice(start, d), _slice(memory, d), _slice(velocity, d))
+        loop.run(cohort.only(d), *(_slice(tree, d) for tree in (start, extra, state, memory)))
         for d in range(len(cohort))
     ]
     return Fitted(
         _cat([a.weights for a in alone]),
         torch.cat([a.loss for a in alone]),
-        _cat([a.velocity for a in alone]),
+        _cat([a.state for a in alone]),
+        _cat([a.extra for a in alone]),
     )
 
 
 class _Loop(NamedTuple):
     """One call of ``fit``, for any number of clients."""
 
-    optimizer: Sgd
+    rule: StepRule
     schedule: Schedule
     objective: Objective
-    names: frozenset[str]  # of what moves
+    through: Through | None
+    names: frozenset[str]  # of the network's tensors that move
     mode: Mode
 
     def run(
         self,
         cohort: Cohort,
         start: Weights,
+        extra: Weights,
+        state: Weights,
         memory: Mapping[str, Weights],
-        velocity: Weights,
     ) -> Fitted:
         # Ours from here on: written in place.
-        weights = {n: _own(t, cohort) for n, t in start.items()}
-        velocity = {n: _own(t, cohort) for n, t in velocity.items()}
+        weights, extra, state = (
+            {n: _own(t, cohort) for n, t in tensors.items()} for tensors in (start, extra, state)
+        )
         total = torch.zeros(2, len(cohort), dtype=torch.float64)  # loss sum, examples
         draws = _draws(cohort, self.schedule)
         with self.mode(cohort.model), _as_global(draws if len(cohort) == 1 else []):
@@ -120,45 +122,78 @@ class _Loop(NamedTuple):
                 for members, batch in groups:
                     count = batch.labels.shape[1]
                     if len(members) == len(cohort):
-                        loss = self._step(cohort, weights, velocity, memory, batch, draws)
+                        rows = _Rows(cohort, weights, extra, memory, draws)
+                        loss = self._step(rows, state, batch)
                         total[0] += loss.double().cpu() * count
                         total[1] += count
                     else:
-                        w, v, m = _take((weights, velocity, memory), members)
+                        w, e, s, m = _take((weights, extra, state, memory), members)
                         own = [draws[d] for d in members] if draws else []
-                        loss = self._step(cohort, w, v, m, batch, own)
-                        _put((weights, velocity), members, (w, v))
+                        loss = self._step(_Rows(cohort, w, e, m, own), s, batch)
+                        _put((weights, extra, state), members, (w, e, s))
                         total[0, members] += loss.double().cpu() * count
                         total[1, members] += count
-        return Fitted(weights, total[0] / total[1], velocity)
+        return Fitted(weights, total[0] / total[1], state, extra)
 
-    def _step(
-        self,
-        cohort: Cohort,
-        weights: Weights,
-        velocity: Weights,
-        memory: Mapping[str, Weights],
-        batch: Batch,
-        draws: list[torch.Generator],
-    ) -> Tensor:
+    def _step(self, rows: "_Rows", state: Weights, batch: Batch) -> Tensor:
         """One step of every client, in place; their losses [D]."""
-        held = {n: t for n, t in weights.items() if n not in self.names}
-        moving = {n: t.detach().requires_grad_() for n, t in weights.items() if n in self.names}
+        moving = {n: t for n, t in rows.weights.items() if n in self.names} | rows.extra
+        return self.rule.step(partial(self._gradient, rows), moving, batch, state)
+
+    def _gradient(self, rows: "_Rows", params: Weights, batch: Batch) -> tuple[Weights, Tensor]:
+        """The objective's gradient by ``params``, at ``params``; the losses [D]."""
+        trained = {n: t.detach().requires_grad_() for n, t in params.items()}
+        with torch.enable_grad():
+            loss = self.objective(rows.view(trained, self.through, batch))
+            if not trained:
+                return {}, loss.detach()
+            gradients = torch.autograd.grad(
+                loss.sum(), list(trained.values()), allow_unused=True, materialize_grads=True
+            )
+        return dict(zip(trained, gradients, strict=True)), loss.detach()
+
+
+class _Rows(NamedTuple):
+    """Some clients of a cohort in the middle of their training; every tensor has their rows."""
+
+    cohort: Cohort
+    weights: Weights  # of the network
+    extra: Weights
+    memory: Mapping[str, Weights]
+    draws: list[torch.Generator]  # one a client, for dropout; [] without
+
+    def view(self, trained: Weights, through: Through | None, batch: Batch) -> View:
+        """What the objective sees with ``trained`` in the place of the weights' own tensors."""
+        cohort = self.cohort
+        held = {n: t for n, t in self.weights.items() if n not in trained}
+        network = held | {n: t for n, t in trained.items() if n in self.weights}
+        if through is not None:
+            network |= self._known("through", through(trained, held, self.memory))
+
+        @cache
+        def outputs() -> Outputs:
+            return cohort.outputs(network, batch.inputs, self.draws or None)
+
+        def apply(weights: Weights, mode: Mode | None = None) -> Tensor:
+            given = network | self._known("apply", weights)
+            if mode is None:
+                return cohort.logits(given, batch.inputs, self.draws or None)
+            buffers = {n for n, _ in cohort.model.named_buffers()}
+            given |= {n: t.clone() for n, t in given.items() if n in buffers}
+            with mode(cohort.model):
+                return cohort.logits(given, batch.inputs, self.draws or None)
 
         def forward(others: Weights, inputs: Tensor) -> Tensor:
             with evaluating(cohort.model), torch.no_grad():
                 return cohort.logits(held | others, inputs)
 
-        with torch.enable_grad():
-            logits = cohort.logits(held | moving, batch.inputs, draws or None)
-            loss = self.objective(View(logits, moving, batch, memory, forward))
-            if not moving:
-                return loss.detach()
-            found = torch.autograd.grad(
-                loss.sum(), list(moving.values()), allow_unused=True, materialize_grads=True
-            )
-        self.optimizer.update(moving, dict(zip(moving, found, strict=True)), velocity)
-        return loss.detach()
+        return View(trained, batch, self.memory, outputs, apply, forward)
+
+    def _known(self, what: str, made: Weights) -> Weights:
+        unknown = sorted(made.keys() - self.weights.keys())
+        if unknown:
+            raise InputError(f"fit: {what} makes {unknown[0]!r}; the network has no such tensor")
+        return made
 
 
 def _own(tensor: Tensor, cohort: Cohort) -> Tensor:

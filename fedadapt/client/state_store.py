@@ -66,8 +66,7 @@ class ClientStateStore:
 
         Rounds after ``round`` are forgotten: the server has gone back to before them.
         """
-        _make_private(self.folder.parent)
-        _make_private(self.folder)
+        self.make()
         earlier = [r for r in self._rounds() if r < round]
         content = _encode(states, round, earlier[-1] if earlier else None)
         write_atomically(self._path(round), content, mode=0o600)
@@ -77,6 +76,12 @@ class ClientStateStore:
                 self._path(r).unlink()
         for unfinished in self.folder.glob(".*.tmp"):  # of a crash: there is no other writer
             unfinished.unlink()
+
+    def make(self) -> Path:
+        """The client's folder, made if need be; readable by its owner only."""
+        _make_private(self.folder.parent)
+        _make_private(self.folder)
+        return self.folder
 
     def _path(self, round: int) -> Path:
         return self.folder / f"round-{round:08d}.safetensors"

@@ -14,9 +14,28 @@ from fedadapt.errors import InputError
 from fedadapt.flower import records
 from fedadapt.messages import Config
 from fedadapt.simulations.assembly import Assembly, assemble
+from fedadapt.simulations.collected_models import CollectedModels
+from fedadapt.simulations.results.saved_models import keep_models
 from fedadapt.weights import is_finite, row
 
-app = ClientApp(mods=[guard])
+OF_THE_SERVER = ("query.count", "query.hello")
+"""Asked of every client whatever the run; all other queries are a strategy's or an adaptation's."""
+
+
+class RunClientApp(ClientApp):
+    """Answers every query that the run's strategy or an adaptation declares, by whatever name.
+
+    Flower has an app's queries registered when its module is imported, before the run is known.
+    """
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        kind = message.metadata.message_type
+        if kind.startswith("query.") and kind not in OF_THE_SERVER:
+            return guard(message, context, answer)
+        return super().__call__(message, context)
+
+
+app = RunClientApp(mods=[guard])
 
 
 @app.query("count")
@@ -40,7 +59,7 @@ def hello(message: Message, context: Context) -> Message:
 
 
 def answer(message: Message, context: Context) -> Message:
-    """Compute the answer to any action of the run's strategy."""
+    """Compute the answer to ``train``, or to a query that the run declares; refuse any other."""
     assembly, client = _self(context)
     sent = records.received(message.content, client)
     store = _store(assembly.config, context, client)
@@ -56,9 +75,6 @@ def answer(message: Message, context: Context) -> Message:
 
 
 app.train()(answer)
-app.query("moments")(answer)
-app.query("importance")(answer)
-app.query("sparsity")(answer)
 
 
 @app.evaluate()
@@ -74,20 +90,28 @@ def evaluate(message: Message, context: Context) -> Message:
             n: t.unsqueeze(0) for n, t in records.tensors(record).items()
         }
         for name, record in content.array_records.items()
-        if name != "fisher"
+        if not name.startswith(records.POOLED)
     }
-    fisher = content.array_records.get("fisher")
-    wanted = config["adaptations"]
-    rows = assembly.worker.at(int(config.get("task", 0))).evaluate(  # type: ignore[arg-type]
-        int(config["server-round"]),  # type: ignore[arg-type]
+    pooled = {
+        name.removeprefix(records.POOLED): records.tensors(record)
+        for name, record in content.array_records.items()
+        if name.startswith(records.POOLED)
+    }
+    wanted, store = config["adaptations"], _store(assembly.config, context, client)
+    round, task = int(config["server-round"]), int(config.get("task", 0))  # type: ignore[arg-type]
+    collected = CollectedModels(config.get("collect", ()))  # type: ignore[arg-type]
+    rows = assembly.worker.at(task).evaluate(
+        round,
         [client],
         models,
-        [_store(assembly.config, context, client).load()],
+        [store.load()],
         adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
-        fisher_of_all=records.tensors(fisher) if fisher is not None else None,
+        pooled=pooled,
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
+        collected=collected if collected.wanted else None,
     )
+    keep_models(assembly.config, assembly.worker, store, (round, task, client), collected.models)
     return Message(records.rows_record(rows), reply_to=message)
 
 

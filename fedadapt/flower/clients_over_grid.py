@@ -17,7 +17,7 @@ from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.records import Evaluation
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, is_shared, row
 
 HELLO, COUNT = "query.hello", "query.count"
 POLL = 0.5  # seconds between looks for clients that have not appeared yet
@@ -48,6 +48,8 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
 
 class GridClients:
     """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
+
+    keeps_models = True
 
     def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
         self._grid = grid
@@ -97,8 +99,10 @@ class GridClients:
             (records.ARRAYS if name == "base" else name): weights
             for name, weights in request.models.items()
         }
-        fisher = request.fisher_of_all
-        shared = {"fisher": records.array_record(fisher)} if fisher is not None else {}
+        pooled = {
+            f"{records.POOLED}{adaptation}": records.array_record(weights)
+            for adaptation, weights in request.pooled.items()
+        }
         config: Config = {
             "server-round": request.round,
             "adaptations": list(request.adaptations),
@@ -106,8 +110,10 @@ class GridClients:
             "curves": request.curves,
             "task": request.task,
         }
+        if request.collect:
+            config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
-        asked = (records.request({**mine, **shared}, config) for mine in contents)
+        asked = (records.request({**mine, **pooled}, config) for mine in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})
@@ -181,13 +187,13 @@ def models_by_client(
 ) -> Iterator[dict[str, ArrayRecord]]:
     """For each client, its records. A model that is the same for all is serialised once."""
     shared = {
-        name: records.array_record({n: t[0] for n, t in weights.items()})
+        name: records.array_record(row(weights, 0))
         for name, weights in stacked.items()
-        if all(t.stride(0) == 0 or len(t) == 1 for t in weights.values())
+        if is_shared(weights)
     }
     for d in range(count):
         own = {
-            name: records.array_record({n: t[d] for n, t in weights.items()})
+            name: records.array_record(row(weights, d))
             for name, weights in stacked.items()
             if name not in shared
         }

@@ -1,6 +1,5 @@
 """A stock or third-party Flower strategy as a method of ours: same rounds, checks and records."""
 
-import importlib
 import inspect
 import logging
 import random
@@ -11,16 +10,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy import Strategy as Flower
 from torch import Tensor
 
-from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError, nearest
 from fedadapt.flower import records
 from fedadapt.flower.grid_over_clients import GridOverClients, floats, flower_identity
+from fedadapt.flower.stock_client import StockClient
 from fedadapt.server.exchange import Exchange, RoundFailedError
-from fedadapt.strategies.base import Metadata
-from fedadapt.strategies.catalog import STRATEGIES
+from fedadapt.strategies.base import Metadata, Run, ServerSide
+from fedadapt.strategies.selected import settings_of
 from fedadapt.weights import Weights, repeat
 
 log = logging.getLogger(__name__)
@@ -121,59 +121,78 @@ class FlowerStrategyWithState:
         return self._weights | taken
 
 
-def load_strategy(config: RunConfig) -> Flower:
-    """Build the strategy that the configuration names, with its arguments.
+class SelectedFlowerStrategy:
+    """A class of Flower's interface, and the arguments of its constructor; see ``Selected``."""
 
-    Raises:
-        InputError: it cannot be imported, is no Flower strategy, or refuses the arguments.
+    learns_tasks = False
 
-    """
-    name = config.strategy
-    kind = _class(name)
-    given: dict[str, Any] = {
-        k.replace("-", "_"): v
-        for k, v in parse_arguments(config.strategy_args, "strategy-args").items()
-    }
-    accepted = _parameters(kind)
-    for argument in given:
-        if accepted is not None and argument not in accepted:
-            known = tuple(accepted)
+    def __init__(self, name: str, cls: type[Flower], given: Mapping[str, Any]) -> None:
+        """Check what can be checked before it is constructed.
+
+        Raises:
+            InputError: It has a ``start`` of its own, or does not take an argument.
+
+        """
+        if cls.start is not Flower.start:
             raise InputError(
-                f"strategy-args: {name} has no argument {argument!r}{nearest(argument, known)}; "
-                f"it has: {', '.join(known)}"
+                f"strategy: {name} overrides start(); fedadapt calls its configure_ and aggregate_ "
+                "hooks and runs the rounds itself"
             )
-    # Flower waits for two nodes unless told otherwise; here the sampling says how many there are.
-    least = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
-    defaults = {k: v for k, v in least.items() if accepted is None or k in accepted}
-    try:
-        with _quiet():
-            return kind(**defaults | given)
-    except InputError:  # it is a ValueError too, and its message is complete
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"strategy: {name}: {error}") from None
+        accepted = constructor_parameters(cls)
+        arguments = {key.replace("-", "_"): value for key, value in given.items()}
+        for argument in arguments:
+            if accepted is not None and argument not in accepted:
+                known = tuple(accepted)
+                raise InputError(
+                    f"strategy-args: {name} has no argument {argument!r}"
+                    f"{nearest(argument, known)}; it has: {', '.join(known)}"
+                )
+        # Flower waits for two nodes unless told otherwise; here the sampling says how many.
+        least = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
+        defaults = {k: v for k, v in least.items() if accepted is None or k in accepted}
+        self.name = name
+        self._class = cls
+        self._arguments = defaults | arguments
+
+    @staticmethod
+    def parameters_of(cls: type[Flower]) -> tuple[str, ...] | None:
+        """Name the parameters of a class beyond those of Flower's FedAvg; None: anything."""
+        accepted = constructor_parameters(cls)
+        if accepted is None:
+            return None
+        shared = constructor_parameters(FedAvg) or {}
+        return tuple(name for name in accepted if name not in shared)
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """Clients train as the run says; batch norm is averaged like everything else."""
+        return settings_of(StockClient)
+
+    def on_client(self, run: Run) -> StockClient:
+        """Return what answers the strategy's messages on the clients."""
+        return StockClient(model=run.model, training=run.training)
+
+    def on_server(self, strategy: object, server: ServerSide) -> FlowerStrategyWithState:
+        """Construct the strategy, with nothing of it trained yet."""
+        return FlowerStrategyWithState(self.construct(), seed=server.config.seed)
+
+    def construct(self) -> Flower:
+        """Construct the strategy with the arguments of the run.
+
+        Raises:
+            InputError: It refuses them.
+
+        """
+        try:
+            with _quiet():
+                return self._class(**self._arguments)
+        except InputError:  # it is a ValueError too, and its message is complete
+            raise
+        except (TypeError, ValueError) as error:
+            raise InputError(f"strategy: {self.name}: {error}") from None
 
 
-def _class(name: str) -> type[Flower]:
-    if name in STRATEGIES:
-        module, attribute = "flwr.serverapp.strategy", STRATEGIES[name].flower_class
-    else:
-        module, _, attribute = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"strategy: {name}: {error}") from None
-    if not (isinstance(found, type) and issubclass(found, Flower)):
-        raise InputError(f"strategy: {name} is not a subclass of flwr.serverapp.strategy.Strategy")
-    if found.start is not Flower.start:
-        raise InputError(
-            f"strategy: {name} overrides start(); fedadapt calls its configure_ and aggregate_ "
-            "hooks and runs the rounds itself"
-        )
-    return found
-
-
-def _parameters(kind: type) -> dict[str, inspect.Parameter] | None:
+def constructor_parameters(kind: type) -> dict[str, inspect.Parameter] | None:
     """What the constructor takes, following ``**kwargs`` up to the parents; None: anything."""
     names: dict[str, inspect.Parameter] = {}
     for parent in kind.__mro__:

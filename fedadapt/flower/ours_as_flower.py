@@ -8,6 +8,7 @@ needs a ClientApp that answers those too, such as ``fedadapt.flower.client_app``
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -25,6 +26,20 @@ from fedadapt.strategies.base import Strategy
 log = logging.getLogger(__name__)
 
 QUERY_SECONDS = 3600.0
+
+
+def as_flower(
+    strategy: Strategy[Any], *, fraction: float = 1.0, seed: int = 1, min_nodes: int = 1
+) -> "FlowerStrategy":
+    """Return a strategy of ours as a ``flwr.serverapp.strategy.Strategy``, for anybody's ServerApp.
+
+    Args:
+        fraction: Share of the nodes that train in a round, drawn from (seed, round).
+        seed: Of the draws.
+        min_nodes: A round waits for so many nodes.
+
+    """
+    return FlowerStrategy(strategy, fraction=fraction, seed=seed, min_nodes=min_nodes)
 
 
 class FlowerStrategy(Flower):

@@ -3,7 +3,8 @@
 | record | holds |
 | --- | --- |
 | ``arrays`` | the model, or the answer's arrays |
-| ``personal``, ``fisher`` | beside it in ``evaluate`` |
+| ``personal`` | the client's own model, beside it in ``evaluate`` |
+| ``pooled.<adaptation>`` | in ``evaluate``: the pooled answers to the adaptation's query |
 | ``config`` | settings of the message, ``server-round`` among them |
 | ``metrics`` | ``num-examples``, ``loss``, ... |
 | ``report`` | further arrays of an answer, where the strategy has any |
@@ -29,6 +30,7 @@ ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS = (
     "rows",
     "labels",
 )
+POOLED = "pooled."
 NUM_EXAMPLES = "num-examples"
 COLUMNS = list(get_type_hints(Evaluation).values())
 

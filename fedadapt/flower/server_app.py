@@ -28,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     config = RunConfig.from_mapping(context.run_config)
     if not config.clients:
         config = replace(config, clients=count_clients(grid, config))
-    check(config)
+    check(config, flower=True)
     assembly = assemble(config)
     folder = new_folder(config)
     client_pool = GridClients(grid, config, assembly.benchmark.manifest.hash)

@@ -58,19 +58,29 @@ def build_model(config: RunConfig, image_shape: Shape, num_classes: int) -> nn.M
     """
     catalog.check(config)
     entry = catalog.find(config.model)
-    if entry is not None:
-        catalog.check_size(entry, *image_shape[1:])
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_stream(config.seed))
-        if entry is None:
-            model = _from_factory(config.model, image_shape, num_classes)
-        else:
-            model = _maker(config.model)(image_shape, num_classes)
+    model = make_network(config.model, image_shape, num_classes, seed=config.seed)
     if config.weights:
         state, source = _weights(config, entry)
         log.info("%s", load_weights(model, state, source))
     catalog.check_norms(config, has_batch_norm(model))
     return model.train()
+
+
+def make_network(name: str, image_shape: Shape, num_classes: int, *, seed: int = 0) -> nn.Module:
+    """Make a network by its name, or by ``module:factory``; its weights are drawn from ``seed``.
+
+    Raises:
+        InputError: An unknown name, images too small for it, or a factory that does not fit.
+
+    """
+    entry = catalog.find(name)
+    if entry is not None:
+        catalog.check_size(entry, *image_shape[1:])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_stream(seed))
+        if entry is None:
+            return _from_factory(name, image_shape, num_classes)
+        return _maker(name)(image_shape, num_classes)
 
 
 def _stream(seed: int) -> int:

@@ -191,8 +191,8 @@ def check(config: RunConfig) -> None:
     """Refuse what cannot work, in milliseconds.
 
     Raises:
-        InputError: An unknown network, a missing weights file, images too small, or an adaptation
-            or a policy that needs batch normalisation on a network without.
+        InputError: An unknown network, a missing weights file, images too small, or a policy for
+            batch normalisation on a network without.
 
     """
     entry = find(config.model)
@@ -213,14 +213,11 @@ def check_size(entry: Entry, height: int, width: int) -> None:
 
 
 def check_norms(config: RunConfig, has_batch_norm: bool) -> None:
-    """Refuse what needs batch normalisation where there is none."""
+    """Refuse a policy for batch normalisation where there is none."""
     if has_batch_norm:
         return
     lacks = f"needs a network with batch normalisation, {config.model!r} has none"
     with_norms = ", ".join(entry.name for entry in ENTRIES if entry.batch_norm)
-    for word in (part.strip() for part in config.adapt.split(",")):
-        if word in ("adabn", "adabn-s"):
-            raise InputError(f"adapt: {word} {lacks}; leave it out or use one of {with_norms}")
     if config.batch_norm != "shared":
         raise InputError(
             f"batch-norm: {config.batch_norm} {lacks}; use shared or one of {with_norms}"

@@ -3,12 +3,15 @@
 ``model.train(was_training)`` would not do: it sets all submodules alike.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
 from fedadapt.models.norms import batch_norms
+
+Mode = Callable[[nn.Module], AbstractContextManager[nn.Module]]
+"""A way to switch a model for a while: one of the functions below."""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import click
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, unknown
+from fedadapt.parameters import parameters
 from fedadapt.reproductions.catalog import EXPERIMENTS
 from fedadapt.reproductions.dua import command as dua_command
 from fedadapt.reproductions.options import OVERRIDES, Given
@@ -27,10 +28,10 @@ PAPERS: dict[str, Paper] = {"pfa": pfa_command, "dua": dua_command}
 
 def _overriding(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of a run that may be changed, with the run's own help."""
-    fields = RunConfig.__dataclass_fields__
+    settings = parameters(RunConfig)
     for name, kind in reversed(OVERRIDES.items()):
         option = f"--{name.replace('_', '-')}"
-        command = click.option(option, name, type=kind, help=fields[name].metadata["help"])(command)
+        command = click.option(option, name, type=kind, help=settings[name].param.help)(command)
     return command
 
 

@@ -35,11 +35,6 @@ class Expected:
         """The names, shapes and dtypes of one model, without a client axis."""
         return Expected({n: Spec(tuple(t.shape), t.dtype) for n, t in weights.items()})
 
-    @staticmethod
-    def of_rows(weights: Mapping[str, Tensor]) -> "Expected":
-        """The same for a row of a stack, [D, ...]."""
-        return Expected({n: Spec(tuple(t.shape[1:]), t.dtype) for n, t in weights.items()})
-
     def names_fault(self, names: Iterable[str], what: str = "arrays") -> str:
         """What is missing and what is too much, or an empty string."""
         found = set(names)

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
+
+from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent
 from fedadapt.records import Evaluation
@@ -16,10 +19,20 @@ class EvaluationRequest(NamedTuple):
     clients: tuple[int, ...]
     models: Mapping[str, Weights]  # "base", "personal": each [D, ...]
     adaptations: tuple[str, ...]  # names among the run's
-    fisher_of_all: Weights | None = None  # [...], for EWC
+    pooled: Mapping[str, Weights] = MappingProxyType({})  # by adaptation: what its query found
     on_global: bool = False
     task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well
+    collect: tuple[str, ...] = ()  # labels of the models to save: "personal", "base+fine-tune"
+    at_once: int = 0  # clients that are computed together at most; 0: as many as usual
+
+
+class ModelStack(NamedTuple):
+    """Models of some clients, as they were evaluated."""
+
+    weights: Weights  # [D, ...]
+    accuracy: Tensor  # [D], float64: on the clients' adapt images
+    num_images: Tensor  # [D]: how many images these are
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +44,19 @@ class EvaluationAnswers:
     failures: dict[int, Failure] = field(default_factory=dict)
     bytes_up: int = 0  # of each client
     seconds: float = 0.0  # of each client
+    models: dict[str, dict[str, ModelStack]] = field(default_factory=dict)  # model, adaptation
 
 
 class ClientPool(Protocol):
-    """A way to reach clients, which are numbered by partition."""
+    """A way to reach clients, which are numbered by partition.
+
+    Attributes:
+        keeps_models: Clients keep the models that are to be saved on their own disks, and do not
+            send them with the results of an evaluation.
+
+    """
+
+    keeps_models: bool
 
     def ready(self) -> Sequence[int]:
         """Wait for the clients, check that they fit the run; their numbers, ascending."""

@@ -4,30 +4,29 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
-from fedadapt.config import RunConfig, parse_arguments
+from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.load import load_benchmark
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
-from fedadapt.datasets.task_incremental.catalog import is_tasks
+from fedadapt.datasets.task_incremental.load import load_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
-from fedadapt.simulations.strategy_state import StatefulStrategy, StrategyWithState
-from fedadapt.simulations.task_assembly import server_side, task_worker
-from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.base import LocalTraining, Strategy
-from fedadapt.strategies.catalog import is_own
-from fedadapt.strategies.dua.experts.training import Epoch
-from fedadapt.strategies.fedavg import FedAvg
-from fedadapt.strategies.pfa.arguments import pfa_arguments
-from fedadapt.strategies.pfa.strategy import PFA
+from fedadapt.simulations.task_worker import TaskWorker
+from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
+from fedadapt.strategies.base import LocalTraining, Run, ServerSide
+from fedadapt.strategies.registry import select
+from fedadapt.strategies.selected import Selected
+from fedadapt.strategies.stateful import StatefulStrategy
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +34,7 @@ class Assembly:
     """Everything a run needs, on whichever side."""
 
     config: RunConfig
+    selected: Selected  # the strategy by name
     benchmark: Benchmark
     model: nn.Module  # with its initial weights
     worker: Worker
@@ -47,77 +47,90 @@ def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
     """Build it all; a process that answers many messages builds once.
 
     A client (``on_client``) gets its weights from the server: it needs no weights file.
+
+    Raises:
+        InputError: Data, network and strategy do not fit together.
+
     """
     compute = compute_device(config.device)
     warn_if_slow(config, compute)
-    if is_tasks(config.benchmark):
-        return _of_tasks(config, compute, on_client=on_client)
+    selected = select(config)
+    if selected.learns_tasks:
+        return _of_tasks(config, selected, compute, on_client=on_client)
     benchmark = load_benchmark(config)
     start = replace(config, weights="") if on_client else config
     model = build_model(start, benchmark.image_shape, benchmark.num_classes)
-    chosen = plan_for(config, model, benchmark.image_shape, compute)
-    worker = Worker(
-        benchmark,
-        model,
-        # A client that has something to protect draws its noise from true entropy.
-        local_strategy(config, model, benchmark, noise_seed=None if on_client else config.seed),
-        adaptations.parse(config),
-        seed=config.seed,
-        compute=compute,
-        autocast=torch.bfloat16 if config.precision == "bf16" else None,
-        execution=chosen.execution,
-    )
-    return Assembly(config, benchmark, model, worker, chosen)
+    plan = plan_for(config, model, benchmark.image_shape, compute)
+    strategy = selected.on_client(run_of(config, model, benchmark, on_client=on_client))
+    worker = _worker(config, benchmark, model, strategy, plan, compute)
+    return Assembly(config, selected, benchmark, model, worker, plan)
 
 
-def _of_tasks(config: RunConfig, compute: torch.device, *, on_client: bool) -> Assembly:
+def _of_tasks(
+    config: RunConfig, selected: Selected, compute: torch.device, *, on_client: bool
+) -> Assembly:
     start = replace(config, weights="") if on_client else config
-    worker, tasks, network, chosen = task_worker(start, compute)
-    return Assembly(config, worker.benchmark, network, worker, chosen, tasks)
+    tasks = load_tasks(start)
+    networks = [build_model(start, tasks.image_shape, len(c)) for c in tasks.task_classes]
+    plans = [plan_for(start, network, tasks.image_shape, compute) for network in networks]
+    workers = []
+    for task, network in enumerate(networks):
+        strategy = selected.on_client(
+            run_of(start, network, tasks.of_task(task), on_client=on_client)
+        )
+        benchmark = tasks.of_task(task, getattr(strategy, "draw", 1))
+        # On the CPU the benchmark keeps what is expensive to make, for all tasks.
+        memory = 0 if compute.type == "cpu" else BYTES_ON_GPU // len(networks)
+        workers.append(_worker(start, benchmark, network, strategy, plans[task], compute, memory))
+    worker = TaskWorker(workers)
+    return Assembly(start, selected, worker.benchmark, networks[0], worker, plans[0], tasks)
 
 
-def local_strategy(
-    config: RunConfig, model: nn.Module, benchmark: Benchmark, *, noise_seed: int | None = None
-) -> Strategy[object]:
-    """The strategy as clients know it; under a Flower strategy they train as for FedAvg."""
-    training = LocalTraining(
+def run_of(
+    config: RunConfig, model: nn.Module, benchmark: Benchmark, *, on_client: bool = False
+) -> Run:
+    """What a strategy is made from."""
+    return Run(
+        model=model,
+        image_shape=benchmark.image_shape,
+        training=local_training(config),
+        batch_norm=config.batch_norm,
+        rounds=config.rounds,
+        seed=config.seed,
+        # A client that has something to protect draws its noise from true entropy.
+        noise_seed=None if on_client else config.seed,
+        newcomers=tuple(sorted(benchmark.unseen)),
+    )
+
+
+def local_training(config: RunConfig) -> LocalTraining:
+    """How clients train in a round."""
+    return LocalTraining(
         optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
         batch_size=config.batch_size,
         epochs=config.local_epochs,
     )
-    if config.strategy == "pfa":
-        return PFA(  # type: ignore[return-value]
-            model=model,
-            image_shape=benchmark.image_shape,
-            training=training,
-            batch_norm=config.batch_norm,
-            newcomers=tuple(sorted(benchmark.unseen)),
-            seed=config.seed,
-            noise_seed=noise_seed,
-            **pfa_arguments(config),
-        )
-    own = parse_arguments(config.strategy_args, "strategy-args") if is_own(config.strategy) else {}
-    return FedAvg(  # type: ignore[return-value]
-        training=training,
-        model=model,
-        mu=float(own.get("mu", 0.0)),
-        batch_norm=config.batch_norm,
-    )
 
 
-def method(
-    assembly: Assembly, folder: Path, progress: Callable[[Epoch], None] | None = None
+def on_server(
+    assembly: Assembly, folder: Path, progress: Callable[[Any], None] | None = None
 ) -> StatefulStrategy:
-    """The server's side; ``folder`` is the run's, for what is too large for memory."""
-    if assembly.tasks is not None:
-        config, model = assembly.config, assembly.model
-        where = (folder, assembly.worker.compute)
-        return StrategyWithState(server_side(config, assembly.tasks, model, *where, progress))  # type: ignore[arg-type]
-    if is_own(assembly.config.strategy):
-        return StrategyWithState(assembly.worker.strategy)
-    from fedadapt.flower.flower_as_ours import FlowerStrategyWithState, load_strategy
+    """The strategy with its state, as the server runs it; see ``server_side``."""
+    server = server_side(assembly, folder, progress)
+    return assembly.selected.on_server(assembly.worker.strategy, server)
 
-    return FlowerStrategyWithState(load_strategy(assembly.config), seed=assembly.config.seed)
+
+def server_side(
+    assembly: Assembly, folder: Path, progress: Callable[[Any], None] | None = None
+) -> ServerSide:
+    """What a strategy can use on the server; ``folder`` takes what is too large for memory."""
+    return ServerSide(
+        config=assembly.config,
+        tasks=assembly.tasks,
+        folder=folder,
+        compute=assembly.worker.compute,
+        progress=progress,
+    )
 
 
 def compute_device(word: str) -> torch.device:
@@ -129,3 +142,25 @@ def compute_device(word: str) -> torch.device:
     if word == "auto":
         word = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(word)
+
+
+def _worker(
+    config: RunConfig,
+    benchmark: Benchmark,
+    model: nn.Module,
+    strategy: object,
+    plan: Plan,
+    compute: torch.device,
+    bytes_in_memory: int | None = None,
+) -> Worker:
+    return Worker(
+        benchmark,
+        model,
+        strategy,  # type: ignore[arg-type]
+        adaptations.parse(config, has_batch_norm=has_batch_norm(model)),
+        seed=config.seed,
+        compute=compute,
+        autocast=torch.bfloat16 if config.precision == "bf16" else None,
+        execution=plan.execution,
+        bytes_in_memory=bytes_in_memory,
+    )

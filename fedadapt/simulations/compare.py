@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
+from fedadapt.simulations.check import check
 from fedadapt.simulations.results.new_folder import new_folder
 
 if TYPE_CHECKING:
@@ -53,6 +54,24 @@ def plan(base: RunConfig, strategies: str, seeds: str, folder: Path) -> list[Run
                 replace(base, strategy=name, strategy_args=arguments.strip(), seed=seed, out=out)
             )
     return runs
+
+
+def check_all(runs: Sequence[RunConfig], given: Sequence[str]) -> None:
+    """Check every run; a setting that was given must be of use to at least one of them.
+
+    Raises:
+        InputError: see ``check``.
+
+    """
+    refused: list[InputError] = []
+    for run in runs:
+        check(run, ())
+        try:
+            check(run, given)
+        except InputError as error:
+            refused.append(error)
+    if len(refused) == len(runs):
+        raise refused[0]
 
 
 def carry_out(

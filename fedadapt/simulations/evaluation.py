@@ -1,14 +1,24 @@
 """Evaluations: models go down, results come up, every client is accounted for."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from fedadapt.records import CommunicationEntry, Evaluation
-from fedadapt.server.client_pool import ClientPool, EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import (
+    ClientPool,
+    EvaluationAnswers,
+    EvaluationRequest,
+    ModelStack,
+)
 from fedadapt.simulations.progress import Progress
 from fedadapt.weights import num_bytes, row
 
 log = logging.getLogger(__name__)
+
+SaveModels = Callable[
+    [EvaluationRequest, tuple[int, ...], Mapping[str, Mapping[str, ModelStack]]], None
+]
+"""Takes some clients' models, by model and adaptation, as they come back from an evaluation."""
 
 
 class Evaluator:
@@ -22,10 +32,12 @@ class Evaluator:
         client_pool: ClientPool,
         record: Callable[[Evaluation | CommunicationEntry], None],
         progress: Progress,
+        save_models: SaveModels | None = None,
     ) -> None:
         self._client_pool = client_pool
         self._record = record
         self._progress = progress
+        self._save_models = save_models
         self._under_way: tuple[EvaluationRequest, Iterator[EvaluationAnswers]] | None = None
 
     @property
@@ -42,12 +54,14 @@ class Evaluator:
         if self._under_way is None:
             return
         (request, stream), self._under_way = self._under_way, None
-        models, pooled = request.models.values(), request.fisher_of_all or {}
-        down = sum(num_bytes(row(weights, 0)) for weights in models) + num_bytes(pooled)
+        models, pooled = request.models.values(), request.pooled.values()
+        down = sum(num_bytes(row(weights, 0)) for weights in models) + sum(map(num_bytes, pooled))
         waiting = set(request.clients)
         for answers in stream:
             for evaluation in answers.rows:
                 self._record(evaluation._replace(task=request.task))
+            if answers.models and self._save_models is not None:
+                self._save_models(request, answers.clients, answers.models)
             for client in answers.clients:
                 waiting.discard(client)
                 up, seconds = answers.bytes_up, answers.seconds

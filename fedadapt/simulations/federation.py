@@ -3,13 +3,13 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from torch import nn
 
-from fedadapt.client.adaptations.settings import Adaptation
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import DivergedError, QuorumLostError
@@ -23,9 +23,9 @@ from fedadapt.server.sampling import evaluation_sample, sample
 from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
-from fedadapt.simulations.strategy_state import StatefulStrategy
-from fedadapt.simulations.worker import FISHER, needs_fisher_of_all
+from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.strategies.base import Metadata
+from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
 
 log = logging.getLogger(__name__)
@@ -66,9 +66,10 @@ class Federation:
         adaptations: Sequence[Adaptation],
         folder: Path,
         *,
-        parameter_names: frozenset[str],
+        model: nn.Module,
         central_test: CentralTest,
         progress: Progress,
+        saved_models: SavedModels | None = None,
     ) -> None:
         self._config = config
         self._method = method
@@ -78,11 +79,13 @@ class Federation:
         self._folder = folder
         self._checkpoints = Checkpoints(folder)
         self._save_again = 0.0  # not before this time
-        self._parameter_names = parameter_names
+        self._model = model  # the architecture; its weights are never read
         self._central_test = central_test
         self._progress = progress
         self._journal = Journal(folder)
-        self._evaluator = Evaluator(client_pool, self._journal.append, progress)
+        self._saved_models = saved_models
+        save = saved_models.write if saved_models is not None else None
+        self._evaluator = Evaluator(client_pool, self._journal.append, progress, save)
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
         self._failed_in_a_row = 0
@@ -129,8 +132,10 @@ class Federation:
             self._evaluate(everything, final=True)
         return self._clock()
 
-    def models(self, clients: Sequence[int]) -> Mapping[str, Weights]:
-        return self._method.models(clients)
+    def base_models(self) -> Iterator[tuple[int, Weights]]:
+        """The base model of each task, [...]; without tasks of task 0."""
+        for task, models in self._method.models_by_task([0]):
+            yield task, row(models["base"], 0)
 
     def describe(self) -> dict[str, Metadata]:
         return self._method.describe()
@@ -187,19 +192,23 @@ class Federation:
         clients = self._evaluated(final)
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
-        pooled = None
-        tasks = is_tasks(self._config.benchmark)  # each has a head, so a Fisher, of its own
-        if final and not tasks and needs_fisher_of_all(self._adaptations):
-            pooled = self._fisher_of_all(row(base, 0))
+        # Each task has a model of its own: there is none to ask the clients about.
+        asking = final and not is_tasks(self._config.benchmark)
+        pooled = self._pooled_answers(row(base, 0)) if asking else {}
         request = EvaluationRequest(
             round=self._round,
             clients=clients,
             models={},
             adaptations=adaptations,
-            fisher_of_all=pooled,
+            pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
         )
+        if final and self._saved_models is not None:
+            one = self._method.models_by_task(clients[:1])
+            states = self._client_pool.states()
+            collect, at_once = self._saved_models.plan(clients, one, states, adaptations)
+            request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
         some = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
@@ -213,20 +222,28 @@ class Federation:
             for evaluation in self._central_test(self._round, base):
                 self._journal.append(evaluation)
 
-    def _fisher_of_all(self, base: Weights) -> Weights | None:
-        """The clients' Fisher at the base model, averaged by examples; None below quorum."""
+    def _pooled_answers(self, base: Weights) -> dict[str, Weights]:
+        """By adaptation that asks: the training clients' answers at the base model, [...].
+
+        They are averaged, weighted by examples. Below quorum an adaptation is left out, and does
+        without.
+        """
         seen = self._population.seen
         sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
-        expected = {n: t for n, t in base.items() if n in self._parameter_names}
-        mean = StreamingMean()
-        try:
-            for some in self._exchange(self._round).ask(FISHER, sent, expected):
-                if some.update is not None:
-                    mean.add(some.update.weights, some.update.num_examples)
-        except RoundFailedError as failure:
-            log.warning("%s; EWC takes each client's own Fisher", failure)
-            return None
-        return mean.result()
+        pooled: dict[str, Weights] = {}
+        for adaptation in self._adaptations:
+            query = adaptation.query()
+            if query is None:
+                continue
+            mean, expected = StreamingMean(), query.expected(self._model, base)
+            try:
+                for some in self._exchange(self._round).ask(query.action, sent, expected):
+                    if some.update is not None:
+                        mean.add(some.update.weights, some.update.num_examples)
+                pooled[adaptation.name] = mean.result()
+            except RoundFailedError as failure:
+                log.warning("%s; %s does without", failure, adaptation.name)
+        return pooled
 
     def _exchange(self, number: int, meanwhile: Callable[[], None] = lambda: None) -> Exchange:
         return Exchange(
@@ -271,7 +288,3 @@ class Federation:
         self._seconds += now - self._measured_until
         self._measured_until = now
         return self._seconds
-
-
-def parameter_names(model: torch.nn.Module) -> frozenset[str]:
-    return frozenset(n for n, _ in model.named_parameters())

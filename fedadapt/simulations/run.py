@@ -7,18 +7,16 @@ from pathlib import Path
 
 import tomli_w
 from rich.console import Console
-from safetensors.torch import save
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
-from fedadapt.simulations.assembly import Assembly, assemble, method
+from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.engines.select import engine_for
-from fedadapt.simulations.federation import Federation, Population, parameter_names
+from fedadapt.simulations.federation import Federation, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -33,6 +31,7 @@ from fedadapt.simulations.results.parquet import (
     write_tasks,
 )
 from fedadapt.simulations.results.rand_index import compared
+from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
 
 log = logging.getLogger(__name__)
@@ -73,16 +72,20 @@ def run(
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
+        saved_models = SavedModels(
+            config, assembly.worker, folder, on_clients=client_pool.keeps_models
+        )
         federation = Federation(
             config,
-            method(assembly, folder, progress.learning),
+            on_server(assembly, folder, progress.learning),
             client_pool,
             population,
             assembly.worker.adaptations,
             folder,
-            parameter_names=parameter_names(assembly.model),
+            model=assembly.model,
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
+            saved_models=saved_models,
         )
         try:
             _describe(assembly, engine, folder)
@@ -98,6 +101,7 @@ def run(
                 f"interrupted; go on with: fedadapt simulate --resume {folder}"
             ) from None
         progress.phase("writing tables and pictures", 1)
+        saved_models.finish(federation.base_models(), config.rounds)
         summary = _write(assembly, federation, folder, seconds)
     if console is not None and (found := read_groups(folder)) is not None:
         console.print(as_text(found), highlight=False, soft_wrap=True)
@@ -141,13 +145,8 @@ def _write(
     write_evaluations(folder, evaluations)
     write_communication(folder, journal_rows(folder, CommunicationEntry))
     write_losses(folder, losses)
-    if is_tasks(config.benchmark):
+    if assembly.tasks is not None:
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
-    models = folder / "models"
-    models.mkdir(exist_ok=True)
-    base = federation.models([0])["base"]
-    content = save({n: t[0].contiguous() for n, t in base.items()})
-    write_atomically(models / "base.safetensors", content)
     for name, metadata in federation.describe().items():
         text = json.dumps(metadata | compared(metadata, assembly.benchmark.kinds), indent=1)
         write_atomically(folder / f"{name}.json", text.encode())

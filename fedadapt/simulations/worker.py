@@ -1,24 +1,25 @@
 """Computes for clients of one federation: what every engine calls, for one client or for many."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import nn
 
-from fedadapt.client.adaptations.apply import adapt, fisher_for, stages
-from fedadapt.client.adaptations.settings import Adaptation, Ewc, Tuning
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
+from fedadapt.errors import InputError
 from fedadapt.messages import Sent, Update
 from fedadapt.models.meta import on_meta
 from fedadapt.records import Evaluation
+from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, is_shared, repeat
 
-FISHER = "query.importance"
 EVALUATE = "evaluate"
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
@@ -43,6 +44,10 @@ class Worker:
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
+        asked = (adaptation.query() for adaptation in adaptations)
+        self._queries = {query.action: query for query in asked if query is not None}
+        for action in self._queries.keys() & {*strategy.query_types}:
+            raise InputError(f"adapt: {action} is the strategy's own query; leave one of them out")
         self._seed = seed
         self.compute = torch.device(compute)
         self._model = on_meta(model, self.compute)
@@ -81,13 +86,22 @@ class Worker:
     def answer(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
-        """Compute ``action`` for the clients ``sent`` is addressed to; the answer is on the CPU."""
+        """Compute ``action`` for the clients ``sent`` is addressed to; the answer is on the CPU.
+
+        Raises:
+            InputError: A query that neither the strategy nor an adaptation of the run declares.
+
+        """
+        declared = {*self._queries, *self.strategy.query_types}
+        if action.partition(".")[0] == "query" and action not in declared:
+            raise InputError(
+                f"{action}: neither the strategy nor an adaptation of this run asks it"
+            )
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._placed(sent.weights))
-        if action == FISHER and "kind" not in received.config:  # EWC's; a strategy's has a kind
+        if action in self._queries:
             weights = self.strategy.localise(cohort, received.weights)
-            [method] = [a for a in self.adaptations if isinstance(a, Ewc)]
-            update = Update(fisher_for(method, cohort, weights), cohort.num_examples)
+            update = Update(self._queries[action].answer(cohort, weights), cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:
@@ -108,9 +122,10 @@ class Worker:
         states: Sequence[Mapping[str, Weights]] = (),
         *,
         adaptations: Sequence[Adaptation],
-        fisher_of_all: Weights | None = None,
+        pooled: Mapping[str, Weights] = MappingProxyType({}),
         on_global: bool = False,
         curves: bool = False,
+        collected: CollectedModels | None = None,
     ) -> list[Evaluation]:
         """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
@@ -118,8 +133,9 @@ class Worker:
 
         Args:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
-            fisher_of_all: The federation's Fisher, [...] without a client axis, for EWC.
+            pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
         cohort = self.cohort(clients, round, states)
@@ -128,19 +144,22 @@ class Worker:
             tests["global"] = [self.global_test] * len(clients)
         if curves:
             tests["adapt"] = cohort.part("adapt")
-        reference = None
-        if fisher_of_all is not None:
-            wide = {n: t.expand(len(clients), *t.shape) for n, t in fisher_of_all.items()}
-            reference = self._placed(wide)
+        answers = {a: self._placed(repeat(w, len(clients))) for a, w in pooled.items()}
         rows = []
         for name, weights in models.items():
             start = self.strategy.localise(cohort, self._placed(weights), name)
+            if collected is not None:
+                collected.add(cohort, name, "none", start)
             for method in adaptations:
-                for epoch, adapted in _looked_at(method, cohort, start, reference, curves):
+                inputs = (cohort, start, answers.get(method.name))
+                stages = method.stages(*inputs) if curves else [(0, method.adapt(*inputs))]
+                for epoch, adapted in stages:
                     for split, examples in tests.items():
                         for d, score in enumerate(evaluate(cohort, adapted, examples)):
                             row = self._row(round, clients[d], name, method, split, score)
                             rows.append(row._replace(epoch=epoch))
+                if collected is not None and method.name != "none":
+                    collected.add(cohort, name, method.name, adapted)
         return sorted(rows, key=lambda row: row.client)
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
@@ -218,7 +237,7 @@ class Worker:
         if self.compute.type == "cpu":
             return weights
         return {
-            n: t[:1].to(self.compute).expand(t.shape) if t.stride(0) == 0 else t.to(self.compute)
+            n: t[:1].to(self.compute).expand(t.shape) if is_shared({n: t}) else t.to(self.compute)
             for n, t in weights.items()
         }
 
@@ -226,21 +245,6 @@ class Worker:
         if self.compute.type == "cpu":
             return dict(states)
         return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in states.items()}
-
-
-def _looked_at(
-    method: Adaptation, cohort: Cohort, start: Weights, fisher: Weights | None, curves: bool
-) -> Iterator[tuple[int, Weights]]:
-    """The adapted weights, as epoch 0; before them those on the way, where curves are recorded."""
-    if not (curves and isinstance(method, Tuning) and method.stage):
-        yield 0, adapt(method, cohort, start, fisher)
-        return
-    for epoch, weights in stages(method, cohort, start, fisher):
-        yield epoch if epoch < method.epochs else 0, weights
-
-
-def needs_fisher_of_all(adaptations: Sequence[Adaptation]) -> bool:
-    return any(isinstance(a, Ewc) and a.fisher == "federation" for a in adaptations)
 
 
 def _size(split: Split) -> int:

@@ -1,23 +1,26 @@
-"""What every method answers. Strategies are pure: the server's state comes in and goes out.
+"""The interface of a strategy, and what of a run a strategy is made from.
 
-One exchange is ``send`` (server) -> ``answer`` (clients) -> ``merge`` (server). A round is one or
-more exchanges, named by ``actions``; afterwards ``models`` says which models each client has.
+Strategies are pure: the server's state comes in and goes out. One exchange is ``send`` (server) ->
+``answer`` (clients) -> ``merge`` (server). A round is one or more exchanges, named by ``actions``;
+afterwards ``models`` says which models each client has.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Sent, Update
+from fedadapt.parameters import check_parameters
 from fedadapt.weights import Weights
-
-if TYPE_CHECKING:
-    from fedadapt.flower.ours_as_flower import FlowerStrategy
 
 State = TypeVar("State")
 Metadata = dict[str, object]  # JSON
@@ -36,12 +39,115 @@ class LocalTraining:
         return Schedule(self.batch_size, self.epochs, "train", "train")
 
 
-class Strategy(ABC, Generic[State]):
-    """The interface. A class that can be instantiated is final: compose, do not subclass it."""
+def made_from(*settings: str) -> Any:
+    """Make a field of ``Run`` and name the settings, in kebab-case, that it is made from."""
+    return field(metadata={"settings": frozenset(settings)})
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What a strategy can be made from beside its own parameters.
+
+    A field that a strategy declares with ``from_run()`` is filled with the value of the same name
+    here. A setting that no such field is made from has no effect on the strategy, and giving it is
+    an error.
+    """
+
+    model: nn.Module = made_from()  # the architecture with its initial weights
+    image_shape: tuple[int, ...] = made_from()  # of a network input, (C, H, W)
+    training: LocalTraining = made_from(
+        "lr", "momentum", "weight-decay", "batch-size", "local-epochs"
+    )
+    batch_norm: str = made_from("batch-norm")
+    rounds: int = made_from()
+    seed: int = made_from()
+    noise_seed: int | None = made_from()  # repeats a simulation's noise; None: true entropy
+    newcomers: tuple[int, ...] = made_from()  # clients that never train, ascending
+
+
+SETTINGS: dict[str, frozenset[str]] = {f.name: f.metadata["settings"] for f in fields(Run)}
+"""Field of ``Run`` -> the settings it is made from."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ServerSide:
+    """What a strategy can use on the server before its first round; see ``Strategy.prepare``."""
+
+    config: RunConfig
+    tasks: Any  # ``datasets.task_incremental.benchmark.TaskBenchmark``; None where there are none
+    folder: Path  # the run's, for what is too large for memory
+    compute: torch.device
+    progress: Callable[[Any], None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSide(ABC):
+    """What a client does in a method: all that a worker or a ClientApp needs of it."""
+
+    made_on_client: ClassVar[tuple[str, ...]] = ()
+    """Models that each client makes of the base model and its own state, see ``localise``. The
+    server neither has nor sends them."""
+
+    query_types: ClassVar[tuple[str, ...]] = ()
+    """The queries that are declared: message types beside ``train``, ``query.`` and a Python
+    identifier. Clients answer these, and refuse every other query; nothing has to be registered."""
+
+    compares_layers: ClassVar[bool] = False
+    """Whether clients are compared by a layer's activations, so that a report can compare layers:
+    fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""
+
+    @abstractmethod
+    def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
+        """Compute the clients' answers. Runs on the client; sees nothing of the server's state."""
+
+    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        """Make a model from the server the client's own before it is used. Runs on the client.
+
+        Args:
+            weights: The model as it came, [D, ...]; for a model that is ``made_on_client``, the
+                base model.
+            model: ``base`` or ``personal``.
+
+        """
+        return weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(ClientSide, Generic[State]):
+    """A federated method: both of its sides.
+
+    A subclass is a frozen dataclass. Its parameters are fields made with ``param``, what it takes
+    from the run are fields made with ``from_run``. A class that can be instantiated is final:
+    compose it, do not subclass it.
+    """
+
+    learns_tasks: ClassVar[bool] = False  # for task-incremental benchmarks, and only for them
+    samples_clients: ClassVar[bool] = True  # in a round; or all are asked, whatever ``fraction`` is
+
+    def __post_init__(self) -> None:
+        """Check the parameters; a subclass that checks more calls this first."""
+        check_parameters(self)
+
+    @classmethod
+    def check(cls, arguments: Mapping[str, Any], config: RunConfig) -> None:
+        """Refuse a combination of arguments and settings before data and network are loaded.
+
+        Args:
+            arguments: The parameters that were given, each in its range.
+            config: The run's settings.
+
+        Raises:
+            InputError: One line that says what does not go together.
+
+        """
+
+    def prepare(self, server: ServerSide) -> Self:
+        """Return the strategy as the server runs it, after what the server does beforehand."""
+        return self
 
     @abstractmethod
     def begin(self, start: Weights, clients: Sequence[int]) -> State:
-        """The server's state before the first round.
+        """Return the server's state before the first round.
 
         Args:
             start: The initial model, [...], no client axis.
@@ -50,79 +156,76 @@ class Strategy(ABC, Generic[State]):
         """
 
     def actions(self, state: State, round: int) -> tuple[str, ...]:
-        """The exchanges of round 1, 2, ...: Flower message types such as ``query.sparsity``."""
+        """Name the exchanges of round 1, 2, ... in their order.
+
+        Each is a Flower message type: ``train``, or one of ``query_types``.
+        """
         return ("train",)
 
     @abstractmethod
     def send(self, state: State, action: str, round: int, clients: Sequence[int]) -> Sent:
-        """What goes down to ``clients``, sampled by the server for this round, ascending."""
-
-    @abstractmethod
-    def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
-        """What the clients compute. Runs on the client; sees nothing of the server's state."""
+        """Return what goes down to ``clients``, sampled by the server for this round, ascending."""
 
     def expected(self, action: str, sent: Weights) -> Weights:
-        """Names, shapes and types of the arrays one client must answer with; values unused.
+        """Return names, shapes and types of the arrays one client must answer with.
 
         Args:
-            sent: What one client received, [...].
+            sent: What one client received, [...]. Values are not looked at.
 
         """
         return sent
 
     @abstractmethod
     def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:
-        """Fold the usable answers, streamed in client order, into the next state."""
+        """Fold the usable answers, streamed in the order of clients, into the next state."""
 
     def end(self, state: State, round: int) -> State:
-        """The state when all exchanges of a round are done."""
+        """Return the state when all exchanges of a round are done."""
         return state
 
     @abstractmethod
     def models(self, state: State, clients: Sequence[int]) -> Mapping[str, Weights]:
-        """The models of each of ``clients``: ``base`` for all, ``personal`` where one is made.
+        """Return the models of ``clients``: ``base`` for all, ``personal`` if the server makes one.
 
-        Each [D, ...]; a model that is the same for all is an expanded view (``weights.repeat``).
+        Each is [D, ...]; a model that is the same for all is an expanded view (``weights.repeat``).
         """
 
     def models_by_task(
         self, state: State, clients: Sequence[int]
     ) -> Iterator[tuple[int, Mapping[str, Weights]]]:
-        """``models`` for each task that clients are tried on; without tasks, once as task 0."""
+        """Yield ``models`` for each task that clients are evaluated on; else once, as task 0."""
         yield 0, self.models(state, clients)
 
-    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
-        """What a client makes of a model from the server before it uses it. Runs on the client.
-
-        Args:
-            model: ``base`` or ``personal``.
-
-        """
-        return weights
-
     def validation_errors(self, action: str, update: Update) -> Mapping[int, str]:
-        """Row -> what is wrong with that client's answer, beyond what is checked of all answers.
+        """Name what is wrong with answers, by row, beyond what is checked of every method.
 
         Names, shapes, types and numbers that are not finite have been refused before.
         """
         return {}
 
-    def as_flower(
-        self, *, fraction: float = 1.0, seed: int = 1, min_nodes: int = 1
-    ) -> "FlowerStrategy":
-        """The strategy as a ``flwr.serverapp.strategy.Strategy``, for anybody's ServerApp."""
-        from fedadapt.flower.ours_as_flower import FlowerStrategy
-
-        return FlowerStrategy(self, fraction=fraction, seed=seed, min_nodes=min_nodes)  # type: ignore[arg-type]
-
     def describe(self, state: State) -> dict[str, Metadata]:
-        """What people want to know of the state: each entry becomes ``<name>.json`` of the run."""
+        """Describe the state for people: each entry becomes ``<name>.json`` of the run folder."""
         return {}
 
     @abstractmethod
     def pack(self, state: State) -> tuple[dict[str, Tensor], Metadata]:
-        """The state as named tensors and JSON, for a checkpoint."""
+        """Return the state as named tensors and JSON, for a checkpoint."""
 
     @abstractmethod
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> State:
-        """The inverse of ``pack``."""
+        """Return the state that ``pack`` packed."""
+
+
+def require_batch_norm(model: nn.Module, name: str) -> None:
+    """Refuse a network without batch normalisation where a strategy is about nothing else.
+
+    Raises:
+        InputError: The network has no batch-norm layer.
+
+    """
+    from fedadapt.models.norms import has_batch_norm
+
+    if not has_batch_norm(model):
+        raise InputError(
+            f"strategy: {name} needs a network with batch normalisation, and this one has none"
+        )

@@ -8,6 +8,7 @@ from toys import cohort, dense, examples, split
 
 from fedadapt.client.cohort import Schedule
 from fedadapt.datasets.benchmark import Examples, Split
+from fedadapt.errors import InputError
 
 
 def numbered(count):
@@ -119,3 +120,65 @@ def test_what_a_client_kept_comes_before_what_it_is_sent():
     assert members.state("norms", received)["w"].flatten().tolist() == [1, 9, 3]
     assert members.only(1).state("norms", {"w": received["w"][1:2]})["w"].tolist() == [[9.0]]
     assert cohort(nn.Linear(1, 1), [numbered(3)] * 3).state("norms", received) is received
+
+
+def test_which_clients_kept_a_part():
+    own = {"norms": {"w": torch.tensor([9.0])}}
+    members = cohort(nn.Linear(1, 1), [numbered(3)] * 3, states=({}, own, {"other": {}}))
+    assert members.has("norms").tolist() == [False, True, False]
+    assert members.has("norms").dtype == torch.bool
+    assert members.only(1).has("norms").tolist() == [True]
+    assert cohort(nn.Linear(1, 1), [numbered(3)] * 2).has("norms").tolist() == [False, False]
+
+
+# A part of the images
+
+
+def train_values(members):
+    return [s.train.labels.tolist() for s in members.splits]
+
+
+def test_a_subset_is_drawn_without_replacement_by_each_client_for_itself():
+    members = cohort(dense(), [numbered(10), numbered(5), numbered(1)])
+    found = members.subset(0.8, "ala")
+    assert [len(set(values)) for values in train_values(found)] == [8, 4, 1]
+    assert all(values == sorted(values) for values in train_values(found))
+    for own in found.splits:
+        assert torch.equal(own.train.inputs[:, 0].long(), own.train.labels)
+    assert train_values(members.subset(0.8, "ala")) == train_values(found)
+    assert train_values(members.only(1).subset(0.8, "ala"))[0] == train_values(found)[1]
+    assert train_values(members.subset(0.8, "other")) != train_values(found)
+    assert found.splits[0].adapt is members.splits[0].adapt
+    assert found.num_examples.tolist() == [8, 4, 1]
+
+
+def test_a_subset_of_all_is_all_and_of_little_one_and_may_be_bounded():
+    members = cohort(dense(), [numbered(10), numbered(5)])
+    assert train_values(members.subset()) == train_values(members)
+    assert [len(v) for v in train_values(members.subset(0.01))] == [1, 1]
+    assert [len(v) for v in train_values(members.subset(most=7))] == [7, 5]
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
+def test_a_subset_of_no_images_or_of_more_than_all_is_an_error(share):
+    with pytest.raises(InputError, match="subset: share"):
+        cohort(dense(), [numbered(10)]).subset(share)
+
+
+# A number of steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_a_schedule_of_steps_is_the_beginning_of_one_of_epochs(steps):
+    members = cohort(dense(), [numbered(9), numbered(3), numbered(12)])
+    found = batches(members, Schedule(4, steps=steps))
+    long = batches(members, Schedule(4, 7))
+    for d in range(3):
+        assert found[d] == long[d][:steps]
+        assert len(found[d]) == steps
+        assert batches(members.only(d), Schedule(4, steps=steps))[0] == found[d]
+
+
+def test_less_than_one_step_is_an_error():
+    with pytest.raises(InputError, match="steps 0"):
+        list(cohort(dense(), [numbered(9)]).steps(Schedule(4, steps=0)))

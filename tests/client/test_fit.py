@@ -270,10 +270,10 @@ def test_training_goes_on_where_it_stopped_with_the_velocity_it_had(make, execut
     first, then = Schedule(4, 2, purpose="first"), Schedule(4, 2, purpose="then")
     start = initials(make(), 3)
     half = fit(members, start, Sgd(0.1, 0.9), first)
-    before = copied(half.weights), copied(half.velocity)
-    found = fit(members, half.weights, Sgd(0.02, 0.9), then, velocity=half.velocity)
+    before = copied(half.weights), copied(half.state)
+    found = fit(members, half.weights, Sgd(0.02, 0.9), then, state=half.state)
     assert_same_bits(half.weights, before[0])
-    assert_same_bits(half.velocity, before[1])
+    assert_same_bits(half.state, before[1])
 
     for d in range(3):
         model = make().double().train()
@@ -287,19 +287,19 @@ def test_training_goes_on_where_it_stopped_with_the_velocity_it_had(make, execut
                 optimizer.step()
         assert_close(row(found.weights, d), model.state_dict())
         buffers = {n: optimizer.state[p]["momentum_buffer"] for n, p in model.named_parameters()}
-        assert_close(row(found.velocity, d), buffers)
+        assert_close(row(found.state, d), buffers)
 
 
 def test_from_rest_is_another_way_on_and_without_momentum_there_is_no_velocity():
     members, start = cohort(plain(), SPLITS), initials(plain(), 3)
     half = fit(members, start, Sgd(0.1, 0.9), Schedule(4))
-    rest = {n: torch.zeros_like(t) for n, t in half.velocity.items()}
+    rest = {n: torch.zeros_like(t) for n, t in half.state.items()}
 
     def on(velocity):
-        return fit(members, half.weights, Sgd(0.1, 0.9), Schedule(4), velocity=velocity).weights
+        return fit(members, half.weights, Sgd(0.1, 0.9), Schedule(4), state=velocity).weights
 
     assert_same_bits(on(None), on(rest))
-    assert not torch.isclose(on(None)["head.weight"], on(half.velocity)["head.weight"]).all()
+    assert not torch.isclose(on(None)["head.weight"], on(half.state)["head.weight"]).all()
     moved = fit(members, start, Sgd(0.1, 0.9), Schedule(4), trainable=head)
-    assert set(moved.velocity) == {"head.weight", "head.bias"}
-    assert fit(members, start, Sgd(0.1), Schedule(4)).velocity == {}
+    assert set(moved.state) == {"head.weight", "head.bias"}
+    assert fit(members, start, Sgd(0.1), Schedule(4)).state == {}

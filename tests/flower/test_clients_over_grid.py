@@ -232,9 +232,9 @@ def test_evaluations_say_what_was_asked():
     on = grid()
     clients = client_pool(on)
     clients.ready()
-    found = list(clients.evaluate(request(fisher_of_all={"w": MODEL["w"]})))
+    found = list(clients.evaluate(request(pooled={"kd": {"w": MODEL["w"]}})))
     assert [a.clients for a in found] == [(0,), (1,), (2,)]
-    assert json.loads(found[1].rows[0].kind) == ["arrays", "fisher", "personal"]
+    assert json.loads(found[1].rows[0].kind) == ["arrays", "personal", "pooled.kd"]
     assert [r.label for r in found[1].rows] == ["base", "base+kd", "personal", "personal+kd"]
     assert [a.rows[0].client for a in found] == [0, 1, 2]
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from fake_grid import FakeGrid, ask
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr_command import flower_command, run_flower
+from safetensors.torch import load_file
 
+import fedadapt
 from fedadapt import __version__
 from fedadapt.errors import FedadaptError
 from fedadapt.flower.client_app import app
@@ -132,12 +135,40 @@ def test_local_norms_stay_on_the_client_s_disk(tmp_path):
     assert after != before  # the same model from the server, with the client's own norms
 
 
+def test_models_stay_on_the_client_s_disk_and_can_be_loaded_there(tmp_path):
+    """Those of the final evaluation, as it evaluated them: readable by their owner only."""
+    folder = tmp_path / "out"
+    config = run_config(
+        folder, model=tiny.NORM_MLP, adapt="none,adabn", batch_norm="local", rounds=1
+    )
+    models(grid_of(config, tmp_path), config)
+    written = {str(p.relative_to(folder / "models")) for p in (folder / "models").rglob("*.saf*")}
+    assert written == {"base.safetensors"}
+    last = [r for r in read_evaluations(folder) if (r.round, r.split) == (1, "test")]
+    assert len(last) == 6 * 2
+    benchmark = assemble(tiny.config(out=str(folder))).benchmark
+    for row in last:
+        [disk] = (tmp_path / f"disk-{row.client}").glob("*/*")
+        network = fedadapt.load(disk, row.client, row.adaptation)
+        test = benchmark.split(row.client).test
+        found = network(network.card.scaling(test.inputs)).argmax(1)
+        assert (found == test.labels).double().mean() == row.accuracy
+        [file] = disk.glob(f"models/{row.label}/*.safetensors")
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_client_keeps_no_models_where_none_are_to_be_saved(tmp_path):
+    config = run_config(tmp_path / "out", save_models="none", rounds=1)
+    models(grid_of(config, tmp_path), config)
+    assert list(tmp_path.rglob("models")) == []
+
+
 def test_what_is_asked_after_training_is_asked_of_what_the_client_has_then(tmp_path):
     """As in one process. Only a round that is trained again begins with what was there before."""
     some = Client(tmp_path, batch_norm="local")
 
     def importance() -> dict[str, torch.Tensor]:
-        return tensors(some.ask("query.importance", some.told()).content["arrays"])
+        return tensors(some.ask("query.ewc_fisher", some.told()).content["arrays"])
 
     def loss() -> float:
         return some.ask("evaluate", some.told()).content["metrics"]["loss"]
@@ -177,14 +208,14 @@ def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
 def test_moments_and_importance_answer_with_what_they_are_of(client):
     statistics = tensors(client.ask("query.moments", client.told()).content["arrays"])
     assert set(statistics) == {"2.running_mean", "2.running_var"}
-    importance = tensors(client.ask("query.importance", client.told()).content["arrays"])
+    importance = tensors(client.ask("query.ewc_fisher", client.told()).content["arrays"])
     assert set(importance) == {n for n, _ in client.assembly.model.named_parameters()}
     assert all((t >= 0).all() for t in importance.values())
 
 
 def test_evaluate_answers_with_rows_and_never_with_a_model(client):
     content = client.told(adaptations=["none", "adabn"], **{"on-global": True})
-    content["fisher"] = array_record(client.model)
+    content["pooled.ewc"] = array_record(client.model)
     reply = client.ask("evaluate", content)
     assert not reply.content.array_records
     found = rows(reply.content, 1, 2)
@@ -221,11 +252,28 @@ def test_a_poisoned_message_gets_an_error_without_content(client, kind, content,
     assert " incident=" in reply.error.reason
 
 
-@pytest.mark.parametrize("kind", ["query.secrets", "train.elsewhere"])
+@pytest.mark.parametrize("kind", ["query", "train.elsewhere", "evaluate.elsewhere"])
 def test_a_question_it_does_not_know_is_refused_by_flower_itself(client, kind):
     """Before any mod; the text that travels names the question only."""
-    with pytest.raises(ValueError, match=f"registered with name '{kind.split('.')[1]}'"):
+    action = kind.partition(".")[2] or "default"
+    with pytest.raises(ValueError, match=f"registered with name '{action}'"):
         client.ask(kind)
+
+
+@pytest.mark.parametrize("kind", ["query.secrets", "query.sparsity", "query.importance"])
+def test_a_query_that_nothing_of_the_run_declares_is_refused(client, kind, caplog):
+    """Also one that a strategy of another run would ask; nothing of the client leaves with it."""
+    caplog.set_level(logging.CRITICAL)
+    reply = client.ask(kind, client.told())
+    assert reply.error.reason.startswith("crash:InputError incident=")
+
+
+def test_a_query_of_anybodys_adaptation_is_answered_without_an_edit_of_the_app(tmp_path):
+    """Its name is known to nothing but the adaptation, which is named ``module:Class``."""
+    some = Client(tmp_path, adapt="none,third_party_adaptations:Asks", adapt_args="")
+    content = some.ask("query.anything", some.told()).content
+    assert tensors(content["arrays"])["sizes"].tolist() == [2.0, 36.0]
+    assert content["metrics"]["num-examples"] == 36
 
 
 @pytest.mark.parametrize("partition", [None, 6, -1])
@@ -252,14 +300,19 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {"model": tiny.NORM_MLP, "batch_norm": "reestimate", "adapt": "none,adabn-s",
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
-        {"strategy_args": "mu=0.3", "adapt": "none,kd", "adapt_args": "kd.epochs=1"},
+        {"strategy": "fedprox", "strategy_args": "mu=0.3",
+         "adapt": "none,kd", "adapt_args": "kd.epochs=1"},
         {"strategy": "pfa", "strategy_args": "groups=2", "rounds": 4, "unseen": 0.2},
         {"benchmark": "digits-tasks", "strategy": "mas-racl", "strategy_args": "epochs=2",
+         **tiny.UNTRAINED,
          "adapt": "none"},
         {"benchmark": "digits-tasks", "strategy": "fim-racl", "adapt": "none",
+         **tiny.UNTRAINED,
          "strategy_args": "epochs=2 merge_on=client"},
+        {"adapt": "none,third_party_adaptations:Asks"},
     ],
-    ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa", "racl", "there"],
+    ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa", "racl", "there",
+         "query"],
 )  # fmt: skip
 def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     """Also where clients keep something, and where EWC needs a further question."""
@@ -271,9 +324,12 @@ def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     assert {k: v for k, v in found.items() if k in same} == {
         k: v for k, v in wanted.items() if k in same
     }
-    torch.testing.assert_close(
-        tiny.base(tmp_path / "there"), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5
-    )
+    models_there = tmp_path / "there" / "models"
+    bases = [p.relative_to(models_there) for p in models_there.rglob("base.safetensors")]
+    assert len(bases) == (config["rounds"] if config["benchmark"] == "digits-tasks" else 1)
+    for base in bases:
+        found, wanted = (load_file(tmp_path / w / "models" / base) for w in ("there", "here"))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     here, there = (read_evaluations(tmp_path / where) for where in ("here", "there"))
     assert [r[:9] for r in there] == [r[:9] for r in here]
     assert [r.loss for r in there] == pytest.approx([r.loss for r in here], rel=1e-3)
@@ -369,9 +425,18 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 
 @pytest.mark.flower
 @pytest.mark.timeout(240)
-def test_flwr_run_is_the_same_run(tmp_path):
-    """From the repository, by Flower's command, with as many nodes as Flower was told."""
-    changes = {"rounds": 2, "model": "mlp", "unseen": 0.0}
+def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
+    """From the repository, by Flower's command, with as many nodes as Flower was told.
+
+    Also with anybody's adaptations: one from a file, and one that asks a query of its own.
+    """
+    examples = str(tiny.ROOT / "examples")
+    monkeypatch.syspath_prepend(examples)
+    path = os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])
+    monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
+    changes = {"rounds": 2, "model": tiny.NORM_MLP, "unseen": 0.0,
+               "adapt": "none,tent:Tent,third_party_adaptations:Asks",
+               "adapt-args": "tent:Tent.epochs=2"}  # fmt: skip
     wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}

@@ -12,13 +12,14 @@ import torch
 from flwr.app import Array, ArrayRecord
 
 from fedadapt.errors import InputError
-from fedadapt.flower.flower_as_ours import FlowerStrategyWithState, load_strategy
+from fedadapt.flower.flower_as_ours import FlowerStrategyWithState
 from fedadapt.messages import Answers, Update
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.results.parquet import read_communication
-from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.registry import select
+from fedadapt.strategies.stateful import StrategyWithState
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def _no_pictures(monkeypatch):
 
 
 def load(name: str, arguments: str = ""):
-    return load_strategy(tiny.config(strategy=name, strategy_args=arguments))
+    return select(tiny.config(strategy=name, strategy_args=arguments)).construct()
 
 
 def test_arguments_reach_the_constructor_of_the_class_and_of_its_parents():
@@ -37,8 +38,8 @@ def test_arguments_reach_the_constructor_of_the_class_and_of_its_parents():
 
 
 def test_flower_waits_for_two_nodes_unless_told_and_here_for_one():
-    assert load("fedprox").min_available_nodes == 1
-    assert load("fedprox", "min_available_nodes=5").min_available_nodes == 5
+    assert load("flower-fedprox").min_available_nodes == 1
+    assert load("flower-fedprox", "min_available_nodes=5").min_available_nodes == 5
 
 
 def test_a_constructor_that_takes_anything_is_given_anything():
@@ -51,9 +52,9 @@ def test_a_constructor_that_takes_anything_is_given_anything():
     [
         ("fedadam", "etta=1", "strategy-args: fedadam has no argument 'etta'; did you mean 'eta'?"),
         ("third_party:Halfway", "", "missing 1 required positional argument: 'share'"),
-        ("third_party:Nobody", "", "strategy: third_party:Nobody: module 'third_party' has no"),
-        ("third_party:NOT_A_STRATEGY", "", "is not a subclass of flwr.serverapp.strategy.Strategy"),
-        ("third_party:norm_mlp", "", "is not a subclass of flwr.serverapp.strategy.Strategy"),
+        ("third_party:Nobody", "", "strategy: third_party:Nobody: cannot import"),
+        ("third_party:NOT_A_STRATEGY", "", "is a subclass neither of fedadapt's Strategy"),
+        ("third_party:norm_mlp", "", "is a subclass neither of fedadapt's Strategy"),
         ("third_party:Starting", "", "overrides start()"),
     ],
 )
@@ -172,7 +173,9 @@ def test_a_strategy_s_own_sampling_is_seeded_and_the_global_generator_is_left_al
     def trained(folder):
         random.seed(str(folder))  # whatever was drawn before
         before = random.getstate()
-        tiny.run(folder, strategy="fedprox", strategy_args="fraction_train=0.5", adapt="none")
+        tiny.run(
+            folder, strategy="flower-fedprox", strategy_args="fraction_train=0.5", adapt="none"
+        )
         assert random.getstate() == before
         return [(e.round, e.client) for e in read_communication(folder) if e.action == "train"]
 

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from fedadapt.client.fit import Sgd
 from fedadapt.errors import QuorumLostError
+from fedadapt.flower import as_flower
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, tensors
 from fedadapt.strategies.base import LocalTraining
@@ -65,7 +66,7 @@ def fedavg(**changes) -> FedAvg:
 
 
 def start(on: FakeGrid, rounds: int = 1, strategy=None, **settings):
-    flower = (strategy or fedavg()).as_flower(**settings)
+    flower = as_flower(strategy or fedavg(), **settings)
     return flower.start(grid=on, initial_arrays=array_record(START), num_rounds=rounds, timeout=5)
 
 
@@ -160,7 +161,7 @@ def test_a_failed_round_is_followed_by_one_from_the_same_model():
     on = grid()
     for node in NODES:
         on.faults["train", node] = failed(1, "crash")
-    flower = fedavg().as_flower()
+    flower = as_flower(fedavg())
     given = {"grid": on, "initial_arrays": array_record(START), "timeout": 5}
     flower.start(num_rounds=1, **given)
     on.faults.clear()
@@ -213,7 +214,7 @@ def test_clients_that_tell_no_loss_have_none():
 
 def test_starting_again_begins_with_the_arrays_given_then():
     """As Flower's own strategies do; whatever the first run has left behind."""
-    on, flower = grid(), fedavg().as_flower()
+    on, flower = grid(), as_flower(fedavg())
     other = {n: t + 3 for n, t in START.items()}
     flower.start(grid=on, initial_arrays=array_record(START), num_rounds=2, timeout=5)
     again = flower.start(grid=on, initial_arrays=array_record(other), num_rounds=1, timeout=5)
@@ -247,7 +248,7 @@ def test_settings_of_the_run_reach_the_nodes():
     curious.evaluate()(evaluate)
     on = grid()
     on.app = curious
-    fedavg().as_flower().start(
+    as_flower(fedavg()).start(
         grid=on, initial_arrays=array_record(START), num_rounds=1, timeout=5,
         train_config=ConfigRecord({"mine": 3}), evaluate_config=ConfigRecord({"also": "x"}),
     )  # fmt: skip
@@ -292,7 +293,7 @@ def test_a_strategy_asks_its_further_questions():
     strategy = FedAvg(model=model, batch_norm="reestimate")
     on = FakeGrid(norm_app([(1.0, 0.0), (3.0, 2.0)]),
                   {5: {"at": 0, "examples": 10}, 9: {"at": 1, "examples": 30}})  # fmt: skip
-    result = strategy.as_flower().start(
+    result = as_flower(strategy).start(
         grid=on, initial_arrays=array_record(dict(model.state_dict())), num_rounds=1, timeout=5
     )
     found = tensors(result.arrays)
@@ -307,6 +308,6 @@ def test_a_question_nobody_answers_ends_the_run_in_words():
     on = FakeGrid(norm_app([(1.0, 0.0)]), {5: {"at": 0, "examples": 10}})
     on.faults["query.moments", 5] = failed(1, "crash")
     with pytest.raises(QuorumLostError, match=r"round 1: no client answered 'query\.moments'"):
-        FedAvg(model=model, batch_norm="reestimate").as_flower().start(
+        as_flower(FedAvg(model=model, batch_norm="reestimate")).start(
             grid=on, initial_arrays=array_record(dict(model.state_dict())), num_rounds=1, timeout=5
         )

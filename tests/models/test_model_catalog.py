@@ -58,16 +58,6 @@ def test_a_malformed_factory_is_refused(name):
     assert "module:factory" in refusal(model=name)
 
 
-@pytest.mark.parametrize("adaptation", ["adabn", "adabn-s"])
-def test_adabn_needs_batch_normalisation(adaptation):
-    line = refusal(model="mlp", adapt=f"none, {adaptation}")
-    assert line.startswith(
-        f"adapt: {adaptation} needs a network with batch normalisation, 'mlp' has none; "
-    )
-    assert "vgg11" in line
-    catalog.check(RunConfig(model="vgg11", adapt=f"none,{adaptation}"))
-
-
 @pytest.mark.parametrize("policy", ["local", "reestimate"])
 def test_policies_for_statistics_need_batch_normalisation(policy):
     assert refusal(model="cnn", batch_norm=policy).startswith(f"batch-norm: {policy} needs")

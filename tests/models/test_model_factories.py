@@ -98,8 +98,8 @@ def test_trying_the_network_out_leaves_its_statistics_alone():
 
 @pytest.mark.usefixtures("nets")
 def test_a_factorys_batch_norm_is_looked_for_once_it_is_built():
-    built("shaped", adapt="none,adabn")
-    assert "adabn needs" in refusal("my_test_nets:tiny", adapt="adabn")
+    built("shaped", batch_norm="local")
+    assert "batch-norm: local needs" in refusal("my_test_nets:tiny", batch_norm="local")
 
 
 @pytest.mark.usefixtures("nets")

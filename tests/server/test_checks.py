@@ -6,7 +6,7 @@ import torch
 from fedadapt.messages import Answers, Failure, Update
 from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.checks import Expected, accept, validation_errors
-from fedadapt.weights import repeat, rows
+from fedadapt.weights import repeat, row, rows
 
 SENT = {
     "w": torch.linspace(-1, 1, 20).reshape(4, 5),
@@ -246,7 +246,7 @@ def test_the_bound_refuses_rows_that_would_broadcast():
 
 
 def test_the_spec_of_a_model_is_that_of_a_row_of_its_stack():
-    assert Expected.of_rows(repeat(SENT, 3)) == EXPECTED
+    assert Expected.of(row(repeat(SENT, 3), 2)) == EXPECTED
 
 
 def test_names_from_outside_are_shortened():

@@ -1,4 +1,4 @@
-"""Everything that can be refused before torch is loaded is refused there."""
+"""Everything that can be refused before data or a network are made is refused there."""
 
 import importlib.util
 
@@ -7,6 +7,7 @@ import tiny
 
 from fedadapt.errors import InputError
 from fedadapt.simulations import check as checking
+from fedadapt.simulations.assembly import assemble
 
 
 def test_what_works_is_not_refused():
@@ -31,6 +32,22 @@ def test_what_works_is_not_refused():
 def test_every_part_is_asked(changes, key):
     with pytest.raises(InputError, match=f"^{key}: "):
         checking.check(tiny.config(**changes))
+
+
+@pytest.mark.parametrize("adaptation", ["adabn", "adabn-s"])
+def test_an_adaptation_of_batch_norm_is_refused_where_there_is_none(adaptation):
+    """Of our networks that is known; of anybody's factory once it has made one."""
+    checking.check(tiny.config(model="vgg11", image_size=32, adapt=f"none,{adaptation}"))
+    with pytest.raises(InputError) as refused:
+        checking.check(tiny.config(model="mlp", adapt=f"none,{adaptation}"))
+    line = f"adapt: {adaptation} needs a network with batch normalisation, 'mlp' has none; "
+    assert str(refused.value).startswith(line)
+    assert "vgg11" in str(refused.value)
+    plain = tiny.config(model="third_party:without_norms", adapt=f"none,{adaptation}")
+    checking.check(plain)
+    with pytest.raises(InputError, match=f"adapt: {adaptation} needs a network with batch"):
+        assemble(plain)
+    assemble(tiny.config(model=tiny.NORM_MLP, adapt=f"none,{adaptation}"))
 
 
 @pytest.mark.parametrize("module", checking.NEEDED)

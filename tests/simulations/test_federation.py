@@ -6,17 +6,18 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
+from third_party_adaptations import Asks
 from toy_run import METHODS, SETTINGS, SPLITS, START, Faulty, Run, assert_same_run, corrupted
-from toys import assert_close, assert_same_bits, conv
+from toys import assert_close, assert_same_bits, cohort, conv
 
-from fedadapt.client.adaptations.settings import Ewc
+from fedadapt.client.adaptations.ewc import Ewc
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, QuorumLostError
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import Checkpoints, load_latest
 from fedadapt.server.sampling import sample
-from fedadapt.simulations.federation import parameter_names
-from fedadapt.weights import num_bytes
+from fedadapt.weights import num_bytes, repeat
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,10 @@ def test_the_ledger_has_a_line_for_every_message(whole):
         assert tuple(asked) == sample((0, 1, 2, 3, 4), 0.5, 5, number)
         assert len(asked) == 3
     assert {e.outcome for e in communication} == {"accepted"}
-    fishers = [e.client for e in communication if e.action == "query.importance"]
+    fishers = [e.client for e in communication if e.action == "query.ewc_fisher"]
     assert fishers == [0, 1, 2, 3, 4]
     model = num_bytes(START)
-    parameters = sum(num_bytes({n: START[n]}) for n in parameter_names(conv()))
+    parameters = sum(num_bytes({n: START[n]}) for n, _ in conv().named_parameters())
     down = {(e.action, e.round): e.bytes_down for e in communication}
     assert down[("evaluate", 0)] == down[("train", 1)] == model
     assert down[("evaluate", 4)] == model + parameters  # the Fisher goes down for EWC
@@ -84,7 +85,7 @@ def test_stacking_changes_only_rounding(whole, tmp_path):
         ("train", 4),
         ("evaluate", 2),
         ("evaluate", 4),
-        ("query.importance", 4),
+        ("query.ewc_fisher", 4),
     ],
 )
 def test_a_run_that_was_killed_goes_on_as_if_nothing_had_happened(whole, tmp_path, stop):
@@ -190,13 +191,38 @@ def test_some_diverging_is_the_ledgers_business_only(tmp_path):
     assert "norms" not in run.states.get(0, {})
 
 
+def test_answers_to_a_query_are_pooled_by_examples(tmp_path):
+    """Of the clients that train, at the last base model; none but the last evaluation has them."""
+    config, ewc, requests = RunConfig(rounds=2), Ewc(epochs=1, lam=1.0), []
+
+    class Recording(Faulty):
+        def evaluate(self, request):
+            requests.append(request)
+            return super().evaluate(request)
+
+    run = Run(tmp_path, config, batch_norm="shared", adaptations=(Asks(), ewc))
+    run.client_pool.__class__ = Recording
+    run.go()
+    assert [bool(request.pooled) for request in requests] == [False, False, True]
+    pooled = requests[-1].pooled
+    assert list(pooled) == ["third_party_adaptations:Asks", "ewc"]
+    seen, examples = SPLITS[:5], torch.tensor([5.0, 12, 10, 7, 9], dtype=torch.float64)
+    assert [len(split.train) for split in seen] == examples.tolist()
+    share = examples / examples.sum()
+    wanted = torch.stack([share @ torch.arange(5.0).double(), share @ examples])
+    assert_close(pooled["third_party_adaptations:Asks"], {"sizes": wanted})
+    members = cohort(conv(), seen, clients=range(5), seed=config.seed, round=2)
+    fishers = ewc.own_fisher(members, repeat(run.state, 5))
+    assert_close(pooled["ewc"], {n: torch.tensordot(share, t, 1) for n, t in fishers.items()})
+
+
 def test_without_the_federations_fisher_each_client_takes_its_own(tmp_path):
     config = RunConfig(rounds=1, min_replies=1.0)
     found = Run(tmp_path / "own", config, adaptations=(Ewc(epochs=1, fisher="own"),)).go()
 
     class Deaf(Faulty):
         def ask(self, action, round, sent, expected):
-            if action == "query.importance":
+            if action == "query.ewc_fisher":
                 return iter(())
             return super().ask(action, round, sent, expected)
 

@@ -1,15 +1,22 @@
 """What any client of a benchmark answers, whichever engine asks."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from toys import Toys, assert_same_bits, cohort, conv, dense, images, initial, sent, split, training
 
-from fedadapt.client.adaptations.settings import AdaBN, Ewc, FineTune, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.ewc import Ewc
+from fedadapt.client.adaptations.fine_tune import FineTune
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.statistics.importance import fisher
 from fedadapt.datasets.benchmark import Scaling
-from fedadapt.simulations.worker import EVALUATE, FISHER, Worker, needs_fisher_of_all
+from fedadapt.errors import InputError
+from fedadapt.simulations.worker import EVALUATE, Worker
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import repeat, row
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10)]
@@ -90,7 +97,7 @@ def test_what_a_strategy_learns_while_it_runs_is_of_the_adapt_images():
 @pytest.mark.parametrize("method", [Ewc(), Ewc(batch_size=4), Ewc(batch_size=4, part="adapt")])
 def test_the_federations_fisher_is_measured_as_a_clients_own(method):
     worker, start = make(adaptations=[method]), initial(conv())
-    found = worker.answer(FISHER, 0, sent(start, (0, 1)))
+    found = worker.answer("query.ewc_fisher", 0, sent(start, (0, 1)))
     wanted = fisher(
         cohort(conv(), SPLITS[:2], clients=(0, 1), seed=3),
         repeat(start, 2),
@@ -101,9 +108,36 @@ def test_the_federations_fisher_is_measured_as_a_clients_own(method):
     assert_same_bits(found.weights, wanted)
 
 
-def test_only_ewc_asks_the_federation_for_its_fisher():
-    assert needs_fisher_of_all([NoAdaptation(), Ewc()])
-    assert not needs_fisher_of_all([NoAdaptation(), Ewc(fisher="own"), AdaBN()])
+@pytest.mark.parametrize("method", [NoAdaptation(), Ewc(fisher="own")])
+@pytest.mark.parametrize("action", ["query.ewc_fisher", "query.secrets", "query"])
+def test_a_query_that_nothing_of_the_run_declares_is_refused(method, action):
+    worker = make(adaptations=[method])
+    with pytest.raises(InputError, match="neither the strategy nor an adaptation of this run"):
+        worker.answer(action, 0, sent(initial(conv()), (0,)))
+
+
+def test_a_query_belongs_to_one_who_asks():
+    class Same(Ewc):
+        def query(self):
+            return replace(super().query(), action=STATISTICS)
+
+    with pytest.raises(InputError, match=r"query\.moments is the strategy's own query"):
+        make(adaptations=[Same()])
+
+
+def test_pooled_answers_reach_the_adaptation_that_asked():
+    ewc, start = Ewc(epochs=2, lr=0.01, lam=10.0), initial(conv())
+    worker = make(adaptations=[ewc])
+    pooled = {n: 0.5 + torch.zeros_like(start[n]) for n, _ in conv().named_parameters()}
+    rows = worker.evaluate(
+        6, (0, 1), {"base": repeat(start, 2)}, adaptations=[ewc], pooled={"ewc": pooled}
+    )
+    members = cohort(conv(), SPLITS[:2], clients=(0, 1), seed=3, round=6)
+    adapted = ewc.adapt(members, repeat(start, 2), repeat(pooled, 2))
+    scores = evaluate(members, adapted, [s.test for s in SPLITS[:2]])
+    assert [r.loss for r in rows] == [s.loss for s in scores]
+    without = worker.evaluate(6, (0, 1), {"base": repeat(start, 2)}, adaptations=[ewc])
+    assert [r.loss for r in without] != [r.loss for r in rows]
 
 
 def test_the_networks_own_weights_are_never_read():

@@ -21,9 +21,11 @@ from toys import (
 
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import fit
+from fedadapt.flower.stock_client import StockClient
 from fedadapt.messages import Answers
 from fedadapt.selectors import norms
-from fedadapt.strategies.fedavg import MOMENTS, FedAvg
+from fedadapt.strategies.fedprox import FedProx
+from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import repeat, row
 
 # Client k holds n_k images and minimises h_k/2 (w - t_k)^2.
@@ -37,7 +39,7 @@ SPLITS = [split(count, seed=count) for count in (5, 12, 10)]
 
 def where(lr, epochs, mu=0.0, rounds=3):
     """The shared model after some rounds."""
-    strategy = FedAvg(training=training(lr, epochs), model=Quadratic(), mu=mu)
+    strategy = FedProx(training=training(lr, epochs), model=Quadratic(), mu=mu)
     return federate(strategy, Toys(PROBLEM), Quadratic(), START, rounds).state["w"]
 
 
@@ -52,7 +54,9 @@ def known(lr, epochs, mu=0.0, rounds=3):
 
 
 def averaged(batch_norm="shared", mu=0.0, **settings):
-    return FedAvg(training=training(0.1, 2, **settings), model=conv(), mu=mu, batch_norm=batch_norm)
+    return FedProx(
+        training=training(0.1, 2, **settings), model=conv(), mu=mu, batch_norm=batch_norm
+    )
 
 
 def test_one_step_a_round_goes_to_the_joint_optimum():
@@ -79,8 +83,8 @@ def test_fedprox_drifts_less_and_to_a_known_point(mu):
 
 def test_stock_flower_says_mu_in_its_message():
     members = cohort(plain(), SPLITS)
-    ours = FedAvg(training=training(), model=plain(), mu=0.7)
-    theirs = FedAvg(training=training(), model=plain())
+    ours = FedProx(training=training(), model=plain(), mu=0.7)
+    theirs = StockClient(training=training(), model=plain())
     message = sent(initial(plain()), members.clients)
     told = sent(initial(plain()), members.clients, **{"proximal-mu": 0.7})
     wanted = ours.answer("train", members, message).weights
@@ -175,7 +179,7 @@ def test_local_norms_stay_and_are_used_again():
 
 
 def _none():
-    from fedadapt.client.adaptations.settings import NoAdaptation
+    from fedadapt.client.adaptations.none import NoAdaptation
 
     return NoAdaptation()
 
@@ -219,14 +223,14 @@ def test_reestimated_statistics_are_those_of_all_images_under_the_averaged_weigh
     others = [n for n in start if not n.endswith(kinds)]
     assert_same_bits({n: trial.state[n] for n in others}, {n: shared[n] for n in others})
     assert not torch.isclose(shared["body.1.running_var"], variance).all()
-    assert [e.action for e in trial.communication] == ["train"] * 3 + [MOMENTS] * 3
+    assert [e.action for e in trial.communication] == ["train"] * 3 + [STATISTICS] * 3
 
 
 def test_only_statistics_travel_to_reestimate_them():
     strategy = averaged("reestimate")
     members = cohort(conv(), SPLITS)
-    update = strategy.answer(MOMENTS, members, sent(initial(conv()), members.clients))
+    update = strategy.answer(STATISTICS, members, sent(initial(conv()), members.clients))
     names = {f"body.{i}.running_{s}" for i in (1, 4) for s in ("mean", "var")}
     assert update.weights.keys() == names
-    assert strategy.expected(MOMENTS, initial(conv())).keys() == names
+    assert strategy.expected(STATISTICS, initial(conv())).keys() == names
     assert update.num_examples.tolist() == [5, 12, 10]

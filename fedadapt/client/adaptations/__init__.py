@@ -1,1 +1,1 @@
-"""Local adaptations: what a client does with a model before it uses it."""
+"""Local adaptations: what a client does with a model before it uses it. One class in one file."""

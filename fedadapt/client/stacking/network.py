@@ -4,6 +4,8 @@ How it works: ``torch.fx`` follows the model's code once and writes down which l
 methods it calls, in which order. Each of them is replaced by a kernel that does the same for the
 values of all clients at once; a call goes through the list. What follows a client's batch through
 the kernels is a ``Stacked``, which changes its layout only where a kernel asks for another one.
+What enters the head is a second output of the graph: it is computed in any case, so it costs
+nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +22,8 @@ from fedadapt.client.stacking.functions import FUNCTIONS, IN_PLACE, METHODS
 from fedadapt.client.stacking.layers import FOLDING, KNOWN, kernel_of
 from fedadapt.client.stacking.value import Call, Seen, Stacked, Unstackable
 from fedadapt.models.mode import evaluating, training
+from fedadapt.objectives import Outputs
+from fedadapt.selectors import head_of
 from fedadapt.weights import Weights
 
 __all__ = ["StackedNetwork", "Unstackable", "trace"]
@@ -46,7 +50,7 @@ class StackedNetwork:
     """``model`` for many clients at once, each with weights of its own.
 
     Which layers train is read from the modules of ``model`` at each call, so whatever switches the
-    mode of ``model`` switches this; its tensors are never read and may be on the meta client.
+    mode of ``model`` switches this; its tensors are never read and may be on the meta device.
 
     Raises:
         Unstackable: Some part of the model has no stacked kernel.
@@ -55,9 +59,9 @@ class StackedNetwork:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        graph = _graph(model)
+        graph, entering = _graph(model)
         _check_names(model)
-        self._input, self._output, self._steps = _compiled(model, graph)
+        self._input, self._outputs, self._steps = _compiled(model, graph, entering)
 
     def __call__(
         self,
@@ -66,14 +70,26 @@ class StackedNetwork:
         seen: Seen | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """Logits [D, B, num_classes] of ``weights`` on ``inputs`` [D, B, ...]. Differentiable.
+        """Logits [D, B, num_classes] of ``weights`` on ``inputs`` [D, B, ...]: see ``outputs``."""
+        return self.outputs(weights, inputs, seen, generators).logits
+
+    def outputs(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        seen: Seen | None = None,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Outputs:
+        """Logits, and what enters the head, of ``weights`` on ``inputs`` [D, B, ...].
+
+        Differentiable.
 
         Args:
             weights: Parameters and buffers, named as in ``model.state_dict()``, each [D, ...]. They
                 may be expanded from one model. Batch norm in training mode updates its running
                 statistics here, in place, exactly as ``nn.BatchNorm2d`` does.
             seen: Called with (path, x [D, channels, N]) for what enters each batch-norm layer.
-            generators: One a client, on the client of ``inputs``: dropout in training mode draws
+            generators: One a client, on the device of ``inputs``: dropout in training mode draws
                 each client's mask from its own, as the model alone would from such a generator.
 
         """
@@ -85,29 +101,52 @@ class StackedNetwork:
             values[step.node] = step.kernel(call, *args, **kwargs)
             for node in step.last_uses:
                 del values[node]
-        logits: Stacked = values[self._output]
-        return logits.plain()
+        logits, *entering = (values[node].plain() for node in self._outputs)
+        return Outputs(logits, entering[0] if entering else None)
 
 
 class _Tracer(fx.Tracer):
     """Stops at the layers there are kernels for; goes into everything else."""
 
+    def __init__(self, head: nn.Module | None) -> None:
+        super().__init__()
+        self._head = head
+        self.entering: fx.Node | None = None  # what the head was called with last
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) in KNOWN or super().is_leaf_module(m, module_qualified_name)
 
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        if m is self._head:
+            self.entering = args[0].node if args and isinstance(args[0], fx.Proxy) else None
+        return super().call_module(m, forward, args, kwargs)
 
-def _graph(model: nn.Module) -> fx.Graph:
-    """What the model calls, in order; the same in both modes, or it cannot be switched."""
+
+def _graph(model: nn.Module) -> tuple[fx.Graph, fx.Node | None]:
+    """What the model calls, in order, and what enters its head.
+
+    The calls must be the same in both modes, or the model cannot be switched.
+    """
     try:
+        tracer = _Tracer(_head(model))
         with evaluating(model):
-            other = _Tracer().trace(model)
+            other = _Tracer(None).trace(model)
         with training(model):
-            graph = _Tracer().trace(model)
+            graph = tracer.trace(model)
     except Exception as error:  # the model's own code may raise anything when given proxies
         raise Unstackable(f"it cannot be traced ({type(error).__name__})") from error
     if str(graph) != str(other):
         raise Unstackable("its code, not its layers, asks for the mode")
-    return graph
+    return graph, tracer.entering
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    try:
+        return head_of(model)
+    except ValueError:
+        return None
 
 
 def _check_names(model: nn.Module) -> None:
@@ -117,13 +156,19 @@ def _check_names(model: nn.Module) -> None:
         raise Unstackable("a tensor of it has two names")
 
 
-def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node, list[_Step]]:
-    """The node of the images, that of the logits, and the steps from one to the other."""
+def _compiled(
+    model: nn.Module, graph: fx.Graph, entering: fx.Node | None
+) -> tuple[fx.Node, list[fx.Node], list[_Step]]:
+    """The node of the images, those of the logits and of what enters the head, and all steps."""
     modules = dict(model.named_modules())
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     [end] = [node for node in graph.nodes if node.op == "output"]
     if len(inputs) != 1 or not isinstance(end.args[0], fx.Node):
         raise Unstackable("it does not take one tensor and return one")
+    for node in graph.nodes:
+        _check_in_place(modules, node)
+    # As an output it has a user more, so what follows neither moves nor folds the head into it.
+    end.args = ((end.args[0], *([entering] if entering is not None else [])),)
     _pool_first(graph, modules)
     _fold(graph, modules)
     last: dict[fx.Node, fx.Node] = {}
@@ -138,7 +183,7 @@ def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node, list
         for node in graph.nodes
         if node.op not in ("placeholder", "output")
     ]
-    return inputs[0], end.args[0], steps
+    return inputs[0], list(end.args[0]), steps
 
 
 def _pool_first(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
@@ -186,7 +231,6 @@ def _clamp(node: fx.Node, modules: dict[str, nn.Module]) -> Clamp | None:
 
 
 def _kernel(model: nn.Module, modules: dict[str, nn.Module], node: fx.Node) -> Callable[..., Any]:
-    _check_in_place(modules, node)
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         path = str(node.target)
         return kernel_of(path, modules[path], node.meta.get("clamp"))

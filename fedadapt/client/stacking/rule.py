@@ -64,7 +64,7 @@ def plan(
     """The fast way to compute clients whose steps are ``batch_size`` images of ``image_shape``.
 
     Nothing is measured, so the same run is planned in the same way wherever it runs. Shapes are
-    found with images of zeros: PyTorch takes seconds to load what it needs for the meta client.
+    found with images of zeros: PyTorch takes seconds to load what it needs for the meta device.
     """
     image = torch.zeros(1, *image_shape)
     state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}

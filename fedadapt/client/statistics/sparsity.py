@@ -19,7 +19,7 @@ from fedadapt.errors import InputError, unknown
 from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import normalised_by_batch
-from fedadapt.weights import Weights, row
+from fedadapt.weights import Weights, is_shared, row
 
 SPARSITY = "query.sparsity"
 BATCH = 64  # images at once, at least, where nothing is asked for
@@ -192,7 +192,7 @@ def _count(
     zeros = torch.zeros(len(cohort), sum(a.channels for a in wanted), dtype=torch.float64)
     measure = partial(_zeros, cohort, wanted, epsilon)
     # Whole numbers are added up: exact in any order.
-    if _is_one_model(weights):
+    if is_shared(weights):
         model = row(weights, 0)
         for owners, inputs in _portions(cohort, batch_size):
             zeros.index_add_(0, owners, measure(model, inputs).double().cpu())
@@ -218,14 +218,6 @@ def _of_each(
         pairs = zip(members, inputs, strict=True)
         found = torch.stack([measure(row(weights, d), own) for d, own in pairs])
     return found.sum(1).double().cpu()
-
-
-def _is_one_model(weights: Weights) -> bool:
-    """All clients have the same weights, as with the federated model."""
-    return all(
-        t.stride(0) == 0 or len(t) == 1 or torch.equal(t, t[:1].expand_as(t))
-        for t in weights.values()
-    )
 
 
 def _portions(cohort: Cohort, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:

@@ -81,13 +81,26 @@ def read_image(path: str, size: int) -> NDArray[np.uint8] | None:
     Grey, CMYK, 16-bit, transparent, animated (first frame) and camera-rotated images become
     upright RGB. A file that unpacks to absurdly many pixels counts as unreadable.
     """
+    image = read_upright(path, (size, size))  # JPEG: decode no more than is needed
+    if image is None:
+        return None
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
+
+
+def read_upright(path: str, draft: tuple[int, int] | None = None) -> Image.Image | None:
+    """One image as upright RGB in its own size; None where the file cannot be read.
+
+    Args:
+        draft: A JPEG may come smaller, but not smaller than this.
+
+    """
     try:
         with Image.open(path) as file:
             if file.width * file.height > _MOST_PIXELS:
                 return None
-            file.draft("RGB", (size, size))  # JPEG: decode no more than is needed
-            upright = ImageOps.exif_transpose(file)
-            return np.asarray(ImageOps.fit(_rgb(upright), (size, size), Image.Resampling.BICUBIC))
+            if draft is not None:
+                file.draft("RGB", draft)
+            return _rgb(ImageOps.exif_transpose(file))
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError):
         return None
 

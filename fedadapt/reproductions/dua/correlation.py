@@ -9,7 +9,7 @@ expert with that expert's own head.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,11 @@ from fedadapt.reproductions.dua.plan import Experiment
 from fedadapt.reproductions.dua.published import FIGURE_3
 from fedadapt.reproductions.table import Grid
 from fedadapt.selectors import head
-from fedadapt.simulations.assembly import assemble, compute_device
+from fedadapt.simulations.assembly import assemble, compute_device, server_side
 from fedadapt.simulations.report.style import INK, new_figure, save_png, styled, title
-from fedadapt.simulations.task_assembly import importance_request, server_side
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua.experts.training import Epoch, Expert
-from fedadapt.strategies.dua.variants import dua_arguments
+from fedadapt.strategies.dua.strategy import MergedExperts
 from fedadapt.weights import Weights, repeat, row
 
 PAIRS = {"M1": (0, 1), "M2": (2, 3), "D1": (0, 2), "D2": (1, 3)}
@@ -118,8 +117,9 @@ def quartets(
     if assembly.tasks is None:
         raise InputError(f"benchmark: {config.benchmark}; figure 3 needs one with tasks")
     compute = compute_device(config.device)
-    server = server_side(alone, assembly.tasks, assembly.model, Path(config.out), compute, progress)
-    asked = importance_request(dua_arguments(config))
+    task_experts = cast(MergedExperts, assembly.worker.strategy)
+    experts = task_experts.prepare(server_side(assembly, Path(config.out), progress)).experts
+    asked = cast(MergedExperts, assemble(config).worker.strategy).importance_request
     workers = [assembly.worker.at(task) for task in (0, 1)]
 
     def omega(expert: Expert, model: Worker, data: Worker, client: int) -> Weights:
@@ -139,7 +139,7 @@ def quartets(
     for client in range(assembly.tasks.num_clients):
         yield Quartet(
             *(
-                omega(server.experts[model], workers[model], workers[data], client)
+                omega(experts[model], workers[model], workers[data], client)
                 for model in (0, 1)
                 for data in (0, 1)
             )

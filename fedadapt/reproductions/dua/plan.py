@@ -136,7 +136,7 @@ class Experiment:
 
     def run(self, strategy: str, seed: int, draw: int, folder: Path) -> Run:
         """One of them; ``folder`` holds the folders of all."""
-        arguments = {"preset": self.preset, "experts": str(self.experts), **self.training}
+        arguments = {"preset": self.preset, "expert_folder": str(self.experts), **self.training}
         if draw != 1:
             arguments["draw"] = draw
         word, adapt, adapt_args = strategy, "none", ""
@@ -180,5 +180,6 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
         "model": model,
         "weights": weights,
         "shift": "native-corruptions:3" if native else "",
+        "save_models": "base",  # clients' models would fill a disk, and no table needs them
     }
     return RunConfig(**{**given, **changes})

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedadapt.errors import InputError
 from fedadapt.reproductions.dua.plan import Experiment, Row, Run
 from fedadapt.reproductions.dua.published import Key, Score
-from fedadapt.strategies.dua.variants import VARIANTS
+from fedadapt.strategies.registry import find
 
 Array = NDArray[np.float64]
 
@@ -56,8 +56,8 @@ class Results:
 
 def can_forget(row: Row) -> bool:
     """Not where each task keeps its own expert, nor where all are learnt at once."""
-    variant = VARIANTS[row.strategy]
-    return not variant.separate and variant.training != "joint"
+    cls = find(row.strategy)
+    return not cls.separate and cls.method != "joint"
 
 
 def collect(

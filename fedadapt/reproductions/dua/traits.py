@@ -1,21 +1,21 @@
 """DUA's table 1 from what the code does: strategies are asked, nothing is trained."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from fedadapt.client.adaptations.settings import ADAPTATIONS, Adaptation
+from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.registry import build
 from fedadapt.client.statistics.importance import MEASURES, Kind
-from fedadapt.config import RunConfig
+from fedadapt.config import parse_arguments
 from fedadapt.models.mlp import mlp
+from fedadapt.parameters import arguments_for
 from fedadapt.reproductions.dua.plan import METHODS, Experiment
 from fedadapt.reproductions.dua.published import TABLE_1
 from fedadapt.reproductions.table import Grid
-from fedadapt.simulations.task_assembly import importance_request
-from fedadapt.strategies.dua.strategy import DUA, IMPORTANCE, DuaState
-from fedadapt.strategies.dua.variants import VARIANTS, Given, dua_arguments
+from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState, MergedExperts
+from fedadapt.strategies.registry import STRATEGIES, find
 from fedadapt.weights import num_bytes
 
 ON_TOP = {"+ AdaBN": "adabn", "+ AdaBN-S": "adabn-s"}
@@ -55,15 +55,17 @@ class Traits(NamedTuple):
 
 def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Traits:
     """What a run of ``strategy`` with one local adaptation asks of a user."""
-    given = dua_arguments(RunConfig(strategy=strategy, strategy_args=arguments))
-    asked = importance_request(given)
-    local = ADAPTATIONS[adaptation]()
+    given = parse_arguments(arguments, "strategy-args")
+    cls = method_class(strategy)
+    method = cls(model=mlp((1, 4, 4), 2), **arguments_for(cls, given, "strategy-args", strategy))
+    asked = method.importance_request
+    local = build(adaptation, {}, "adapt")
     return Traits(
         psi=asked is not None,
         phi=adaptation != "none",
         needs_labels=local.needs_labels or (asked is not None and reads_labels(asked.kind)),
-        leaves=_leaves(given),
-        server=Trainings(once=1) if given.variant.training == "joint" else Trainings(each_task=1),
+        leaves=_leaves(method),
+        server=Trainings(once=1) if method.method == "joint" else Trainings(each_task=1),
         users=Trainings(each_task_and_user=int(trains(local))),
     )
 
@@ -81,10 +83,14 @@ def trains(local: Adaptation) -> bool:
     return hasattr(local, "epochs")
 
 
-def _leaves(given: Given) -> str:
-    """What the server of a small network would expect of a client, and its size."""
-    network = mlp((1, 4, 4), 2)
-    strategy = DUA(model=network, importance_request=importance_request(given))
+def method_class(strategy: str) -> type[MergedExperts]:
+    """The class of a strategy that learns tasks."""
+    return find(strategy)
+
+
+def _leaves(strategy: MergedExperts) -> str:
+    """What the server would expect of a client of this network, and its size."""
+    network = strategy.model
     if IMPORTANCE not in strategy.actions(DuaState(0, (0,)), 1):
         return "nothing"
     weights = network.state_dict()
@@ -92,7 +98,7 @@ def _leaves(given: Given) -> str:
     if not sent:
         return "nothing"
     trunk = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("head."))
-    what = {"mas": "of F", "fisher": "of the loss"}[given.variant.merged_by]
+    what = {"mas": "of F", "fisher": "of the loss"}[strategy.merged_by]
     return f"importances (gradients {what}), {sent / trunk:.2g} bytes a parameter and task"
 
 
@@ -134,10 +140,10 @@ def _rows(preset: str) -> Iterator[tuple[str, Traits]]:
     for name, (strategy, model) in METHODS.items():
         own = (
             strategy
-            if model == "personal" or not VARIANTS[strategy].personal
+            if model == "personal" or not method_class(strategy).personal
             else _shared(strategy)
         )
-        local = "fine-tune" if VARIANTS[own].separate else "none"
+        local = "fine-tune" if method_class(own).separate else "none"
         yield name, traits(own, local, preset)
         if name == "MAS-RACL":
             yield STAYS, traits(own, local, f"{preset} merge_on=client")
@@ -147,5 +153,17 @@ def _rows(preset: str) -> Iterator[tuple[str, Traits]]:
 
 def _shared(strategy: str) -> str:
     """The strategy that makes the base model of ``strategy`` and nothing else."""
-    wanted = replace(VARIANTS[strategy], personal=False)
-    return next(name for name, variant in VARIANTS.items() if variant == wanted)
+    wanted = method_class(strategy)
+    return next(
+        name
+        for name, cls in learning_tasks()
+        if not cls.personal and (cls.method, cls.merged_by) == (wanted.method, wanted.merged_by)
+    )
+
+
+def learning_tasks() -> Iterator[tuple[str, type[MergedExperts]]]:
+    """Our strategies that learn task after task, by name."""
+    for name in STRATEGIES.ours:
+        cls = find(name)
+        if issubclass(cls, MergedExperts):
+            yield name, cls

@@ -9,7 +9,7 @@ from rich.console import Console
 from fedadapt.errors import InputError
 from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
 from fedadapt.reproductions.pfa.plan import PER_CLIENT, Experiment, Rounds, experiment
-from fedadapt.strategies import catalog as strategies
+from fedadapt.strategies.registry import select
 
 SETTINGS = ("lr", "strategy_args")  # of the runs, beside those that all papers know
 OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out"})
@@ -39,7 +39,7 @@ def _check_arguments(wanted: Experiment) -> None:
     """Refuse PFA's arguments now, not after the federated model has been trained."""
     for name, config in wanted.runs(0, Path()):
         if name != "federated":
-            strategies.check(replace(config, weights="federated"))
+            select(replace(config, weights="federated"))
 
 
 def run(

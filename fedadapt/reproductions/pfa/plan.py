@@ -103,6 +103,7 @@ PAPER = RunConfig(
     curves=True,
     evaluate_every=1,
     normalization="imagenet",
+    save_models="base",  # clients' models would fill a disk, and no table needs them
 )
 """Section 5.1; local epochs and batch size from the released code."""
 

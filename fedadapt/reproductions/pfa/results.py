@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedadapt.config import RunConfig
+from fedadapt.config import RunConfig, parse_arguments
 from fedadapt.errors import InputError
 from fedadapt.reproductions.model_selection import RULES, Curve, curve
 from fedadapt.reproductions.pfa.plan import LOCAL, Experiment
 from fedadapt.server.clustering.grouping import group_clients
 from fedadapt.simulations.results.groups import GROUPS
 from fedadapt.simulations.results.parquet import read_evaluations
-from fedadapt.strategies.pfa.arguments import pfa_arguments
 
 METHODS = {
     "Baseline": ("federated", "base"),
@@ -78,7 +77,7 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
 def finds_the_given(pfa: RunConfig) -> bool:
     """Whether this finished run would be the same to the bit without the number of groups."""
     told = _groups(Path(pfa.out))
-    method = pfa_arguments(pfa).get("method", "efficient")
+    method = str(parse_arguments(pfa.strategy_args, "strategy-args").get("method", "efficient"))
     found = group_clients(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
     return bool(found.labels.tolist() == told["labels"])
 

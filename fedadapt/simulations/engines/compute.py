@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 from fedadapt.client.failures import guarded
 from fedadapt.messages import Answers, Config, Failure, Sent, bytes_up
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
 
@@ -44,6 +45,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
 
     def compute(first: int, last: int) -> EvaluationAnswers:
         some = request.clients[first:last]
+        collected = CollectedModels(request.collect) if request.collect else None
         began = time.perf_counter()
         found = worker.at(request.task).evaluate(
             request.round,
@@ -51,12 +53,15 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             {name: rows(w, first, last) for name, w in request.models.items()},
             states[first:last],
             adaptations=methods,
-            fisher_of_all=request.fisher_of_all,
+            pooled=request.pooled,
             on_global=request.on_global,
             curves=request.curves,
+            collected=collected,
         )
         seconds = (time.perf_counter() - began) / len(some)
-        return EvaluationAnswers(some, found, {}, 8 * 3 * len(found) // len(some), seconds)
+        models = collected.models if collected is not None else {}
+        size = 8 * 3 * len(found) // len(some)
+        return EvaluationAnswers(some, found, {}, size, seconds, models)
 
     return _piecewise(
         request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})

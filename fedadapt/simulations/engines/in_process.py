@@ -21,6 +21,8 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     all on a busy machine. More cores are for more processes.
     """
 
+    keeps_models = False
+
     def __init__(
         self, worker: Worker, *, cohort_size: int = 1, client_states: ClientStates | None = None
     ) -> None:
@@ -50,7 +52,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
                 yield answers
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        for first, last in self._cohorts(request.clients):
+        for first, last in self._cohorts(request.clients, request.at_once):
             some = request.clients[first:last]
             models = {name: rows(w, first, last) for name, w in request.models.items()}
             part = request._replace(clients=some, models=models)
@@ -65,6 +67,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     def _kept(self, clients: Sequence[int]) -> list[Mapping[str, Weights]]:
         return [self._client_states.of(client) for client in clients]
 
-    def _cohorts(self, clients: Sequence[int]) -> Iterator[tuple[int, int]]:
-        for first in range(0, len(clients), self._cohort_size):
-            yield first, min(first + self._cohort_size, len(clients))
+    def _cohorts(self, clients: Sequence[int], at_once: int = 0) -> Iterator[tuple[int, int]]:
+        size = min(at_once or self._cohort_size, self._cohort_size)
+        for first in range(0, len(clients), size):
+            yield first, min(first + size, len(clients))

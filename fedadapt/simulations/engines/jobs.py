@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import Evaluation
-from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, ModelStack
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
-from fedadapt.simulations.engines.serialization import Tree, is_shared
+from fedadapt.simulations.engines.serialization import Tree
 from fedadapt.simulations.worker import Worker
-from fedadapt.weights import Weights, rows
+from fedadapt.weights import Weights, is_shared, rows
 
 Result = Answers | EvaluationAnswers
 Asked = Query | EvaluationRequest  # the latter without clients and tensors
@@ -42,7 +42,7 @@ class Request:
 
     asked: Asked
     clients: tuple[int, ...]
-    common: dict[str, Tree] = field(default_factory=dict)  # for all: models [1, ...], fisher [...]
+    common: dict[str, Tree] = field(default_factory=dict)  # for all: models [1, ...], pooled [...]
     models: dict[str, Weights] = field(default_factory=dict)  # of each client, [D, ...]
 
     @staticmethod
@@ -53,9 +53,8 @@ class Request:
     @staticmethod
     def to_evaluate(request: EvaluationRequest) -> "Request":
         common, own = _told_apart(request.models)
-        asked = request._replace(clients=(), models={}, fisher_of_all=None)
-        fisher = {"fisher": request.fisher_of_all} if request.fisher_of_all is not None else {}
-        return Request(asked, request.clients, common | fisher, own)
+        asked = request._replace(clients=(), models={}, pooled={})
+        return Request(asked, request.clients, common | {"pooled": request.pooled}, own)
 
     def job(self, first: int, last: int) -> Job:
         return Job(self.asked, self.clients[first:last])
@@ -80,14 +79,15 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
     states = [states.get(i, {}) for i in range(count)]
     if isinstance(job.asked, Query):
         return _told(answer(worker, job.asked, job.clients, models.get("", {}), states))
-    request = job.asked._replace(
-        clients=job.clients, models=models, fisher_of_all=common.get("fisher")
-    )
+    pooled = common.get("pooled", {})
+    request = job.asked._replace(clients=job.clients, models=models, pooled=pooled)
+    answers = evaluate(worker, request, states)
     metadata = [
         (a.clients, [tuple(row) for row in a.rows], _plain(a.failures), a.bytes_up, a.seconds)
-        for a in evaluate(worker, request, states)
+        for a in answers
     ]
-    return Reply(metadata, {})
+    models = {i: _tree(a.models) for i, a in enumerate(answers) if a.models}
+    return Reply(metadata, {"models": models} if models else {})
 
 
 def results(job: Job, reply: Reply) -> list[Result]:
@@ -97,9 +97,17 @@ def results(job: Job, reply: Reply) -> list[Result]:
             Answers(clients, _update(reply.parts, i) if clients else None, _failures(failed), *rest)
             for i, (clients, failed, *rest) in enumerate(reply.metadata)
         ]
+    models = reply.parts.get("models", {})
     return [
-        EvaluationAnswers(clients, [Evaluation(*row) for row in rows], _failures(failed), *rest)
-        for clients, rows, failed, *rest in reply.metadata
+        EvaluationAnswers(
+            clients,
+            [Evaluation(*row) for row in rows],
+            _failures(failed),
+            size,
+            seconds,
+            _models(models.get(i, {})),
+        )
+        for i, (clients, rows, failed, size, seconds) in enumerate(reply.metadata)
     ]
 
 
@@ -141,6 +149,22 @@ def _update(parts: dict[str, Tree], index: int) -> Update:
         report=parts.get("report", {}).get(index, {}),
         states=parts.get("kept", {}).get(index, {}),
     )
+
+
+def _tree(models: Mapping[str, Mapping[str, ModelStack]]) -> dict[str, dict[str, Tree]]:
+    """Models that were collected, on their way to the server."""
+    return {
+        model: {adaptation: stack._asdict() for adaptation, stack in adapted.items()}
+        for model, adapted in models.items()
+    }
+
+
+def _models(tree: Tree) -> dict[str, dict[str, ModelStack]]:
+    """The inverse of ``_tree``."""
+    return {
+        model: {adaptation: ModelStack(**stack) for adaptation, stack in adapted.items()}
+        for model, adapted in tree.items()
+    }
 
 
 def _plain(failures: Mapping[int, Failure]) -> dict[int, tuple[str, str]]:

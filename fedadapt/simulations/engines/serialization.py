@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedadapt.weights import Weights
-
 Tree = Mapping[Any, Any]
 """Mappings of mappings, with tensors at the ends."""
 
@@ -64,11 +62,6 @@ def read(places: Layout, memory: Any) -> dict[Any, Any]:
             inner = inner.setdefault(key, {})
         inner[path[-1]] = next(parts[index]).view(shape)
     return tree
-
-
-def is_shared(weights: Weights) -> bool:
-    """Whether a stack [D, ...] is one model, sent to all."""
-    return all(t.stride(0) == 0 for t in weights.values())
 
 
 def _leaves(tree: Tree, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:

@@ -29,6 +29,8 @@ class Keeps(Protocol):
 class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     """What clients keep stays here and travels with their jobs: any worker computes any client."""
 
+    keeps_models = False
+
     def __init__(
         self, worker: Worker, worker_pool: WorkerPool, *, cohort_size: int, client_states: Keeps
     ) -> None:
@@ -70,7 +72,8 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         """Clients begin at the call, before the first answer is asked for."""
-        return cast(Iterator[EvaluationAnswers], self._results(Request.to_evaluate(request)))
+        results = self._results(Request.to_evaluate(request), request.at_once)
+        return cast(Iterator[EvaluationAnswers], results)
 
     def states(self) -> dict[int, Mapping[str, Weights]]:
         return self._client_states.snapshot()
@@ -78,11 +81,13 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
         self._client_states.restore(states)
 
-    def _results(self, request: Request) -> Iterator[Result]:
+    def _results(self, request: Request, at_once: int = 0) -> Iterator[Result]:
+        size = min(at_once or self._cohort_size, self._cohort_size)
+
         def own(first: int, last: int) -> dict[str, Any]:
             return request.own(first, last, self._client_states.of)
 
-        return self._scheduler.each(request, own, self._cohort_size, self._cost)
+        return self._scheduler.each(request, own, size, self._cost)
 
     def _cost(self, client: int) -> float:
         """Every image costs the same; a client that cannot say fails where it is computed."""

@@ -26,7 +26,6 @@ from fedadapt.models.meta import on_meta
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
-from fedadapt.strategies.pfa.arguments import pfa_arguments
 from fedadapt.strategies.pfa.strategy import PFA
 from fedadapt.weights import Weights, repeat
 
@@ -91,10 +90,10 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
         InputError: The strategy is not PFA or promises privacy, or all clients are of one kind.
 
     """
-    pfa = assembly.worker.strategy
-    if not isinstance(pfa, PFA):
+    pfa: Any = assembly.worker.strategy
+    if not pfa.compares_layers:
         raise InputError(f"strategy: {assembly.config.strategy} compares no layers; pfa does")
-    if pfa_arguments(assembly.config).get("dp_epsilon"):
+    if pfa.dp_epsilon:
         raise InputError("strategy-args: dp_epsilon: exact distances would tell what it hides")
     clients = some_of_each_kind(assembly.benchmark)
     kinds = [assembly.benchmark.kinds[d] for d in clients]

@@ -10,6 +10,7 @@ and 2): RACL. Merged by importances on the server's own images they are one mode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.importance import importances
 from fedadapt.messages import Answers, Sent, Update
+from fedadapt.parameters import from_run, param
 from fedadapt.selectors import head
 from fedadapt.server.mode_merge import ZeroImportance, mode_merge
-from fedadapt.strategies.base import Metadata, Strategy
+from fedadapt.strategies.base import Metadata, ServerSide, Strategy
 from fedadapt.strategies.dua.compression import Code
 from fedadapt.strategies.dua.experts.expert import Expert, head_for, task_model
 from fedadapt.strategies.dua.importance_store import ImportanceStore, InMemoryImportances
@@ -40,27 +42,82 @@ class DuaState:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DUA(Strategy[DuaState]):
-    """A round a task. Clients are served a model for each task so far: one trunk, a head a task.
+class MergedExperts(Strategy[DuaState]):
+    """Experts of the server, one a task: a round is a task, and clients never train.
 
-    ``base``, for all: the experts merged by ``server_importances`` (mode-IMM); where there are
+    Clients are served a model for each task so far: one trunk, and the head of the task. ``base``
+    is the same for all: the experts merged by ``server_importances`` (mode-IMM); where there are
     none, the trunk after the newest task (EWC, MAS, LwF, joint training), or with ``separate`` each
-    task's own expert. ``personal``, where there is an ``importance_request``: RACL's. A client
-    that did not answer for every task so far has the base.
+    task's own expert. ``personal``, where there is an ``importance_request``, is RACL's merge. A
+    client that has not answered for every task so far has the base.
 
-    A client needs ``model``, ``importance_request`` and nothing else.
+    A subclass names its ``method`` of training, and by which importance experts are merged. A
+    client needs ``model`` and the parameters; ``prepare`` adds what only the server has.
     """
 
-    model: nn.Module  # the architecture, for its head; its weights are never read
-    importance_request: ImportanceRequest | None = (
-        None  # None: nothing is asked, nothing is personal
+    query_types: ClassVar[tuple[str, ...]] = (IMPORTANCE,)
+    learns_tasks: ClassVar[bool] = True
+    samples_clients: ClassVar[bool] = False
+    method: ClassVar[str]  # ``ExpertTraining.method``
+    merged_by: ClassVar[str] = ""  # importance by which experts are merged: mas, fisher; "": none
+    separate: ClassVar[bool] = False  # each task is answered by its own expert
+    personal: ClassVar[bool] = False  # merged by each user's importances, not the server's alone
+
+    model: nn.Module = from_run()  # the architecture, for its head; its weights are never read
+    preset: str = param(
+        "paper", "choices of the paper, or of its released code", choices=("paper", "released")
     )
+    epochs: int | None = param(None, "epochs an expert trains at most", at_least=1)
+    batch_size: int | None = param(None, "images in a training step", at_least=1)
+    lr: float | None = param(None, "learning rate of the experts", above=0)
+    momentum: float | None = param(None, "its momentum", at_least=0, below=1)
+    l2_lambda: float | None = param(None, "strength of IMM's L2-transfer", at_least=0)
+    ewc_lambda: float | None = param(None, "strength of EWC", at_least=0)
+    mas_lambda: float | None = param(None, "strength of MAS", at_least=0)
+    lwf_lambda: float | None = param(None, "strength of LwF", at_least=0)
+    expert_folder: str = param("", "folder that keeps experts for other runs (default: the run's)")
+    draw: int = param(1, "which of the users' draws of images, 1 to 5", at_least=1, at_most=5)
+
     tasks: tuple[str, ...] = ()  # in the order in which they are learnt
     experts: tuple[Expert, ...] = ()  # one a task, or one for all (joint training)
     server_importances: tuple[Weights, ...] = ()  # Omega of each expert on the server's images
-    separate: bool = False
-    zero_importance: ZeroImportance = "mean"
     importance_store: ImportanceStore = field(default_factory=InMemoryImportances)
+
+    @property
+    def importance_request(self) -> ImportanceRequest | None:
+        """What users are asked for; None: nothing is asked, and nothing is personal."""
+        return None
+
+    @property
+    def zero_importance(self) -> ZeroImportance:
+        """What a parameter is that matters to no expert."""
+        return "mean" if self.preset == "paper" else "zero"
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The changes to the preset's training of experts that were given."""
+        names = ("epochs", "batch_size", "lr", "momentum")
+        lambdas = ("l2_lambda", "ewc_lambda", "mas_lambda", "lwf_lambda")
+        given = {name: getattr(self, name) for name in names + lambdas}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def measure(self) -> dict[str, Any]:
+        """How importances are measured; ``docs/dua.md`` has the presets.
+
+        The released code draws the labels of its Fisher, and takes means over batches first.
+        """
+        if self.preset == "paper":
+            return {"kind": self.merged_by}
+        fisher = {"kind": "true-fisher", "floor": 1e-8}
+        kind = {"kind": "mas"} if self.merged_by == "mas" else fisher
+        return {**kind, "granularity": "batch", "batch_size": 20}
+
+    def prepare(self, server: ServerSide) -> Self:
+        """Train the experts that are not there yet, and measure the server's importances."""
+        from fedadapt.strategies.dua.prepare import prepared
+
+        return prepared(self, server)
 
     def begin(self, start: Weights, clients: Sequence[int]) -> DuaState:
         return DuaState(0, tuple(sorted(clients)))
@@ -90,8 +147,8 @@ class DUA(Strategy[DuaState]):
         # How many images there are is not asked, so it is not told.
         alike = torch.ones(len(cohort), dtype=torch.float64)
         if importance_request.stays:
-            first = received.config["task"] == 0
-            return Update({}, alike, states=added(cohort, expert, found, first=first))
+            task = int(received.config["task"])  # type: ignore[arg-type]
+            return Update({}, alike, states=added(cohort, expert, found, task=task))
         return Update(importance_request.code(row(received.weights, 0)).encode(found), alike)
 
     def expected(self, action: str, sent: Weights) -> Weights:

@@ -1,117 +1,125 @@
-"""The strategies that learn task after task on the server, and their ``--strategy-args``.
+"""The methods of DUA's table 1: how experts are trained, and what becomes of them.
 
-No torch: all is checked before it is loaded. Names are those of DUA's table 1.
+De Lange et al. 2020, "Unsupervised model personalization while preserving privacy and scalability:
+an open problem", section 4.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from fedadapt.config import RunConfig, Scalar, parse_arguments
-from fedadapt.errors import InputError, unknown
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One method of the paper: how experts are trained and what becomes of them."""
-
-    training: str  # ``ExpertTraining.method``
-    merged_by: str = ""  # importance by which experts are merged: mas, fisher; "": they are not
-    personal: bool = False  # by the users' importances, not only by the server's
-    separate: bool = False  # each task is answered by its own expert
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.parameters import param
+from fedadapt.strategies.dua.request import ImportanceRequest
+from fedadapt.strategies.dua.strategy import MergedExperts
 
 
-VARIANTS: dict[str, Variant] = {
-    "mas-racl": Variant("imm", "mas", personal=True),
-    "fim-racl": Variant("imm", "fisher", personal=True),
-    "mas-imm": Variant("imm", "mas"),
-    "fim-imm": Variant("imm", "fisher"),
-    "task-experts": Variant("imm", separate=True),
-    "sequential": Variant("fine-tune"),
-    "ewc": Variant("ewc"),
-    "mas": Variant("mas"),
-    "lwf": Variant("lwf"),
-    "joint": Variant("joint"),
-}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PersonalExperts(MergedExperts):
+    """RACL: experts merged for each user by what matters on that user's images; no labels."""
 
-TRAINING: dict[str, type] = {
-    "epochs": int, "batch_size": int, "lr": float, "momentum": float, "l2_lambda": float,
-    "ewc_lambda": float, "mas_lambda": float, "lwf_lambda": float,
-}  # fmt: skip
-"""Fields of ``server.experts.ExpertTraining`` that a run may set; it checks their ranges."""
+    personal: ClassVar[bool] = True
 
-CHOICES: dict[str, tuple[str, ...]] = {
-    "preset": ("paper", "released"),
-    "upload": ("fp32", "fp16", "log8", "difference"),
-    "merge_on": ("server", "client"),
-}
-MERGING = ("upload", "share", "merge_on")
-ARGUMENTS = ("preset", *TRAINING, "experts", "draw", *MERGING)
-"""``experts``: a folder that keeps them; ``draw``: which of the users' images, 1 to 5."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a run asks for."""
-
-    variant: Variant
-    preset: str
-    training: dict[str, Any]  # changes to the preset
-    experts: str  # folder; empty: in the run's own
-    draw: int
-    upload: str
-    share: float  # of ``upload=difference``
-    merge_on: str
-
-
-def dua_arguments(config: RunConfig) -> Given:
-    """Read them.
-
-    Raises:
-        InputError: an unknown name, a value that is not allowed.
-
-    """
-    variant = VARIANTS[config.strategy]
-    given = {
-        name.replace("-", "_"): value
-        for name, value in parse_arguments(config.strategy_args, "strategy-args").items()
-    }
-    for name, value in given.items():
-        allowed = [a for a in ARGUMENTS if variant.personal or a not in MERGING]
-        if name not in allowed:
-            raise unknown(f"strategy-args: {config.strategy}", name, tuple(allowed))
-        if name in CHOICES and value not in CHOICES[name]:
-            raise unknown(f"strategy-args: {name}", str(value), CHOICES[name])
-        if name in TRAINING:
-            given[name] = _number(name, value)
-    draw = given.get("draw", 1)
-    if type(draw) is not int or not 1 <= draw <= 5:
-        raise InputError(f"strategy-args: draw: {draw!r}; it must be a whole number 1 to 5")
-    if "share" in given and given.get("upload") != "difference":
-        raise InputError("strategy-args: share: goes with upload=difference; leave one out")
-    share = given.get("share", 0.1)
-    if not isinstance(share, int | float) or share is True or not 0 < share <= 1:
-        raise InputError(f"strategy-args: share: {share!r}; it must be a number above 0, at most 1")
-    if given.get("merge_on") == "client" and "upload" in given:
-        raise InputError(
-            "strategy-args: upload: with merge_on=client nothing is uploaded; leave one out"
-        )
-    return Given(
-        variant=variant,
-        preset=str(given.get("preset", "paper")),
-        training={name: given[name] for name in TRAINING if name in given},
-        experts=str(given.get("experts", "")),
-        draw=draw,
-        upload=str(given.get("upload", "fp32")),
-        share=float(share),
-        merge_on=str(given.get("merge_on", "server")),
+    upload: str = param(
+        "fp32",
+        "how importances travel",
+        choices=("fp32", "fp16", "log8", "difference"),
     )
+    share: float = param(
+        0.1, "share of the entries that travel with upload=difference", above=0, at_most=1
+    )
+    merge_on: str = param("server", "who merges the experts", choices=("server", "client"))
+
+    @classmethod
+    def check(cls, arguments: Mapping[str, Any], config: RunConfig) -> None:
+        if "share" in arguments and arguments.get("upload") != "difference":
+            raise InputError("strategy-args: share: goes with upload=difference; leave one out")
+        if arguments.get("merge_on") == "client" and "upload" in arguments:
+            raise InputError(
+                "strategy-args: upload: with merge_on=client nothing is uploaded; leave one out"
+            )
+
+    @property
+    def importance_request(self) -> ImportanceRequest:
+        return ImportanceRequest(
+            **self.measure,
+            upload=self.upload,
+            share=self.share,
+            stays=self.merge_on == "client",
+        )
 
 
-def _number(name: str, value: Scalar) -> Scalar:
-    kind = TRAINING[name]
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        word = "a number" if kind is float else "a whole number"
-        raise InputError(f"strategy-args: {name}: {value!r}; it must be {word}")
-    return value
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MasRacl(PersonalExperts):
+    """Experts merged for each user by MAS importances; no labels. De Lange et al. 2020."""
+
+    method = "imm"
+    merged_by = "mas"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FimRacl(PersonalExperts):
+    """Experts merged for each user by Fisher information. De Lange et al. 2020."""
+
+    method = "imm"
+    merged_by = "fisher"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MasImm(MergedExperts):
+    """Experts merged for all by MAS importances. Lee et al. 2017; De Lange et al. 2020."""
+
+    method = "imm"
+    merged_by = "mas"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FimImm(MergedExperts):
+    """Experts merged for all by Fisher information (mode-IMM). Lee et al. 2017."""
+
+    method = "imm"
+    merged_by = "fisher"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskExperts(MergedExperts):
+    """Each task answered by its own expert. De Lange et al. 2020."""
+
+    method = "imm"
+    separate = True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sequential(MergedExperts):
+    """One task learnt after another, nothing held. De Lange et al. 2020."""
+
+    method = "fine-tune"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ewc(MergedExperts):
+    """One task learnt after another, held by Fisher information. Kirkpatrick et al. 2017."""
+
+    method = "ewc"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mas(MergedExperts):
+    """One task learnt after another, held by MAS importances. Aljundi et al. 2018."""
+
+    method = "mas"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lwf(MergedExperts):
+    """One task learnt after another, held by distillation. Li and Hoiem 2016."""
+
+    method = "lwf"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Joint(MergedExperts):
+    """All tasks learnt together: what the others are measured by. De Lange et al. 2020."""
+
+    method = "joint"

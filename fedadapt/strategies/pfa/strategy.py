@@ -6,90 +6,141 @@ personalization". Sections: feature extraction 3.2 (on the client), comparison 3
 
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.differential_privacy import KEPT, Guarantee, check, promised, release_once
+from fedadapt.client.differential_privacy import KEPT, Guarantee, promised, release_once
+from fedadapt.client.differential_privacy import check as check_guarantee
 from fedadapt.client.statistics.sparsity import SPARSITY, Layer, num_channels, sparsity_vectors
+from fedadapt.config import RunConfig
+from fedadapt.datasets.catalog import normalization_of
+from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Config, Sent, Update
+from fedadapt.parameters import from_run, param
 from fedadapt.server.clustering.grouping import EXACT_LIMIT, group_clients
 from fedadapt.server.exchange import RoundFailedError
-from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
-from fedadapt.strategies.fedavg import FedAvg
-from fedadapt.strategies.pfa.arguments import RULES
-from fedadapt.strategies.pfa.groups import Groups, at_random, below, formed
-from fedadapt.weights import Weights, repeat
+from fedadapt.strategies.base import Metadata
+from fedadapt.strategies.clustered_models import ClusteredModels, ClusteredState
+from fedadapt.strategies.clusters import at_random, formed
+from fedadapt.weights import repeat
 
 WEAK = 0.25  # a silhouette below this is no evidence of groups (Kaufman & Rousseeuw 1990)
+FEDERATED_SHARE = (5, 8)  # of all rounds, as in the paper: 50 federated, 30 in groups
+FEDERATED_ROUNDS = 50  # where nobody says how many rounds there are
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class PfaState:
-    """What the server knows."""
-
-    base: Weights  # the federated model; M_f, and fixed, once there are groups
-    clients: tuple[int, ...]  # that train, ascending
-    groups: Groups | None = None
+def _is_layer(value: Any) -> bool:
+    return bool(value) if isinstance(value, str) else type(value) is int and value >= 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PFA(Strategy[PfaState]):
-    """FedAvg for ``federated_rounds``, then groups by sparsity, then FedAvg inside each group.
+class PFA(ClusteredModels):
+    """Groups clients with similar data by the sparsity of activations, a model for each group.
 
-    A client that did not answer when groups were made is asked again in every round until it does,
+    FedAvg for ``federated_rounds``, then groups, then FedAvg inside each (Liu et al. 2021). A
+    client that did not answer when groups were made is asked again in every round until it does,
     and joins the group with the nearest mean vector; until then it has the federated model, and
     what it trains is not used. ``federated_rounds`` of 0 groups the model it begins with.
-
-    ``preset`` says how clients weigh: ``paper`` by examples, ``released`` all alike.
     """
 
-    model: nn.Module  # the architecture, for its layers; its weights are never read
-    image_shape: tuple[int, ...]  # of a network input, (C, H, W)
-    training: LocalTraining = field(default_factory=LocalTraining)
-    batch_norm: str = "shared"
-    federated_rounds: int = 50
-    groups: int | None = None  # None: as many as the vectors say
-    q: int = 30  # channels; all of them where the layer has fewer
-    layer: Layer = "first"
-    epsilon: float = 0.0  # 0: exact zeros; above: |a| < epsilon, for activations that are not ReLU
-    method: str = "efficient"
-    preset: str = "paper"
-    random: bool = False  # groups of random clients: the baseline of the paper's table 8
-    regroup_every: int = 0  # rounds; 0: once and for all
-    newcomers: tuple[int, ...] = ()  # never train; asked for a vector too, to be given a group
-    seed: int = 0
-    dp_epsilon: float = 0.0  # the vectors leave with (epsilon, delta)-DP; 0: as they are
-    dp_delta: float = 1e-5
-    noise_seed: int | None = None  # repeats a simulation; None, on real devices: true entropy
+    query_types: ClassVar[tuple[str, ...]] = (SPARSITY, *ClusteredModels.query_types)
+    compares_layers: ClassVar[bool] = True
+
+    image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
+    federated_rounds: int | None = param(
+        None, "rounds before groups are made (default: 5/8 of all; the paper: 50 of 80)", at_least=0
+    )
+    groups: int | None = param(
+        None, "number of groups (default: found by description length)", at_least=1
+    )
+    q: int = param(30, "channels in a vector; all of them where the layer has fewer", at_least=1)
+    layer: Layer = param(
+        "first",
+        "activation that is looked at: first, its number in order of execution, or its name",
+        check=_is_layer,
+        allowed="first, a whole number >= 0 or a dotted name",
+    )
+    epsilon: float = param(0.0, "count |a| < epsilon; 0 counts exact zeros", at_least=0)
+    method: str = param(
+        "efficient",
+        "one reference client, all pairs only where that is ambiguous; or all pairs",
+        choices=("efficient", "exact"),
+    )
+    preset: str = param(
+        "paper",
+        "clients weigh by their examples (paper) or all alike (released code)",
+        choices=("paper", "released"),
+    )
+    random: bool = param(False, "random groups of the given number: the baseline of table 8")
+    regroup_every: int = param(0, "group again after so many rounds; 0: never", at_least=0)
+    dp_epsilon: float = param(
+        0.0,
+        "epsilon of the differential privacy of the vectors; 0: off",
+        check=lambda v: type(v) in (int, float) and (v == 0 or 1e-6 <= v <= 1e6),
+        allowed="0 (off) or 1e-6 to 1e6",
+    )
+    dp_delta: float = param(1e-5, "its delta", above=0, below=1)
+    newcomers: tuple[int, ...] = from_run(default=())  # asked for a vector too, to be given a group
+    rounds: int | None = from_run(default=None)
+    seed: int = from_run(default=0)
+    noise_seed: int | None = from_run(default=None)  # repeats a simulation; None: true entropy
 
     def __post_init__(self) -> None:
-        for name, (holds, allowed) in RULES.items():
-            value = getattr(self, name)
-            if not holds(value) and not (name == "groups" and value is None):
-                raise ValueError(f"{name}={value!r}; it must be {allowed}")
+        super().__post_init__()
         if self.random and not self.groups:
-            raise ValueError("random=True needs groups, their number")
+            raise InputError("random: true; give groups, their number, as well")
         if self.dp_epsilon:
             if self.random:
-                raise ValueError("dp_epsilon: random groups ask for no vector to protect")
-            check(Guarantee(self.dp_epsilon, self.dp_delta))
+                raise InputError("dp_epsilon: random groups ask for no vector to protect")
+            check_guarantee(Guarantee(self.dp_epsilon, self.dp_delta))
             if self.batch_norm == "local":
-                raise ValueError(
-                    "dp_epsilon needs a model that is not the client's: no local norms"
+                raise InputError(
+                    "dp_epsilon: with batch-norm=local one image moves all others' activations "
+                    "and the noise would not cover it; use shared or reestimate"
                 )
         _ = self.channels  # a network without the layer is refused at once
 
-    def begin(self, start: Weights, clients: Sequence[int]) -> PfaState:
-        return PfaState(self._average.begin(start, clients), tuple(sorted(clients)))
+    @classmethod
+    def check(cls, arguments: Mapping[str, Any], config: RunConfig) -> None:
+        federated = arguments.get("federated_rounds")
+        if federated is None:
+            federated = federated_rounds(config.rounds)
+        if federated == 0 and not config.weights:
+            raise InputError(
+                "strategy-args: federated_rounds: 0; groups at once need a trained model: give "
+                "weights, e.g. the models/base.safetensors of another run, and its normalization"
+            )
+        if config.rounds == 1 and federated:
+            raise InputError(
+                "rounds: 1; pfa needs one before the groups and one in groups at least"
+            )
+        if federated >= config.rounds:
+            raise InputError(
+                f"strategy-args: federated_rounds: {federated}; it must be below rounds="
+                f"{config.rounds}, of which the rest are in groups"
+            )
+        if 0 < config.clients < arguments.get("groups", 1):
+            raise InputError(
+                f"strategy-args: groups: {arguments['groups']} of {config.clients} clients; it "
+                f"must be at most {config.clients}"
+            )
+        if arguments.get("random") and "groups" not in arguments:
+            raise InputError("strategy-args: random: true; give groups, their number, as well")
+        if arguments.get("random") and arguments.get("regroup_every"):
+            raise InputError(
+                "strategy-args: random: true; random groups stay, without regroup_every"
+            )
+        if arguments.get("dp_epsilon"):
+            _check_private(arguments, config)
 
     @cached_property
     def channels(self) -> list[int]:
@@ -100,31 +151,22 @@ class PFA(Strategy[PfaState]):
         drawn = self._stream("channels").choice(count, min(self.q, count), replace=False)
         return [int(c) for c in drawn]
 
-    def actions(self, state: PfaState, round: int) -> tuple[str, ...]:
-        training = self._average.actions(state.base, round)
-        return (SPARSITY, *training) if self._to_ask(state, round) else training
+    def queries(self, state: ClusteredState, round: int) -> tuple[str, ...]:
+        return (SPARSITY,) if self._to_ask(state, round) else ()
 
-    def send(self, state: PfaState, action: str, round: int, clients: Sequence[int]) -> Sent:
-        if action == SPARSITY:  # whoever it is needed of, whether it trains in this round or not
-            asked = self._to_ask(state, round)
-            config: Config = {
-                "server-round": round,
-                "layer": self.layer,
-                "channels": self.channels,
-                "epsilon": self.epsilon,
-            }
-            if self.dp_epsilon:
-                config = {**config, "dp-epsilon": self.dp_epsilon, "dp-delta": self.dp_delta}
-            return Sent(asked, repeat(state.base, len(asked)), config)
-        state = self._with_random_groups(state, round)
-        sent = self._average.send(state.base, action, round, clients)
-        if state.groups is None:
-            return sent
-        return sent._replace(weights=state.groups.personal(state.base, clients))
+    def ask(self, state: ClusteredState, action: str, round: int) -> Sent:
+        asked = self._to_ask(state, round)
+        config: Config = {
+            "server-round": round,
+            "layer": self.layer,
+            "channels": self.channels,
+            "epsilon": self.epsilon,
+        }
+        if self.dp_epsilon:
+            config = {**config, "dp-epsilon": self.dp_epsilon, "dp-delta": self.dp_delta}
+        return Sent(asked, repeat(state.base, len(asked)), config)
 
-    def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
-        if action != SPARSITY:
-            return self._average.answer(action, cohort, received)
+    def tell(self, action: str, cohort: Cohort, received: Sent) -> Update:
         measure = partial(
             sparsity_vectors,
             cohort,
@@ -133,109 +175,78 @@ class PFA(Strategy[PfaState]):
             channels=received.config["channels"],  # type: ignore[arg-type]
             epsilon=float(received.config["epsilon"]),  # type: ignore[arg-type]
         )
-        # How many images there are is not asked, so it is not told.
+        # The server does not ask how many images there are, so clients do not say.
         alike = torch.ones(len(cohort), dtype=torch.float64)
         guarantee = promised(received.config, Guarantee(self.dp_epsilon, self.dp_delta))
         if guarantee is None:
             return Update({}, alike, report={"sparsity": measure().float()})
         # Every image goes through the network alone, so that none has an influence on another.
         alone = partial(measure, batch_size=1)
-        said, states = release_once(cohort, received, alone, guarantee, self.noise_seed)
-        return Update({}, alike, report={"sparsity": said}, states={KEPT: states})
+        vectors, kept = release_once(cohort, received, alone, guarantee, self.noise_seed)
+        return Update({}, alike, report={"sparsity": vectors}, states={KEPT: kept})
 
-    def expected(self, action: str, sent: Weights) -> Weights:
-        return {} if action == SPARSITY else self._average.expected(action, sent)
-
-    def merge(
-        self, state: PfaState, action: str, round: int, answers: Iterable[Answers]
-    ) -> PfaState:
-        if action == SPARSITY:
-            if state.groups is not None and not self._grouping_is_due(state, round):
-                found = self._vectors(_whoever_answers(answers))
-                return replace(state, groups=state.groups.joined_by(found))
+    def assign(
+        self, state: ClusteredState, action: str, round: int, answers: Iterable[Answers]
+    ) -> ClusteredState:
+        if state.clusters is None or self._grouping_is_due(state, round):
             return self._grouped(state, round, self._vectors(answers))
-        state = self._with_random_groups(state, round)
-        known = set(state.clients)
-        if self.preset == "released":
-            answers = map(_equally, answers)
-        answers = _noting(answers, known)
-        base, groups = state.base, state.groups
-        if groups is None:
-            base = self._average.merge(base, action, round, answers)
-        elif action == "train":
-            groups = groups.trained(answers)
-        else:  # batch-norm moments: small, so they can wait for each other
-            pairs = zip(groups.models, groups.parted(answers), strict=True)
-            models = tuple(self._average.merge(m, action, round, part) for m, part in pairs)
-            groups = replace(groups, models=models)
-        return PfaState(base, tuple(sorted(known)), groups)
+        vectors = self._vectors(_until_quorum_fails(answers))
+        return replace(state, clusters=state.clusters.joined_by(vectors))
 
-    def models(self, state: PfaState, clients: Sequence[int]) -> Mapping[str, Weights]:
-        models_by_task = {"base": repeat(state.base, len(clients))}
-        if state.groups is None:
-            return models_by_task
-        return models_by_task | {"personal": state.groups.personal(state.base, clients)}
-
-    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
-        return self._average.localise(cohort, weights)
-
-    def describe(self, state: PfaState) -> dict[str, Metadata]:
-        if state.groups is None:
-            return {}
-        how: Metadata = (
-            {}
-            if self.random
-            else {"layer": self.layer, "channels": self.channels, "epsilon": self.epsilon}
-        )
-        if self.dp_epsilon:
-            how |= {"dp_epsilon": self.dp_epsilon, "dp_delta": self.dp_delta}
-        return {"groups": state.groups.describe() | how}
-
-    def pack(self, state: PfaState) -> tuple[dict[str, Tensor], Metadata]:
-        tensors = {f"base/{n}": t for n, t in state.base.items()}
-        if state.groups is None:
-            return tensors, {"clients": list(state.clients)}
-        theirs, metadata = state.groups.pack()
-        return tensors | theirs, {"clients": list(state.clients), "groups": metadata}
-
-    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> PfaState:
-        told: dict[str, Any] = dict(metadata)
-        groups = Groups.unpack(tensors, told["groups"]) if "groups" in told else None
-        return PfaState(below(tensors, "base"), tuple(told["clients"]), groups)
-
-    @cached_property
-    def _average(self) -> FedAvg:
-        return FedAvg(model=self.model, training=self.training, batch_norm=self.batch_norm)
-
-    def _stream(self, purpose: str) -> np.random.Generator:
-        return np.random.default_rng((self.seed, zlib.crc32(purpose.encode())))
-
-    def _grouping_is_due(self, state: PfaState, round: int) -> bool:
-        if state.groups is None:
-            return round > self.federated_rounds
-        return 0 < self.regroup_every <= round - state.groups.since
-
-    def _to_ask(self, state: PfaState, round: int) -> tuple[int, ...]:
-        """Whose vectors are needed in this round: everybody's, nobody's or those not had yet."""
-        if self.random or round <= self.federated_rounds:
-            return ()
-        everyone = set(state.clients) | set(self.newcomers)
-        if not self._grouping_is_due(state, round) and state.groups is not None:
-            everyone -= set(state.groups.clients)
-        return tuple(sorted(everyone))
-
-    def _with_random_groups(self, state: PfaState, round: int) -> PfaState:
-        if not self.random or state.groups is not None or round <= self.federated_rounds:
+    def before_training(self, state: ClusteredState, round: int) -> ClusteredState:
+        """Random groups need no query: they are there once the federated rounds are over."""
+        if not self.random or state.clusters is not None or round <= self._federated_rounds:
             return state
         number = min(self.groups or 1, len(state.clients))
         generator = self._stream("random-groups")
         given = (state.clients, self.newcomers, number, state.base, round, generator)
-        return replace(state, groups=at_random(*given))
+        return replace(state, clusters=at_random(*given))
+
+    def weighed(self, answers: Answers) -> Answers:
+        """Weigh every client alike, however many images it has, as the released code does."""
+        if self.preset == "paper" or answers.update is None:
+            return answers
+        ones = torch.ones_like(answers.update.num_examples)
+        return replace(answers, update=replace(answers.update, num_examples=ones))
+
+    def describe(self, state: ClusteredState) -> dict[str, Metadata]:
+        if state.clusters is None:
+            return {}
+        how: Metadata = {"found_by": "chance"}
+        if not self.random:
+            how = {"found_by": "sparsity", "layer": self.layer, "channels": self.channels}
+            how |= {"epsilon": self.epsilon}
+        if self.dp_epsilon:
+            how |= {"dp_epsilon": self.dp_epsilon, "dp_delta": self.dp_delta}
+        return {"groups": state.clusters.describe() | how}
+
+    @property
+    def _federated_rounds(self) -> int:
+        if self.federated_rounds is not None:
+            return self.federated_rounds
+        return FEDERATED_ROUNDS if self.rounds is None else federated_rounds(self.rounds)
+
+    def _stream(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng((self.seed, zlib.crc32(purpose.encode())))
+
+    def _grouping_is_due(self, state: ClusteredState, round: int) -> bool:
+        if state.clusters is None:
+            return round > self._federated_rounds
+        return 0 < self.regroup_every <= round - state.clusters.since
+
+    def _to_ask(self, state: ClusteredState, round: int) -> tuple[int, ...]:
+        """Name the clients whose vectors are needed in this round, sampled for it or not."""
+        if self.random or round <= self._federated_rounds:
+            return ()
+        everyone = set(state.clients) | set(self.newcomers)
+        if not self._grouping_is_due(state, round) and state.clusters is not None:
+            everyone -= set(state.clusters.clients)
+        return tuple(sorted(everyone))
 
     def _vectors(self, answers: Iterable[Answers]) -> dict[int, Tensor]:
-        """The usable vectors, by client, ascending; any client may answer anything."""
+        """Sparsity vectors by client, in client order. Malformed vectors are logged and dropped."""
         shape = (len(self.channels),)
-        found = {}
+        vectors = {}
         for some in answers:
             reported = some.update.report.get("sparsity") if some.update else None
             for d, client in enumerate(some.clients):
@@ -245,13 +256,15 @@ class PFA(Strategy[PfaState]):
                 elif not bool(((vector >= 0) & (vector <= 1)).all()):  # NaN is neither
                     log.warning("client %d: its vector holds no shares; left out", client)
                 else:
-                    found[client] = vector.float()
-        return dict(sorted(found.items()))
+                    vectors[client] = vector.float()
+        return dict(sorted(vectors.items()))
 
-    def _grouped(self, state: PfaState, round: int, found: dict[int, Tensor]) -> PfaState:
-        """Groups of the clients that train; newcomers join them."""
-        before = state.groups
-        everyone = found if before is None else dict(sorted((before.answered | found).items()))
+    def _grouped(
+        self, state: ClusteredState, round: int, vectors: dict[int, Tensor]
+    ) -> ClusteredState:
+        """Group the clients that train by their vectors; newcomers join the groups."""
+        before = state.clusters
+        everyone = vectors if before is None else dict(sorted((before.answered | vectors).items()))
         members = {d: v for d, v in everyone.items() if d in set(state.clients)}
         if not members:
             log.warning("round %d: no vector of a client that trains; one group for all", round)
@@ -271,29 +284,40 @@ class PFA(Strategy[PfaState]):
         )
         if grouping.quality < WEAK:
             log.warning("round %d: the groups are hardly apart (%.2f)", round, grouping.quality)
-        groups = formed(members, grouping, state.base, before, round)
+        clusters = formed(members, grouping, state.base, before, round)
         rest = {d: v for d, v in everyone.items() if d not in members}
-        return replace(state, groups=groups.joined_by(rest))
+        return replace(state, clusters=clusters.joined_by(rest))
 
 
-def _whoever_answers(answers: Iterable[Answers]) -> Iterator[Answers]:
-    """Without a quorum: clients that are late are not waited for, and training goes on."""
+def federated_rounds(rounds: int) -> int:
+    """Return how many of ``rounds`` come before the groups if nobody says: the paper's share."""
+    numerator, denominator = FEDERATED_SHARE
+    return max(1, rounds * numerator // denominator)
+
+
+def _check_private(arguments: Mapping[str, Any], config: RunConfig) -> None:
+    """Refuse settings under which one image would change the vector by more than the noise covers.
+
+    A network that normalises by its batch is refused when ``PFA`` is made, before any round.
+    """
+    if arguments.get("random"):
+        raise InputError("strategy-args: dp_epsilon: random groups ask for no vector to protect")
+    if config.batch_norm == "local":
+        raise InputError(
+            "strategy-args: dp_epsilon: with batch-norm=local one image moves all others' "
+            "activations and the noise would not cover it; use shared or reestimate"
+        )
+    if normalization_of(config) == "data":
+        raise InputError(
+            f"strategy-args: dp_epsilon: normalization={config.normalization} scales by the mean "
+            "and deviation of the clients' own images, so one image changes all vectors and the "
+            "noise would not cover it; set normalization=unit, symmetric or imagenet"
+        )
+
+
+def _until_quorum_fails(answers: Iterable[Answers]) -> Iterator[Answers]:
+    """Yield answers until the quorum fails, then stop instead of raising: training goes on."""
     try:
         yield from answers
     except RoundFailedError as failure:
         log.info("%s; they are asked again in the next round", failure)
-
-
-def _equally(answers: Answers) -> Answers:
-    """Every client counts once, however many images it has."""
-    if answers.update is None:
-        return answers
-    ones = torch.ones_like(answers.update.num_examples)
-    return replace(answers, update=replace(answers.update, num_examples=ones))
-
-
-def _noting(answers: Iterable[Answers], known: set[int]) -> Iterator[Answers]:
-    """Add to ``known`` whoever answers."""
-    for some in answers:
-        known.update(some.clients)
-        yield some

@@ -137,7 +137,7 @@ def test_published_stands_beside_measured_with_what_differs(tmp_path, capsys, mo
         (["dua-digits", "--table", 9], "table: unknown '9'; known: 1, 2, 3, 4"),
         (["dua-digits", "--figure", 2], "figure: unknown '2'; known: 3"),
         (["dua-digits", "--preset", "code"], "strategy-args: preset: unknown 'code'"),
-        (["dua-digits", "--draws", 6], "draw: 6; it must be a whole number 1 to 5"),
+        (["dua-digits", "--draws", 6], "draw: 6 is out of range; it must be >= 1 and <= 5"),
         (["dua-digits", "--rounds", "5+3"], "rounds: '5+3'; DUA learns a task a round"),
         (["dua-digits", "--rounds", 6], "a round is a task, and digits-tasks has 5"),
         (["dua-digits", "--local-epochs", 3], "local-epochs: dua-digits has no such option"),

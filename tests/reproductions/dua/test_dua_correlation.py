@@ -71,7 +71,7 @@ def config(tmp_path_factory):
     folder = tmp_path_factory.mktemp("figure")
     return tiny.config(
         benchmark="digits-tasks", clients=3, rounds=3, examples=40, adapt="none",
-        strategy="mas-racl", strategy_args=f"epochs=2 lr=0.02 experts={folder / 'experts'}",
+        strategy="mas-racl", strategy_args=f"epochs=2 lr=0.02 expert_folder={folder / 'experts'}",
         out=str(folder / "run"),
     )  # fmt: skip
 
@@ -80,7 +80,7 @@ def test_each_expert_sees_both_tasks_images_of_a_user_with_its_own_head(config, 
     found = list(quartets(config))
     assert len(found) == 3
     assembly = assemble(config)
-    [folder] = (tmp_path / config.strategy_args.split("experts=")[1]).iterdir()
+    [folder] = (tmp_path / config.strategy_args.split("expert_folder=")[1]).iterdir()
     experts = load_experts(folder)
     assert len(experts) == 2  # no more are needed
     for place, (model, data) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1))):

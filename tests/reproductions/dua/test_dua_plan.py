@@ -8,7 +8,7 @@ from fedadapt.config import parse_arguments
 from fedadapt.errors import InputError
 from fedadapt.reproductions.dua.command import experiment
 from fedadapt.reproductions.dua.plan import EXPERIMENTS
-from fedadapt.strategies.dua.variants import VARIANTS
+from fedadapt.strategies.registry import find
 
 
 def planned(name: str = "dua-digits", **given: object):
@@ -50,7 +50,7 @@ def test_every_row_is_of_a_run_that_serves_it():
             adapted = {run.strategy: run.config.adapt.split(",") for run in runs}
             for row in wanted.rows:
                 model, _, adaptation = row.label.partition("+")
-                assert model == "base" or VARIANTS[row.strategy].personal
+                assert model == "base" or find(row.strategy).personal
                 assert (adaptation or "none") in adapted[row.strategy]
 
 
@@ -60,12 +60,12 @@ def test_seeds_and_draws_multiply_and_share_experts():
     given = [parse_arguments(run.config.strategy_args, "") for run in runs]
     assert {g.get("draw", 1) for g in given} == {1, 2, 3}
     assert {(g["preset"], g["epochs"], g["lr"]) for g in given} == {("paper", 2, 0.02)}
-    assert len({g["experts"] for g in given}) == 1
+    assert len({g["expert_folder"] for g in given}) == 1
 
 
 def test_a_folder_of_experts_may_have_blanks():
     _, runs = planned(experts="my experts")
-    assert parse_arguments(runs[0].config.strategy_args, "")["experts"] == "my experts"
+    assert parse_arguments(runs[0].config.strategy_args, "")["expert_folder"] == "my experts"
 
 
 def test_defaults_are_the_papers():

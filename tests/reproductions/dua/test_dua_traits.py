@@ -7,8 +7,9 @@ import tiny
 import torch
 from toys import assert_same_bits
 
-from fedadapt.client.adaptations import apply as adapting
-from fedadapt.client.adaptations.settings import ADAPTATIONS, Adaptation
+from fedadapt.client.adaptations import adabn_s, tuning
+from fedadapt.client.adaptations.registry import build
+from fedadapt.client.fit import fit
 from fedadapt.client.statistics.importance import MEASURES, importances
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.reproductions.dua.command import experiment
@@ -18,18 +19,18 @@ from fedadapt.reproductions.dua.traits import (
     ON_TOP,
     STAYS,
     Trainings,
+    learning_tasks,
     reads_labels,
     table,
     trains,
     traits,
 )
-from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.task_assembly import server_side
-from fedadapt.strategies.dua.variants import VARIANTS
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.weights import repeat
 
 TASKS, USERS = 3, 4
-GIVEN = {"benchmark": "digits-tasks", "clients": USERS, "rounds": TASKS, "examples": 20,
+GIVEN = {**tiny.UNTRAINED, "benchmark": "digits-tasks", "clients": USERS, "rounds": TASKS,
+         "examples": 20,
          "adapt": "none", "strategy_args": "epochs=1"}  # fmt: skip
 
 
@@ -88,27 +89,28 @@ def test_the_server_trains_as_often_as_it_says(strategy, tmp_path, monkeypatch):
     monkeypatch.setattr(experts, "learn", lambda *given: calls.append(1) or learn(*given))
     config = tiny.config(**GIVEN, strategy=strategy)
     assembly = assemble(config)
-    server_side(config, assembly.tasks, assembly.model, tmp_path, torch.device("cpu"))
+    assembly.worker.strategy.prepare(server_side(assembly, tmp_path))
     assert len(calls) == traits(strategy).server.of(TASKS, USERS)
 
 
 @pytest.mark.parametrize("name", ["none", "adabn", "adabn-s", "fine-tune"])
 def test_users_train_as_often_as_it_says(name, monkeypatch):
-    fit, trained = adapting.fit, []
+    trained = []
 
     def counted(cohort, *arguments, **settings):
         trained.extend(cohort.clients)
         return fit(cohort, *arguments, **settings)
 
-    monkeypatch.setattr(adapting, "fit", counted)
+    for module in (adabn_s, tuning):
+        monkeypatch.setattr(module, "fit", counted)
     config = tiny.config(**GIVEN, strategy="sequential", model=tiny.NORM_MLP)
     assembly = assemble(config)
-    method: Adaptation = ADAPTATIONS[name]()
+    method = build(name, {}, "adapt")
     if name == "fine-tune":
         method = replace(method, epochs=1)
     for task in range(TASKS):
         cohort = assembly.worker.at(task).cohort(range(USERS), 1)
-        adapting.adapt(method, cohort, repeat(assembly.model.state_dict(), USERS))
+        method.adapt(cohort, repeat(assembly.model.state_dict(), USERS))
     assert len(trained) == traits("sequential", name).users.of(TASKS, USERS)
     assert trains(method) == bool(trained)
 
@@ -122,5 +124,5 @@ def test_trainings_are_a_function_of_tasks_and_users():
 
 
 def test_it_knows_every_strategy_there_is():
-    for name in VARIANTS:
+    for name, _ in learning_tasks():
         traits(name)

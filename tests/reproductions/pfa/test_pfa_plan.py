@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedadapt.client.adaptations import settings as adaptations
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.errors import InputError
 from fedadapt.reproductions.pfa.plan import EXPERIMENTS, Rounds, experiment
 

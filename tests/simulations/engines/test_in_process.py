@@ -18,7 +18,8 @@ from toys import (
     training,
 )
 
-from fedadapt.client.adaptations.settings import AdaBN, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.simulations.engines.in_process import InProcessClients

@@ -16,7 +16,8 @@ from toys import (
     training,
 )
 
-from fedadapt.client.adaptations.settings import AdaBN, NoAdaptation
+from fedadapt.client.adaptations.adabn import AdaBN
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.messages import Sent
 from fedadapt.server.client_pool import EvaluationRequest
@@ -27,10 +28,10 @@ from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.engines.scheduler import AHEAD, WAITING
-from fedadapt.simulations.strategy_state import StrategyWithState
 from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.stateful import StrategyWithState
 from fedadapt.weights import repeat
 
 SIZES = (5, 12, 10, 7, 9, 3, 8)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import Toys, assert_same_bits, conv, initial, sent, split, training
 
-from fedadapt.client.adaptations.settings import NoAdaptation
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.errors import FedadaptError
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.simulations.engines import process_worker

@@ -114,10 +114,10 @@ def test_two_training_clients_of_each_kind_are_compared_kind_by_kind():
         some_of_each_kind(alike)
 
 
-def test_a_private_run_is_not_measured_afterwards(monkeypatch):
-    monkeypatch.setattr(layer_maps, "pfa_arguments", lambda _config: {"dp_epsilon": 1.0})
+def test_a_private_run_is_not_measured_afterwards():
+    private = replace(SETTINGS, strategy_args="dp_epsilon=1.0", normalization="unit")
     with pytest.raises(InputError, match="dp_epsilon"):
-        measured(assemble(SETTINGS), {})
+        measured(assemble(private), {})
 
 
 def test_separation_is_the_distance_between_kinds_over_that_within():

@@ -11,16 +11,22 @@ from toys import assert_close, assert_same_bits, copied
 from fedadapt.client.statistics.importance import importances
 from fedadapt.messages import Answers, Update
 from fedadapt.server.mode_merge import mode_merge
-from fedadapt.simulations.assembly import assemble
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.simulations.check import check
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations, read_tasks
-from fedadapt.simulations.task_assembly import server_side
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua.importance_store import InMemoryImportances, OnDiskImportances
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
 from fedadapt.weights import repeat, row
 
-TASKS = {"benchmark": "digits-tasks", "clients": 4, "rounds": 3, "examples": 40, "adapt": "none"}
+TASKS = {
+    **tiny.UNTRAINED,
+    "benchmark": "digits-tasks",
+    "clients": 4,
+    "rounds": 3,
+    "examples": 40,
+    "adapt": "none",
+}
 ARGUMENTS = "epochs=6 lr=0.02"
 
 
@@ -37,7 +43,7 @@ def side(tmp_path_factory):
         made = config(strategy, arguments)
         assembly = assemble(made)
         folder = tmp_path_factory.getbasetemp() / "dua"
-        server = server_side(made, assembly.tasks, assembly.model, folder, torch.device("cpu"))
+        server = assembly.worker.strategy.prepare(server_side(assembly, folder))
         return replace(server, importance_store=InMemoryImportances()), assembly
 
     return make
@@ -223,13 +229,13 @@ def test_adaptations_come_on_top_of_personal_models(tmp_path):
 @pytest.mark.usefixtures("_bare")
 def test_a_fresh_user_needs_no_training(tmp_path, monkeypatch):
     """The point of the paper: experts are there, a user is served by answering."""
-    run(tmp_path / "first", arguments=f"experts={tmp_path / 'experts'}")
+    run(tmp_path / "first", arguments=f"expert_folder={tmp_path / 'experts'}")
 
     def trained(*arguments, **settings):
         raise AssertionError("something was trained")
 
     monkeypatch.setattr("fedadapt.strategies.dua.experts.training.learn", trained)
-    run(tmp_path / "second", arguments=f"experts={tmp_path / 'experts'}", clients=6)
+    run(tmp_path / "second", arguments=f"expert_folder={tmp_path / 'experts'}", clients=6)
 
 
 @pytest.mark.parametrize(
@@ -239,9 +245,12 @@ def test_a_fresh_user_needs_no_training(tmp_path, monkeypatch):
         ({"benchmark": "digits-classes"}, "mas-racl needs one with tasks: dua-numbers"),
         ({"rounds": 6}, "a round is a task, and digits-tasks has 5: set rounds=5 or less"),
         ({"strategy_args": "upload=fp8"}, "strategy-args: upload: unknown 'fp8'"),
-        ({"strategy_args": "draw=9"}, "draw: 9; it must be a whole number 1 to 5"),
-        ({"strategy": "ewc", "strategy_args": "upload=fp16"}, "strategy-args: ewc: unknown"),
-        ({"strategy_args": "epochs=2.5"}, "epochs: 2.5; it must be a whole number"),
+        ({"strategy_args": "draw=9"}, "draw: 9 is out of range; it must be >= 1 and <= 5"),
+        (
+            {"strategy": "ewc", "strategy_args": "upload=fp16"},
+            "strategy-args: ewc has no argument 'upload'",
+        ),
+        ({"strategy_args": "epochs=2.5"}, "epochs: expected int, got float 2.5"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(changes, said):

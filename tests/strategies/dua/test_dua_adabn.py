@@ -9,19 +9,18 @@ import pytest
 import tiny
 import torch
 
-from fedadapt.client.adaptations import settings as adaptations
-from fedadapt.client.adaptations.apply import adapt
+from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.messages import Answers
-from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.task_assembly import server_side
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.strategies.dua.importance_store import InMemoryImportances
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
 
 USERS = (0, 1, 2)
 SOME = {
+    **tiny.UNTRAINED,
     "benchmark": "digits-tasks",
     "model": tiny.NORM_MLP,
     "clients": len(USERS),
@@ -41,7 +40,7 @@ def learnt(tmp_path_factory):
     config = tiny.config(**SOME)
     assembly = assemble(config)
     place = tmp_path_factory.mktemp("adabn")
-    server = server_side(config, assembly.tasks, assembly.model, place, torch.device("cpu"))
+    server = assembly.worker.strategy.prepare(server_side(assembly, place))
     server = replace(server, importance_store=InMemoryImportances())
     for task in range(2):
         sent = server.send(DuaState(task, USERS), IMPORTANCE, task + 1, USERS)
@@ -71,10 +70,10 @@ def test_adabn_begins_with_the_merged_model_and_moves_nothing_but_statistics(lea
     config, worker, models = learnt
     methods = {m.name: m for m in adaptations.parse(config)}
     cohort = worker.cohort(USERS, 2)
-    adapted = adapt(methods["adabn"], cohort, models["personal"])
+    adapted = methods["adabn"].adapt(cohort, models["personal"])
     moved = {n for n, t in adapted.items() if not torch.equal(t, models["personal"][n])}
     assert moved == {"2.running_mean", "2.running_var"}
-    with_more = adapt(methods["adabn-s"], cohort, models["personal"])
+    with_more = methods["adabn-s"].adapt(cohort, models["personal"])
     moved = {n for n, t in with_more.items() if not torch.equal(t, models["personal"][n])}
     assert moved - {"2.num_batches_tracked"} == {
         "2.running_mean", "2.running_var", "2.weight", "2.bias",

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-import torch
 from fake_grid import FakeGrid, edited
 from flwr.app import Context, RecordDict
 from flwr_command import flower_command, run_flower
@@ -21,25 +20,25 @@ from toys import assert_close
 
 from fedadapt.client.evaluation import evaluate
 from fedadapt.config import RunConfig
+from fedadapt.flower import as_flower
 from fedadapt.flower.client_app import app
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, tensors
 from fedadapt.flower.server_app import app as server
-from fedadapt.simulations.assembly import assemble
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
-from fedadapt.simulations.task_assembly import server_side
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.dua.strategy import IMPORTANCE
 
 NODES = (901, 17, 530, 88)  # node NODES[d] holds user d
 SOME = {
+    **tiny.UNTRAINED,
     "benchmark": "digits-tasks",
     "clients": len(NODES),
     "rounds": 2,
     "examples": 30,
     "adapt": "none",
     "min_replies": 0.5,
-    "cohort_size": 1,
 }
 
 
@@ -57,7 +56,7 @@ def experts(tmp_path_factory) -> Path:
 
 
 def settings(experts: Path, strategy: str = "mas-racl", more: str = "") -> dict:
-    words = f"epochs=2 lr=0.02 experts={experts} {more}".strip()
+    words = f"epochs=2 lr=0.02 expert_folder={experts} {more}".strip()
     return {**SOME, "strategy": strategy, "strategy_args": words}
 
 
@@ -179,19 +178,19 @@ def test_in_one_process_a_user_with_impossible_importances_is_refused(
         return replace(update, weights={n: t.unsqueeze(0) for n, t in weights.items()})
 
     monkeypatch.setattr(Worker, "answer", corrupted)
-    tiny.run(tmp_path / "run", **settings(experts), workers=1)
+    tiny.run(tmp_path / "run", **settings(experts), workers=1, cohort_size=1)
     assert_one_was_refused(tmp_path / "run", BAD[corrupt_reply])
 
 
 def test_in_a_stock_server_app_the_same_models_are_served(tmp_path, experts):
-    """``as_flower()`` under Flower's own ``start()``: a round a task."""
+    """``as_flower`` under Flower's own ``start()``: a round a task."""
     given = settings(experts)
     tiny.run(tmp_path / "here", **given)
     grid, config = grid_of(tmp_path / "there", given)
     made = RunConfig.from_mapping(config)
     assembly = assemble(made)
-    dua = server_side(made, assembly.tasks, assembly.model, tmp_path / "there", torch.device("cpu"))
-    flower = dua.as_flower()
+    dua = assembly.worker.strategy.prepare(server_side(assembly, tmp_path / "there"))
+    flower = as_flower(dua)
     start = array_record(dict(assembly.model.state_dict()))
     logging.getLogger("flwr").setLevel(logging.ERROR)
     flower.start(grid=grid, initial_arrays=start, num_rounds=SOME["rounds"])

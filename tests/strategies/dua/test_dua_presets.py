@@ -8,15 +8,21 @@ from toys import assert_close, cohort, conv, initial, split
 from fedadapt.client.statistics.importance import importances
 from fedadapt.messages import Sent
 from fedadapt.server.mode_merge import mode_merge
-from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.task_assembly import importance_request, server_side
+from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.strategies.dua.experts.importance import expert_importances
-from fedadapt.strategies.dua.request import ImportanceRequest
-from fedadapt.strategies.dua.strategy import DUA, IMPORTANCE, DuaState
-from fedadapt.strategies.dua.variants import dua_arguments
+from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
+from fedadapt.strategies.dua.variants import MasRacl
+from fedadapt.strategies.registry import select
 from fedadapt.weights import repeat, row
 
-TASKS = {"benchmark": "digits-tasks", "clients": 4, "rounds": 2, "examples": 40, "adapt": "none"}
+TASKS = {
+    **tiny.UNTRAINED,
+    "benchmark": "digits-tasks",
+    "clients": 4,
+    "rounds": 2,
+    "examples": 40,
+    "adapt": "none",
+}
 
 
 def config(strategy: str, arguments: str):
@@ -33,7 +39,8 @@ def config(strategy: str, arguments: str):
     ],
 )
 def test_users_are_asked_for_what_the_preset_says(strategy, preset, kind, granularity, floor):
-    asked = importance_request(dua_arguments(config(strategy, f"preset={preset}")))
+    selected = select(config(strategy, f"preset={preset}"))
+    asked = selected.cls(model=conv(), **selected.arguments).importance_request
     assert (asked.kind, asked.granularity, asked.floor) == (kind, granularity, floor)
     assert asked.batch_size == 20
     assert (asked.upload, asked.stays) == ("fp32", False)
@@ -43,8 +50,7 @@ def test_users_are_asked_for_what_the_preset_says(strategy, preset, kind, granul
 def test_a_parameter_that_matters_to_nobody_is_the_mean_or_zero(preset, dead, tmp_path):
     made = config("mas-imm", f"preset={preset}")
     assembly = assemble(made)
-    compute = torch.device("cpu")
-    strategy = server_side(made, assembly.tasks, assembly.model, tmp_path, compute)
+    strategy = assembly.worker.strategy.prepare(server_side(assembly, tmp_path))
     assert strategy.zero_importance == dead
     state = DuaState(learnt=2, clients=(0,))
     omegas = strategy.server_importances
@@ -69,7 +75,7 @@ def test_server_importances_are_of_the_images_that_the_preset_says(preset, how, 
     made = config("mas-imm", f"preset={preset}")
     assembly = assemble(made)
     network, tasks = assembly.model, assembly.tasks
-    strategy = server_side(made, tasks, network, tmp_path, torch.device("cpu"))
+    strategy = assembly.worker.strategy.prepare(server_side(assembly, tmp_path))
     how = {"kind": "mas", "scaling": tasks.scaling, "seed": made.seed, **how}
     for expert, task, found in zip(
         strategy.experts, tasks.tasks, strategy.server_importances, strict=False
@@ -79,8 +85,8 @@ def test_server_importances_are_of_the_images_that_the_preset_says(preset, how, 
 
 def test_a_client_that_merges_by_itself_forgets_an_earlier_run():
     """What it added up then belongs to other experts, and other tasks."""
-    request = ImportanceRequest(stays=True)
-    strategy = DUA(model=conv(), importance_request=request)
+    strategy = MasRacl(model=conv(), merge_on="client")
+    request = strategy.importance_request
     clients = [split(9, seed=d) for d in range(2)]
     states = ({}, {})
 
@@ -96,7 +102,7 @@ def test_a_client_that_merges_by_itself_forgets_an_earlier_run():
         states = ask(expert, task)
     for task, expert in enumerate(experts[3:]):
         states = ask(expert, task)
-    members = cohort(conv(), clients, states=states)
+    members = cohort(conv(), clients, states=states, round=2)
     found = strategy.localise(members, repeat(experts[4], 2), "personal")
     head = {"head.weight", "head.bias"}
     omegas = [importances(members, repeat(e, 2), exclude=head) for e in experts[3:]]

@@ -8,9 +8,9 @@ import toys
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Update
 from fedadapt.server.clustering.grouping import group_clients
-from fedadapt.strategies.pfa.arguments import pfa_arguments
-from fedadapt.strategies.pfa.groups import Groups, formed
+from fedadapt.strategies.clusters import Clusters, formed
 from fedadapt.strategies.pfa.strategy import PFA, SPARSITY
+from fedadapt.strategies.registry import select
 from fedadapt.weights import row, stack
 
 START = toys.initial(toys.dense())
@@ -42,7 +42,7 @@ def trained(examples: dict[int, float]) -> tuple[list[Answers], list]:
      {"random": True, "groups": None}, {"random": True, "dp_epsilon": 1.0}],
 )  # fmt: skip
 def test_a_setting_that_cannot_work_is_refused_before_any_round(wrong):
-    with pytest.raises(ValueError, match=next(reversed(wrong)).partition("=")[0]):
+    with pytest.raises(ValueError, match=next(reversed(wrong)).replace("_", ".")):
         pfa(**wrong)
 
 
@@ -54,7 +54,7 @@ def test_a_setting_that_cannot_work_is_refused_before_any_round(wrong):
 def test_a_run_without_room_for_groups_is_refused_in_one_line(words, settings, said):
     config = tiny.config(strategy="pfa", clients=10, strategy_args=words, **settings)
     with pytest.raises(InputError, match=said) as error:
-        pfa_arguments(config)
+        select(config)
     assert "\n" not in str(error.value)
 
 
@@ -69,7 +69,7 @@ def test_a_client_that_is_late_joins_the_nearest_group_and_nobody_moves():
     assert strategy.actions(state, 3)[0] == SPARSITY
     assert strategy.send(state, SPARSITY, 3, [0, 4]).clients == (4,)
     state = strategy.merge(state, SPARSITY, 3, vectors({4: [0.75, 1.0, 1.0, 0.5, 1.0]}))
-    assert state.groups.of == {0: 0, 1: 0, 2: 1, 3: 1, 4: 1}
+    assert state.clusters.of == {0: 0, 1: 0, 2: 1, 3: 1, 4: 1}
     toys.assert_close(row(strategy.models(state, [4])["personal"], 0), models[1])
     assert SPARSITY not in strategy.actions(state, 4)
 
@@ -98,7 +98,7 @@ def test_groups_say_what_made_them_in_the_end_also_after_a_checkpoint():
     kinds += 1e-3 * torch.randn(18, 4, generator=torch.Generator().manual_seed(0))
     made = formed(dict(enumerate(kinds)), group_clients(kinds, method="efficient"), START, None, 2)
     tensors, metadata = made.pack()
-    for groups in (made, Groups.unpack(tensors, metadata)):
+    for groups in (made, Clusters.unpack(tensors, metadata)):
         assert groups.describe()["method"] == "exact"
 
 
@@ -106,5 +106,5 @@ def test_fewer_clients_than_groups_are_that_many_groups_and_a_warning(caplog):
     strategy = pfa(groups=3)
     state = strategy.begin(START, [0, 1, 2])
     state = strategy.merge(state, SPARSITY, 2, vectors({0: LEFT, 1: RIGHT}))
-    assert len(state.groups.models) == 2
+    assert len(state.clusters.models) == 2
     assert "3 groups of 2 clients" in caplog.text

@@ -1,12 +1,10 @@
 """PFA's defaults, and which group a client that comes late joins."""
 
 import pytest
-import tiny
 import torch
 import toys
 
 from fedadapt.messages import Answers, Update
-from fedadapt.strategies.pfa.arguments import pfa_arguments
 from fedadapt.strategies.pfa.strategy import PFA, SPARSITY
 
 NEAR, FAR = [0.0] * 5, [1.0] * 5
@@ -40,12 +38,16 @@ def test_a_late_client_joins_by_all_of_its_channels(vector, group):
     state = strategy.begin(toys.initial(toys.dense()), [0, 1, 2, 3, 4])
     state = strategy.merge(state, SPARSITY, 2, said({0: NEAR, 1: NEAR, 2: FAR, 3: FAR}))
     state = strategy.merge(state, SPARSITY, 3, said({4: vector}))
-    assert state.groups.of == {0: 0, 1: 0, 2: 1, 3: 1, 4: group}
+    assert state.clusters.of == {0: 0, 1: 0, 2: 1, 3: 1, 4: group}
 
 
 @pytest.mark.parametrize(("rounds", "federated"), [(80, 50), (16, 10), (8, 5), (5, 3), (2, 1)])
 def test_five_eighths_of_the_rounds_are_federated_unless_told(rounds, federated):
     """The paper has 50 of 80."""
-    config = tiny.config(strategy="pfa", rounds=rounds)
-    assert pfa_arguments(config)["federated_rounds"] == federated
-    assert PFA(model=toys.dense(), image_shape=toys.SHAPE).federated_rounds == 50
+    strategy = PFA(model=toys.dense(), image_shape=toys.SHAPE, rounds=rounds)
+    state = strategy.begin(toys.initial(toys.dense()), [0, 1])
+    asked = [n for n in range(1, rounds + 1) if SPARSITY in strategy.actions(state, n)]
+    assert asked[0] == federated + 1
+    alone = PFA(model=toys.dense(), image_shape=toys.SHAPE)
+    assert SPARSITY not in alone.actions(state, 50)
+    assert SPARSITY in alone.actions(state, 51)

@@ -13,8 +13,8 @@ from fedadapt.client.differential_privacy import Guarantee
 from fedadapt.errors import InputError
 from fedadapt.messages import Update
 from fedadapt.simulations.results.parquet import read_communication
-from fedadapt.strategies.pfa.arguments import pfa_arguments
 from fedadapt.strategies.pfa.strategy import PFA, SPARSITY
+from fedadapt.strategies.registry import select
 
 pytest.importorskip("dp_accounting")
 
@@ -111,7 +111,7 @@ def test_local_norms_are_refused_since_one_image_would_move_all_activations():
         strategy="pfa", strategy_args="federated_rounds=1 dp_epsilon=1", batch_norm="local"
     )
     with pytest.raises(InputError, match="batch-norm=local") as error:
-        pfa_arguments(config)
+        select(config)
     assert "\n" not in str(error.value)
 
 
@@ -123,7 +123,7 @@ def test_local_norms_are_refused_since_one_image_would_move_all_activations():
 def test_arguments_that_promise_nothing_are_refused_in_one_line(words):
     config = tiny.config(strategy="pfa", strategy_args=f"federated_rounds=1 {words}")
     with pytest.raises(InputError, match=r"strategy-args: (dp_|random)") as error:
-        pfa_arguments(config)
+        select(config)
     assert "\n" not in str(error.value)
 
 

@@ -16,10 +16,11 @@ from fedadapt.datasets import load
 from fedadapt.datasets.benchmark import MeasuredScaling, Scaling
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
-from fedadapt.simulations.assembly import assemble, local_strategy
+from fedadapt.simulations.assembly import assemble, run_of
 from fedadapt.simulations.check import check
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.pfa.strategy import PFA, SPARSITY
+from fedadapt.strategies.registry import select
 
 pytest.importorskip("dp_accounting")
 
@@ -64,7 +65,7 @@ def vectors(config):
     check(config)
     benchmark = load.load_benchmark(config)
     model = build_model(config, benchmark.image_shape, benchmark.num_classes)
-    strategy = local_strategy(config, model, benchmark)
+    strategy = select(config).on_client(run_of(config, model, benchmark))
     worker = Worker(benchmark, model, strategy, (), seed=config.seed)
     clients = range(benchmark.num_clients)
     start = {n: t.detach() for n, t in model.state_dict().items()}

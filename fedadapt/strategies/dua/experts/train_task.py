@@ -55,7 +55,7 @@ def learn(
     state = repeat(placed(body | wanted.head, compute), 1)
     memory = {name: repeat(placed(w, compute), 1) for name, w in wanted.memory.items()}
     own = slice(*slices(wanted.heads)[task.name]) if last else slice(None)
-    velocity, best = None, state
+    momentum, best = None, state
     early_stopping = EarlyStopping(
         training.lr, training.decay_after, training.decay, training.stop_after
     )
@@ -67,9 +67,9 @@ def learn(
             Schedule(training.batch_size, purpose="expert"),
             objective=wanted.objective,
             memory=memory,
-            velocity=velocity,
+            state=momentum,
         )
-        state, velocity = fitted.weights, fitted.velocity
+        state, momentum = fitted.weights, fitted.state
         answering = state | {n: state[n][:, own] for n in wanted.head}
         [score] = evaluate(cohort, answering, [split.adapt])
         told = Epoch(

@@ -1,4 +1,4 @@
-"""PFA's groups on the server: how they are made, joined, averaged and written down."""
+"""Clusters of clients on the server: made, joined by others, averaged and written down."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ Vectors = Mapping[int, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
-    """Who is like whom, and the model of each group."""
+class Clusters:
+    """Which clients have similar data, and the model of each cluster."""
 
     clients: tuple[int, ...]  # that have a group, ascending
     vectors: Tensor  # [n, q], float32, as they answered; q = 0 where groups are random
@@ -50,7 +50,7 @@ class Groups:
         every = (base, *self.models)
         return {n: torch.stack([model[n] for model in every])[index] for n in base}
 
-    def joined_by(self, found: Vectors) -> "Groups":
+    def joined_by(self, found: Vectors) -> "Clusters":
         """With these clients in the groups whose mean vectors are nearest; nobody else moves."""
         if not found:
             return self
@@ -65,7 +65,7 @@ class Groups:
             labels=torch.tensor([of[d] for d in clients]),
         )
 
-    def trained(self, answers: Iterable[Answers]) -> "Groups":
+    def trained(self, answers: Iterable[Answers]) -> "Clusters":
         """FedAvg inside each group, streamed; what a client without a group trained is not used."""
         means = [StreamingMean() for _ in self.models]
         for client, one in _one_by_one(answers):
@@ -109,9 +109,9 @@ class Groups:
         }
 
     @staticmethod
-    def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> "Groups":
+    def unpack(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> "Clusters":
         """The inverse of ``pack``; ``tensors`` may hold others."""
-        return Groups(
+        return Clusters(
             clients=tuple(metadata["clients"]),
             vectors=tensors["vectors"],
             labels=tensors["labels"],
@@ -130,8 +130,8 @@ def below(tensors: Mapping[str, Tensor], name: str) -> Weights:
 
 
 def formed(
-    members: Vectors, grouping: Grouping, base: Weights, before: Groups | None, round: int
-) -> Groups:
+    members: Vectors, grouping: Grouping, base: Weights, before: Clusters | None, round: int
+) -> Clusters:
     """New groups of ``members``, in the order in which ``grouping`` labels them.
 
     Each starts from ``base``, or, where there were groups before, from the mean of the models its
@@ -145,7 +145,7 @@ def formed(
             mine = [d for d, label in zip(members, labels, strict=True) if label == group]
             had.update(before.of[d] for d in mine if d in before.of)
         models.append(_mean_of(had, before.models) if before is not None and had else base)
-    return Groups(
+    return Clusters(
         clients=tuple(members),
         vectors=torch.stack(list(members.values())),
         labels=grouping.labels,
@@ -164,13 +164,13 @@ def at_random(
     base: Weights,
     round: int,
     generator: np.random.Generator,
-) -> Groups:
+) -> Clusters:
     """A partition into groups that differ by one client at most: the baseline of table 8."""
     order = generator.permutation(len(clients))
     of = {clients[place]: turn % number for turn, place in enumerate(order.tolist())}
     of |= {client: int(generator.integers(number)) for client in sorted(set(newcomers) - set(of))}
     everyone = tuple(sorted(of))
-    return Groups(
+    return Clusters(
         clients=everyone,
         vectors=torch.zeros(len(everyone), 0),
         labels=torch.tensor([of[d] for d in everyone]),

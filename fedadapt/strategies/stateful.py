@@ -1,4 +1,4 @@
-"""A method as the federated loop sees it: something with a round, models and a state to save."""
+"""A strategy with its state, as the federated loop sees it: rounds, models, a state to save."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol

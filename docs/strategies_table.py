@@ -1,0 +1,67 @@
+"""The tables of strategies.md: ``python docs/strategies_table.py`` writes them anew.
+
+``tests/test_docs.py`` fails where the tables and the classes of ``fedadapt.strategies`` differ.
+"""
+
+from pathlib import Path
+
+from fedadapt.parameters import rows
+from fedadapt.strategies.listing import arguments, summary
+from fedadapt.strategies.registry import STRATEGIES, find, is_flowers
+from fedadapt.strategies.selected import settings_of
+
+PAGE = Path(__file__).parent / "strategies.md"
+BEGIN, END = "<!-- strategies: begin -->", "<!-- strategies: end -->"
+
+
+def tables() -> str:
+    """All strategies, then the parameters of each of ours that has some."""
+    names = [(name, find(name)) for name in STRATEGIES.ours]
+    lines = ["| name | what it does |", "| --- | --- |"]
+    lines += [f"| `{name}` | {_says(cls)} |" for name, cls in names if not is_flowers(cls)]
+    lines += ["", "Flower's own, with the arguments of their constructors:", ""]
+    lines += ["| name | what it does | arguments |", "| --- | --- | --- |"]
+    lines += [
+        f"| `{name}` | {_says(cls)} | {', '.join(f'`{a}`' for a in arguments(cls)) or 'none'} |"
+        for name, cls in names
+        if is_flowers(cls)
+    ]
+    shown: dict[str, list[str]] = {}
+    for name, cls in names:
+        if not is_flowers(cls) and arguments(cls):
+            table = "\n".join(
+                f"| `{key}` | {default or '-'} | {allowed} | {_escaped(help)} |"
+                for key, default, allowed, help in rows(cls)
+            )
+            settings = ", ".join(f"`{s}`" for s in sorted(settings_of(cls))) or "none"
+            text = f"{table}\n\nSettings of the run that it uses: {settings}."
+            shown.setdefault(text, []).append(name)
+    for text, of in shown.items():
+        lines += ["", f"Arguments of {', '.join(f'`{name}`' for name in of)}:", ""]
+        lines += [
+            "| argument | default | allowed | what it is |",
+            "| --- | --- | --- | --- |",
+            text,
+        ]
+    return "\n".join(lines)
+
+
+def _says(cls: type) -> str:
+    return _escaped(summary(cls))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def updated(page: str) -> str:
+    """The page with the tables between the two marks made anew."""
+    before, found, rest = page.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise ValueError(f"{PAGE}: {BEGIN} or {END} is missing")
+    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(updated(PAGE.read_text("utf-8")), "utf-8")

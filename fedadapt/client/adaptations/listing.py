@@ -1,0 +1,48 @@
+"""The table that ``fedadapt adaptations`` prints: all adaptations, or one with its arguments."""
+
+import inspect
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from fedadapt.client.adaptations.registry import find, rows
+from fedadapt.parameters import rows as parameter_rows
+
+
+def listing(name: str | None = None) -> RenderableType:
+    """Return the table of all adaptations, or the description of one.
+
+    Raises:
+        InputError: There is no adaptation of that name.
+
+    """
+    return _one(name) if name else _all()
+
+
+def _all() -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "what it does", "labels", "batch norm", "--adapt-args"):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in rows():
+        needs = ("yes" if needed else "no" for needed in (row.needs_labels, row.needs_batch_norm))
+        arguments = (f"{described.key}={described.shown}" for described in row.parameters)
+        table.add_row(row.name, row.description, *needs, " ".join(arguments))
+    table.add_row("module:Class", "anybody's class", "", "", "its own")
+    return table
+
+
+def _one(name: str) -> Group:
+    cls = find(name)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("--adapt-args", "default", "allowed", "what it is"):
+        table.add_column(column, overflow="fold")
+    for key, *rest in parameter_rows(cls):
+        table.add_row(f"{name}.{key}", *rest)
+    needs = {"labels": cls.needs_labels, "batch normalisation": cls.needs_batch_norm}
+    needed = " and ".join(what for what, is_needed in needs.items() if is_needed)
+    paragraphs = (inspect.getdoc(cls) or "").split("\n\n")
+    described: list[RenderableType] = [f"[bold]{name}[/]"]
+    for paragraph in paragraphs:
+        described += [paragraph.replace("\n", " "), ""]
+    described += [f"It needs {needed or 'no labels'}.", ""]
+    return Group(*described, table if table.row_count else "It takes no --adapt-args.")

@@ -1,0 +1,89 @@
+"""The family of local adaptations that go on training the model on the client."""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.cohort import Cohort, Part, Schedule
+from fedadapt.client.fit import Sgd, fit
+from fedadapt.objectives import Objective
+from fedadapt.parameters import param
+from fedadapt.selectors import Selector, everything, head, norm_affine, norm_statistics
+from fedadapt.weights import Weights
+
+SELECTORS: dict[str, Selector] = {
+    "all": everything,
+    "head": head,
+    "norm-affine": norm_affine,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(Adaptation):
+    """Training on the client. A subclass says what is minimised in ``task``, nothing else.
+
+    The default budget of 150 epochs is PFA's own: 30 rounds of 5 epochs (sec. 5).
+    """
+
+    part: Part = param("train", "which of the client's images", choices=("train", "adapt"))
+    batch_size: int = param(32, "images in a batch", at_least=1)
+    epochs: int = param(150, "epochs of training on the client", at_least=1)
+    stage: int = param(
+        0,
+        "epochs after which the optimiser starts anew, as it does in federated rounds, and after "
+        "which a run with --curves evaluates the model; 0: one stage",
+        at_least=0,
+    )
+    lr: float = param(0.01, "learning rate of SGD", above=0)
+    momentum: float = param(0.5, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = param(0.0, "weight decay of SGD", at_least=0)
+    trainable: Literal["all", "head", "norm-affine"] = param(
+        "all",
+        "what is trained: everything, the head, or batch-norm scale and shift",
+        choices=tuple(SELECTORS),
+    )
+
+    @abstractmethod
+    def task(
+        self, cohort: Cohort, weights: Weights, pooled: Weights | None
+    ) -> tuple[Objective, Mapping[str, Weights]]:
+        """The objective, and the fixed references that its ``View.memory`` holds.
+
+        It is asked once, before the first stage: ``weights`` is the model that was received. The
+        arguments are those of ``adapt``.
+        """
+
+    def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
+        *_, (_, tuned) = self.stages(cohort, weights, pooled)
+        return tuned
+
+    def moves(self, model: nn.Module) -> frozenset[str]:
+        return SELECTORS[self.trainable](model) | norm_statistics(model)
+
+    def stages(
+        self, cohort: Cohort, weights: Weights, pooled: Weights | None = None
+    ) -> Iterator[tuple[int, Weights]]:
+        objective, memory = self.task(cohort, weights, pooled)
+        length = self.stage or self.epochs
+        for done in range(0, self.epochs, length):
+            epochs = min(length, self.epochs - done)
+            weights = fit(
+                cohort,
+                weights,
+                Sgd(self.lr, self.momentum, self.weight_decay),
+                Schedule(
+                    self.batch_size,
+                    epochs,
+                    self.part,
+                    f"{self.name}/{done}" if done else self.name,
+                ),
+                objective=objective,
+                trainable=SELECTORS[self.trainable],
+                memory=memory,
+            ).weights
+            ended = done + epochs
+            yield ended if ended < self.epochs else 0, weights

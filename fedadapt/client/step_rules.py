@@ -1,0 +1,84 @@
+"""How a step of local training moves what is trained: step rules, which ask for gradients.
+
+A rule never sees a network. It is given an oracle, which it may ask at any point and as often as it
+likes: SGD asks once a batch, Per-FedAvg two or three times, pFedMe K times.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedadapt.objectives import Batch
+from fedadapt.weights import Weights
+
+Oracle = Callable[[Weights, Batch], tuple[Weights, Tensor]]
+"""(params, batch) -> gradients of the objective at ``params``, by name, and its value [D].
+
+``params`` are not modified. Each call is a forward pass: batch norm in training mode moves its
+running statistics, and dropout draws.
+"""
+
+
+class StepRule(Protocol):
+    """What ``fit`` needs to know of an optimiser. All tensors are stacked, [D, ...].
+
+    A row of what it computes may depend on the same row alone, and not on how many there are.
+    """
+
+    def begin(self, params: Weights) -> Weights:
+        """The rule's state before the first step, such as velocities; {} for none."""
+
+    def step(self, oracle: Oracle, params: Weights, batch: Batch, state: Weights) -> Tensor:
+        """Move ``params`` and ``state`` in place; the batch's loss, [D]."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """g <- g + weight_decay w;  v <- momentum v + g;  w <- w - learning_rate v.
+
+    ``rates`` gives some names a learning rate of their own. ``clamp`` keeps some names between a
+    least and a largest value, after each step. Names in them that are not being trained are passed
+    over, so that one rule serves several phases.
+    """
+
+    learning_rate: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
+    clamp: Mapping[str, tuple[float, float]] | None = field(default=None, hash=False)
+
+    def begin(self, params: Weights) -> Weights:
+        return {n: torch.zeros_like(w) for n, w in params.items()} if self.momentum else {}
+
+    def step(self, oracle: Oracle, params: Weights, batch: Batch, state: Weights) -> Tensor:
+        grads, loss = oracle(params, batch)
+        if params:
+            self.update(params, grads, state)
+        return loss
+
+    @torch.no_grad()
+    def update(self, params: Weights, grads: Weights, velocity: Weights) -> None:
+        """One step: ``params`` and ``velocity`` move in place."""
+        moving, change = list(params.values()), [grads[n] for n in params]
+        if self.weight_decay:
+            change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
+        if self.momentum:
+            states = [velocity[n] for n in params]
+            if states and states[0].is_cuda:  # few calls
+                torch._foreach_mul_(states, self.momentum)
+                torch._foreach_add_(states, change)
+            else:  # one pass over memory
+                for v, g in zip(states, change, strict=True):
+                    torch.add(g, v, alpha=self.momentum, out=v)
+            change = states
+        if self.rates:
+            for (name, w), g in zip(params.items(), change, strict=True):
+                w.add_(g, alpha=-self.rates.get(name, self.learning_rate))
+        else:
+            torch._foreach_add_(moving, change, alpha=-self.learning_rate)
+        for name, (low, high) in (self.clamp or {}).items():
+            if name in params:
+                params[name].clamp_(low, high)

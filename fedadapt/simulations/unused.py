@@ -1,0 +1,51 @@
+"""Settings that were given and that nothing of a run uses: an error, for silence would mislead."""
+
+from collections.abc import Collection, Iterator
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.strategies.base import SETTINGS
+from fedadapt.strategies.selected import SAMPLING, Selected
+
+OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
+OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
+OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
+OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
+OF_CLIENTS_THAT_TRAIN = frozenset({"global-test"})
+
+
+def refuse_unused(
+    config: RunConfig, given: Collection[str], selected: Selected, *, flower: bool = False
+) -> None:
+    """Refuse settings that have no effect on this run.
+
+    Args:
+        given: The keys that were given, in kebab-case.
+        flower: Flower computes the clients (``flwr run``), and no engine of ours.
+
+    Raises:
+        InputError: One line that names the settings and what does not use them.
+
+    """
+    for keys, what in _no_effect(config, selected, flower=flower):
+        found = sorted(set(given) & keys)
+        if found:
+            pronoun = "it" if len(found) == 1 else "them"
+            raise InputError(
+                f"{', '.join(found)}: {what} does not use {pronoun}; leave {pronoun} out"
+            )
+
+
+def _no_effect(
+    config: RunConfig, selected: Selected, *, flower: bool
+) -> Iterator[tuple[frozenset[str], str]]:
+    """Keys without effect, and what has no use for them."""
+    yield OF_STRATEGIES - selected.settings, selected.name
+    if selected.learns_tasks:
+        yield OF_CLIENTS_THAT_TRAIN, config.benchmark
+    if flower:
+        yield OF_OUR_ENGINES | OF_RAY, "flwr run"
+        return
+    yield OF_FLOWER, f"engine={config.engine}"
+    if config.engine != "ray":
+        yield OF_RAY, f"engine={config.engine}"

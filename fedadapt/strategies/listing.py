@@ -1,0 +1,63 @@
+"""The table that ``fedadapt strategies`` prints: all strategies, or one with its arguments."""
+
+import inspect
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from fedadapt.parameters import parameters, rows
+from fedadapt.registry import import_path
+from fedadapt.strategies.registry import FLOWER, STRATEGIES, find, is_flowers
+from fedadapt.strategies.selected import settings_of
+
+
+def listing(name: str | None = None) -> RenderableType:
+    """Return the table of all strategies, or the description of one.
+
+    Raises:
+        InputError: There is no strategy of that name.
+
+    """
+    return _one(name) if name else _all()
+
+
+def _all() -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "what it does", "--strategy-args"):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for name in STRATEGIES.names():
+        cls = find(name)
+        table.add_row(name, summary(cls), " ".join(arguments(cls)))
+    table.add_row("module:Class", "anybody's class, of our interface or Flower's", "its own")
+    return table
+
+
+def _one(name: str) -> Group:
+    cls = find(name)
+    described: list[RenderableType] = [f"[bold]{name}[/]", inspect.getdoc(cls) or ""]
+    if is_flowers(cls):
+        takes = " ".join(arguments(cls))
+        described.append(f"\nA class of Flower's; --strategy-args are its constructor's: {takes}")
+        return Group(*described)
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column in ("--strategy-args", "default", "allowed", "what it is"):
+        table.add_column(column, overflow="fold")
+    for row in rows(cls):
+        table.add_row(*row)
+    described += ["", table] if table.row_count else ["\nIt takes no --strategy-args."]
+    described.append(f"\nSettings it uses: {', '.join(sorted(settings_of(cls)))}")
+    return Group(*described)
+
+
+def summary(cls: type[Any]) -> str:
+    """The first sentence of a class's docstring."""
+    return (inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def arguments(cls: type[Any]) -> tuple[str, ...]:
+    """The names that ``--strategy-args`` takes."""
+    if is_flowers(cls):
+        accepted = import_path(FLOWER).parameters_of(cls)
+        return tuple(accepted) if accepted is not None else ("anything",)
+    return tuple(parameters(cls))

@@ -1,0 +1,92 @@
+"""The strategies by name; the only place that knows how a name becomes an object.
+
+To add one: a file in this folder, a line in ``STRATEGIES.ours``, a test. The command line, the
+table of docs/strategies.md and the contract test are made from the names. Other packages add theirs
+with the entry-point group ``fedadapt.strategies``; anybody's class is named as ``module:Class``.
+"""
+
+from typing import TYPE_CHECKING, Any, cast
+
+from fedadapt.config import RunConfig, parse_arguments
+from fedadapt.errors import InputError
+from fedadapt.registry import Registry, import_path
+
+if TYPE_CHECKING:
+    from fedadapt.strategies.selected import Selected
+
+STRATEGIES = Registry(
+    "strategy",
+    "fedadapt.strategies",
+    {
+        "local": "fedadapt.strategies.local:Local",
+        "fedavg": "fedadapt.strategies.fedavg:FedAvg",
+        "fedprox": "fedadapt.strategies.fedprox:FedProx",
+        "fedbn": "fedadapt.strategies.fedbn:FedBN",
+        "ditto": "fedadapt.strategies.ditto:Ditto",
+        "pfa": "fedadapt.strategies.pfa.strategy:PFA",
+        "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
+        "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
+        "mas-imm": "fedadapt.strategies.dua.variants:MasImm",
+        "fim-imm": "fedadapt.strategies.dua.variants:FimImm",
+        "task-experts": "fedadapt.strategies.dua.variants:TaskExperts",
+        "sequential": "fedadapt.strategies.dua.variants:Sequential",
+        "ewc": "fedadapt.strategies.dua.variants:Ewc",
+        "mas": "fedadapt.strategies.dua.variants:Mas",
+        "lwf": "fedadapt.strategies.dua.variants:Lwf",
+        "joint": "fedadapt.strategies.dua.variants:Joint",
+        "flower-fedprox": "flwr.serverapp.strategy:FedProx",
+        "fedavgm": "flwr.serverapp.strategy:FedAvgM",
+        "fedadam": "flwr.serverapp.strategy:FedAdam",
+        "fedyogi": "flwr.serverapp.strategy:FedYogi",
+        "fedadagrad": "flwr.serverapp.strategy:FedAdagrad",
+        "fedmedian": "flwr.serverapp.strategy:FedMedian",
+        "fedtrimmedavg": "flwr.serverapp.strategy:FedTrimmedAvg",
+        "krum": "flwr.serverapp.strategy:Krum",
+        "multikrum": "flwr.serverapp.strategy:MultiKrum",
+        "bulyan": "flwr.serverapp.strategy:Bulyan",
+        "qfedavg": "flwr.serverapp.strategy:QFedAvg",
+    },
+)
+
+FLOWER = "fedadapt.flower.flower_as_ours:SelectedFlowerStrategy"
+"""What runs a class of Flower's interface here. By its name: no strategy of ours knows Flower."""
+
+
+def find(name: str) -> type[Any]:
+    """Return the class of a name: a subclass of our ``Strategy`` or of Flower's.
+
+    Raises:
+        InputError: There is none, it cannot be imported, or it is neither.
+
+    """
+    from fedadapt.strategies.base import Strategy
+
+    cls = STRATEGIES.find(name)
+    if isinstance(cls, type) and (issubclass(cls, Strategy) or is_flowers(cls)):
+        return cls
+    raise InputError(
+        f"strategy: {STRATEGIES.path(name)} is a subclass neither of fedadapt's Strategy "
+        "(fedadapt.strategies.base) nor of Flower's (flwr.serverapp.strategy)"
+    )
+
+
+def select(config: RunConfig) -> "Selected":
+    """Return the run's strategy with its arguments, each checked.
+
+    Raises:
+        InputError: An unknown strategy or argument, a value that is not allowed, or arguments and
+            settings that do not go together.
+
+    """
+    from fedadapt.strategies.selected import SelectedStrategy
+
+    cls = find(config.strategy)
+    arguments = parse_arguments(config.strategy_args, "strategy-args")
+    if is_flowers(cls):
+        return cast("Selected", import_path(FLOWER)(config.strategy, cls, arguments))
+    return SelectedStrategy.of(config, cls, arguments)
+
+
+def is_flowers(cls: type[Any]) -> bool:
+    """Whether a class implements Flower's interface; told without importing Flower."""
+    return any(base.__module__.startswith("flwr.serverapp.strategy") for base in cls.__mro__)

@@ -1,0 +1,82 @@
+"""The strategy that a run names, with its arguments, before anything of the run is there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fedadapt.config import RunConfig
+from fedadapt.parameters import arguments_for, fields_from_run
+from fedadapt.strategies.base import SETTINGS, ClientSide, Run, ServerSide, Strategy
+from fedadapt.strategies.stateful import StatefulStrategy, StrategyWithState
+
+
+class Selected(Protocol):
+    """What a run needs of its strategy, whichever interface it implements."""
+
+    @property
+    def name(self) -> str:
+        """The name by which the run names it."""
+        ...
+
+    @property
+    def learns_tasks(self) -> bool:
+        """Whether it is for task-incremental benchmarks, and only for them."""
+        ...
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """The settings of a run, in kebab-case, that have an effect on it."""
+        ...
+
+    def on_client(self, run: Run) -> ClientSide:
+        """Return the strategy as clients know it."""
+        ...
+
+    def on_server(self, strategy: Any, server: ServerSide) -> StatefulStrategy:
+        """Return the strategy as the server runs it; ``strategy`` is that of ``on_client``."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelectedStrategy:
+    """A class of our interface, and the arguments given for it."""
+
+    name: str
+    cls: type[Strategy[Any]]
+    arguments: Mapping[str, Any]
+
+    @staticmethod
+    def of(
+        config: RunConfig, cls: type[Strategy[Any]], given: Mapping[str, Any]
+    ) -> "SelectedStrategy":
+        """Check the arguments of a run; see ``registry.select``."""
+        arguments = arguments_for(cls, given, "strategy-args", config.strategy)
+        cls.check(arguments, config)
+        return SelectedStrategy(config.strategy, cls, arguments)
+
+    @property
+    def learns_tasks(self) -> bool:
+        return self.cls.learns_tasks
+
+    @property
+    def settings(self) -> frozenset[str]:
+        return settings_of(self.cls)
+
+    def on_client(self, run: Run) -> Strategy[Any]:
+        given = {name: getattr(run, name) for name in fields_from_run(self.cls)}
+        return self.cls(**given, **self.arguments)
+
+    def on_server(self, strategy: Any, server: ServerSide) -> StatefulStrategy:
+        return StrategyWithState(strategy.prepare(server))
+
+
+SAMPLING = frozenset({"fraction", "max-update-norm"})
+"""Settings of rounds in which some of the clients train."""
+
+
+def settings_of(cls: type[ClientSide]) -> frozenset[str]:
+    """Name the settings that the fields of a strategy are made from."""
+    made_from = frozenset[str]().union(*(SETTINGS[name] for name in fields_from_run(cls)))
+    if issubclass(cls, Strategy) and not cls.samples_clients:
+        return made_from
+    return made_from | SAMPLING

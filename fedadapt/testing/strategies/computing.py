@@ -1,0 +1,159 @@
+"""Rules for what clients compute: the same however, wherever and beside whom they are computed."""
+
+import random
+
+import numpy as np
+import torch
+
+from fedadapt.server.checks import Expected, validation_errors
+from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.simulations.engines.in_process import InProcessClients
+from fedadapt.simulations.engines.processes import ProcessClients
+from fedadapt.testing.assertions import require, require_close, require_finite, require_same
+from fedadapt.testing.setups import Arguments, Setup, begin, few_setups, setups, trial_with
+from fedadapt.testing.strategies.saving import require_same_models
+from fedadapt.testing.trial import Trial
+
+
+def stacked_is_alone(name: str, arguments: Arguments | None = None) -> None:
+    """Clients computed together, by kernels or by ``vmap``, answer as each does alone."""
+    with setups(name, arguments) as found:
+        for setup in found:
+            alone = begin(setup).run(setup.rounds)
+            for execution in setup.executions:
+                together = begin(setup, execution, len(setup.everyone)).run(setup.rounds)
+                where = f"{setup.label}: {execution}"
+                _require_same_answers(together, alone, where, setup.limits)
+                require_same_models(together, alone, setup.everyone, where, setup.limits)
+
+
+def _require_same_answers(
+    found: Trial, wanted: Trial, where: str, limits: dict[str, float]
+) -> None:
+    ours = [(e.round, e.action) for e in found.exchanges]
+    theirs = [(e.round, e.action) for e in wanted.exchanges]
+    require(ours == theirs, f"{where}: exchanges {ours}, expected {theirs}")
+    for mine, other in zip(found.exchanges, wanted.exchanges, strict=True):
+        for client, answer in other.by_client.items():
+            label = f"{where}, round {mine.round}, {mine.action}, client {client}"
+            require(client in mine.by_client, f"{label}: no answer")
+            require_close(mine.by_client[client], answer, label, limits)
+
+
+def any_engine_is_any_engine(name: str, arguments: Arguments | None = None) -> None:
+    """Worker processes give the bits that this process gives, in every round."""
+    with few_setups(name, arguments) as found:
+        for setup in found:
+            worker = setup.worker()
+            here = InProcessClients(worker, cohort_size=2, client_states=ClientStates())
+            with here:
+                wanted = trial_with(setup, worker, here).run(setup.rounds)
+            worker = setup.worker()
+            there = ProcessClients(
+                worker, num_workers=2, cohort_size=2, client_states=ClientStates()
+            )
+            with there:
+                found_there = trial_with(setup, worker, there).run(setup.rounds)
+            where = f"{setup.label}: in worker processes"
+            for mine, other in zip(found_there.exchanges, wanted.exchanges, strict=True):
+                for client, answer in other.by_client.items():
+                    label = f"{where}, round {mine.round}, {mine.action}, client {client}"
+                    require_same(mine.by_client[client], answer, label)
+            require_same(found_there.packed(), wanted.packed(), f"{where}, state of the server")
+
+
+def answers_are_as_expected(name: str, arguments: Arguments | None = None) -> None:
+    """Answers have the names, shapes and types of ``expected``, and pass every check of a run.
+
+    The same for a cohort of one and for several clients together.
+    """
+    with few_setups(name, arguments) as found:
+        for setup in found:
+            for size in (1, len(setup.everyone)):
+                trial = begin(setup, cohort_size=size).run(setup.rounds)
+                for exchanged in trial.exchanges:
+                    where = f"{setup.label}: round {exchanged.round}, {exchanged.action}"
+                    shapes = Expected.of(exchanged.expected)
+                    for answers in exchanged.answers:
+                        errors = dict(validation_errors(answers, shapes, None))
+                        if not errors and answers.update is not None:
+                            action = exchanged.action
+                            errors = dict(trial.strategy.validation_errors(action, answers.update))
+                        faults = "; ".join(dict.fromkeys(errors.values()))
+                        require(not errors, f"{where}: {faults}")
+
+
+def draws_from_the_cohort_only(name: str, arguments: Arguments | None = None) -> None:
+    """Clients draw from the cohort's random streams: global generators are neither used nor moved.
+
+    Whatever else a process draws would change the result otherwise, and no run could be repeated.
+    """
+    with few_setups(name, arguments) as found:
+        for setup in found:
+            trials = [_seeded(setup, seed) for seed in (1, 2)]
+            for mine, other in zip(*(trial.exchanges for trial in trials), strict=True):
+                for client, answer in other.by_client.items():
+                    where = f"{setup.label}: round {mine.round}, {mine.action}, client {client}"
+                    label = f"{where}, under another seed of the global generators"
+                    require_same(mine.by_client[client], answer, label)
+            label = f"{setup.label}: the server's state under another seed of global generators"
+            require_same(trials[0].packed(), trials[1].packed(), label)
+
+
+def _seeded(setup: Setup, seed: int) -> Trial:
+    """Run a trial after seeding the global generators, and put them back as they were."""
+    numpy, python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            before = torch.random.get_rng_state()
+            trial = begin(setup).run(setup.rounds)
+            moved = not torch.equal(before, torch.random.get_rng_state())
+            require(not moved, f"{setup.label}: torch's global generator was moved")
+    finally:
+        np.random.set_state(numpy)  # noqa: NPY002
+        random.setstate(python)
+    return trial
+
+
+def client_states_survive(name: str, arguments: Arguments | None = None) -> None:
+    """What a client keeps is its own, and a client that missed a round works beside others.
+
+    In round 1 a client is missing, so in round 2 one of the cohort has no state yet; it must be
+    computed together with the others as it is alone.
+    """
+    with few_setups(name, arguments) as found:
+        for setup in found:
+            rounds = min(setup.rounds, 2)
+            late = setup.seen[len(setup.seen) // 2]
+            early = tuple(client for client in setup.seen if client != late)
+            trials = []
+            for execution, size in (("sequential", 1), ("stacked-kernels", len(setup.seen))):
+                trial = begin(setup, execution, size)  # type: ignore[arg-type]
+                trial.round(1, early)
+                trial.run(rounds, first=2)
+                trials.append(trial)
+            alone, together = trials
+            where = f"{setup.label}: client {late} missed round 1"
+            _require_same_answers(together, alone, where, setup.limits)
+            for trial in trials:
+                for client, parts in trial.clients.states().items():
+                    for part, weights in parts.items():
+                        label = f"{where}, client {client} keeps {part}"
+                        require_finite(weights, label)
+            _require_own_models(setup, alone, where)
+
+
+def _require_own_models(setup: Setup, trial: Trial, where: str) -> None:
+    """A model that a client makes of its state is not the one it makes without."""
+    strategy, worker = trial.strategy, setup.worker()
+    for model in strategy.made_on_client:
+        base = trial.models(setup.seen[:1])
+        weights = next(reversed(base.values()))
+        states = [trial.clients.states()[setup.seen[0]]]
+        with_state = strategy.localise(worker.cohort(setup.seen[:1], 1, states), weights, model)
+        without = strategy.localise(worker.cohort(setup.seen[:1], 1), weights, model)
+        differ = any(not torch.equal(with_state[n], without[n]) for n in without)
+        require(differ, f"{where}: the {model} model of a client does not depend on its state")

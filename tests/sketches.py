@@ -1,0 +1,383 @@
+"""Published methods in the few lines each takes: what ``fit`` and its neighbours must express.
+
+Each has a client's round, ``answer(cohort, received)``, and the model a client is served,
+``personal(cohort, weights)``. They are the shortest forms for tests, with plain averages on the
+server, and no strategies.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from toys import cohort, initial
+
+from fedadapt.client.candidates import best_of, join_models, pick, split_models
+from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.fit import Sgd, fit
+from fedadapt.messages import Update
+from fedadapt.models.mode import evaluating
+from fedadapt.objectives import Proximal, View, cross_entropy
+from fedadapt.selectors import head, nothing
+from fedadapt.weights import Weights, repeat, row
+
+
+def times(a: Tensor, t: Tensor) -> Tensor:
+    """Multiply each client's t [D, ...] by its own number a [D]."""
+    return a.reshape(-1, *[1] * (t.dim() - 1)) * t
+
+
+def only(weights: Weights, prefix: str) -> Weights:
+    return {n: t for n, t in weights.items() if n.startswith(prefix)}
+
+
+def parameters(model: nn.Module) -> list[str]:
+    return [n for n, _ in model.named_parameters()]
+
+
+def of_labels(table: Tensor, labels: Tensor) -> Tensor:
+    """Each image's row of its client's table: [D, C, ...] and labels [D, B] -> [D, B, ...]."""
+    return torch.stack([rows[own] for rows, own in zip(table, labels, strict=True)])
+
+
+def plus(a: Weights, share: float, b: Weights) -> Weights:
+    return {n: t + share * b[n] for n, t in a.items()}
+
+
+@dataclass(frozen=True)
+class Method:
+    sgd: Sgd
+    schedule: Schedule
+
+    def start(self, weights: Weights) -> Weights:
+        """What the server has before the first round, [...]."""
+        return weights
+
+    def merge(self, update: Update, received: Weights) -> Weights:
+        """The mean weighted by examples, [...]."""
+        share = update.num_examples / update.num_examples.sum()
+        return {
+            n: times(share, t.double()).sum(0) if t.is_floating_point() else t[0]
+            for n, t in update.weights.items()
+        }
+
+    def personal(self, cohort: Cohort, weights: Weights) -> Weights:
+        return weights
+
+
+@dataclass(frozen=True)
+class Ditto(Method):
+    """F(v) + (lam/2) ||v - w||^2 beside FedAvg on w."""
+
+    lam: float = 1.0
+
+    def answer(self, cohort, w):
+        v = cohort.state("v", w)
+        v = fit(
+            cohort, v, self.sgd, self.schedule, objective=Proximal(self.lam), memory={"anchor": w}
+        )
+        shared = fit(cohort, w, self.sgd, self.schedule)
+        return Update(shared.weights, cohort.num_examples).keeping(v=v.weights)
+
+    def personal(self, cohort, w):
+        return cohort.state("v", w)
+
+
+@dataclass(frozen=True)
+class Apfl(Method):
+    """Personal weights alpha v + (1 - alpha) w; v learns through the mixture, w on its own."""
+
+    alpha: float = 0.5
+    learn: bool = False
+
+    def mixed(self, q, memory):
+        a = q["alpha"] if "alpha" in q else memory["fixed"]["alpha"]
+        v = only(q, "v/")
+        return {n[2:]: times(a, t) + times(1 - a, q[n[2:]].detach()) for n, t in v.items()}
+
+    def objective(self, view: View) -> Tensor:
+        personal = view.apply(self.mixed(view.params, view.memory))
+        return cross_entropy(view) + cross_entropy(view.with_logits(personal))
+
+    def kept(self, cohort, w):
+        v = cohort.state("v", {f"v/{n}": w[n] for n in parameters(cohort.model)})
+        alpha = torch.full((len(cohort),), self.alpha, dtype=torch.float64)
+        return v, cohort.state("alpha", {"alpha": alpha})
+
+    def answer(self, cohort, w):
+        v, a = self.kept(cohort, w)
+        fitted = fit(
+            cohort, w, replace(self.sgd, clamp={"alpha": (0, 1)}), self.schedule,
+            objective=self.objective, extra=v | a if self.learn else v, memory={"fixed": a},
+        )  # fmt: skip
+        update = Update(fitted.weights, cohort.num_examples)
+        return update.keeping(v=only(fitted.extra, "v/"), alpha=only(fitted.extra, "alpha") or a)
+
+    def personal(self, cohort, w):
+        v, a = self.kept(cohort, w)
+        return w | self.mixed(w | v, {"fixed": a})
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """pFedMe's step: theta goes K times towards the prox of F around w, then w towards theta."""
+
+    inner: int
+    lam: float
+    inner_rate: float
+    rate: float
+
+    def begin(self, params):
+        return {n: t.clone() for n, t in params.items()}
+
+    def step(self, oracle, w, batch, theta):
+        for _ in range(self.inner):
+            grads, loss = oracle(theta, batch)
+            for n in w:
+                theta[n] -= self.inner_rate * (grads[n] + self.lam * (theta[n] - w[n]))
+        for n in w:
+            w[n] -= self.rate * self.lam * (w[n] - theta[n])
+        return loss
+
+
+@dataclass(frozen=True)
+class PFedMe(Method):
+    rule: Envelope = Envelope(3, 5.0, 0.05, 0.1)
+
+    def answer(self, cohort, w):
+        fitted = fit(cohort, w, self.rule, self.schedule)
+        return Update(fitted.weights, cohort.num_examples).keeping(theta=fitted.state)
+
+    def personal(self, cohort, w):
+        return w | cohort.state("theta", {n: w[n] for n in parameters(cohort.model)})
+
+
+@dataclass(frozen=True)
+class Maml:
+    """Per-FedAvg's step: the gradient after one step of size alpha; w itself takes the outer one.
+
+    With ``delta`` the product of Hessian and gradient is by central differences (HF); without, it
+    is left out (FO).
+    """
+
+    alpha: float
+    beta: float
+    delta: float = 0.0
+
+    def begin(self, params):
+        return {}
+
+    def step(self, oracle, w, batch, state):
+        first, second, third = batch.cut(3) if self.delta else [*batch.cut(2), None]
+        inner, _ = oracle(w, first)
+        outer, loss = oracle(plus(w, -self.alpha, inner), second)
+        if self.delta:
+            up, down = (oracle(plus(w, d, outer), third)[0] for d in (self.delta, -self.delta))
+            hessian = plus(up, -1, down)
+            outer = plus(outer, -self.alpha / (2 * self.delta), hessian)
+        for n in w:
+            w[n] -= self.beta * outer[n]
+        return loss
+
+
+@dataclass(frozen=True)
+class PerFedAvg(Method):
+    rule: Maml = Maml(0.1, 0.1)
+
+    def answer(self, cohort, w):
+        fitted = fit(cohort, w, self.rule, self.schedule)
+        return Update(fitted.weights, cohort.num_examples)
+
+    def personal(self, cohort, w):
+        largest = int(cohort.num_examples.max())
+        return fit(cohort, w, Sgd(self.rule.alpha), Schedule(largest, purpose="meta")).weights
+
+
+@dataclass(frozen=True)
+class FedAla(Method):
+    """The head starts at old + (new - old) A, with A in [0, 1] learnt on a part of the images."""
+
+    share: float = 0.8
+    rate: float = 1.0
+    top: Callable[[nn.Module], frozenset[str]] = head
+
+    def through(self, q, held, memory):
+        old, new = memory["old"], memory["new"]
+        return {n[2:]: old[n[2:]] + (new[n[2:]] - old[n[2:]]) * a for n, a in q.items()}
+
+    def mixture(self, cohort, new):
+        top = {n: new[n] for n in self.top(cohort.model)}
+        a = cohort.state("a", {f"a/{n}": torch.ones_like(t) for n, t in top.items()})
+        memory = {"old": cohort.state("old", top), "new": top}
+        fitted = fit(
+            cohort.subset(self.share, "ala"), new, Sgd(self.rate, clamp=dict.fromkeys(a, (0, 1))),
+            self.schedule, trainable=nothing, extra=a, through=self.through, memory=memory,
+            mode=evaluating,
+        )  # fmt: skip
+        return new | self.through(fitted.extra, {}, memory), fitted.extra
+
+    def answer(self, cohort, w):
+        start, a = self.mixture(cohort, w)
+        fitted = fit(cohort, start, self.sgd, self.schedule)
+        old = {n: fitted.weights[n] for n in self.top(cohort.model)}
+        return Update(fitted.weights, cohort.num_examples).keeping(old=old, a=a)
+
+    def personal(self, cohort, w):
+        return self.mixture(cohort, w)[0]
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """Task loss + lam ||z - P[y]||^2 / dimensions, where the class has a prototype. FedProto."""
+
+    lam: float
+
+    def __call__(self, view: View) -> Tensor:
+        p, n = view.memory["prototypes"]["p"], view.memory["prototypes"]["n"]
+        labels = view.batch.labels
+        gap = ((view.features - of_labels(p, labels)) ** 2).mean(2)
+        return cross_entropy(view) + self.lam * (gap * (of_labels(n, labels) > 0)).mean(1)
+
+
+def class_means(cohort: Cohort, weights: Weights, num_classes: int) -> Weights:
+    """Mean features of the training images by class [D, C, F], and how many there are [D, C]."""
+    total, count = None, torch.zeros(len(cohort), num_classes, dtype=torch.float64)
+    for groups in cohort.steps(Schedule(8, purpose="means")):
+        for members, batch in groups:
+            z = cohort.features({n: t[members] for n, t in weights.items()}, batch.inputs)
+            if total is None:
+                total = z.new_zeros(len(cohort), num_classes, z.shape[-1])
+            for d, own, labels in zip(members, z, batch.labels, strict=True):
+                total[d].index_add_(0, labels, own)
+                count[d] += torch.bincount(labels, minlength=num_classes)
+    return {"p": total / count.clamp(min=1).unsqueeze(2), "n": count}
+
+
+@dataclass(frozen=True)
+class FedProto(Method):
+    """Features are pulled to the classes' means over all clients; no weight travels."""
+
+    lam: float = 1.0
+    num_classes: int = 3
+    net: Weights | None = None  # everybody's start, [...]
+
+    def start(self, weights):
+        features = weights["head.weight"].shape[1]
+        p = torch.zeros(self.num_classes, features, dtype=torch.float64)
+        return {"p": p, "n": p[:, 0]}
+
+    def answer(self, cohort, received):
+        own = cohort.state("net", repeat(self.net, len(cohort)))
+        fitted = fit(
+            cohort, own, self.sgd, self.schedule, objective=Prototypes(self.lam),
+            memory={"prototypes": received},
+        )  # fmt: skip
+        means = class_means(cohort, fitted.weights, self.num_classes)
+        return Update(means, cohort.num_examples).keeping(net=fitted.weights)
+
+    def merge(self, update, received):
+        return merged_prototypes(update.weights["p"], update.weights["n"])
+
+    def personal(self, cohort, received):
+        """The nearest prototype as a head: argmin ||z - p||^2 = argmax 2 p.z - ||p||^2."""
+        own, (p, n) = (
+            cohort.state("net", repeat(self.net, len(cohort))),
+            (received["p"], received["n"]),
+        )
+        bias = torch.where(n > 0, -(p**2).sum(2), torch.tensor(-1e9, dtype=p.dtype))
+        return own | {"head.weight": 2 * p, "head.bias": bias}
+
+
+def merged_prototypes(p: Tensor, n: Tensor) -> Weights:
+    """[D, C, F] and counts [D, C] -> [C, F], [C]."""
+    return {"p": (p * n.unsqueeze(2)).sum(0) / n.sum(0).clamp(min=1).unsqueeze(1), "n": n.sum(0)}
+
+
+@dataclass(frozen=True)
+class FedRod(Method):
+    """A shared head by balanced softmax, and a personal one on top that moves nothing else."""
+
+    def objective(self, view: View) -> Tensor:
+        balanced = view.logits + view.memory["prior"]["log"].unsqueeze(1)
+        z, w, b = view.features.detach(), view.params["hp.weight"], view.params["hp.bias"]
+        both = view.logits.detach() + torch.einsum("dbf,dcf->dbc", z, w) + b.unsqueeze(1)
+        return cross_entropy(view.with_logits(balanced)) + cross_entropy(view.with_logits(both))
+
+    def answer(self, cohort, w):
+        counts = torch.stack([torch.bincount(s.train.labels, minlength=3) for s in cohort.splits])
+        fitted = fit(
+            cohort, w, self.sgd, self.schedule, objective=self.objective, extra=self.hp(cohort, w),
+            memory={"prior": {"log": counts.double().clamp(min=0.5).log()}},
+        )  # fmt: skip
+        return Update(fitted.weights, cohort.num_examples).keeping(hp=fitted.extra)
+
+    def hp(self, cohort, w):
+        zero = {f"hp.{n}": torch.zeros_like(w[f"head.{n}"]) for n in ("weight", "bias")}
+        return cohort.state("hp", zero)
+
+    def personal(self, cohort, w):
+        hp = self.hp(cohort, w)
+        return w | {f"head.{n}": w[f"head.{n}"] + hp[f"hp.{n}"] for n in ("weight", "bias")}
+
+
+@dataclass(frozen=True)
+class Ifca(Method):
+    """K models down; each client trains the one of least loss on its images."""
+
+    starts: tuple[Weights, ...] = ()  # [...] each
+
+    def start(self, weights):
+        return join_models(self.starts or [weights])
+
+    def answer(self, cohort, w):
+        models = split_models(w)
+        choice = best_of(cohort, models, "train")
+        fitted = fit(cohort, pick(models, choice), self.sgd, self.schedule)
+        return Update(fitted.weights, cohort.num_examples, report={"choice": choice})
+
+    def merge(self, update, received):
+        models = split_models(received)
+        for k, model in enumerate(models):
+            rows = (update.report["choice"] == k).nonzero().flatten()
+            if len(rows):
+                some = Update(
+                    {n: t[rows] for n, t in update.weights.items()}, update.num_examples[rows]
+                )
+                models[k] = super().merge(some, model)
+        return join_models(models)
+
+    def personal(self, cohort, w):
+        models = split_models(w)
+        return pick(models, best_of(cohort, models, "adapt"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What some rounds left behind."""
+
+    base: Weights  # [...]
+    personal: Weights  # [D, ...]
+    states: tuple[dict[str, Weights], ...]  # one a client
+
+
+def rounds(method: Method, members: Cohort, weights: Weights, number: int = 2) -> Outcome:
+    """So many rounds of all the cohort's clients, from ``weights`` [...]."""
+    base, states = method.start(weights), ({},) * len(members)
+    for round in range(1, number + 1):
+        current = replace(members, round=round, states=states)
+        received = repeat(base, len(members))
+        update = method.answer(current, received)
+        base = method.merge(update, base)
+        states = tuple(
+            {part: row(w, d) for part, w in update.states.items()} for d in range(len(members))
+        )
+    last = replace(members, round=number + 1, states=states)
+    return Outcome(base, method.personal(last, repeat(base, len(members))), states)
+
+
+def everywhere(method: Method, make: Callable[[], nn.Module], splits: Sequence, executions):
+    """What two rounds leave behind, by execution."""
+    return {
+        execution: rounds(method, cohort(make(), splits, execution), initial(make()))
+        for execution in executions
+    }

@@ -1,0 +1,34 @@
+"""What every strategy, adaptation and network must do: one row for each name in a registry."""
+
+import pytest
+
+from fedadapt.client.adaptations.registry import ADAPTATIONS
+from fedadapt.models.catalog import ENTRIES
+from fedadapt.strategies.registry import STRATEGIES
+from fedadapt.testing import adaptation_contract, network_contract, strategy_contract
+
+OURS = [name for name, path in STRATEGIES.ours.items() if path.startswith("fedadapt.")]
+ARGUMENTS = {"pfa": {"groups": 2}}
+
+
+def _name(check) -> str:
+    return check.__name__
+
+
+@pytest.mark.parametrize("check", strategy_contract, ids=_name)
+@pytest.mark.parametrize("name", OURS)
+def test_a_strategy_keeps_the_contract(name, check):
+    check(name, ARGUMENTS.get(name))
+
+
+@pytest.mark.parametrize("check", adaptation_contract, ids=_name)
+@pytest.mark.parametrize("name", ADAPTATIONS.ours)
+def test_an_adaptation_keeps_the_contract(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("check", network_contract, ids=_name)
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_a_network_keeps_the_contract(entry, check):
+    side = max(8, entry.min_size)
+    check(entry.name, image_shape=(entry.usual_shape[0], side, side))
