@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["FedadaptError", "InputError", "RunConfig", "__version__", "load"]
 

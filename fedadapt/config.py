@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import InputError, nearest
+from fedadapt.older_runs import refuse_older_run
 from fedadapt.parameters import Scalar, check_parameters, param
 
 RUNNING = (
@@ -104,6 +105,11 @@ class RunConfig:
         "record what a model is chosen by: scores on the adapt images, and local adaptations "
         "after each of their stages",
     )
+    local: bool = param(
+        True,
+        "beside every table and picture, what each client gets by training alone, for as many "
+        "epochs as in the federation",
+    )
     global_test: str = param(
         "base",
         "which models to try on the balanced global test",
@@ -187,7 +193,13 @@ class RunConfig:
 
     @staticmethod
     def from_toml(path: Path) -> "RunConfig":
-        """Read a ``config.toml`` as a run writes it."""
+        """Read a ``config.toml`` as a run writes it.
+
+        Raises:
+            InputError: It cannot be read, has an unknown key or a bad value, or is of 0.1.0.
+
+        """
+        refuse_older_run(path.parent)
         try:
             return RunConfig.from_mapping(tomllib.loads(path.read_text("utf-8")), str(path))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

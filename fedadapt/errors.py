@@ -35,6 +35,12 @@ class InterruptedRunError(FedadaptError):
     exit_code = 5
 
 
+class EvaluationFailedError(FedadaptError):
+    """The run has trained, but no client could be evaluated at its end: there is no headline."""
+
+    exit_code = 6
+
+
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
     """A hint naming the closest known word, or an empty string."""
     from difflib import get_close_matches

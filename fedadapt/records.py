@@ -1,8 +1,11 @@
-"""The two tables of a run: how good each model was on each client, and what travelled."""
+"""The tables of a run: how good each model was on each client, and what travelled."""
 
 from typing import Literal, NamedTuple
 
 Outcome = Literal["accepted", "rejected", "error", "late", "lost"]
+Phase = Literal["training", "evaluation"]
+
+LOCAL = "local"  # the model of a client that trains alone and never takes part in a federation
 
 
 class Evaluation(NamedTuple):
@@ -12,7 +15,7 @@ class Evaluation(NamedTuple):
     client: int
     kind: str  # the client's domain, class pair, ...
     seen: bool  # took part in training
-    model: str  # "base" or "personal"
+    model: str  # "base", "personal" or "local"
     adaptation: str  # "none", "adabn", ...
     split: str  # "test": the client's own; "global": for everybody; "adapt": for model choice
     num_examples: int
@@ -24,6 +27,22 @@ class Evaluation(NamedTuple):
     @property
     def label(self) -> str:
         """``base``, ``base+adabn``, ``personal+fine-tune``: the key in ``summary.json``."""
+        return self.model if self.adaptation == "none" else f"{self.model}+{self.adaptation}"
+
+
+class EvaluationFailure(NamedTuple):
+    """One client x model x adaptation that was asked for and has no result; others may have."""
+
+    round: int
+    client: int
+    model: str
+    adaptation: str
+    reason: str  # a type and an incident id; never data
+    task: int = 0
+
+    @property
+    def label(self) -> str:
+        """As ``Evaluation.label``."""
         return self.model if self.adaptation == "none" else f"{self.model}+{self.adaptation}"
 
 
@@ -51,6 +70,7 @@ class CommunicationEntry(NamedTuple):
     bytes_down: int  # payload of arrays sent to the client
     bytes_up: int  # payload of arrays and metrics sent by the client
     seconds: float  # on the client, where it is known; else 0
+    phase: Phase = "training"  # "evaluation": the message served numbers, not the model
 
 
 class RoundLoss(NamedTuple):

@@ -33,7 +33,7 @@ def test_the_two_commands_are_there():
         line for name, code in blocks("bash") if name == "README.md" for line in code.split("\n")
     ]
     start = "python3 -m venv .venv && .venv/bin/pip install -e "
-    assert f'{start}".[simulation]" && .venv/bin/fedadapt simulate' in lines
+    assert f'{start}".[simulation]" && .venv/bin/fedadapt demo' in lines
     assert f'{start}".[test]" && .venv/bin/python -m pytest' in lines
 
 

@@ -14,7 +14,7 @@ FILES = {
 LAYERS = (
     (
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
-        "random_streams.py", "__init__.py",
+        "older_runs.py", "random_streams.py", "__init__.py",
     ),
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
@@ -28,6 +28,7 @@ LAYERS = (
     ("testing/",),
     ("privacy/",),
     ("reproductions/",),
+    ("new/",),
     ("cli.py", "__main__.py"),
 )  # fmt: skip
 """As docs/architecture.md has them, lowest first."""
@@ -38,13 +39,15 @@ ADAPTERS = {file for file in FILES if file.startswith("flower/")}
 LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "client/adaptations/registry.py", "config.py",
     "datasets/catalog.py", "datasets/entries.py", "datasets/task_incremental/catalog.py",
-    "errors.py", "files.py", "models/catalog.py", "parameters.py",
+    "errors.py", "files.py", "models/catalog.py", "new/command.py", "older_runs.py",
+    "parameters.py",
     "registry.py", "privacy/__init__.py", "privacy/command.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
-    "simulations/compare.py", "simulations/results/new_folder.py", "strategies/registry.py",
+    "simulations/compare.py", "simulations/demo.py", "simulations/results/new_folder.py",
+    "strategies/registry.py",
     "saved_models/__init__.py", "saved_models/card.py", "saved_models/command.py",
 }  # fmt: skip
 """What the command line loads before it knows that there is something to do."""

@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from toys import Quadratic, assert_close, cohort, dense, initials, plain, quadratic_split, split
+from toys import (
+    Quadratic,
+    assert_close,
+    cohort,
+    dense,
+    initials,
+    plain,
+    quadratic_split,
+    split,
+    view_of,
+)
 
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.fit import Sgd, fit
@@ -16,9 +26,7 @@ from fedadapt.objectives import (
     L2Transfer,
     Mas,
     OneHead,
-    Outputs,
     Proximal,
-    View,
     WithoutForgetting,
     cross_entropy,
 )
@@ -44,16 +52,7 @@ def view(w=W, teacher=TEACHER, anchor=A):
         "teacher": {"w": teacher[None]},
     }
     batch = Batch(X[None], LABELS[None])
-    params = {"w": w[None]}
-
-    def apply(weights, mode=None):
-        return X @ weights["w"]
-
-    def forward(weights, inputs):
-        return inputs @ weights["w"]
-
-    outputs = Outputs(X @ params["w"], X[None])
-    return View(params, batch, memory, lambda: outputs, apply, forward)
+    return view_of(X @ w[None], {"w": w[None]}, batch, memory, forward=lambda v, x: x @ v["w"])
 
 
 def value_of(objective, seen):

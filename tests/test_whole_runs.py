@@ -80,7 +80,7 @@ def test_the_summary_holds_what_is_promised(finished):
         "bytes_up", "bytes_down", "seconds",
     }  # fmt: skip
     assert summary["manifest"] == json.loads((finished / "manifest.json").read_text())["hash"]
-    assert summary["accuracy"].keys() == {"base", "base+fine-tune"}
+    assert list(summary["accuracy"]) == ["local", "base", "base+fine-tune"]
     for numbers in summary["accuracy"].values():
         assert numbers.keys() >= {"mean", "std", "worst10", "min"}
         assert 0 <= numbers["min"] <= numbers["worst10"] <= numbers["mean"] <= 1
@@ -97,8 +97,13 @@ def test_the_summary_is_what_the_rows_say(finished):
         assert numbers["mean"] == pytest.approx(sum(mine) / len(mine), abs=1e-6)
         assert numbers["min"] == pytest.approx(min(mine), abs=1e-6)
     communication = read_communication(finished)
-    assert summary_of(finished)["bytes_up"] == sum(entry.bytes_up for entry in communication)
-    assert summary_of(finished)["bytes_down"] == sum(entry.bytes_down for entry in communication)
+    for phase, told in (
+        ("training", summary_of(finished)),
+        ("evaluation", summary_of(finished)["evaluation"]),
+    ):
+        mine = [entry for entry in communication if entry.phase == phase]
+        assert told["bytes_up"] == sum(entry.bytes_up for entry in mine) > 0
+        assert told["bytes_down"] == sum(entry.bytes_down for entry in mine) > 0
 
 
 def test_the_model_is_a_state_dict_of_the_network(finished):
@@ -288,7 +293,7 @@ def test_batch_norm_policies_run_and_resume(tmp_path, policy):
         **UNSEEN,
     }
     wanted = tiny.run(tmp_path / "whole", **changes)
-    assert wanted["accuracy"].keys() == {"base", "base+adabn", "base+adabn-s", "base+ewc"}
+    assert list(wanted["accuracy"]) == ["local", "base", "base+adabn", "base+adabn-s", "base+ewc"]
     tiny.run_interrupted(tmp_path / "cut", round=3, **changes)
     states = load_latest(tmp_path / "cut").states
     assert (len(states) == 4) == (policy == "local")
@@ -542,8 +547,8 @@ def test_the_global_test_has_a_row_a_client_only_where_asked(tmp_path):
     for word in ("base", "all", "none"):
         tiny.run(tmp_path / word, rounds=1, global_test=word)
     assert [(r.client, r.label) for r in rows(tmp_path / "base")] == [(-1, "base")]
-    assert {r.label for r in rows(tmp_path / "all")} == {"base", "base+fine-tune"}
-    assert len(rows(tmp_path / "all")) == 12
+    assert {r.label for r in rows(tmp_path / "all")} == {"local", "base", "base+fine-tune"}
+    assert len(rows(tmp_path / "all")) == 18
     assert rows(tmp_path / "none") == []
     alone = {r.accuracy for r in rows(tmp_path / "all") if r.label == "base"}
     assert alone == {rows(tmp_path / "base")[0].accuracy}  # one base model for all

@@ -12,10 +12,11 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import load_latest
+from fedadapt.simulations.alone import TrainingAlone, local_epochs
 from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
-from fedadapt.simulations.federation import Federation, Population
+from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.worker import Worker
@@ -60,7 +61,7 @@ class Run:
 
     def __init__(
         self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
-        stop=None, lose=None, adaptations=METHODS, num_workers=0, **engine,
+        stop=None, lose=None, adaptations=METHODS, num_workers=0, initial_is_sent=False, **engine,
     ):  # fmt: skip
         model = conv()
         strategy = FedAvg(
@@ -68,7 +69,10 @@ class Run:
         )
         benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
         how = {"execution": engine.pop("execution", "sequential")}
-        worker = Worker(benchmark, model, strategy, adaptations, seed=config.seed, **how)
+        alone = TrainingAlone(strategy.training, local_epochs(config), START)
+        worker = Worker(
+            benchmark, model, strategy, adaptations, seed=config.seed, alone=alone, **how
+        )
         self.folder = folder
         self.method = StrategyWithState(strategy)
         if num_workers:
@@ -86,6 +90,7 @@ class Run:
             model=model,
             central_test=worker.evaluate_everywhere,
             progress=Progress(show=False),
+            initial=InitialModel(START, is_sent=initial_is_sent) if config.local else None,
         )
 
     def go(self, resume=False):

@@ -3,7 +3,7 @@
 Everything is float64, so that a difference is a difference and not rounding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
 from fedadapt.messages import Sent
 from fedadapt.models.network import Network
+from fedadapt.objectives import Batch, Outputs, View
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.worker import Worker
@@ -142,6 +143,30 @@ def cohort(
         **settings,
     }
     return Cohort(model=model, **given)  # type: ignore[arg-type]
+
+
+def view_of(
+    logits: Tensor,
+    params: Weights | None = None,
+    batch: Batch | None = None,
+    memory: Mapping[str, Weights] | None = None,
+    features: Tensor | None = None,
+    forward: Callable[..., Tensor] | None = None,
+) -> View:
+    """What an objective sees where the network's outputs are these, whatever they were made of.
+
+    ``forward`` gives other weights' logits on some inputs.
+    """
+    forward = forward or (lambda weights, inputs: logits)
+    outputs, batch = Outputs(logits, features), batch or Batch(logits, logits)
+    return View(
+        params=params or {},
+        batch=batch,
+        memory=memory or {},
+        outputs=lambda: outputs,
+        apply=lambda weights, mode=None: forward(weights, batch.inputs),
+        forward=forward,
+    )
 
 
 def copied(weights: Mapping[str, Tensor]) -> Weights:

@@ -55,6 +55,40 @@ def guarded(call: Callable[[], Result]) -> Result | Failure:
     return Failure("error", _reason(None)) if result is None else result
 
 
+def attempted(call: Callable[[], Result]) -> Result | Failure:
+    """As ``guarded``, but only for errors of the call itself.
+
+    A deadline and an order to end (SIGTERM) pass through: they are meant for the whole message.
+    """
+    try:
+        return call()
+    except Exception as error:
+        return Failure("error", _reason(error))
+
+
+def pieces(
+    count: int,
+    compute: Callable[[int, int], Result],
+    attempt: Callable[[Callable[[], Any]], Any] = attempted,
+) -> list[tuple[int, int, Result | Failure]]:
+    """Compute clients [0, count) at once; where that fails one by one: a fault is one client's.
+
+    Returns:
+        (first, last, result or failure) for each stretch; a failure is of a single client.
+
+    """
+    if not count:
+        return []
+    result = attempt(lambda: compute(0, count))
+    if count == 1 or not isinstance(result, Failure):
+        return [(0, count, result)]
+
+    def alone(index: int) -> Result | Failure:
+        return attempt(lambda: compute(index, index + 1))
+
+    return [(index, index + 1, alone(index)) for index in range(count)]
+
+
 def guard(
     message: "Message", context: "Context", call_next: "Callable[[Message, Context], Message]"
 ) -> "Message":

@@ -100,19 +100,20 @@ def evaluate(message: Message, context: Context) -> Message:
     wanted, store = config["adaptations"], _store(assembly.config, context, client)
     round, task = int(config["server-round"]), int(config.get("task", 0))  # type: ignore[arg-type]
     collected = CollectedModels(config.get("collect", ()))  # type: ignore[arg-type]
-    rows = assembly.worker.at(task).evaluate(
+    evaluated = assembly.worker.at(task).evaluate(
         round,
         [client],
         models,
         [store.load()],
-        adaptations=[a for a in assembly.worker.adaptations if a.name in wanted],  # type: ignore[operator]
+        adaptations=assembly.worker.methods(wanted),  # type: ignore[arg-type]
         pooled=pooled,
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
+        on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )
-    keep_models(assembly.config, assembly.worker, store, (round, task, client), collected.models)
-    return Message(records.rows_record(rows), reply_to=message)
+    keep_models(assembly.config, assembly.worker, store, (round, task), collected.models)
+    return Message(records.rows_record(evaluated.rows, evaluated.failures), reply_to=message)
 
 
 def _config(context: Context) -> RunConfig:

@@ -14,7 +14,7 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.weights import Weights, is_shared, row
@@ -109,6 +109,7 @@ class GridClients:
             "on-global": request.on_global,
             "curves": request.curves,
             "task": request.task,
+            "on-client": list(request.on_client),
         }
         if request.collect:
             config = {**config, "collect": list(request.collect)}
@@ -119,11 +120,13 @@ class GridClients:
                 yield EvaluationAnswers((), [], {client: reply})
                 continue
             try:
-                rows = as_asked(records.rows(reply.content, request.round, client), request)
+                rows = records.rows(reply.content, request.round, client)
+                failed = records.failures(reply.content, request.round, client)
+                check_as_asked(rows, failed, request)
             except ValueError as error:
                 yield EvaluationAnswers((), [], {client: Failure("rejected", str(error))})
                 continue
-            yield EvaluationAnswers((client,), rows, {}, 8 * 3 * len(rows))
+            yield EvaluationAnswers((client,), rows, {}, 8 * 3 * len(rows), failed=failed)
 
     def states(self) -> dict[int, dict[str, Weights]]:
         return {}  # on the clients' own disks
@@ -200,8 +203,10 @@ def models_by_client(
         yield {**shared, **own}
 
 
-def as_asked(rows: list[Evaluation], request: EvaluationRequest) -> list[Evaluation]:
-    """The rows, if they are of the models and adaptations in the request, each once.
+def check_as_asked(
+    rows: list[Evaluation], failures: list[EvaluationFailure], request: EvaluationRequest
+) -> None:
+    """Refuse answers that are not of the models and adaptations in the request, each once.
 
     Raises:
         ValueError: they are not; in the tables, two of a kind would end the run.
@@ -209,23 +214,24 @@ def as_asked(rows: list[Evaluation], request: EvaluationRequest) -> list[Evaluat
     """
 
     def of(split: str) -> set[tuple[str, str, str]]:
-        return {
-            (model, method, split) for model in request.models for method in request.adaptations
-        }
+        return {(model, method, split) for model in request.names for method in request.adaptations}
 
     every = Counter((row.model, row.adaptation, row.split, row.epoch) for row in rows)
     found = {(*words,) for *words, epoch in every if epoch == 0}
+    failed = Counter((failure.model, failure.adaptation, "test") for failure in failures)
     allowed = of("test") | (of("global") if request.on_global else set())
     if request.curves:
         allowed |= of("adapt")
     on_the_way = {(*words,) for *words, epoch in every if epoch != 0}
     if (
-        not of("test") <= found <= allowed
+        not found <= allowed
+        or of("test") & found != of("test") - failed.keys()
+        or not failed.keys() <= of("test")
         or every.total() > len(every)
+        or failed.total() > len(failed)
         or not on_the_way <= (found if request.curves else set())
     ):
         raise ValueError("evaluation results are not of the models and adaptations asked for")
-    return rows
 
 
 def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:

@@ -67,6 +67,10 @@ class FlowerStrategyWithState:
     def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
         yield 0, self.models(clients)
 
+    @property
+    def made_on_client(self) -> tuple[str, ...]:
+        return ()
+
     def describe(self) -> dict[str, Metadata]:
         return {}
 

@@ -1,5 +1,6 @@
 """A Flower ``Grid`` in one process: each message is answered by a worker of ours at once."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Never
@@ -30,9 +31,15 @@ class GridInMemory(Grid):
     @classmethod
     @contextmanager
     def over(cls, worker: Worker, clients: Sequence[int]) -> Iterator["GridInMemory"]:
-        """Open a grid in a process that Flower has not started."""
-        with flower_identity():
-            yield cls(worker, clients)
+        """Open a grid in a process that Flower has not started; Flower logs no rounds meanwhile."""
+        logger = logging.getLogger("flwr")
+        before = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with flower_identity():
+                yield cls(worker, clients)
+        finally:
+            logger.setLevel(before)
 
     def get_node_ids(self) -> Iterable[int]:
         return list(self._nodes)

@@ -8,7 +8,8 @@
 | ``config`` | settings of the message, ``server-round`` among them |
 | ``metrics`` | ``num-examples``, ``loss``, ... |
 | ``report`` | further arrays of an answer, where the strategy has any |
-| ``rows`` | results of ``evaluate``, one list a column |
+| ``rows``, ``labels`` | results of ``evaluate``, one list a column |
+| ``failures`` | what of ``evaluate`` has no result, one list a column |
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +20,21 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedadapt.messages import Config, Sent, Update
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.weights import Weights, repeat
 
-ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS = (
+ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES = (
     "arrays",
     "config",
     "metrics",
     "report",
     "rows",
     "labels",
+    "failures",
 )
 POOLED = "pooled."
 NUM_EXAMPLES = "num-examples"
+REASON = 200  # characters of what a client says of a failure
 COLUMNS = list(get_type_hints(Evaluation).values())
 
 
@@ -103,7 +106,9 @@ def answer(update: Update) -> RecordDict:
     return content
 
 
-def rows_record(rows: Sequence[Evaluation]) -> RecordDict:
+def rows_record(
+    rows: Sequence[Evaluation], failures: Sequence[EvaluationFailure] = ()
+) -> RecordDict:
     """Results of one client, without its number: the server knows whom it asked."""
     return RecordDict(
         {
@@ -124,8 +129,32 @@ def rows_record(rows: Sequence[Evaluation]) -> RecordDict:
                     "seen": [row.seen for row in rows],
                 }
             ),
+            FAILURES: ConfigRecord(
+                {
+                    "model": [failure.model for failure in failures],
+                    "adaptation": [failure.adaptation for failure in failures],
+                    "reason": [failure.reason for failure in failures],
+                }
+            ),
         }
     )
+
+
+def failures(content: RecordDict, round: int, client: int) -> list[EvaluationFailure]:
+    """What a client says it could not compute; the inverse of ``rows_record``.
+
+    Raises:
+        ValueError: the columns are missing, of different length or not words.
+
+    """
+    try:
+        columns = [content.config_records[FAILURES][n] for n in ("model", "adaptation", "reason")]
+        found = [EvaluationFailure(round, client, *words) for words in zip(*columns, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"evaluation failures are malformed: {type(error).__name__}") from None
+    if not all(isinstance(word, str) for failure in found for word in failure[2:5]):
+        raise ValueError("evaluation failures are malformed: values of other types")
+    return [failure._replace(reason=failure.reason[:REASON]) for failure in found]
 
 
 def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:

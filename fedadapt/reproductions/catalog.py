@@ -1,4 +1,4 @@
-"""What `fedadapt reproduce` can run. No torch."""
+"""The experiments that `fedadapt reproduce` can run. No torch."""
 
 EXPERIMENTS: dict[str, str] = {
     "pfa-cifar10": "PFA on CIFAR-10, five types of clients with two classes each (figures 4, 5)",
@@ -10,4 +10,4 @@ EXPERIMENTS: dict[str, str] = {
     "dua-cifar10": "DUA on pairs of CIFAR-10's classes, a corruption a user: table 4's shape",
     "dua-digits": "DUA on scikit-learn's digits: nothing to download, nothing published",
 }
-"""By name; what comes before the first hyphen is the paper."""
+"""Name -> description; the name begins with the paper's, up to the first hyphen."""

@@ -1,4 +1,4 @@
-"""``fedadapt reproduce``: a paper's experiment on this machine, published beside measured."""
+"""``fedadapt reproduce``: run a paper's experiment and compare published and measured results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from fedadapt.reproductions.pfa import command as pfa_command
 
 
 class Paper(Protocol):
-    """How the experiments of a paper are reproduced: a module."""
+    """A module that reproduces the experiments of a paper."""
 
     OPTIONS: frozenset[str]
 
@@ -27,7 +27,7 @@ PAPERS: dict[str, Paper] = {"pfa": pfa_command, "dua": dua_command}
 
 
 def _overriding(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a run that may be changed, with the run's own help."""
+    """Add the options of a run that may be changed, with the help of ``RunConfig``."""
     settings = parameters(RunConfig)
     for name, kind in reversed(OVERRIDES.items()):
         option = f"--{name.replace('_', '-')}"

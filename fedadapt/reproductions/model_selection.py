@@ -1,4 +1,4 @@
-"""Which round or epoch of a run counts: the last, the best on validation, the best on the test."""
+"""Choose the round or epoch that counts: the last, or the best on validation or test images."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from fedadapt.errors import InputError
 from fedadapt.records import Evaluation
 
-RULES = {  # the last one is optimistic: it is what PFA's released code does
+RULES = {  # "test" is optimistic; PFA's released code uses it
     "last": "last round",
     "validation": "best on validation",
     "test": "best on test",
@@ -18,7 +18,7 @@ RULES = {  # the last one is optimistic: it is what PFA's released code does
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Accuracies on the way; arrays [steps, clients], in [0, 1]."""
+    """Accuracies during a run; arrays [steps, clients], in [0, 1]."""
 
     steps: tuple[int, ...]  # rounds or epochs, ascending; the last is the end
     clients: tuple[int, ...]
@@ -28,10 +28,11 @@ class Curve:
     def chosen(
         self, rule: str, units: Sequence[Sequence[int]] | None = None
     ) -> NDArray[np.float64]:
-        """Test accuracies [clients] at the step that ``rule`` picks.
+        """Return the test accuracies [clients] at the step that ``rule`` chooses.
 
         Args:
-            units: Positions of clients that choose together, by their mean; all of them where None.
+            units: Groups of client positions; each group chooses one step by its mean accuracy.
+                None stands for one group of all clients.
 
         """
         values = np.full(len(self.clients), np.nan)
@@ -44,14 +45,14 @@ class Curve:
         if rule == "last":
             return len(self.steps) - 1
         judged = self.validation if rule == "validation" else self.test
-        return int(judged[:, members].mean(1).argmax())  # the first of equals
+        return int(judged[:, members].mean(1).argmax())  # the first of equal ones
 
 
 def curve(rows: Iterable[Evaluation], model: str, adaptation: str = "none") -> Curve:
-    """A model's curve over the rounds, or an adaptation's over its epochs after the last round.
+    """Return a model's curve over rounds, or an adaptation's over epochs after the last round.
 
     Raises:
-        InputError: the run has no such rows, or some are missing.
+        InputError: The run has no such rows, or some are missing.
 
     """
     mine = [r for r in rows if r.model == model and r.adaptation == adaptation and r.client >= 0]

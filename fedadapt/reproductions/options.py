@@ -1,4 +1,4 @@
-"""Options that all reproductions understand alike. No torch."""
+"""Options that all reproductions share. No torch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,11 +13,11 @@ OVERRIDES: dict[str, type] = {
 """Settings of the runs that may be changed: fields of ``RunConfig``."""
 
 Given = Mapping[str, Any]
-"""What was said on the command line, by option; what was not said is not there."""
+"""The options that were given on the command line, by name."""
 
 
 def overrides(given: Given) -> dict[str, Any]:
-    """The part that changes runs' settings."""
+    """Return the options that change settings of the runs."""
     return {name: value for name, value in given.items() if name in OVERRIDES}
 
 
@@ -25,7 +25,7 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
     """``"7,8,9"`` -> (7, 8, 9).
 
     Raises:
-        InputError: Something else, or a number twice.
+        InputError: The text is no such list, or a number is given twice.
 
     """
     try:

@@ -1,4 +1,4 @@
-"""The outcome of a reproduction: printed, and written beside its runs."""
+"""Print the results of a reproduction and write them beside its runs."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ def show(grids: Iterable[Grid]) -> None:
 def publish(
     folder: Path, name: str, grids: Iterable[Grid], metadata: Mapping[str, object], picture: Path
 ) -> None:
-    """Print tables and write them as ``name.md``, and ``name.json`` with what they are made of."""
+    """Print tables, and write them as ``name.md`` and their data as ``name.json``."""
     grids = list(grids)
     show(grids)
     text = "\n".join(grid.to_markdown() for grid in grids)

@@ -1,4 +1,4 @@
-"""A table of words, for the terminal and for Markdown."""
+"""A table of text, for the terminal and for Markdown."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Grid(NamedTuple):
-    """Cells are words already; a first cell like the one above it is shown once."""
+    """A table whose cells are text; a first cell equal to the one above it is left empty."""
 
     title: str
     heads: tuple[str, ...]

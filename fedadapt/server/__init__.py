@@ -1,4 +1,4 @@
-"""What the server computes: means and merges, checks of what clients answer, checkpoints."""
+"""Computations of the server: aggregation, clustering, checks of answers, checkpoints."""
 
 from fedadapt.server.aggregation import weighted_mean
 from fedadapt.server.clustering.grouping import Grouping, group_clients

@@ -1,4 +1,4 @@
-"""The weighted mean of models, without ever holding more than one of them."""
+"""The weighted mean of models, in the memory of one model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +11,8 @@ from fedadapt.weights import Weights
 class StreamingMean:
     """sum_k n_k w_k / sum_k n_k, fed cohort by cohort. FedAvg (McMahan et al. 2017, alg. 1).
 
-    Sums are kept in float64 and clients are added one after the other in the order given, so the
-    result does not depend on how they were grouped into cohorts. Memory is that of one model.
+    Sums are kept in float64, and clients are added one after the other in the order given, so the
+    result does not depend on the division into cohorts. The memory is that of one model.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class StreamingMean:
     def add(self, weights: Mapping[str, Tensor], by: Tensor) -> None:
         """Add the rows of ``weights`` [D, ...] with the weights ``by`` [D], each > 0.
 
-        Integer tensors are passed over: a count of batches has no mean.
+        Integer tensors are ignored: a count of batches has no mean.
         """
         for n, t in weights.items():
             if t.is_floating_point() and n not in self._sums:
@@ -43,14 +43,14 @@ class StreamingMean:
         return not self._total
 
     def result(self) -> Weights:
-        """The mean, [...], in the type the tensors came in."""
+        """Return the mean, [...], in the data type of the tensors that were added."""
         if self.empty:
             raise ValueError("the mean of no models; add at least one")
         return {n: (t / self._total).to(self._kinds[n]) for n, t in self._sums.items()}
 
 
 def weighted_mean(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Weights:
-    """Mean of ``states`` weighted by ``weights``; integer tensors are taken from the first state.
+    """Return the mean of ``states`` weighted by ``weights``; integer tensors are the first state's.
 
     Args:
         states: Models of equal names and shapes (``module.state_dict()``); not modified.

@@ -6,12 +6,12 @@
       LATEST                    the name of the newest complete round
       round-00000007/           a folder gets this name only when all in it is on the disk
         state.safetensors       the strategy's tensors
-        kept-<hash>.safetensors what clients keep, where they keep anything; see ``segments``
+        kept-<hash>.safetensors client states, if there are any; see ``checkpoint_segments``
         manifest.json           facts, configuration, the files' hashes, its own hash
 
 A round is written beside the older ones under a name ending in ``.tmp``, which no reader looks at.
-Files of what clients keep are shared with the round before as long as they are true: damage to one
-of them is damage to both.
+Files of client states are shared with the checkpoint before as long as they are up to date: damage
+to such a file damages both checkpoints.
 """
 
 import hashlib
@@ -31,14 +31,15 @@ from torch import Tensor
 from fedadapt.config import RUNNING
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.files import crash_point, sha256, sync, write_atomically
+from fedadapt.older_runs import older_run, refuse_older_run
 from fedadapt.server.checkpoint_segments import Kept, Place, described, read_kept, write_kept
 
-FORMAT = 2  # 1: what clients keep was one file, written anew each round; it is still read
+FORMAT = 3  # fedadapt 0.1.0 wrote formats 1 and 2, which are not read
 
 MAY_CHANGE = tuple(key for key in RUNNING if key != "rounds")
-"""Settings a resumed run may have otherwise: where and how patiently it runs, not what it computes.
+"""Settings that may change when a run is resumed, since they do not change what is computed.
 
-``client`` is among them because a GPU may be gone; the numbers then agree to float tolerance only.
+``device`` is one of them, because a GPU may no longer be there; results then agree up to rounding.
 """
 
 log = logging.getLogger(__name__)
@@ -46,42 +47,45 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A run between two rounds."""
+    """The state of a run between two rounds."""
 
-    round: int  # the last one that is finished
+    round: int  # the last finished round
     tensors: dict[str, Tensor] = field(default_factory=dict)  # the strategy's state
-    metadata: dict[str, Any] = field(default_factory=dict)  # JSON: the rest of it, journal offsets
+    metadata: dict[str, Any] = field(
+        default_factory=dict
+    )  # JSON: the rest of the state, and offsets in journals
     states: Kept = field(default_factory=dict)  # client -> part -> weights
     config: dict[str, Any] = field(default_factory=dict)  # JSON: the run's settings
 
 
 class Checkpoints:
-    """Writes the checkpoints of one run folder, each with as little as has changed.
+    """Writes the checkpoints of one run folder; each writes only what has changed.
 
-    The first one holds all that clients keep, later ones share files with it. The run must be the
-    only writer.
+    The first checkpoint holds all client states, later ones share files with it. The run must be
+    the only writer.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
-        """Begin to write into a run folder, of which all but the ``keep`` newest rounds go."""
+        """Begin to write into a run folder and keep the ``keep`` newest checkpoints."""
         if keep < 1:
             raise ValueError(f"keep={keep}: at least one checkpoint must stay")
         self._base = folder / "checkpoint"
         self._keep = keep
         self._last = self._base
-        self._places: dict[int, Place] = {}  # of what clients keep, in ``_last``
+        self._places: dict[int, Place] = {}  # of client states, in ``_last``
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove those that are too old.
 
-        Rounds after this one are removed too: the run has gone back to before them.
+        Checkpoints of later rounds are removed too, because the run has gone back.
 
         Returns:
-            The checkpoint's own folder.
+            The folder of this checkpoint.
 
         Raises:
-            FedadaptError: it cannot be written (disk full, no permission); the older ones are
+            FedadaptError: It cannot be written (disk full, no permission); the older ones are
                 intact.
+
         """
         final = self._base / f"round-{checkpoint.round:08d}"
         unfinished = final.with_suffix(".tmp")
@@ -114,16 +118,18 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
 
 
 def load_latest(folder: Path) -> Checkpoint:
-    """The newest checkpoint of a run folder whose hashes are right; a warning where one was not.
+    """Return the newest intact checkpoint of a run folder; log a warning for each damaged one.
 
     Raises:
-        InputError: there is none, or it was written by a newer fedadapt.
+        InputError: There is none, or another version of fedadapt wrote it.
+
     """
+    refuse_older_run(folder)
     base = folder / "checkpoint"
     candidates = _rounds(base)
     try:
         latest = base / (base / "LATEST").read_text("utf-8").strip()
-        # The newest name may be of a round whose save was cut off: the pointer goes first.
+        # The newest folder may be of a save that was cut off, so LATEST is tried first.
         candidates.sort(key=lambda p: p == latest, reverse=True)
         if latest not in candidates:
             log.warning("%s: named by LATEST but not there; trying another checkpoint", latest)
@@ -132,6 +138,8 @@ def load_latest(folder: Path) -> Checkpoint:
     for candidate in candidates:
         try:
             return _read(candidate)
+        except InputError:  # a ValueError too, but no damage
+            raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s: damaged (%s); trying another one", candidate, _one_line(error))
     found = f"none of {len(candidates)} checkpoints is intact" if candidates else "no checkpoint"
@@ -144,7 +152,8 @@ def check_same_config(
     """Refuse to go on with other settings than the run began with; ``rounds`` may grow.
 
     Raises:
-        InputError: naming every key that differs, with both values.
+        InputError: It names every key that differs, with both values.
+
     """
     differing = []
     for key in sorted({*saved, *now} - {*ignore}):
@@ -169,13 +178,13 @@ def _one_line(error: Exception) -> str:
 
 
 def _rounds(base: Path) -> list[Path]:
-    """The complete checkpoints, newest first; one being replaced (``.old``) after its like."""
+    """Return the complete checkpoints, newest first; a replaced one (``.old``) comes last."""
     found = [p for p in base.glob("round-*") if re.fullmatch(r"round-\d+(\.old)?", p.name)]
     return sorted(found, key=lambda p: (p.stem, not p.suffix), reverse=True)
 
 
 def _rename(unfinished: Path, final: Path) -> None:
-    """Give a complete checkpoint its name; one of the same round is there until that moment."""
+    """Give a complete checkpoint its final name; one of the same round is replaced by it."""
     if final.exists():
         old = final.with_suffix(".old")
         shutil.rmtree(old, ignore_errors=True)
@@ -211,9 +220,11 @@ def _write(folder: Path, checkpoint: Checkpoint, places: Mapping[int, Place]) ->
 def _read(folder: Path) -> Checkpoint:
     signed = json.loads((folder / "manifest.json").read_text("utf-8"))
     manifest = signed["manifest"]
+    if manifest["format"] < FORMAT:
+        raise older_run(folder)
     if manifest["format"] > FORMAT:
         raise InputError(
-            f"{folder}: format {manifest['format']}; this fedadapt reads up to {FORMAT}, update it"
+            f"{folder}: format {manifest['format']}; this fedadapt reads format {FORMAT}, update it"
         )
     if hashlib.sha256(json.dumps(manifest).encode()).hexdigest() != signed["sha256"]:
         raise ValueError("manifest.json is not what was written")
@@ -221,23 +232,17 @@ def _read(folder: Path) -> Checkpoint:
         if sha256(folder / name) != written:
             raise ValueError(f"{name} is not what was written")
     state = load_file(folder / "state.safetensors")
-    segments = manifest["segments"] if manifest["format"] > 1 else [_one_segment(manifest)]
     return Checkpoint(
         round=manifest["round"],
         tensors={name: state[name] for name in manifest["names"]},
         metadata=manifest["facts"],
-        states=read_kept(folder, segments),
+        states=read_kept(folder, manifest["segments"]),
         config=manifest["config"],
     )
 
 
-def _one_segment(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What format 1 had, as a segment."""
-    return {"file": "kept.safetensors"} | {key: manifest[key] for key in ("clients", "groups")}
-
-
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, and none sharing memory with another: what safetensors can hold."""
+    """Return tensors as safetensors stores them: on the CPU, contiguous, none sharing memory."""
     owners: set[int] = set()
     storable = {}
     for name, tensor in tensors.items():

@@ -1,9 +1,9 @@
-"""What clients keep, in files: a checkpoint writes what has changed and uses the other files again.
+"""Client states in files: a checkpoint writes what has changed and links the other files.
 
-A segment is one safetensors file, ``kept-<hash>.safetensors``: parts of equal names, shapes and
-types stacked over clients. It never changes. The next checkpoint has it too, by a second name of
-the same file, so every checkpoint's folder is whole, and the disk lets go of a segment with the
-last folder that names it. A segment of which less than half is still true is written anew.
+A segment is one safetensors file, ``kept-<hash>.safetensors``, with parts of equal names, shapes
+and types stacked over clients. It never changes. The next checkpoint has it as a hard link, so the
+folder of every checkpoint is complete, and the file is freed with the last folder that links it. A
+segment of which less than half is up to date is written anew.
 """
 
 import os
@@ -23,21 +23,23 @@ from fedadapt.weights import Weights, num_bytes
 
 Kept = Mapping[int, Mapping[str, Weights]]  # client -> part -> weights
 
-PORTION = 2**25  # bytes of a segment, or one client's; writing it takes three times as much memory
+PORTION = (
+    2**25
+)  # bytes of a segment, or one client's state; writing it takes three times as much memory
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A file of some clients."""
+    """A file with the states of some clients."""
 
     file: str
     sha256: str
     groups: list[dict[str, Any]]  # JSON: a part, its clients, row by row, and its names
-    clients: tuple[int, ...]  # when it was written
+    clients: tuple[int, ...]  # whose states it held when it was written
 
 
 class Place(NamedTuple):
-    """Where a client's parts are, and which they were."""
+    """The segment that holds a client's state, and the parts as they were then."""
 
     parts: Mapping[str, Weights]
     segment: Segment
@@ -46,14 +48,14 @@ class Place(NamedTuple):
 def write_kept(
     folder: Path, states: Kept, before: Mapping[int, Place], there: Path
 ) -> dict[int, Place]:
-    """Put ``states`` into ``folder``, a new checkpoint's, all of it on the disk but the folder.
+    """Write ``states`` into the folder of a new checkpoint; files are synced, the folder is not.
 
-    What is the same object as before is not written; a ``dict`` is, since it could have changed
-    inside. Other mappings must not change.
+    A state that is the same object as before is not written again, unless it is a ``dict``, whose
+    content may have changed. Other mappings must not change.
 
     Args:
-        before: What this returned for the checkpoint before; empty for none.
-        there: That checkpoint's folder.
+        before: The result of this function for the checkpoint before; empty for the first.
+        there: The folder of that checkpoint.
 
     """
     same = {
@@ -77,7 +79,7 @@ def write_kept(
 
 
 def described(places: Mapping[int, Place]) -> list[dict[str, Any]]:
-    """What a manifest says of the segments; JSON."""
+    """Describe the segments for a manifest, as JSON."""
     alive: dict[Segment, list[int]] = {}
     for client in sorted(places):
         alive.setdefault(places[client].segment, []).append(client)
@@ -88,7 +90,7 @@ def described(places: Mapping[int, Place]) -> list[dict[str, Any]]:
 
 
 def read_kept(folder: Path, segments: list[dict[str, Any]]) -> dict[int, dict[str, Weights]]:
-    """The inverse of ``write_kept``. Tensors are views of the files: read when they are used."""
+    """Read what ``write_kept`` wrote. Tensors are views of files, read when they are used."""
     states: dict[int, dict[str, Weights]] = {}
     for segment in segments:
         alive = set(segment["clients"])
@@ -103,7 +105,7 @@ def read_kept(folder: Path, segments: list[dict[str, Any]]) -> dict[int, dict[st
 
 
 def _portions(states: Kept, clients: list[int]) -> Iterator[dict[int, Mapping[str, Weights]]]:
-    """The clients' parts, read as they are needed, as many at a time as fit a segment."""
+    """Yield the clients' parts, as many at a time as fit into a segment."""
     some: dict[int, Mapping[str, Weights]] = {}
     size = 0
     for client in clients:
@@ -128,7 +130,7 @@ def _write(folder: Path, some: Mapping[int, Mapping[str, Weights]]) -> Segment:
 
 
 def _stacked(states: Kept) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """What many clients keep as few tensors: parts of equal names, shapes and types are stacked.
+    """Stack client states into few tensors: parts of equal names, shapes and types together.
 
     Returns:
         Groups of clients, each with its part and the names in it; tensors ``group/name``, [D, ...].

@@ -1,6 +1,6 @@
-"""Checking what clients answered before any of it is used: reject the answer, not the run.
+"""Check the answers of clients before they are used, and reject the faulty ones.
 
-A NaN, a shape that would broadcast, or a negative weight in one answer spoils the model of all.
+A NaN, a shape that would broadcast, or a negative weight in one answer would spoil the aggregate.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +18,7 @@ MAX_EXAMPLES = 1e12
 
 
 class Spec(NamedTuple):
-    """One array of one client."""
+    """Shape and data type of one array of one client."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -26,17 +26,17 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True)
 class Expected:
-    """The arrays one client's answer must consist of."""
+    """The arrays that the answer of one client must consist of."""
 
     arrays: Mapping[str, Spec]
 
     @staticmethod
     def of(weights: Mapping[str, Tensor]) -> "Expected":
-        """The names, shapes and dtypes of one model, without a client axis."""
+        """Return the names, shapes and types of one model, without a client axis."""
         return Expected({n: Spec(tuple(t.shape), t.dtype) for n, t in weights.items()})
 
     def names_fault(self, names: Iterable[str], what: str = "arrays") -> str:
-        """What is missing and what is too much, or an empty string."""
+        """Describe missing and unexpected names; an empty string if there are none."""
         found = set(names)
         missing, extra = sorted(set(self.arrays) - found), sorted(found - set(self.arrays))
         validation_errors = [f"missing {listed(missing)}"] if missing else []
@@ -45,14 +45,14 @@ class Expected:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Three names at most, each short and on one line: they may come from a hostile sender."""
+    """Return at most three names, shortened, on one line: a hostile client may have sent them."""
     names = list(names)
     shown = ", ".join(repr(n[:60]) for n in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def word(dtype: torch.dtype) -> str:
-    """``float32`` rather than ``torch.float32``."""
+    """Return the name of a type without ``torch.``: ``float32``."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -63,17 +63,18 @@ def validation_errors(
     *,
     max_norm: float = 0.0,
 ) -> dict[int, str]:
-    """What is wrong with each faulty client's answer: one line naming the array.
+    """Describe the first fault of each faulty answer, in one line that names the array.
 
     Args:
-        sent_rows: what the clients of ``answers`` started from, a row each; only for ``max_norm``.
-        max_norm: the longest change allowed, L2 over all floating-point arrays; 0: no limit.
+        sent_rows: The weights that the clients started from, a row each; only for ``max_norm``.
+        max_norm: The longest update allowed (L2 over all floating-point arrays); 0: no limit.
+
     """
     if answers.update is None:
         return {}
     update, num_clients = answers.update, len(answers.clients)
     fault = _structure_fault(update, expected, num_clients)
-    if fault:  # a stack has one structure, so every client of it has the fault
+    if fault:  # all rows of a stack have the same structure, so all clients have the fault
         return dict.fromkeys(answers.clients, fault)
     reasons = _Reasons(answers.clients)
     weights = update.num_examples
@@ -98,10 +99,10 @@ def validation_errors(
 
 
 def accept(answers: Answers, validation_errors: Mapping[int, str]) -> Answers:
-    """The answers without the faulty clients, which become failures ("rejected", reason).
+    """Return the answers without the faulty clients, which become failures ("rejected", reason).
 
-    What they sent still counts in ``bytes_up`` and ``seconds``. Without faults this is ``answers``
-    itself: nothing is copied.
+    Their answers still count in ``bytes_up`` and ``seconds``. Without faults this returns
+    ``answers`` itself, without a copy.
     """
     if not validation_errors:
         return answers
@@ -123,7 +124,7 @@ def accept(answers: Answers, validation_errors: Mapping[int, str]) -> Answers:
 
 
 def _structure_fault(update: Update, expected: Expected, num_clients: int) -> str:
-    """Names, shapes and dtypes: the first fault, or an empty string."""
+    """Describe the first fault in names, shapes or types; an empty string if there is none."""
     fault = expected.names_fault(update.weights)
     if fault:
         return fault
@@ -149,31 +150,31 @@ def _structure_fault(update: Update, expected: Expected, num_clients: int) -> st
 
 
 class _Reasons:
-    """The first fault of each client."""
+    """The first fault found for each client."""
 
     def __init__(self, clients: tuple[int, ...]) -> None:
         self.clients = clients
         self.found: dict[int, str] = {}
 
     def add(self, ok: Tensor, reason: Callable[[int], str]) -> None:
-        """Note ``reason(d)`` for every row d of ``ok`` ([D], bool) that is false."""
+        """Record ``reason(d)`` for every row d in which ``ok`` ([D], bool) is false."""
         if ok.all():
             return
         for d in (~ok).nonzero().flatten().tolist():
             self.found.setdefault(self.clients[d], reason(d))
 
     def add_finite(self, what: str, tensors: Weights) -> None:
-        """Note every client with a NaN or an infinity.
+        """Record every client with a NaN or an infinity.
 
-        One pass and no mask: a sum is not finite where a term is not. The few rows whose sum is
-        not finite are then looked at value by value, for a sum may also overflow.
+        One pass without a mask is enough: a sum is not finite if a term is not. Only rows whose
+        sum is not finite are examined value by value, because a sum may also overflow.
         """
         floats = {n: t for n, t in tensors.items() if t.is_floating_point() or t.is_complex()}
         if not floats:
             return
         sums = [t.flatten(1).sum(1) if t.ndim > 1 else t for t in floats.values()]
         fine = torch.stack([s.isfinite() for s in sums])
-        if fine.all():  # a GPU is waited for once, not once a tensor
+        if fine.all():  # a GPU is synchronised once, not once a tensor
             return
         for (name, tensor), row_fine in zip(floats.items(), fine, strict=True):
             for d in (~row_fine).nonzero().flatten().tolist():
@@ -185,7 +186,7 @@ class _Reasons:
 
 
 def _change(weights: Weights, sent: Weights, num_clients: int) -> Tensor:
-    """||weights - sent|| of each client over all floating-point arrays: [D], float64."""
+    """Return ||weights - sent|| of each client over all floating-point arrays, [D], float64."""
     total = torch.zeros(())
     for name, tensor in weights.items():
         if not tensor.is_floating_point():

@@ -1,4 +1,4 @@
-"""How the server reaches clients. The federated loop knows only this."""
+"""The interface through which the federated loop reaches clients, on every engine."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.weights import Weights
 
 
 class EvaluationRequest(NamedTuple):
-    """Which models to try on which clients, after which adaptations."""
+    """The models to evaluate, on which clients, and with which adaptations."""
 
     round: int
     clients: tuple[int, ...]
-    models: Mapping[str, Weights]  # "base", "personal": each [D, ...]
+    models: Mapping[str, Weights]  # what is sent: "base", "personal", each [D, ...]
     adaptations: tuple[str, ...]  # names among the run's
     pooled: Mapping[str, Weights] = MappingProxyType({})  # by adaptation: what its query found
     on_global: bool = False
@@ -25,11 +25,18 @@ class EvaluationRequest(NamedTuple):
     curves: bool = False  # scores on the adapt images and after each stage as well
     collect: tuple[str, ...] = ()  # labels of the models to save: "personal", "base+fine-tune"
     at_once: int = 0  # clients that are computed together at most; 0: as many as usual
+    on_client: tuple[str, ...] = ()  # models that a client makes of what it has: nothing is sent
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All models that are tried, each once."""
+        return tuple(dict.fromkeys((*self.models, *self.on_client)))
 
 
 class ModelStack(NamedTuple):
     """Models of some clients, as they were evaluated."""
 
+    clients: Tensor  # [D], int64: whose they are
     weights: Weights  # [D, ...]
     accuracy: Tensor  # [D], float64: on the clients' adapt images
     num_images: Tensor  # [D]: how many images these are
@@ -37,7 +44,7 @@ class ModelStack(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationAnswers:
-    """Some clients' results."""
+    """The evaluation results of some clients."""
 
     clients: tuple[int, ...]
     rows: list[Evaluation]
@@ -45,45 +52,46 @@ class EvaluationAnswers:
     bytes_up: int = 0  # of each client
     seconds: float = 0.0  # of each client
     models: dict[str, dict[str, ModelStack]] = field(default_factory=dict)  # model, adaptation
+    failed: list[EvaluationFailure] = field(default_factory=list)  # of clients that answered
 
 
 class ClientPool(Protocol):
-    """A way to reach clients, which are numbered by partition.
+    """All clients of a run, numbered by partition.
 
     Attributes:
-        keeps_models: Clients keep the models that are to be saved on their own disks, and do not
-            send them with the results of an evaluation.
+        keeps_models: Whether clients keep the models that are to be saved on their own disks,
+            instead of sending them with the results of an evaluation.
 
     """
 
     keeps_models: bool
 
     def ready(self) -> Sequence[int]:
-        """Wait for the clients, check that they fit the run; their numbers, ascending."""
+        """Wait for the clients, check that they fit the run, return their numbers, ascending."""
         ...
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        """Send ``sent``, yield what comes back, in client order; each client appears once.
+        """Send ``sent`` and yield the answers in client order; each client appears once.
 
         Clients may begin when this is called, or when the first answer is asked for.
 
         Args:
-            expected: One client's answer, [...]: names, shapes and types to insist on.
+            expected: Names, shapes and types that the answer of one client must have, [...].
 
         """
         ...
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        """Score models on clients; yields in client order.
+        """Evaluate models on clients; yield the results in client order.
 
         Clients may begin when this is called, or when the first answer is asked for.
         """
         ...
 
     def states(self) -> Mapping[int, Mapping[str, Weights]]:
-        """What clients keep between rounds, where it lives with the server; for the checkpoint."""
+        """Return the client states that live with the server, for the checkpoint."""
         ...
 
     def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
-        """The inverse of ``states``."""
+        """Restore client states that ``states`` returned."""
         ...

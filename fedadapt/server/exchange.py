@@ -1,17 +1,19 @@
-"""One question to some clients: every answer is checked, every client accounted for."""
+"""One exchange: a message to clients, their checked answers, and a log entry for each client."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import CommunicationEntry
+from fedadapt.records import CommunicationEntry, Phase
 from fedadapt.server.checks import Expected, accept, validation_errors
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.weights import Weights, num_bytes
 
+EVALUATE = "evaluate"
+
 
 class RoundFailedError(Exception):
-    """Too few usable answers: the round did not happen."""
+    """There were too few usable answers, so the round has no effect."""
 
     def __init__(self, action: str, accepted: int, asked: int, needed: int, why: list[str]) -> None:
         self.reasons = why
@@ -23,11 +25,11 @@ class RoundFailedError(Exception):
 
 
 class Exchange:
-    """The server's side of a round's questions.
+    """The server's side of the exchanges of a round.
 
-    Every client asked ends as exactly one of accepted, rejected, error, late, lost; each is a line
-    in the ledger. Below quorum the stream of answers ends in ``RoundFailedError``, so whoever folds
-    it never gets to return a new state.
+    Every client that was asked gets one of the outcomes accepted, rejected, error, late and lost,
+    and an entry in the communication log. Below quorum the stream of answers ends with
+    ``RoundFailedError``, so a strategy that consumes it cannot return a new state.
     """
 
     def __init__(
@@ -40,14 +42,17 @@ class Exchange:
         record: Callable[[CommunicationEntry], None],
         progress: Callable[[int], None],
         meanwhile: Callable[[], None] = lambda: None,
+        phase: Phase = "training",
     ) -> None:
-        """A round's exchange.
+        """Prepare the exchanges of one round.
 
         Args:
-            record: Takes the lines of the ledger.
-            progress: Told how many clients more are done with.
-            meanwhile: Called while clients work, if the fleet has them begin at once, before their
-                first answer is taken in.
+            record: Takes the entries of the communication log.
+            progress: Called with the number of further clients that have finished.
+            meanwhile: Called before the first answer is taken in; clients work at the same time,
+                if the client pool starts them at once.
+            phase: What the messages are for. Those named ``evaluate`` are evaluation in any case:
+                a stock Flower strategy sends them in the middle of its rounds.
 
         """
         self._client_pool = client_pool
@@ -57,6 +62,7 @@ class Exchange:
         self._record = record
         self._progress = progress
         self._meanwhile = meanwhile
+        self._phase: Phase = phase
         self._loss_sum = 0.0
         self._examples = 0.0
         self._trained = 0
@@ -70,11 +76,11 @@ class Exchange:
             [str, Update], Mapping[int, str]
         ] = lambda action, update: {},
     ) -> Iterator[Answers]:
-        """Ask, and yield the usable answers in client order.
+        """Ask the clients, and yield the usable answers in client order.
 
         Args:
-            more_validation_errors: What the strategy refuses beyond what is refused of every
-                method; see ``Strategy.validation_errors``.
+            more_validation_errors: Names the faults that the strategy itself finds; see
+                ``Strategy.validation_errors``.
 
         """
         shape = Expected.of(expected)
@@ -109,14 +115,14 @@ class Exchange:
                 yield usable
         for client in sorted(waiting):
             self._enter(action, client, Failure("lost", "no answer"), down, None)
-        # 0.55 * 100 is 55.00000000000001: rounded, or 55 answers of 100 were too few.
+        # Rounded, because 0.55 * 100 is 55.00000000000001, and 55 answers would not suffice.
         needed = max(1, math.ceil(round(self._min_replies * len(sent.clients), 6)))
         if accepted < needed:
             raise RoundFailedError(action, accepted, len(sent.clients), needed, why)
 
     @property
     def loss(self) -> float:
-        """Mean training loss over examples; NaN where no answer carried one."""
+        """Mean training loss over examples; NaN if no answer had one."""
         return self._loss_sum / self._examples if self._examples else math.nan
 
     @property
@@ -144,5 +150,6 @@ class Exchange:
                 bytes_down=down,
                 bytes_up=answers.bytes_up.get(client, 0) if answers else 0,
                 seconds=answers.seconds.get(client, 0.0) if answers else 0.0,
+                phase="evaluation" if action == EVALUATE else self._phase,
             )
         )

@@ -1,4 +1,4 @@
-"""Experts made one model by what each of their parameters is worth to a user: DUA's chi."""
+"""Merge experts into one model, weighted by the importance of each parameter."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -35,17 +35,18 @@ def mode_merge(
     Args:
         experts: theta_1 ... theta_T, models of one architecture (``module.state_dict()``); their
             heads may differ in shape. Not modified.
-        precisions: Omega_1 ... Omega_T, finite and non-negative, of any scale: the parameters to be
-            merged. What they do not name, heads and batch-norm statistics, is the last expert's.
+        importances: Omega_1 ... Omega_T, finite and non-negative, of any scale, for the parameters
+            to be merged. Other tensors (heads, batch-norm statistics) are the last expert's.
         mixing: alpha_1 ... alpha_T, non-negative, of sum 1; equal where None.
-        zero_importance: Where no expert's parameter matters: ``mean``, weighted by ``mixing``, or
-            ``zero``, which DUA's released code comes to. One expert alone stays as it is.
+        zero_importance: The value of an element whose importances are all 0: the ``mean`` of the
+            experts, weighted by ``mixing``, or ``zero``, as in DUA's released code. A single
+            expert stays as it is.
 
     Returns:
         A model of the last expert's names, shapes and types.
 
     Raises:
-        InputError: No expert; precisions that are negative, not finite or do not fit the experts.
+        InputError: No expert; importances that are negative, not finite or do not fit the experts.
 
     """
     stacked = [{n: t.unsqueeze(0) for n, t in omega.items()} for omega in importances]
@@ -59,12 +60,12 @@ def mode_merges(
     mixing: Sequence[float] | None = None,
     zero_importance: ZeroImportance = "mean",
 ) -> Weights:
-    """``mode_merge`` for a cohort: precisions [D, ...] and the same experts [...] for all clients.
+    """Merge for a cohort: importances [D, ...] and the same experts [...] for all clients.
 
-    Beside the result, memory is that of one tensor of one client.
+    Beside the result, it needs the memory of one tensor of one client.
 
     Returns:
-        Each [D, ...]; what is not merged is a view that costs no memory.
+        Models, each tensor [D, ...]; tensors that are not merged are expanded views.
 
     """
     if zero_importance not in ("mean", "zero"):
@@ -98,11 +99,11 @@ def mode_merges(
 def _mode(
     means: Sequence[Tensor], importances: Sequence[Tensor], shares: Sequence[float], idle: float
 ) -> Tensor:
-    """One tensor of one client, float64. ``idle`` stands for the precisions where all are 0."""
+    """Merge one tensor of one client, in float64; ``idle`` replaces importances that are all 0."""
     known = [p.detach().to(means[0].device, torch.float64) for p in importances]
     largest = torch.stack(known).amax(0)
-    # In relation to the largest one, nothing under- or overflows, and shares that sum to 0 do so
-    # because all precisions are 0.
+    # Relative to the largest one, nothing under- or overflows, and the sum is 0 only if all
+    # importances are 0.
     relative = [torch.where(largest > 0, p / largest, idle) for p in known]
     parts = [alpha * r for alpha, r in zip(shares, relative, strict=True)]
     total = torch.stack(parts).sum(0)
@@ -114,7 +115,7 @@ def _mode(
 
 
 def _mixing(mixing: Sequence[float] | None, num_experts: int) -> list[float]:
-    """The mixing weights, checked."""
+    """Return the mixing weights, checked."""
     if not num_experts:
         raise InputError("mode_merge: 0 experts; it needs at least one")
     if mixing is None:
@@ -133,44 +134,45 @@ def _mixing(mixing: Sequence[float] | None, num_experts: int) -> list[float]:
 def _checked(
     experts: Sequence[Mapping[str, Tensor]], importances: Sequence[Mapping[str, Tensor]]
 ) -> int:
-    """The number of clients, of precisions that fit the experts and are precisions."""
+    """Check importances against experts, and return the number of clients."""
     if len(importances) != len(experts):
         raise InputError(
-            f"mode_merge: {len(importances)} precisions for {len(experts)} experts; one an expert"
+            f"mode_merge: {len(importances)} importances for {len(experts)} experts; one an expert"
         )
     if not importances[0]:
-        raise InputError("mode_merge: precisions of no parameter; name those to be merged")
+        raise InputError("mode_merge: importances of no parameter; name those to be merged")
     names, num_clients = Expected.of(experts[0]), len(next(iter(importances[0].values())))
     merged = Expected.of(importances[0])
     for number, (expert, omega) in enumerate(zip(experts, importances, strict=True), start=1):
         fault = names.names_fault(expert, f"expert {number}")
-        fault = fault or merged.names_fault(omega, f"precisions of expert {number}")
+        fault = fault or merged.names_fault(omega, f"importances of expert {number}")
         if fault:
             raise InputError(f"mode_merge: {fault}; all must have the names of the first")
         strange = [n for n in omega if n not in expert]
         if strange:
             raise InputError(
-                f"mode_merge: precisions of expert {number}: {listed(strange)}, which no expert has"
+                f"mode_merge: importances of expert {number}: {listed(strange)}, "
+                "which no expert has"
             )
         for n, t in omega.items():
             fault = _fault(t, (num_clients, *experts[0][n].shape), expert[n])
             if fault:
-                raise InputError(f"mode_merge: precisions of expert {number}: {n!r}: {fault}")
+                raise InputError(f"mode_merge: importances of expert {number}: {n!r}: {fault}")
     return num_clients
 
 
-def _fault(precision: Tensor, wanted: tuple[int, ...], parameter: Tensor) -> str:
-    """What is wrong with one tensor, or an empty string; shapes are said without a client axis."""
+def _fault(importance: Tensor, wanted: tuple[int, ...], parameter: Tensor) -> str:
+    """Describe the fault of one tensor, or return an empty string. Shapes omit the client axis."""
     if tuple(parameter.shape) != wanted[1:]:
         return f"the expert's shape is {tuple(parameter.shape)}, the first expert's {wanted[1:]}"
-    if tuple(precision.shape[1:]) != wanted[1:]:
-        return f"shape {tuple(precision.shape[1:])}; expected {wanted[1:]}, as the parameter"
-    if len(precision) != wanted[0]:
-        return f"{len(precision)} clients; the first has {wanted[0]}"
-    fine = (precision >= 0) & (precision < math.inf)  # NaN is neither
+    if tuple(importance.shape[1:]) != wanted[1:]:
+        return f"shape {tuple(importance.shape[1:])}; expected {wanted[1:]}, as the parameter"
+    if len(importance) != wanted[0]:
+        return f"{len(importance)} clients; the first has {wanted[0]}"
+    fine = (importance >= 0) & (importance < math.inf)  # NaN is neither
     if fine.all():
         return ""
-    bad = precision[~fine]
+    bad = importance[~fine]
     where = (~fine).nonzero()[0, 0].item()
     of = f" (client {where} of {wanted[0]})" if wanted[0] > 1 else ""
     return f"{len(bad)} values such as {bad[0].item():g}{of}; expected finite and >= 0"

@@ -1,4 +1,4 @@
-"""Who takes part in a round, and who is evaluated: the seed decides, never who answers first."""
+"""Draw the clients of a round and the clients to be evaluated, from the seed alone."""
 
 import zlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def sample(clients: Sequence[int], fraction: float, seed: int, round: int) -> tuple[int, ...]:
-    """``fraction`` of ``clients``, at least one, drawn without replacement; ascending."""
+    """Draw ``fraction`` of ``clients``, at least one, without replacement; ascending."""
     count = max(1, int(fraction * len(clients) + 0.5))
     if count >= len(clients):
         return tuple(clients)
@@ -17,13 +17,13 @@ def sample(clients: Sequence[int], fraction: float, seed: int, round: int) -> tu
 def evaluation_sample(
     seen: Sequence[int], unseen: Sequence[int], most: int, seed: int
 ) -> tuple[int, ...]:
-    """The clients that are evaluated: all, or ``most`` of them where there are more; ascending.
+    """Return the clients to be evaluated: all, or ``most`` of them if there are more; ascending.
 
-    The same ones whenever it is asked in a run, so that rounds can be compared. Seen and unseen
-    clients are in it in proportion, each with one at least.
+    The sample is the same in all rounds of a run, so that rounds can be compared. Seen and unseen
+    clients are drawn in proportion, at least one of each.
 
     Args:
-        most: At least 1; 0 for no limit.
+        most: The largest number of clients; 0 for no limit.
 
     """
     everyone = tuple(sorted((*seen, *unseen)))

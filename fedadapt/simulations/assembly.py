@@ -20,6 +20,7 @@ from fedadapt.datasets.task_incremental.load import load_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.models.norms import has_batch_norm
+from fedadapt.simulations.alone import TrainingAlone, local_epochs
 from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
 from fedadapt.simulations.task_worker import TaskWorker
 from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
@@ -27,6 +28,7 @@ from fedadapt.strategies.base import LocalTraining, Run, ServerSide
 from fedadapt.strategies.registry import select
 from fedadapt.strategies.selected import Selected
 from fedadapt.strategies.stateful import StatefulStrategy
+from fedadapt.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,11 @@ def local_training(config: RunConfig) -> LocalTraining:
     )
 
 
+def initial(model: nn.Module) -> Weights:
+    """The weights that a run begins with; views of the model's own."""
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
 def on_server(
     assembly: Assembly, folder: Path, progress: Callable[[Any], None] | None = None
 ) -> StatefulStrategy:
@@ -163,4 +170,5 @@ def _worker(
         autocast=torch.bfloat16 if config.precision == "bf16" else None,
         execution=plan.execution,
         bytes_in_memory=bytes_in_memory,
+        alone=TrainingAlone(local_training(config), local_epochs(config), initial(model)),
     )

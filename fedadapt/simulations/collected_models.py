@@ -30,8 +30,24 @@ class CollectedModels:
         if label(model, adaptation) not in self.wanted:
             return
         scores = evaluate(cohort, weights, cohort.part("adapt"))
-        self.models.setdefault(model, {})[adaptation] = ModelStack(
+        stack = ModelStack(
+            torch.tensor(cohort.clients),
             {n: t.detach().cpu() for n, t in weights.items()},
             torch.tensor([s.accuracy for s in scores], dtype=torch.float64),
             torch.tensor([s.num_examples for s in scores]),
         )
+        adapted = self.models.setdefault(model, {})
+        # A cohort in which one client fails comes client by client.
+        adapted[adaptation] = (
+            _joined(adapted[adaptation], stack) if adaptation in adapted else stack
+        )
+
+
+def _joined(first: ModelStack, second: ModelStack) -> ModelStack:
+    """The models of both, one after the other."""
+    return ModelStack(
+        torch.cat([first.clients, second.clients]),
+        {n: torch.cat([t, second.weights[n]]) for n, t in first.weights.items()},
+        torch.cat([first.accuracy, second.accuracy]),
+        torch.cat([first.num_images, second.num_images]),
+    )

@@ -1,23 +1,23 @@
 """Evaluations: models go down, results come up, every client is accounted for."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-from fedadapt.records import CommunicationEntry, Evaluation
+from fedadapt.records import LOCAL, CommunicationEntry, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import (
     ClientPool,
     EvaluationAnswers,
     EvaluationRequest,
     ModelStack,
 )
+from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.progress import Progress
 from fedadapt.weights import num_bytes, row
 
 log = logging.getLogger(__name__)
 
-SaveModels = Callable[
-    [EvaluationRequest, tuple[int, ...], Mapping[str, Mapping[str, ModelStack]]], None
-]
+SaveModels = Callable[[EvaluationRequest, Mapping[str, Mapping[str, ModelStack]]], None]
 """Takes some clients' models, by model and adaptation, as they come back from an evaluation."""
 
 
@@ -30,7 +30,7 @@ class Evaluator:
     def __init__(
         self,
         client_pool: ClientPool,
-        record: Callable[[Evaluation | CommunicationEntry], None],
+        record: Callable[[Evaluation | EvaluationFailure | CommunicationEntry], None],
         progress: Progress,
         save_models: SaveModels | None = None,
     ) -> None:
@@ -39,6 +39,7 @@ class Evaluator:
         self._progress = progress
         self._save_models = save_models
         self._under_way: tuple[EvaluationRequest, Iterator[EvaluationAnswers]] | None = None
+        self.last_round = -1  # in which a model of the federation has a result on some client
 
     @property
     def under_way(self) -> bool:
@@ -57,11 +58,17 @@ class Evaluator:
         models, pooled = request.models.values(), request.pooled.values()
         down = sum(num_bytes(row(weights, 0)) for weights in models) + sum(map(num_bytes, pooled))
         waiting = set(request.clients)
+        failed: dict[str, list[EvaluationFailure]] = defaultdict(list)
         for answers in stream:
             for evaluation in answers.rows:
                 self._record(evaluation._replace(task=request.task))
+                if evaluation.split == "test" and evaluation.model != LOCAL:
+                    self.last_round = request.round
             if answers.models and self._save_models is not None:
-                self._save_models(request, answers.clients, answers.models)
+                self._save_models(request, answers.models)
+            for failure in answers.failed:
+                failed[failure.label].append(failure)
+                self._record(failure._replace(task=request.task))
             for client in answers.clients:
                 waiting.discard(client)
                 up, seconds = answers.bytes_up, answers.seconds
@@ -73,6 +80,12 @@ class Evaluator:
             self._progress.advance(len(answers.clients) + len(answers.failures))
         for client in sorted(waiting):
             self._enter(request.round, client, "lost", "no answer", down)
+        for label, failures in failed.items():
+            first, (count, asked) = failures[0], (len(failures), len(request.clients))
+            log.warning(
+                "round %d: %s failed on %d of %d clients; e.g. client %d: %s",
+                *(request.round, label, count, asked, first.client, first.reason),
+            )
 
     def _enter(
         self,
@@ -84,5 +97,5 @@ class Evaluator:
         up: int = 0,
         seconds: float = 0.0,
     ) -> None:
-        entry = (round, client, "evaluate", outcome, reason, down, up, seconds)
+        entry = (round, client, EVALUATE, outcome, reason, down, up, seconds, "evaluation")
         self._record(CommunicationEntry(*entry))  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from torch import nn
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
-from fedadapt.errors import DivergedError, QuorumLostError
+from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
-from fedadapt.records import Evaluation, RoundLoss
+from fedadapt.records import LOCAL, Evaluation, Phase, RoundLoss
 from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints
 from fedadapt.server.client_pool import ClientPool, EvaluationRequest
@@ -50,6 +50,13 @@ class Population(NamedTuple):
         return tuple(sorted(self.seen + self.unseen))
 
 
+class InitialModel(NamedTuple):
+    """What clients train alone from, for the row of those who never take part."""
+
+    weights: Weights  # [...]
+    is_sent: bool  # clients cannot make it from the run's settings
+
+
 class Federation:
     """One run: drives ``method`` over ``client_pool`` and leaves its records in ``folder``.
 
@@ -70,7 +77,14 @@ class Federation:
         central_test: CentralTest,
         progress: Progress,
         saved_models: SavedModels | None = None,
+        initial: InitialModel | None = None,
     ) -> None:
+        """A run that has not begun.
+
+        Args:
+            initial: For the model ``local`` of each client; None: there is no such row.
+
+        """
         self._config = config
         self._method = method
         self._client_pool = client_pool
@@ -81,6 +95,7 @@ class Federation:
         self._save_again = 0.0  # not before this time
         self._model = model  # the architecture; its weights are never read
         self._central_test = central_test
+        self._initial = initial
         self._progress = progress
         self._journal = Journal(folder)
         self._saved_models = saved_models
@@ -130,12 +145,28 @@ class Federation:
                 if self._worth_saving():
                     self._save()
             self._evaluate(everything, final=True)
+            if self._initial is not None:
+                self._evaluate_alone(self._initial)
         return self._clock()
 
     def base_models(self) -> Iterator[tuple[int, Weights]]:
         """The base model of each task, [...]; without tasks of task 0."""
         for task, models in self._method.models_by_task([0]):
             yield task, row(models["base"], 0)
+
+    def check_evaluated(self) -> None:
+        """Refuse to take an earlier evaluation for that of the end.
+
+        Raises:
+            EvaluationFailedError: No client has a result of the final evaluation.
+
+        """
+        if self._evaluator.last_round != self._round:
+            raise EvaluationFailedError(
+                f"round {self._round}: training is done, but the final evaluation failed on all "
+                f"clients; why is in {self._folder}/communication.parquet and failures.parquet. "
+                f"Evaluate again with: fedadapt simulate --resume {self._folder}"
+            )
 
     def describe(self) -> dict[str, Metadata]:
         return self._method.describe()
@@ -203,6 +234,7 @@ class Federation:
             pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
+            on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:
             one = self._method.models_by_task(clients[:1])
@@ -216,11 +248,34 @@ class Federation:
             part = clients[first : first + some]
             for task, models in self._method.models_by_task(part):
                 self._evaluator.begin(request._replace(clients=part, models=models, task=task))
-                if final or len(models) > 1:  # what only some clients get is not kept for long
+                if (
+                    final or len(models) > 1 or request.on_client
+                ):  # what only some clients get is not kept for long
                     self._evaluator.finish()
         if final and self._config.global_test == "base":
             for evaluation in self._central_test(self._round, base):
                 self._journal.append(evaluation)
+
+    def _evaluate_alone(self, initial: InitialModel) -> None:
+        """The row beside which all others are read: clients that train alone, for as many epochs.
+
+        After all training, and as a function of (seed, round, client): a resumed run does it again
+        with the same result.
+        """
+        clients = self._evaluated(final=True)
+        self._progress.phase("training alone", len(clients))
+        sent = {LOCAL: repeat(initial.weights, len(clients))} if initial.is_sent else {}
+        self._evaluator.begin(
+            EvaluationRequest(
+                round=self._round,
+                clients=clients,
+                models=sent,
+                adaptations=("none",),
+                on_global=self._config.global_test == "all",
+                on_client=(LOCAL,),
+            )
+        )
+        self._evaluator.finish()
 
     def _pooled_answers(self, base: Weights) -> dict[str, Weights]:
         """By adaptation that asks: the training clients' answers at the base model, [...].
@@ -237,7 +292,8 @@ class Federation:
                 continue
             mean, expected = StreamingMean(), query.expected(self._model, base)
             try:
-                for some in self._exchange(self._round).ask(query.action, sent, expected):
+                exchange = self._exchange(self._round, phase="evaluation")
+                for some in exchange.ask(query.action, sent, expected):
                     if some.update is not None:
                         mean.add(some.update.weights, some.update.num_examples)
                 pooled[adaptation.name] = mean.result()
@@ -245,7 +301,12 @@ class Federation:
                 log.warning("%s; %s does without", failure, adaptation.name)
         return pooled
 
-    def _exchange(self, number: int, meanwhile: Callable[[], None] = lambda: None) -> Exchange:
+    def _exchange(
+        self,
+        number: int,
+        meanwhile: Callable[[], None] = lambda: None,
+        phase: Phase = "training",
+    ) -> Exchange:
         return Exchange(
             self._client_pool,
             number,
@@ -254,6 +315,7 @@ class Federation:
             record=self._journal.append,
             progress=self._progress.advance,
             meanwhile=meanwhile,
+            phase=phase,
         )
 
     def _worth_saving(self) -> bool:

@@ -11,12 +11,13 @@ from rich.console import Console
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
-from fedadapt.simulations.engines.select import engine_for
-from fedadapt.simulations.federation import Federation, Population
+from fedadapt.simulations.engines.select import engine_for, num_workers
+from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
+from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -27,6 +28,7 @@ from fedadapt.simulations.results.parquet import (
     Rows,
     write_communication,
     write_evaluations,
+    write_failures,
     write_losses,
     write_tasks,
 )
@@ -69,12 +71,16 @@ def run(
     """
     config, benchmark = assembly.config, assembly.benchmark
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
+    start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
+    initial = InitialModel(start, is_sent=bool(config.weights))
+    has_local = config.local and assembly.tasks is None
     population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
         client_pool.ready()
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
+        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -86,6 +92,7 @@ def run(
             central_test=assembly.worker.evaluate_everywhere,
             progress=progress,
             saved_models=saved_models,
+            initial=initial if has_local else None,
         )
         try:
             _describe(assembly, engine, folder)
@@ -93,7 +100,6 @@ def run(
                 federation.resume(checkpoint)
                 checkpoint = None  # it holds files open
             else:
-                start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
                 federation.begin(start)
             seconds = federation.run()
         except KeyboardInterrupt:
@@ -102,10 +108,34 @@ def run(
             ) from None
         progress.phase("writing tables and pictures", 1)
         saved_models.finish(federation.base_models(), config.rounds)
-        summary = _write(assembly, federation, folder, seconds)
+        _write_results(assembly, federation, folder)
+        federation.check_evaluated()  # the model is there; a headline of an earlier round is not
+        summary = _write_summary(assembly, folder, seconds)
     if console is not None and (found := read_groups(folder)) is not None:
         console.print(as_text(found), highlight=False, soft_wrap=True)
     return summary
+
+
+def announce(
+    assembly: Assembly, engine: str, finished: int, console: Console | None = None
+) -> None:
+    """Say how long the run will take, if that is more than a few minutes.
+
+    Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
+    its experts will train: of these nothing is said.
+    """
+    if engine == "flower" or assembly.tasks is not None:
+        return
+    workers = num_workers(assembly.config, assembly)
+    left = assembly.config.rounds - finished
+    found = estimate(assembly, rounds=max(0, left), workers=workers)
+    log.info("estimated: %s", found)
+    if found.total < ANNOUNCED:
+        return
+    if console is None:
+        log.warning("%s", announcement(found, workers))
+    else:
+        console.print(announcement(found, workers), highlight=False, soft_wrap=True)
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
@@ -135,24 +165,34 @@ def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
     write_atomically(folder / MANIFEST, text.encode())
 
 
-def _write(
-    assembly: Assembly, federation: Federation, folder: Path, seconds: float
-) -> dict[str, object]:
+def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> None:
+    """The tables and the model: what there is however the final evaluation went."""
     config = assembly.config
     # Rows are read anew by each who goes through them: they need not fit in memory.
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
-    losses = list(journal_rows(folder, RoundLoss))
     write_evaluations(folder, evaluations)
     write_communication(folder, journal_rows(folder, CommunicationEntry))
-    write_losses(folder, losses)
+    write_losses(folder, journal_rows(folder, RoundLoss))
+    write_failures(folder, journal_rows(folder, EvaluationFailure))
     if assembly.tasks is not None:
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
     for name, metadata in federation.describe().items():
         text = json.dumps(metadata | compared(metadata, assembly.benchmark.kinds), indent=1)
         write_atomically(folder / f"{name}.json", text.encode())
-    hash = assembly.benchmark.manifest.hash
+
+
+def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str, object]:
+    """The headline, the picture and the report."""
+    config = assembly.config
+    evaluations = Rows(lambda: journal_rows(folder, Evaluation))
     summary = summarise(
-        config, hash, evaluations, journal_rows(folder, CommunicationEntry), losses, seconds
+        config,
+        assembly.benchmark.manifest.hash,
+        evaluations,
+        journal_rows(folder, CommunicationEntry),
+        journal_rows(folder, RoundLoss),
+        seconds,
+        journal_rows(folder, EvaluationFailure),
     )
     if (found := read_groups(folder)) is not None:
         summary["groups"] = found.headline

@@ -2,27 +2,47 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.evaluation import Score, evaluate
+from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
-from fedadapt.messages import Sent, Update
+from fedadapt.messages import Failure, Sent, Update
 from fedadapt.models.meta import on_meta
-from fedadapt.records import Evaluation
+from fedadapt.records import LOCAL, Evaluation, EvaluationFailure
+from fedadapt.server.exchange import EVALUATE
+from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights, is_shared, repeat
+from fedadapt.weights import Weights, is_shared, repeat, rows
 
-EVALUATE = "evaluate"
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
+
+
+class Evaluated(NamedTuple):
+    """The results of some clients; a client x model x adaptation is in one of the two."""
+
+    rows: list[Evaluation]
+    failures: list[EvaluationFailure]
+
+
+class _Shown(NamedTuple):
+    """What an evaluation does beside scoring the client's own test after each adaptation."""
+
+    on_global: bool  # score the global test too
+    curves: bool  # score the adapt images too, and adaptations on the way
+    collected: CollectedModels | None  # takes the models, for saving
 
 
 class Worker:
@@ -40,6 +60,7 @@ class Worker:
         autocast: torch.dtype | None = None,
         execution: Execution = "sequential",
         bytes_in_memory: int | None = None,
+        alone: TrainingAlone | None = None,
     ) -> None:
         self.benchmark = benchmark
         self.strategy = strategy
@@ -60,6 +81,15 @@ class Worker:
         usual = BYTES_IN_MEMORY if self.compute.type == "cpu" else BYTES_ON_GPU
         self._most = usual if bytes_in_memory is None else bytes_in_memory
         self._global: Examples | None = None
+        self._alone = alone
+
+    def methods(self, names: Sequence[str]) -> list[Adaptation]:
+        """The adaptations of these names, in the run's order; no adaptation is always one."""
+        known = [a for a in self.adaptations if a.name in names]
+        bare = NoAdaptation()
+        if bare.name in names and not any(a.name == bare.name for a in known):
+            return [bare, *known]
+        return known
 
     def cohort(
         self, clients: Sequence[int], round: int, states: Sequence[Mapping[str, Weights]] = ()
@@ -125,42 +155,116 @@ class Worker:
         pooled: Mapping[str, Weights] = MappingProxyType({}),
         on_global: bool = False,
         curves: bool = False,
+        on_client: Sequence[str] = (),
         collected: CollectedModels | None = None,
-    ) -> list[Evaluation]:
+    ) -> Evaluated:
         """Every model x adaptation on the clients' own tests, and on the global one if asked.
 
-        The rows are client by client, however many there are in the cohort.
+        The rows are client by client, however many there are in the cohort. Where a model or an
+        adaptation fails on a client, that is recorded and everything else is tried all the same.
 
         Args:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
             pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            on_client: Models that are not received: clients make them of what they have.
             collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
-        cohort = self.cohort(clients, round, states)
+        answers = {name: self._placed(repeat(w, len(clients))) for name, w in pooled.items()}
+        shown = _Shown(on_global, curves, collected)
+        found: list[Evaluation] = []
+        failures: list[EvaluationFailure] = []
+
+        def fail(some: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
+            for client in some:
+                failed = EvaluationFailure(round, client, model, method.name, failure.reason)
+                failures.append(failed)
+
+        self.cohort(clients, round, states)  # without images there is no result of any kind
+        for name in dict.fromkeys((*models, *on_client)):
+            make = partial(self._made, name, round, clients, models, states, collected)
+            for begin, end, made in pieces(len(clients), make):
+                if isinstance(made, Failure):
+                    for method in adaptations:
+                        fail(clients[begin:end], name, method, made)
+                    continue
+                for method in adaptations:
+                    answer = answers.get(method.name)
+                    answer = None if answer is None else rows(answer, begin, end)
+                    score = partial(self._scored, *made, name, method, answer, shown)
+                    for first, last, results in pieces(end - begin, score):
+                        if isinstance(results, Failure):
+                            fail(clients[begin + first : begin + last], name, method, results)
+                        else:
+                            found += results
+        return Evaluated(
+            sorted(found, key=lambda row: row.client),
+            sorted(failures, key=lambda failure: failure.client),
+        )
+
+    def _made(
+        self,
+        name: str,
+        round: int,
+        clients: Sequence[int],
+        models: Mapping[str, Weights],
+        states: Sequence[Mapping[str, Weights]],
+        collected: CollectedModels | None,
+        first: int,
+        last: int,
+    ) -> tuple[Cohort, Weights]:
+        """Clients ``first`` to ``last`` and the weights that they use as model ``name``.
+
+        A model that was not received under its name is made from the base and the client's state.
+        """
+        cohort = self.cohort(clients[first:last], round, states[first:last])
+        sent = models.get(name, models.get("base", {}))
+        weights = self._placed(rows(sent, first, last))
+        if name == LOCAL and self._alone is not None:
+            return cohort, self._alone.train(cohort, weights if name in models else None)
+        own = self.strategy.localise(cohort, weights, name)
+        if collected is not None:
+            collected.add(cohort, name, "none", own)
+        return cohort, own
+
+    def _scored(
+        self,
+        cohort: Cohort,
+        start: Weights,
+        name: str,
+        method: Adaptation,
+        answer: Weights | None,
+        shown: "_Shown",
+        first: int,
+        last: int,
+    ) -> list[Evaluation]:
+        """The rows of clients ``first`` to ``last`` of the cohort, for one model and adaptation."""
+        if last - first < len(cohort):
+            clients, states = cohort.clients[first:last], cohort.states[first:last]
+            cohort = self.cohort(clients, cohort.round, states)
+        answer = None if answer is None else rows(answer, first, last)
+        inputs = (cohort, rows(start, first, last), answer)
+        looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
+        tests = self._tests(cohort, shown)
+        evaluations = []
+        for epoch, adapted in looks:
+            for split, examples in tests.items():
+                for d, score in enumerate(evaluate(cohort, adapted, examples)):
+                    row = self._row(cohort, d, name, method, split, score)
+                    evaluations.append(row._replace(epoch=epoch))
+        if shown.collected is not None and method.name != "none":
+            shown.collected.add(cohort, name, method.name, adapted)
+        return evaluations
+
+    def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
+        """The images that each client of the cohort is scored on, by the name of the set."""
         tests = {"test": [split.test for split in cohort.splits]}
-        if on_global and self.global_test is not None:
-            tests["global"] = [self.global_test] * len(clients)
-        if curves:
+        if shown.on_global and self.global_test is not None:
+            tests["global"] = [self.global_test] * len(cohort)
+        if shown.curves:
             tests["adapt"] = cohort.part("adapt")
-        answers = {a: self._placed(repeat(w, len(clients))) for a, w in pooled.items()}
-        rows = []
-        for name, weights in models.items():
-            start = self.strategy.localise(cohort, self._placed(weights), name)
-            if collected is not None:
-                collected.add(cohort, name, "none", start)
-            for method in adaptations:
-                inputs = (cohort, start, answers.get(method.name))
-                stages = method.stages(*inputs) if curves else [(0, method.adapt(*inputs))]
-                for epoch, adapted in stages:
-                    for split, examples in tests.items():
-                        for d, score in enumerate(evaluate(cohort, adapted, examples)):
-                            row = self._row(round, clients[d], name, method, split, score)
-                            rows.append(row._replace(epoch=epoch))
-                if collected is not None and method.name != "none":
-                    collected.add(cohort, name, method.name, adapted)
-        return sorted(rows, key=lambda row: row.client)
+        return tests
 
     def evaluate_everywhere(self, round: int, base: Weights) -> list[Evaluation]:
         """The base model on the balanced test for everybody: one row, of no client (-1)."""
@@ -201,10 +305,11 @@ class Worker:
         )
 
     def _row(
-        self, round: int, client: int, model: str, method: Adaptation, split: str, score: Score
+        self, cohort: Cohort, index: int, model: str, method: Adaptation, split: str, score: Score
     ) -> Evaluation:
+        client = cohort.clients[index]
         return Evaluation(
-            round=round,
+            round=cohort.round,
             client=client,
             kind=self.benchmark.kinds[client],
             seen=client not in self.benchmark.unseen,

@@ -25,6 +25,11 @@ class StatefulStrategy(Protocol):
         """The same for each task that there is; without tasks, once as task 0."""
         ...
 
+    @property
+    def made_on_client(self) -> tuple[str, ...]:
+        """Names of models that clients make of the base and their own state; nothing is sent."""
+        ...
+
     def describe(self) -> dict[str, Metadata]:
         """What people want to know of the state: a JSON file each."""
         ...
@@ -58,6 +63,10 @@ class StrategyWithState:
 
     def models_by_task(self, clients: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Weights]]]:
         return self._strategy.models_by_task(self._state, clients)
+
+    @property
+    def made_on_client(self) -> tuple[str, ...]:
+        return self._strategy.made_on_client
 
     def describe(self) -> dict[str, Metadata]:
         return self._strategy.describe(self._state)

@@ -35,6 +35,7 @@ from toys import (
     plain,
     quadratic_split,
     split,
+    view_of,
 )
 
 from fedadapt.client.cohort import Schedule
@@ -42,7 +43,7 @@ from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.models.network import Network
 from fedadapt.models.resnet import BasicBlock
-from fedadapt.objectives import Batch, Outputs, Proximal, View, cross_entropy
+from fedadapt.objectives import Batch, Proximal, cross_entropy
 from fedadapt.selectors import everything
 from fedadapt.weights import repeat, row
 
@@ -293,8 +294,7 @@ def seen(model, weights, batch, memory, extra):
         batch.inputs[0].flatten(1) @ params["body.1.weight"][0].T + params["body.1.bias"][0]
     ).tanh()
     logits = z @ params["head.weight"][0].T + params["head.bias"][0]
-    outputs = Outputs(logits[None], z[None])
-    return View(params, batch, memory, lambda: outputs, None, None)
+    return view_of(logits[None], params, batch, memory, z[None])
 
 
 def test_balanced_softmax_by_hand_and_the_personal_head_moves_nothing_else():

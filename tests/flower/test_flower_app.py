@@ -22,7 +22,7 @@ from fedadapt.flower.client_app import app
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, request, rows, settings, tensors
 from fedadapt.flower.server_app import app as server
-from fedadapt.simulations.assembly import assemble
+from fedadapt.simulations.assembly import assemble, initial
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 
 NODES = (901, 17, 530, 88, 4, 2)  # node NODES[d] holds partition d
@@ -225,7 +225,18 @@ def test_evaluate_answers_with_rows_and_never_with_a_model(client):
     assert found == client.assembly.worker.evaluate(
         1, [2], {"base": {n: t[None] for n, t in client.model.items()}},
         adaptations=client.assembly.worker.adaptations[:2], on_global=True,
-    )  # fmt: skip
+    ).rows  # fmt: skip
+
+
+def test_training_alone_needs_no_weights_and_takes_those_that_are_sent(client):
+    made = client.told(adaptations=["none"], **{"on-global": False, "on-client": ["local"]})
+    del made["arrays"]
+    sent = client.told(adaptations=["none"], **{"on-global": False, "on-client": []})
+    del sent["arrays"]
+    sent["local"] = array_record(initial(client.assembly.model))
+    found = [rows(client.ask("evaluate", content).content, 1, 2) for content in (made, sent)]
+    assert found[0] == found[1]
+    assert [(r.label, r.split) for r in found[0]] == [("local", "test")]
 
 
 def test_a_stock_strategy_s_evaluate_is_on_the_adapt_images(tmp_path):
@@ -373,7 +384,7 @@ def test_a_client_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, cap
     grid.faults[("train", 4)] = poisoned
     summary = models(grid, config)
     assert summary["outcomes"] == {
-        "accepted": 16, "rejected": 1, "error": 0, "late": 1, "lost": 0,
+        "accepted": 22, "rejected": 1, "error": 0, "late": 1, "lost": 0,
     }  # fmt: skip
     bad = {e.client: e for e in read_communication(tmp_path / "out") if e.outcome != "accepted"}
     assert bad[3].outcome == "late"

@@ -205,7 +205,7 @@ def test_what_is_no_precision_is_refused_by_name(value):
     with pytest.raises(InputError) as error:
         mode_merge(experts(), corrupted(value))
     assert str(error.value) == (
-        f"mode_merge: precisions of expert 2: 'body.3.bias': 1 values such as {value:g}; "
+        f"mode_merge: importances of expert 2: 'body.3.bias': 1 values such as {value:g}; "
         "expected finite and >= 0"
     )
 
@@ -225,10 +225,10 @@ def without(omegas, name):
     ("models", "omegas", "given", "line"),
     [
         ([], [], {}, "0 experts; it needs at least one"),
-        (experts(), importances(2), {}, "2 precisions for 3 experts; one an expert"),
-        (experts(), [{}] * 3, {}, "precisions of no parameter"),
+        (experts(), importances(2), {}, "2 importances for 3 experts; one an expert"),
+        (experts(), [{}] * 3, {}, "importances of no parameter"),
         (experts(), without(importances(), MERGED[0]), {},
-         "precisions of expert 2: missing 'body.0.weight'"),
+         "importances of expert 2: missing 'body.0.weight'"),
         (without(experts(), "head.bias"), importances(), {}, "expert 2: missing 'head.bias'"),
         (experts(), [o | {"x": torch.ones(2)} for o in importances()], {},
          "expert 1: 'x', which no expert has"),

@@ -91,19 +91,20 @@ def test_a_cut_off_comparison_goes_on_where_it_was(runs, tmp_path, monkeypatch):
     assert how == [True, False, False]
     assert (Path(runs[0].out) / "summary.json").stat().st_mtime_ns == first
     assert [(line.strategy, line.num_seeds) for line in table.lines] == [
+        ("no federation", 2),
         ("fedavg", 2),
         ("fedavgm", 2),
     ]
     [table_csv] = [f for f in files if f.suffix == ".csv"]
     rows = list(csv.DictReader(table_csv.read_text().splitlines()))
-    assert len(rows) == 2
+    assert len(rows) == 3
     for row in rows:
         means = [
-            json.loads((Path(r.out) / "summary.json").read_text())["accuracy"]["base"]["mean"]
+            json.loads((Path(r.out) / "summary.json").read_text())["accuracy"][row["label"]]["mean"]
             for r in runs
-            if r.strategy == row["strategy"]
+            if row["strategy"] in (r.strategy, "no federation")
         ]
-        assert float(row["mean"]) == pytest.approx(sum(means) / 2, abs=1e-6)
+        assert float(row["mean"]) == pytest.approx(sum(means) / len(means), abs=1e-6)
 
 
 def test_a_folder_cut_off_before_its_first_checkpoint_is_begun_anew(runs, tmp_path):

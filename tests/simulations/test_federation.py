@@ -33,6 +33,7 @@ def test_evaluations_are_of_everybody_at_the_start_now_and_then_and_at_the_end(w
     assert {(r.round, r.label) for r in own} == {
         *((r, "base") for r in (0, 2, 4)),
         *((4, f"base+{a}") for a in ("adabn", "fine-tune", "ewc")),
+        (4, "local"),
     }
     for number, label in {(r.round, r.label) for r in own}:
         clients = [r.client for r in own if (r.round, r.label) == (number, label)]
@@ -53,9 +54,18 @@ def test_the_ledger_has_a_line_for_every_message(whole):
     assert fishers == [0, 1, 2, 3, 4]
     model = num_bytes(START)
     parameters = sum(num_bytes({n: START[n]}) for n, _ in conv().named_parameters())
-    down = {(e.action, e.round): e.bytes_down for e in communication}
-    assert down[("evaluate", 0)] == down[("train", 1)] == model
-    assert down[("evaluate", 4)] == model + parameters  # the Fisher goes down for EWC
+    down = {(e.action, e.round): {e.bytes_down} for e in communication if e.round < 4}
+    assert down[("evaluate", 0)] == down[("train", 1)] == {model}
+    last = [e.bytes_down for e in communication if (e.action, e.round) == ("evaluate", 4)]
+    # The Fisher goes down for EWC; nothing goes down to clients that train alone.
+    assert sorted(last) == [0] * 6 + [model + parameters] * 6
+
+
+def test_evaluation_is_apart_from_training_in_the_log(whole):
+    phases = {(e.action, e.phase) for e in whole.rows(CommunicationEntry)}
+    assert phases == {
+        ("train", "training"), ("evaluate", "evaluation"), ("query.ewc_fisher", "evaluation"),
+    }  # fmt: skip
 
 
 def test_losses_are_of_the_clients_that_trained(whole):
@@ -187,13 +197,14 @@ def test_some_diverging_is_the_ledgers_business_only(tmp_path):
     rejected = {e.client for e in run.rows(CommunicationEntry) if e.outcome == "rejected"}
     assert rejected == {0}
     assert all(t.isfinite().all() for t in run.state.values())
-    assert all(math.isfinite(r.loss) for r in run.rows(Evaluation))
+    lost = {(r.client, r.label) for r in run.rows(Evaluation) if not math.isfinite(r.loss)}
+    assert lost == {(0, "local")}  # which trains on its own images alone
     assert "norms" not in run.states.get(0, {})
 
 
 def test_answers_to_a_query_are_pooled_by_examples(tmp_path):
     """Of the clients that train, at the last base model; none but the last evaluation has them."""
-    config, ewc, requests = RunConfig(rounds=2), Ewc(epochs=1, lam=1.0), []
+    config, ewc, requests = RunConfig(rounds=2, local=False), Ewc(epochs=1, lam=1.0), []
 
     class Recording(Faulty):
         def evaluate(self, request):
@@ -234,7 +245,7 @@ def test_without_the_federations_fisher_each_client_takes_its_own(tmp_path):
     assert [e.client for e in lost] == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("word", "rows"), [("none", 0), ("base", 1), ("all", 6 * 4)])
+@pytest.mark.parametrize(("word", "rows"), [("none", 0), ("base", 1), ("all", 6 * 5)])
 def test_the_global_test_is_of_the_models_asked_for(tmp_path, word, rows):
     config = RunConfig(rounds=2, evaluate_every=1, global_test=word)
     found = [r for r in Run(tmp_path, config).go().rows(Evaluation) if r.split == "global"]
@@ -335,7 +346,7 @@ def test_who_does_not_answer_a_trial_is_lost_and_who_fails_is_an_error_of_that_r
             return (a for a in super().evaluate(request) if 3 not in a.clients)
 
     splits = [OSError("gone") if d == 5 else s for d, s in enumerate(SPLITS)]
-    run = Run(tmp_path, splits=splits, adaptations=METHODS[:1])
+    run = Run(tmp_path, replace(SETTINGS, local=False), splits=splits, adaptations=METHODS[:1])
     run.client_pool.__class__ = Mute
     found = [e for e in run.go().rows(CommunicationEntry) if e.action == "evaluate"]
     assert [(e.round, e.client) for e in found if e.outcome == "lost"] == [(0, 3), (2, 3), (4, 3)]

@@ -47,7 +47,7 @@ def test_an_answer_is_the_strategys_for_the_clients_asked():
 def test_evaluations_name_model_adaptation_and_test_set():
     worker, start = make(), initial(conv())
     models = {"base": repeat(start, 3), "personal": repeat(initial(conv(), 8), 3)}
-    rows = worker.evaluate(6, (0, 1, 2), models, adaptations=METHODS, on_global=True)
+    rows = worker.evaluate(6, (0, 1, 2), models, adaptations=METHODS, on_global=True).rows
     assert len(rows) == len(set(r[:7] for r in rows)) == 2 * 3 * 2 * 3
     assert {r.label for r in rows} == {
         f"{m}{a}" for m in ("base", "personal") for a in ("", "+adabn", "+fine-tune")
@@ -79,7 +79,7 @@ def test_without_a_global_test_there_is_no_row_of_it():
     worker = Worker(Toys(SPLITS), conv(), FedAvg(training=training(), model=conv()), (), seed=1)
     assert worker.evaluate_everywhere(2, repeat(initial(conv()), 1)) == []
     models = {"base": repeat(initial(conv()), 3)}
-    rows = worker.evaluate(1, (0, 1, 2), models, adaptations=METHODS[:1], on_global=True)
+    rows = worker.evaluate(1, (0, 1, 2), models, adaptations=METHODS[:1], on_global=True).rows
     assert {r.split for r in rows} == {"test"}
 
 
@@ -131,12 +131,12 @@ def test_pooled_answers_reach_the_adaptation_that_asked():
     pooled = {n: 0.5 + torch.zeros_like(start[n]) for n, _ in conv().named_parameters()}
     rows = worker.evaluate(
         6, (0, 1), {"base": repeat(start, 2)}, adaptations=[ewc], pooled={"ewc": pooled}
-    )
+    ).rows
     members = cohort(conv(), SPLITS[:2], clients=(0, 1), seed=3, round=6)
     adapted = ewc.adapt(members, repeat(start, 2), repeat(pooled, 2))
     scores = evaluate(members, adapted, [s.test for s in SPLITS[:2]])
     assert [r.loss for r in rows] == [s.loss for s in scores]
-    without = worker.evaluate(6, (0, 1), {"base": repeat(start, 2)}, adaptations=[ewc])
+    without = worker.evaluate(6, (0, 1), {"base": repeat(start, 2)}, adaptations=[ewc]).rows
     assert [r.loss for r in without] != [r.loss for r in rows]
 
 

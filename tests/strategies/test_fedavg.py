@@ -167,7 +167,7 @@ def test_local_norms_stay_and_are_used_again():
     # What they kept is what evaluation is done with.
     scored = trial.worker.evaluate(
         2, range(4), strategy.models(trial.state, range(4)), states, adaptations=[_none()]
-    )
+    ).rows
     members = trial.worker.cohort(range(4), 2)
     wanted = evaluate(members, used, [s.test for s in benchmark.splits])
     assert [r.loss for r in scored] == pytest.approx([s.loss for s in wanted], rel=1e-9)

@@ -1,4 +1,4 @@
-"""ReLU and its kin as one thing: values held between two bounds, in place, and the way back."""
+"""ReLU and similar activations as clamping between two bounds, in place, and its gradient."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ class Clamp(NamedTuple):
 
 
 def clamp_of(layer: nn.Module) -> Clamp | None:
-    """The bounds of an activation that is nothing but bounds."""
+    """Return the bounds of an activation that only clamps."""
     if type(layer) is nn.ReLU:
         return Clamp(0.0)
     if type(layer) in (nn.ReLU6, nn.Hardtanh):
@@ -29,7 +29,7 @@ def clamp_(x: Tensor, clamp: Clamp) -> Tensor:
 
 
 def clamp_backward(dy: Tensor, y: Tensor, clamp: Clamp) -> Tensor:
-    """``dy`` where ``y``, the clamped value, lies strictly between the bounds; 0 elsewhere."""
+    """Return ``dy`` where the clamped value ``y`` lies strictly between the bounds, else 0."""
     if clamp.low == 0.0 and clamp.high == math.inf:
         return torch.ops.aten.threshold_backward(dy, y, 0.0)
     return torch.ops.aten.hardtanh_backward(dy, y, clamp.low, clamp.high)

@@ -1,7 +1,7 @@
 """Convolutions with more filters than pixels, as one matrix product for all filters.
 
-There PyTorch's own spends its time on arranging the filters: on a 2 x 2 map of 512 channels, with
-32 images, the product takes 0.3 of its time.
+PyTorch's convolution spends most of its time on rearranging such filters: for 32 images on a 2 x 2
+map of 512 channels, the matrix product takes 0.3 of its time.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import nn
 from fedadapt.client.stacking.linear import affine
 from fedadapt.client.stacking.value import Call, Stacked
 
-HEAVY = 10  # times as many numbers in the filters as in what they make
+HEAVY = 10  # the filters have so many times as many numbers as the output
 
 
 def suits_columns(layer: nn.Conv2d, x: Stacked) -> bool:
@@ -48,7 +48,7 @@ def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
 
 
 def _size(layer: nn.Conv2d, size: torch.Size) -> list[int]:
-    """Height and width of what comes out."""
+    """Return height and width of the output."""
     padding = _padding(layer)
     spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     return [(size[i] + 2 * padding[i] - spans[i]) // layer.stride[i] + 1 for i in (0, 1)]

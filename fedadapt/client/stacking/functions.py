@@ -1,7 +1,7 @@
-"""Functions and tensor methods of one client's values, for stacked ones.
+"""Functions and tensor methods for stacked values.
 
-Each takes what the model's code gave it, with ``Stacked`` in the place of tensors: dimensions and
-shapes are those that one client sees.
+Each takes the arguments that the model's code passed, with ``Stacked`` instead of tensors.
+Dimensions and shapes are those of a single client.
 """
 
 import operator

@@ -1,4 +1,4 @@
-"""The layers there are stacked kernels for."""
+"""The layers that have stacked kernels."""
 
 import copy
 from collections.abc import Callable
@@ -59,7 +59,7 @@ OTHERS: tuple[type[nn.Module], ...] = (
     nn.Dropout2d,
 )
 KNOWN = frozenset((*ELEMENTWISE, *POOLS, *FOLDING, *OTHERS))
-"""By exact type: a subclass may compute something else."""
+"""Looked up by exact type, because a subclass may compute something else."""
 
 
 def kernel_of(path: str, layer: nn.Module, clamp: Clamp | None = None) -> Kernel:
@@ -100,7 +100,7 @@ def _elementwise(layer: nn.Module) -> Kernel:
 
 
 def _pool(path: str, layer: nn.Module, clamp: Clamp | None) -> Kernel:
-    """A channel is pooled by itself: that of another client is like any other."""
+    """Pool each channel by itself, so channels of all clients can be pooled together."""
     if getattr(layer, "return_indices", False):
         raise Unstackable(f"{path}: indices of a pool")
     if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):

@@ -35,7 +35,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, clamp: Clamp | None) 
 
 
 class _Affine(torch.autograd.Function):
-    """Forward and backward as one would write them by hand: fewer passes than autograd's."""
+    """Forward and backward written by hand, with fewer passes over memory than autograd's."""
 
     @staticmethod
     def forward(

@@ -1,11 +1,10 @@
 """A model for stacks of clients: its graph, with a stacked kernel at each node.
 
-How it works: ``torch.fx`` follows the model's code once and writes down which layers, functions and
-methods it calls, in which order. Each of them is replaced by a kernel that does the same for the
-values of all clients at once; a call goes through the list. What follows a client's batch through
-the kernels is a ``Stacked``, which changes its layout only where a kernel asks for another one.
-What enters the head is a second output of the graph: it is computed in any case, so it costs
-nothing.
+``torch.fx`` traces the model's code once and records the layers, functions and methods that it
+calls, in their order. Each of them is replaced by a kernel that does the same for the values of all
+clients at once; a call of the network runs these kernels in turn. Values between kernels are
+``Stacked`` tensors, whose layout changes only where a kernel needs another one. The features that
+enter the head are a second output of the graph; they are computed in any case and cost nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +34,7 @@ class _Step:
 
     node: fx.Node
     kernel: Callable[..., Any]  # (call, *args, **kwargs)
-    last_uses: tuple[fx.Node, ...]  # nodes nobody asks for any more afterwards
+    last_uses: tuple[fx.Node, ...]  # nodes that no later node needs
 
 
 def trace(model: nn.Module) -> "StackedNetwork | None":
@@ -106,7 +105,7 @@ class StackedNetwork:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at the layers there are kernels for; goes into everything else."""
+    """A tracer that does not enter layers which have a kernel, and enters all other modules."""
 
     def __init__(self, head: nn.Module | None) -> None:
         super().__init__()
@@ -167,7 +166,7 @@ def _compiled(
         raise Unstackable("it does not take one tensor and return one")
     for node in graph.nodes:
         _check_in_place(modules, node)
-    # As an output it has a user more, so what follows neither moves nor folds the head into it.
+    # As an output it has one more user, so the passes below neither move it nor fold into it.
     end.args = ((end.args[0], *([entering] if entering is not None else [])),)
     _pool_first(graph, modules)
     _fold(graph, modules)
@@ -187,10 +186,10 @@ def _compiled(
 
 
 def _pool_first(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """``pool(relu(x))`` as ``relu(pool(x))``: the same numbers and gradients, of fewer values.
+    """Replace ``pool(relu(x))`` by ``relu(pool(x))``: the same result from fewer values.
 
-    The largest of some values, clamped, is the largest of the clamped ones. Where several are
-    clamped to it, no gradient goes through any of them.
+    The maximum of clamped values is the clamped maximum. Where several values are clamped to it,
+    none of them has a gradient.
     """
     for node in list(graph.nodes):
         before = node.args[0] if node.args and _is_max_pool(node, modules) else None
@@ -210,7 +209,7 @@ def _is_max_pool(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _fold(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Leave out a ReLU that alone follows a layer whose kernel can do it on the way."""
+    """Remove a ReLU that is the only user of a layer whose kernel can include it."""
     for node in list(graph.nodes):
         before = node.args[0] if node.args else None
         if not isinstance(before, fx.Node) or len(before.users) > 1 or before.op != "call_module":

@@ -1,4 +1,4 @@
-"""Batch norm of all clients: a channel of a client is a channel like any other."""
+"""Batch norm of all clients at once, with the channels of all clients side by side."""
 
 from collections.abc import Callable
 from typing import Any
@@ -68,10 +68,10 @@ def _average(mean: Tensor, var: Tensor, count: Tensor, rows: Tensor) -> None:
 
 
 class _Norm(torch.autograd.Function):
-    """PyTorch's own batch norm, on rows that it is made to see as images of one pixel.
+    """PyTorch's batch norm on rows that are presented as images of one pixel.
 
-    So it always takes its fastest way, channels last, which it does not recognise by itself where
-    images are very small.
+    It then always uses its fastest implementation, channels last, which it does not choose by
+    itself for very small images.
     """
 
     @staticmethod
@@ -128,6 +128,6 @@ class _Norm(torch.autograd.Function):
 
 
 def _pixels(rows: Tensor) -> Tensor:
-    """Rows [N, C] as images [N, C, 1, 1] with strides that say: channels last."""
+    """View rows [N, C] as images [N, C, 1, 1] whose strides are those of channels last."""
     channels = rows.shape[1]
     return rows.as_strided((*rows.shape, 1, 1), (channels, 1, channels, channels))

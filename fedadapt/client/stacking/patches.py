@@ -1,4 +1,4 @@
-"""A network's first convolution as a matrix product of what its filters see.
+"""The first convolution of a network as a matrix product of image patches.
 
 PyTorch's own is slow on images of one to three channels. Stored images have no gradient, which
 would have to be added up from the patches.
@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from fedadapt.client.stacking.value import Call, Stacked, casts
 
-MOST_SEEN = 32  # numbers under a filter; more are much to copy
-LEAST_MADE = 16  # channels that come out; products of fewer are slow
+MOST_SEEN = 32  # numbers in a patch; copying more is slow
+LEAST_MADE = 16  # output channels; products with fewer are slow
 
 
 def suits_patches(layer: nn.Conv2d) -> bool:
@@ -40,10 +40,10 @@ def by_patches(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
 
 
 def _patches(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """What filters see at each place, and with a bias a one: its gradient needs no pass of its own.
+    """Return the patch at each position, with a 1 appended if there is a bias.
 
     Returns:
-        [D, C * kh * kw (+ 1), B * H * W], and B, H, W of what comes out.
+        [D, C * kh * kw (+ 1), B * H * W], and B, H, W of the output.
 
     """
     (down, across), (high, wide) = layer.stride, layer.kernel_size

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from fedadapt.client.stacking.value import casts
 
-NARROW = 16  # channels; fewer are written faster one below the other and then turned
+NARROW = 16  # output channels; with fewer, computing the transposed product is faster
 
 
 def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

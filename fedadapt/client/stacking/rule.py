@@ -1,4 +1,4 @@
-"""Whether to stack the clients of a run, and how many at a time: a function of the network alone.
+"""Decide whether to stack the clients of a run, and how many, from the network alone.
 
 Stacking wins where calling operators costs more than their arithmetic, and loses where most of the
 arithmetic is in large dense convolutions: grouped ones are slower than plain ones there. Clients a
@@ -29,8 +29,8 @@ MAX_DENSE_SHARE = 0.25  # of the arithmetic; above it one client at a time is fa
 CACHE = 32 * 2**20  # bytes: what the widest layer of a stack may work on, on a CPU
 MEMORY = 2**30  # bytes: all activations and weights of a stack
 GPU_MEMORY = 4 * 2**30
-MOST_CLIENTS = 50  # more gain nothing, and wait for one another
-ENOUGH = 10  # clients, where models are large: more gain nothing, and all wait in memory
+MOST_CLIENTS = 50  # more are no faster
+ENOUGH = 10  # clients if models are large; more are no faster and take memory
 WEIGHTS = 16 * 2**20  # bytes: of more clients than that, a stack's weights are no more than this
 MOST_ON_GPU = 256
 FLOAT = 4  # bytes
@@ -61,10 +61,10 @@ def plan(
     batch_size: int,
     compute: torch.device | str = "cpu",
 ) -> Plan:
-    """The fast way to compute clients whose steps are ``batch_size`` images of ``image_shape``.
+    """Return the fastest way to compute clients with batches of ``batch_size`` images.
 
-    Nothing is measured, so the same run is planned in the same way wherever it runs. Shapes are
-    found with images of zeros: PyTorch takes seconds to load what it needs for the meta device.
+    Nothing is measured, so a run is planned alike on every machine. Shapes are found with images of
+    zeros, because PyTorch takes seconds to load what the meta device needs.
     """
     image = torch.zeros(1, *image_shape)
     state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}
@@ -104,7 +104,7 @@ def _cohort_size(work: _Work, on_gpu: bool) -> int:
 
 
 def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _Work:
-    """Counted by hooks while an image goes through: all numbers grow with the batch alike."""
+    """Count the work with hooks on one image; all numbers are proportional to the batch size."""
     dense, total, outputs, widest = [0], [0], [0], [0]
 
     def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -139,7 +139,7 @@ def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
     try:
         with evaluating(model), torch.no_grad():
             return tuple(run().shape)
-    except Exception:  # anybody's network may raise anything
+    except Exception:  # a network may raise any exception
         return ()
 
 

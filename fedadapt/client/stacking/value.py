@@ -1,4 +1,4 @@
-"""What flows through a stacked network, and what a call of it brings along."""
+"""The values that a stacked network computes with, and the arguments of a call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Seen = Callable[[str, Tensor], None]
 
 
 class Unstackable(ValueError):
-    """There is no stacked kernel for some part of a model: compute it by vmap or one by one."""
+    """A part of a model has no stacked kernel; compute it with vmap or one by one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,18 +23,18 @@ class Call:
 
     weights: Weights  # parameters and buffers, each [D, ...]
     clients: int
-    seen: Seen | None  # told what enters each batch-norm layer
+    seen: Seen | None  # called with the input of each batch-norm layer
     generators: Sequence[torch.Generator] | None  # one a client, for dropout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stacked:
-    """One value of every client, in one of two layouts.
+    """A value of every client, in one of two layouts.
 
-    *Plain* is [D, *shape]. *Images*, what convolutions make of [B, C, H, W] a client, are [B, D *
-    C, H, W] with the channels last in memory: pixel by pixel, the channels of all clients side by
-    side. There a depthwise convolution of all clients is an ordinary one, batch norm and pooling
-    too, and a 1x1 convolution is a batched matrix product of strided views; nothing is permuted.
+    The *plain* layout is [D, *shape]. The *images* layout holds [B, C, H, W] of every client as
+    [B, D * C, H, W], channels last in memory: the channels of all clients lie side by side at each
+    pixel. In it, depthwise convolutions, batch norm and pooling of all clients are ordinary ones,
+    and a 1x1 convolution is a batched matrix product of strided views without a permutation.
     """
 
     tensor: Tensor
@@ -43,7 +43,7 @@ class Stacked:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What one client alone would see."""
+        """The shape that a single client would see."""
         if not self.is_images:
             return tuple(self.tensor.shape[1:])
         batch, channels, height, width = self.tensor.shape
@@ -79,11 +79,11 @@ class Stacked:
         return self.with_tensor(channels_first.unflatten(1, (self.clients, -1)).transpose(0, 1))
 
     def with_tensor(self, tensor: Tensor) -> Stacked:
-        """The same layout with other numbers."""
+        """Return other numbers in the same layout."""
         return Stacked(tensor, self.clients, self.is_images)
 
 
 def casts(x: Tensor) -> bool:
-    """Whether autocast is on, which knows PyTorch's operators but not functions of our own."""
+    """Whether autocast is on; it handles PyTorch's operators but not our own functions."""
     where = x.device.type
     return where in ("cpu", "cuda") and torch.is_autocast_enabled(where)

@@ -1,4 +1,4 @@
-"""The orders that DUA's tables show, asked of any numbers. Of the published ones all hold.
+"""The rankings in DUA's tables, checked on any results. On the published ones all hold.
 
 No torch, no numpy.
 """
@@ -13,20 +13,20 @@ CLOSE = 1.0  # points between RACL and IMM
 
 
 class Claim(NamedTuple):
-    """What should hold, and by how much it does."""
+    """A ranking that should hold, and its margin."""
 
     text: str
-    points: float  # the smallest gap between what should be above and what below
+    points: float  # the smallest margin between a better and a worse method
     holds: bool
 
 
 MERGED = ("MAS-RACL", "FIM-RACL", "MAS-IMM", "FIM-IMM")
 LADDER = (("Task Experts",), ("Joint",), ("LwF",), ("EWC", "MAS"), MERGED)
-"""Of table 4, without adaptation: each above all below."""
+"""The ranking of table 4 without adaptation: each method is better than all that follow."""
 
 
 def claims(scores: Mapping[Key, Score], *, digits: bool) -> Iterator[Claim]:
-    """Those that can be asked of these accuracies.
+    """Return the claims that these accuracies allow to check.
 
     Args:
         digits: Fisher beats MAS on pairs of digits; of scenes the paper shows no such order.

@@ -1,4 +1,4 @@
-"""DUA's experiments: which runs, then their tables and their picture."""
+"""Carry out an experiment of DUA: its runs, then their table and picture."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ FIGURES = ("3",)
 
 
 def reproduce(name: str, given: Given) -> None:
-    """Do an experiment of DUA.
+    """Carry out an experiment of DUA.
 
     Raises:
         InputError: no such table or figure, bad settings, missing data or weights.
@@ -49,7 +49,7 @@ def reproduce(name: str, given: Given) -> None:
 
 
 def experiment(name: str, given: Given) -> tuple[Experiment, Path]:
-    """What is asked for, and the folder of its runs."""
+    """Return the experiment that the options describe, and the folder of its runs."""
     usual = EXPERIMENTS[name]
     table, preset = given.get("table", usual.table), given.get("preset", "paper")
     base = base_config(name, table, preset, overrides(given) | _rounds(given))
@@ -69,7 +69,7 @@ def experiment(name: str, given: Given) -> tuple[Experiment, Path]:
 
 
 def _rounds(given: Given) -> dict[str, Any]:
-    """A round is a task: the first ones only, where there is not the time for all."""
+    """Return the number of rounds, if given; one is a task, and fewer take the first tasks."""
     if "rounds" not in given:
         return {}
     if not str(given["rounds"]).isdecimal():
@@ -80,7 +80,7 @@ def _rounds(given: Given) -> dict[str, Any]:
 
 
 def run(wanted: Experiment, folder: Path) -> None:
-    """Do what is left of a table's runs; then the table and its picture."""
+    """Carry out the unfinished runs of a table, then write the table and its picture."""
     from fedadapt.simulations.check import check
     from fedadapt.simulations.compare import finished
 
@@ -104,7 +104,7 @@ def run(wanted: Experiment, folder: Path) -> None:
 
 
 def correlation(wanted: Experiment, folder: Path) -> None:
-    """Figure 3, of experts that are there; the first two are trained where they are not."""
+    """Make figure 3 from the first two experts, which are trained if they are missing."""
     from fedadapt.simulations.check import check
 
     for seed in wanted.seeds:

@@ -32,7 +32,7 @@ PAIRS = {"M1": (0, 1), "M2": (2, 3), "D1": (0, 2), "D2": (1, 3)}
 """What two of the four vectors share; they are in the order of ``Quartet``."""
 NAMES = ("M1 on D1", "M1 on D2", "M2 on D1", "M2 on D2")
 SAME_MODEL, SAME_DATA = ("M1", "M2"), ("D1", "D2")
-POINTS = 200_000  # drawn in a panel at most
+POINTS = 200_000  # points drawn in a panel, at most
 
 
 class Quartet(NamedTuple):
@@ -44,7 +44,7 @@ class Quartet(NamedTuple):
     m2_d2: Weights
 
     def rho(self) -> dict[str, float]:
-        """Pearson's correlation of each pair that shares something."""
+        """Return Pearson's correlation of each pair that shares the model or the data."""
         return {name: pearson(self[a], self[b]) for name, (a, b) in PAIRS.items()}
 
 
@@ -57,7 +57,7 @@ class Found:
     first: Quartet  # of the first seed's first user
 
     def mean(self, seed: int | None = None, user: int | None = None) -> dict[str, float]:
-        """Over seeds and users, or those of one."""
+        """Return the mean over seeds and users, or over the users of one seed."""
         some = [
             rho
             for number, users in zip(self.seeds, self.rho, strict=True)
@@ -85,14 +85,14 @@ def pearson(a: Weights, b: Weights) -> float:
 
 
 def gate(rho: dict[str, float]) -> bool:
-    """The paper's finding: importance depends on the model more than on the data."""
+    """Whether the paper's finding holds: importance depends on the model more than on the data."""
     return min(rho[name] for name in SAME_MODEL) > max(rho[name] for name in SAME_DATA)
 
 
 def correlate(
     experiment: Experiment, folder: Path, progress: Callable[[Epoch], None] | None = None
 ) -> Found:
-    """All seeds' experts of the first two tasks on all users; experts are trained where missing."""
+    """Correlate the first two tasks' experts on all users and seeds; train missing experts."""
     first: Quartet | None = None
     found = []
     for seed in experiment.seeds:
@@ -110,8 +110,8 @@ def correlate(
 def quartets(
     config: RunConfig, progress: Callable[[Epoch], None] | None = None
 ) -> Iterator[Quartet]:
-    """One user after the other, in the order of clients; ``config`` is a run of MAS-RACL."""
-    # Task Experts are the same experts, which are not merged: nothing else is computed.
+    """Yield the importances of each user in client order; ``config`` is a run of MAS-RACL."""
+    # Task Experts trains the same experts and does not merge them, so nothing else is computed.
     alone = replace(config, strategy="task-experts", rounds=2, adapt="none", adapt_args="")
     assembly = assemble(alone)
     if assembly.tasks is None:
@@ -147,7 +147,7 @@ def quartets(
 
 
 def table(experiment: Experiment, found: Found) -> Grid:
-    """Published beside measured."""
+    """Return the table of published and measured correlations."""
     lines = [_line("published", "not said", FIGURE_3)]
     for seed in found.seeds:
         lines.append(_line(f"seed {seed}", "user 1", found.mean(seed, 0)))
@@ -175,7 +175,7 @@ def _line(seed: str, users: str, rho: dict[str, float]) -> tuple[str, ...]:
 
 @styled
 def draw(experiment: Experiment, found: Found, path: Path) -> Path:
-    """Four panels, a point a parameter; the first user of the first seed."""
+    """Draw four panels with a point for each parameter, for the first user and seed."""
     figure = new_figure(9, 8)
     rho = found.first.rho()
     for axes, (shared, (a, b)) in zip(figure.subplots(2, 2).flat, PAIRS.items(), strict=True):
@@ -202,7 +202,7 @@ def _flat(weights: Weights) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
 
 
 def metadata(found: Found) -> dict[str, object]:
-    """As JSON."""
+    """Return the correlations as JSON."""
     return {
         "seeds": found.seeds,
         "rho": found.rho,

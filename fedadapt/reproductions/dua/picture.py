@@ -1,4 +1,4 @@
-"""One picture of a table: every method's accuracy, and how one of them fares task after task."""
+"""Draw a table: the accuracy of every method, and of one method after each task."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ COLOUR = dict(zip(ADAPTATIONS, COLOURS, strict=False))
 
 @styled
 def draw(experiment: Experiment, results: Results, path: Path) -> Path:
-    """Two panels in one PNG; the matrix is of the table's first row."""
+    """Draw two panels into one PNG; the matrix is that of the table's first row."""
     methods = list(dict.fromkeys(row.method for row in results.rows))
     figure = new_figure(12, 1.6 + 0.5 * max(4, len(methods)))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -33,7 +33,7 @@ def draw(experiment: Experiment, results: Results, path: Path) -> Path:
 
 
 def _accuracies(axes, experiment: Experiment, results: Results, methods: list[str]) -> None:  # type: ignore[no-untyped-def]
-    """A line a method: measured in colour, its runs as dots, published as a diamond."""
+    """Draw a line for each method: the mean in colour, runs as dots, published as a diamond."""
     named: set[str] = set()
 
     def once(label: str) -> str | None:

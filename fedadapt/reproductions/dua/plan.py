@@ -1,4 +1,4 @@
-"""What DUA's experiments consist of: runs, and which model of which run is which row. No torch."""
+"""The experiments of DUA: their runs, and the run and model of each row. No torch."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from fedadapt.reproductions.dua.published import ADAPTATIONS, PUBLISHED, Key, Sc
 
 
 class Source(NamedTuple):
-    """Where a method of the paper is found: a run of this strategy, this model of it."""
+    """The strategy and the model of its run that measure a method of the paper."""
 
     strategy: str
     model: str
@@ -31,10 +31,10 @@ METHODS: dict[str, Source] = {
     "LwF": Source("lwf", "base"),
     "Joint": Source("joint", "base"),
 }
-"""By the paper's name. One run of RACL shows IMM as well: what its users are served anyway."""
+"""By the paper's name. A run of RACL measures IMM too: it is the run's base model."""
 
 TABLES: dict[str, tuple[str, ...]] = {
-    "1": (),  # nothing is run for it
+    "1": (),  # it needs no runs
     "2": ("MAS-IMM", "FIM-IMM"),
     "3": ("MAS-RACL", "MAS-IMM", "FIM-RACL", "FIM-IMM"),
     "4": tuple(METHODS),
@@ -51,9 +51,9 @@ class Row(NamedTuple):
     """A line of a table."""
 
     method: str
-    adaptation: str  # on top: none, adabn, adabn-s
+    adaptation: str  # none, adabn or adabn-s
     strategy: str
-    label: str  # in the run's summary
+    label: str  # of the row in the run's summary
 
     @property
     def key(self) -> Key:
@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run of a strategy, on the users' images of one draw."""
+    """One run of a strategy, on one draw of the users' images."""
 
     strategy: str
     seed: int
@@ -70,12 +70,12 @@ class Run(NamedTuple):
 
 
 class Defaults(NamedTuple):
-    """An experiment where nothing is said."""
+    """The defaults of an experiment."""
 
     benchmark: str
     table: str
     model: str
-    norm_model: str = ""  # for table 4; empty: the same
+    norm_model: str = ""  # the network of table 4; empty: ``model``
     weights: str = ""
     seeds: tuple[int, ...] = (7, 8, 9)
     draws: tuple[int, ...] = (1,)
@@ -102,12 +102,12 @@ class Experiment:
     preset: str
     seeds: tuple[int, ...]
     draws: tuple[int, ...]
-    training: Mapping[str, Any]  # of experts: changes to the preset
+    training: Mapping[str, Any]  # changes to the preset of the experts' training
     experts: Path  # shared by all runs
 
     @property
     def published(self) -> Mapping[Key, Score]:
-        """What the paper has for this network; empty where it has nothing."""
+        """The published results for this network; empty if there are none."""
         return PUBLISHED.get((self.name, self.base.model), {})
 
     @property
@@ -116,7 +116,7 @@ class Experiment:
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The lines of the table."""
+        """The rows of the table."""
         found = []
         for method in TABLES[self.table]:
             strategy, model = METHODS[method]
@@ -128,14 +128,14 @@ class Experiment:
         return tuple(found)
 
     def runs(self, folder: Path) -> Iterator[Run]:
-        """All runs of the table, each strategy once a seed and draw."""
+        """All runs of the table: each strategy for each seed and draw."""
         for seed in self.seeds:
             for draw in self.draws:
                 for strategy in dict.fromkeys(row.strategy for row in self.rows):
                     yield self.run(strategy, seed, draw, folder)
 
     def run(self, strategy: str, seed: int, draw: int, folder: Path) -> Run:
-        """One of them; ``folder`` holds the folders of all."""
+        """Return the settings of one run; ``folder`` holds the folders of all runs."""
         arguments = {"preset": self.preset, "expert_folder": str(self.experts), **self.training}
         if draw != 1:
             arguments["draw"] = draw
@@ -171,7 +171,7 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
     model = usual.norm_model if table == "4" and usual.norm_model else usual.model
     known = models.find(changes.get("model", model))
     weights = usual.weights if known is not None and known.imagenet else ""
-    # The released code spoils users' images at their native size and does not resize them.
+    # The released code corrupts users' images at their native size and does not resize them.
     native = preset == "released" and name == "dua-transprior"
     given = {
         "benchmark": usual.benchmark,

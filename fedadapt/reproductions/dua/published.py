@@ -13,14 +13,14 @@ from typing import NamedTuple
 
 
 class Score(NamedTuple):
-    """Percent, and points over all T tasks; None: not applicable."""
+    """Accuracy in percent, and forgetting in points over all T tasks; None: not applicable."""
 
     accuracy: float
     forgetting: float | None
 
 
 Key = tuple[str, str]
-"""Method as the paper calls it, and adaptation on top of it: ``none``, ``adabn``, ``adabn-s``."""
+"""The paper's name of a method, and the adaptation: ``none``, ``adabn`` or ``adabn-s``."""
 
 ADAPTATIONS = ("none", "adabn", "adabn-s")
 
@@ -70,7 +70,7 @@ def _tables() -> dict[tuple[str, str], dict[Key, Score]]:
 
 
 PUBLISHED: dict[tuple[str, str], dict[Key, Score]] = _tables()
-"""By experiment and network."""
+"""Experiment and network -> results."""
 
 TABLE_1: dict[str, str] = {
     "MAS-RACL": "psi; unsupervised; N trainings; gradients of F",

@@ -1,4 +1,4 @@
-"""From the summaries of DUA's runs to accuracy, forgetting and matrix of each row of a table."""
+"""Collect accuracy, forgetting and matrix of each row of a table from the runs' summaries."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,11 +28,11 @@ class Measured:
 
     @property
     def by_task(self) -> Array:
-        """At the end: [R, T]."""
+        """Accuracies after the last task, [R, T]."""
         return self.matrix[:, -1]
 
     def score(self, row: Row, runs: slice = slice(None)) -> Score:
-        """In the paper's units, mean over some of the runs."""
+        """Return the mean over some of the runs, in the paper's units."""
         forgotten = 100 * float(self.forgetting_over_all[runs].mean())
         accuracy = 100 * float(self.accuracy[runs].mean())
         return Score(accuracy, forgotten if can_forget(row) else None)
@@ -40,7 +40,7 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What was measured."""
+    """The measured results of a table."""
 
     rows: tuple[Row, ...]
     measured: tuple[Measured, ...]  # one a row
@@ -48,14 +48,14 @@ class Results:
     domains: tuple[str, ...]  # of the images, where a benchmark has several
 
     def scores(self, run: int | None = None) -> dict[Key, Score]:
-        """Means over runs, or those of one."""
+        """Return the means over all runs, or the results of one."""
         some = slice(None) if run is None else slice(run, run + 1)
         pairs = zip(self.rows, self.measured, strict=True)
         return {row.key: found.score(row, some) for row, found in pairs}
 
 
 def can_forget(row: Row) -> bool:
-    """Not where each task keeps its own expert, nor where all are learnt at once."""
+    """Whether a method can forget: not with an expert for each task, nor with joint training."""
     cls = find(row.strategy)
     return not cls.separate and cls.method != "joint"
 
@@ -63,7 +63,7 @@ def can_forget(row: Row) -> bool:
 def collect(
     experiment: Experiment, runs: Iterable[tuple[Run, Mapping[str, Any]]], folder: Path
 ) -> Results:
-    """Results from finished runs and their summaries.
+    """Return the results of finished runs from their summaries.
 
     Raises:
         InputError: a summary lacks what a row is made of.

@@ -1,4 +1,4 @@
-"""DUA's tables: published beside measured."""
+"""Tables of DUA: published and measured results side by side."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ NOTHING = "-"
 
 
 def grids(experiment: Experiment, results: Results) -> Iterator[Grid]:
-    """Accuracy and forgetting, accuracy by task, and whether the paper's orders hold."""
+    """Return tables of accuracy and forgetting, accuracy by task, and the paper's rankings."""
     yield _scores(experiment, results)
     yield _by_task(experiment, results)
     yield _claims(experiment, results)
@@ -120,13 +120,13 @@ def _points(value: float | None) -> str:
 
 
 def spread(values: NDArray[np.float64]) -> str:
-    """Shares [R] as percent: mean ± sample standard deviation."""
+    """Return shares [R] in percent, as mean ± sample standard deviation."""
     text = f"{100 * values.mean():.2f}"
     return text if len(values) < 2 else f"{text} ± {100 * values.std(ddof=1):.2f}"
 
 
 def metadata(experiment: Experiment, results: Results) -> dict[str, object]:
-    """All of it, as JSON; shares in [0, 1] where measured, None above a matrix's diagonal."""
+    """Return all results as JSON; measured shares are in [0, 1], None above the diagonal."""
     rows = []
     for row, found in zip(results.rows, results.measured, strict=True):
         published = experiment.published.get(row.key)

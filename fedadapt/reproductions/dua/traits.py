@@ -1,4 +1,4 @@
-"""DUA's table 1 from what the code does: strategies are asked, nothing is trained."""
+"""DUA's table 1, derived from the strategies in the code without training."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -23,7 +23,7 @@ STAYS = "MAS-RACL, merged on the client"
 
 
 class Trainings(NamedTuple):
-    """How many networks are trained, wholly or in part, for N tasks and L users."""
+    """The number of networks trained, wholly or in part, for N tasks and L users."""
 
     once: int = 0
     each_task: int = 0
@@ -39,12 +39,12 @@ class Trainings(NamedTuple):
 
 
 class Traits(NamedTuple):
-    """A line of table 1. psi: the server's merge is a user's own; phi: the user's model is."""
+    """A row of table 1. psi: the server merges for each user; phi: each user adapts its model."""
 
     psi: bool
     phi: bool
-    needs_labels: bool  # of the user's images
-    leaves: str  # the client, beside its scores in a simulation
+    needs_labels: bool  # whether labels of the user's images are needed
+    leaves: str  # what leaves the client, beside its scores in a simulation
     server: Trainings
     users: Trainings
 
@@ -54,7 +54,7 @@ class Traits(NamedTuple):
 
 
 def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Traits:
-    """What a run of ``strategy`` with one local adaptation asks of a user."""
+    """Return what a run of ``strategy`` with one local adaptation needs from a user."""
     given = parse_arguments(arguments, "strategy-args")
     cls = method_class(strategy)
     method = cls(model=mlp((1, 4, 4), 2), **arguments_for(cls, given, "strategy-args", strategy))
@@ -71,7 +71,7 @@ def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Trai
 
 
 def reads_labels(kind: Kind) -> bool:
-    """Whether an importance depends on the labels it is given: they are changed to see."""
+    """Whether an importance depends on labels, found by changing them."""
     logits, levels = torch.tensor([[0.0, 1.0]]), torch.tensor([0.5])
     score = MEASURES[kind].score
     one, other = (score(logits, torch.tensor([label]), levels) for label in (0, 1))
@@ -79,17 +79,17 @@ def reads_labels(kind: Kind) -> bool:
 
 
 def trains(local: Adaptation) -> bool:
-    """Whether a local adaptation moves parameters by gradients."""
+    """Whether a local adaptation trains parameters with gradients."""
     return hasattr(local, "epochs")
 
 
 def method_class(strategy: str) -> type[MergedExperts]:
-    """The class of a strategy that learns tasks."""
+    """Return the class of a strategy for task-incremental benchmarks."""
     return find(strategy)
 
 
 def _leaves(strategy: MergedExperts) -> str:
-    """What the server would expect of a client of this network, and its size."""
+    """Return what the server expects a client with this network to send, and its size."""
     network = strategy.model
     if IMPORTANCE not in strategy.actions(DuaState(0, (0,)), 1):
         return "nothing"
@@ -103,7 +103,7 @@ def _leaves(strategy: MergedExperts) -> str:
 
 
 def table(experiment: Experiment) -> Grid:
-    """Table 1, with what the paper says beside it."""
+    """Return table 1, with the paper's entries beside ours."""
     preset = f"preset={experiment.preset}"
     found = dict(_rows(preset))
     tasks, users = len(experiment.tasks), experiment.base.clients
@@ -152,7 +152,7 @@ def _rows(preset: str) -> Iterator[tuple[str, Traits]]:
 
 
 def _shared(strategy: str) -> str:
-    """The strategy that makes the base model of ``strategy`` and nothing else."""
+    """Return the strategy that makes only the base model of ``strategy``."""
     wanted = method_class(strategy)
     return next(
         name
@@ -162,7 +162,7 @@ def _shared(strategy: str) -> str:
 
 
 def learning_tasks() -> Iterator[tuple[str, type[MergedExperts]]]:
-    """Our strategies that learn task after task, by name."""
+    """Return the names of our strategies for task-incremental benchmarks."""
     for name in STRATEGIES.ours:
         cls = find(name)
         if issubclass(cls, MergedExperts):

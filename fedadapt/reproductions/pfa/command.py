@@ -1,4 +1,4 @@
-"""PFA's experiments: which runs, then their tables and their picture."""
+"""Carry out an experiment of PFA: its runs, then their tables and picture."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,12 +11,12 @@ from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
 from fedadapt.reproductions.pfa.plan import PER_CLIENT, Experiment, Rounds, experiment
 from fedadapt.strategies.registry import select
 
-SETTINGS = ("lr", "strategy_args")  # of the runs, beside those that all papers know
+SETTINGS = ("lr", "strategy_args")  # settings of the runs, beside those in ``OVERRIDES``
 OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out"})
 
 
 def reproduce(name: str, given: Given) -> None:
-    """Do an experiment of PFA.
+    """Carry out an experiment of PFA.
 
     Raises:
         InputError: no such table, bad settings, missing data or weights.
@@ -36,7 +36,7 @@ def reproduce(name: str, given: Given) -> None:
 
 
 def _check_arguments(wanted: Experiment) -> None:
-    """Refuse PFA's arguments now, not after the federated model has been trained."""
+    """Check PFA's arguments before the federated model is trained."""
     for name, config in wanted.runs(0, Path()):
         if name != "federated":
             select(replace(config, weights="federated"))
@@ -45,7 +45,7 @@ def _check_arguments(wanted: Experiment) -> None:
 def run(
     wanted: Experiment, seeds: Sequence[int], folder: Path, *, per_client: bool = False
 ) -> None:
-    """Do what is left of an experiment; then its tables and its picture."""
+    """Carry out the unfinished runs of an experiment, then write its tables and its picture."""
     from fedadapt.reproductions.pfa.results import collect, finds_the_given
     from fedadapt.simulations.check import check
     from fedadapt.simulations.compare import finished
@@ -58,7 +58,7 @@ def run(
             if name == "found" and not begun and finds_the_given(runs["pfa"]):
                 console.out(f"seed {seed}, {name}: the groups are those given, so is all the rest")
                 continue
-            check(config)  # a later run starts from what an earlier one leaves
+            check(config)  # here, because a later run starts from the weights of an earlier one
             line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}"
             console.out(line, highlight=False)
             finished(config, console)

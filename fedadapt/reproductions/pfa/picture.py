@@ -1,4 +1,4 @@
-"""PFA's figures 4 and 5 over all seeds: convergence, and what each client gains."""
+"""PFA's figures 4 and 5 over all seeds: convergence, and the gain of each client."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ COLOUR = dict(zip(NAMES, COLOURS[1:4] + COLOURS[:1] + COLOURS[5:6] + COLOURS[4:5
 
 @styled
 def draw(experiment: Experiment, results: Results, path: Path) -> Path:
-    """Two panels in one PNG."""
+    """Draw two panels into one PNG."""
     figure = new_figure(11, 8)
     above, below = figure.subplots(2, 1)
     _convergence(above, experiment, results)
@@ -37,7 +37,7 @@ def _convergence(axes, experiment: Experiment, results: Results) -> None:  # typ
         found = results.curves[method]
         steps = offset + np.array(found[0].steps) * scale
         means = 100 * np.stack([c.test.mean(1) for c in found])
-        if offset:  # all go on from the federated model
+        if offset:  # these methods continue from the federated model
             before = [c.test[-1].mean() for c in results.curves["Baseline"]]
             steps = np.concatenate([[offset], steps])
             means = np.concatenate([100 * np.array(before)[:, None], means], axis=1)

@@ -1,4 +1,4 @@
-"""What PFA's experiments consist of: runs, their settings and their order. No torch."""
+"""The experiments of PFA: their runs, with settings and order. No torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ LOCAL = {"Fine-tune": "fine-tune", "KD": "kd", "EWC": "ewc"}  # the paper's name
 
 
 class Rounds(NamedTuple):
-    """How long: of the federated model, then in groups."""
+    """Numbers of rounds: of the federated model, then in groups."""
 
     federated: int
     grouped: int
@@ -33,18 +33,18 @@ class Rounds(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One of the paper's experiments; the defaults are its section 5.1 and its released code's."""
+    """An experiment of the paper; defaults are those of section 5.1 and of the released code."""
 
     name: str
     base: RunConfig  # data, network, local training
-    groups: int  # there are in truth; the paper knew how many
+    groups: int  # the true number, which the paper assumes to be known
     arguments: tuple[tuple[str, str], ...] = ()  # network, PFA's arguments: where not the paper's
     rounds: Rounds = Rounds(50, 30)  # noqa: RUF009, it is immutable
     random: bool = False  # table 8's baseline as well
     published: Published | None = None
 
     def runs(self, seed: int, folder: Path) -> Iterator[tuple[str, RunConfig]]:
-        """The runs of a seed, each after those that it needs: its name and settings."""
+        """Return the runs of a seed by name; each comes after those that it needs."""
         folder = folder / f"seed-{seed}"
         stage = self.base.local_epochs
         budget = {f"{a}.{k}": v for a in LOCAL.values() for k, v in self._budget(stage).items()}
@@ -60,7 +60,7 @@ class Experiment:
                 out=str(folder / "federated"),
             ),
         )
-        # What ``auto`` means differs with weights; all runs are to scale images alike.
+        # ``auto`` depends on the weights, but all runs must scale images alike.
         scaling = self.base.normalization
         if scaling == "auto":
             scaling = "imagenet" if self.base.weights else "data"
@@ -86,16 +86,17 @@ class Experiment:
 
     @property
     def told(self) -> str:
-        """What PFA is told with this network, beyond its defaults."""
+        """PFA's arguments for this network that differ from its defaults."""
         return self.base.strategy_args or dict(self.arguments).get(self.base.model, "")
 
     def _budget(self, stage: int) -> dict[str, float]:
-        """Local baselines train as PFA does: as long, stage by stage as its rounds are, as fast."""
+        """Arguments with which local baselines train as long and as fast as PFA does in groups."""
         budget: dict[str, float] = {"epochs": self.rounds.grouped * stage, "stage": stage}
         return budget if self.base.lr == PAPER.lr else budget | {"lr": self.base.lr}
 
 
 PAPER = RunConfig(
+    local=False,  # the paper's tables do not have it
     local_epochs=5,
     batch_size=32,
     lr=0.01,
@@ -137,7 +138,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def experiment(name: str, table: str = "") -> Experiment:
-    """The experiment of that name, or the part of it that ``table`` of the paper shows.
+    """Return the experiment of that name, or the part that ``table`` of the paper shows.
 
     Raises:
         InputError: no such table of that experiment.

@@ -13,9 +13,9 @@ METHODS = ("Baseline", "Fine-tune", "KD", "EWC", "PFA")
 
 
 class Published(NamedTuple):
-    """One network's numbers."""
+    """The published results of one network."""
 
-    model: str  # as the paper calls it
+    model: str  # the paper's name for it
     clients: dict[str, tuple[float, ...]]  # method -> 20 clients
 
 

@@ -1,4 +1,4 @@
-"""From the run folders of PFA's experiment to accuracies by method, rule, seed and client."""
+"""Collect accuracies by method, rule, seed and client from the runs of a PFA experiment."""
 
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ METHODS = {
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What was measured."""
+    """The measured results of all seeds."""
 
     seeds: tuple[int, ...]
     kinds: tuple[str, ...]  # of each client
@@ -41,7 +41,7 @@ class Results:
         return tuple(dict.fromkeys(self.kinds))
 
     def by_kind(self, method: str, rule: str) -> NDArray[np.float64]:
-        """Means over the clients of each kind, then over kinds: [seeds, kinds + 1], in [0, 1]."""
+        """Return the means over the clients of each kind, and over kinds: [seeds, kinds + 1]."""
         values = self.accuracy[method][rule]
         kinds = np.array(self.kinds, dtype=object)
         means = [values[:, kinds == kind].mean(1) for kind in self.kind_names]
@@ -75,7 +75,7 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
 
 
 def finds_the_given(pfa: RunConfig) -> bool:
-    """Whether this finished run would be the same to the bit without the number of groups."""
+    """Whether the groups found equal the given ones, so that another run would be identical."""
     told = _groups(Path(pfa.out))
     method = str(parse_arguments(pfa.strategy_args, "strategy-args").get("method", "efficient"))
     found = group_clients(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
@@ -83,7 +83,7 @@ def finds_the_given(pfa: RunConfig) -> bool:
 
 
 def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:
-    """Who chooses a round together.
+    """Return the groups of clients that choose a round together.
 
     All for the federated model, a group for its own, each client for what it does alone.
     """

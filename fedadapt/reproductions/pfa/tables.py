@@ -1,4 +1,4 @@
-"""PFA's tables: published beside measured, in percent."""
+"""Tables of PFA: published and measured accuracies side by side, in percent."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ ORDER = (*METHODS, "PFA, number found", "Random")
 
 
 def grids(experiment: Experiment, results: Results, *, per_client: bool = False) -> Iterator[Grid]:
-    """The tables of a reproduction: by kind of client, by client where asked for, the groups."""
+    """Return the tables of a reproduction: by kind, by client if asked for, and the groups."""
     yield _by_kind(experiment, results)
     if per_client:
         yield _by_client(experiment, results)
@@ -81,7 +81,7 @@ def _by_client(experiment: Experiment, results: Results) -> Grid:
 
 
 def _wins(results: Results) -> Grid:
-    """How much PFA gains over each other method, and on how many clients."""
+    """Describe the gain of PFA over each other method, and on how many clients it gains."""
     lines = []
     for method in _methods(results):
         if method == "PFA":
@@ -114,7 +114,7 @@ def _grouping(results: Results) -> Grid:
 
 
 def _spread(values: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> Sequence[str]:
-    """Mean ± sample standard deviation over seeds, column by column."""
+    """Return mean ± sample standard deviation over seeds for each column."""
     means = values.mean(0)
     if len(values) < 2:
         return [f"{m:.2f}" for m in means]

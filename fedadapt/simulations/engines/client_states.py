@@ -1,4 +1,4 @@
-"""What clients keep between rounds, where that lives with the server: in memory, then on disk."""
+"""Client states that live with the server: in memory first, then in a file on disk."""
 
 import tempfile
 import threading
@@ -16,13 +16,13 @@ from fedadapt.errors import FedadaptError
 from fedadapt.messages import Update
 from fedadapt.weights import Weights, is_finite, num_bytes, row
 
-BUDGET = 2**28  # bytes of what clients keep that stay in memory
+BUDGET = 2**28  # bytes of client states that stay in memory
 
 
 class State(Mapping[str, Weights]):
-    """What one client keeps, part by part; each is read when asked for, and none ever changes.
+    """The state of one client; a part is read when it is asked for.
 
-    So the same object is the same content: a checkpoint need not look into it again.
+    A state never changes: the same object has the same content, and a checkpoint need not compare.
     """
 
     __slots__ = ("__weakref__", "_parts", "_read")
@@ -47,39 +47,39 @@ class State(Mapping[str, Weights]):
 
 
 class ClientStates:
-    """What each client of a simulation keeps, by its number. Safe to use from several threads.
+    """The states of all clients of a simulation, by number. Safe to use from several threads.
 
-    States are in memory as long as those that anybody still holds (a snapshot counts) fit
-    ``budget``; others are in a file without a name, which is gone with this process however that
-    ends: what must outlive it is the checkpoint's. A state that is new stays where there is room
-    rather than take the place of an old one: clients come round and round, and the oldest would
-    always be the next one asked for.
+    States are kept in memory up to ``budget``, counting all that are still referenced, by a
+    snapshot for example. Further states go to a file without a name, which disappears with this
+    process however it ends; the checkpoint keeps what must outlive the process. A new state does
+    not displace an older one from memory: clients are asked in turn, so the oldest state is always
+    the next to be needed.
     """
 
     def __init__(self, folder: Path | None = None, budget: int = BUDGET) -> None:
-        """Begin with nothing kept.
+        """Begin without any states.
 
         Args:
-            folder: Where the file lies, once there is one; the system's for such files if None,
-                which may be in memory itself.
-            budget: Bytes in memory.
+            folder: The folder of the file, made when it is first needed. None stands for the
+                system's folder for temporary files, which may be in memory itself.
+            budget: Bytes of states in memory.
 
         """
         self._states: dict[int, State] = {}
         self._spill_file = SpillFile(folder)
         self._budget = budget
         self._in_memory = 0
-        self._gone: deque[int] = deque()  # sizes of states in memory that nobody holds any more
+        self._gone: deque[int] = deque()  # sizes of states in memory that are no longer referenced
         self._lock = threading.Lock()
 
     def of(self, client: int) -> Mapping[str, Weights]:
-        """The parts a client keeps, {} for none; read only."""
+        """Return a client's parts, {} if it has none; read only."""
         return dict(self._states.get(client, {}))
 
     def remember(self, clients: tuple[int, ...], update: Update) -> None:
-        """Keep row d of each of the update's parts for the d-th client, beside its other parts.
+        """Store row d of each of the update's parts for the d-th client, beside its other parts.
 
-        A client whose training diverged keeps what it had, or it would never recover.
+        A client whose training diverged keeps its former state, or it would never recover.
         """
         for index, client in enumerate(clients):
             new = {part: row(weights, index) for part, weights in update.states.items()}
@@ -89,11 +89,11 @@ class ClientStates:
                 self._states[client] = self._put({p: new[p] if p in new else old[p] for p in parts})
 
     def snapshot(self) -> dict[int, Mapping[str, Weights]]:
-        """All states as they are now, by client; nothing is copied, nor read from the disk."""
+        """Return all states by client, without copying them or reading them from disk."""
         return dict(self._states)
 
     def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
-        """Go back to a snapshot, of this keeper or as it came out of a checkpoint."""
+        """Go back to a snapshot, made here or read from a checkpoint."""
         self._states = {
             client: parts if isinstance(parts, State) else self._put(parts)
             for client, parts in states.items()
@@ -109,7 +109,7 @@ class ClientStates:
         return state
 
     def _takes(self, size: int) -> bool:
-        """Whether ``size`` more bytes fit into memory; they are booked if so."""
+        """Whether ``size`` more bytes fit into memory; if so, they are counted as used."""
         with self._lock:
             while self._gone:
                 self._in_memory -= self._gone.popleft()
@@ -119,7 +119,7 @@ class ClientStates:
 
 
 class Array(NamedTuple):
-    """A tensor in the file, without its place."""
+    """A tensor in the file, without its offset."""
 
     part: str
     name: str
@@ -132,21 +132,21 @@ class Array(NamedTuple):
 
 
 class SpillFile:
-    """States in a temporary file; the room of one that nobody holds any more is used again."""
+    """States in a temporary file. The space of a state that is no longer referenced is reused."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._lock = threading.Lock()
         self._end = 0
-        self._gone: deque[tuple[int, int]] = deque()  # (size, place): a finaliser takes no lock
-        self._free: dict[int, list[int]] = {}  # size -> places; most states are of one size
-        self._layouts: dict[tuple[Array, ...], tuple[Array, ...]] = {}  # each is held once
+        self._gone: deque[tuple[int, int]] = deque()  # (size, offset): a finaliser takes no lock
+        self._free: dict[int, list[int]] = {}  # size -> offsets; most states are of one size
+        self._layouts: dict[tuple[Array, ...], tuple[Array, ...]] = {}  # shared if equal
 
     def put(self, parts: Mapping[str, Weights]) -> State:
         """Write a state.
 
         Raises:
-            FedadaptError: The disk is full, or the folder is not ours to write to.
+            FedadaptError: The disk is full, or the folder is not writable.
 
         """
         arrays = tuple(
@@ -183,7 +183,7 @@ class SpillFile:
         return found
 
     def _place(self, size: int) -> int:
-        """Where ``size`` bytes can go; the file is there afterwards."""
+        """Return an offset for ``size`` bytes; the file is created if it does not exist yet."""
         if not self._end:
             if self._folder is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -199,5 +199,5 @@ class SpillFile:
 
 
 def _raw(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, to be read or written."""
+    """Return the bytes of a contiguous tensor, for reading or writing."""
     return tensor.reshape(-1).view(torch.uint8).numpy().data

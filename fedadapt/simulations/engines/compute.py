@@ -1,10 +1,10 @@
-"""What any engine's worker does with some of a request's clients, wherever it runs."""
+"""Compute a request for some of its clients: the part of a worker that all engines share."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from fedadapt.client.failures import guarded
+from fedadapt.client.failures import guarded, pieces
 from fedadapt.messages import Answers, Config, Failure, Sent, bytes_up
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.simulations.collected_models import CollectedModels
@@ -16,7 +16,7 @@ Kept = Sequence[Mapping[str, Weights]]
 
 
 class Query(NamedTuple):
-    """What ``ClientPool.ask`` asks, whoever is asked."""
+    """The arguments of ``ClientPool.ask`` that are the same for all clients."""
 
     action: str
     round: int
@@ -26,7 +26,7 @@ class Query(NamedTuple):
 def answer(
     worker: Worker, query: Query, clients: tuple[int, ...], models: Weights, states: Kept
 ) -> list[Answers]:
-    """Compute ``query`` for clients; ``models`` and ``states`` have a row for each."""
+    """Answer ``query`` for clients; ``models`` and ``states`` have a row for each."""
 
     def compute(first: int, last: int) -> Answers:
         some = clients[first:last]
@@ -40,8 +40,8 @@ def answer(
 
 
 def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[EvaluationAnswers]:
-    """Score ``request.models`` on ``request.clients``; both and ``states`` have equal lengths."""
-    methods = [a for a in worker.adaptations if a.name in request.adaptations]
+    """Score the models of ``request`` on its clients; they and ``states`` have equal lengths."""
+    methods = worker.methods(request.adaptations)
 
     def compute(first: int, last: int) -> EvaluationAnswers:
         some = request.clients[first:last]
@@ -52,6 +52,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             some,
             {name: rows(w, first, last) for name, w in request.models.items()},
             states[first:last],
+            on_client=request.on_client,
             adaptations=methods,
             pooled=request.pooled,
             on_global=request.on_global,
@@ -60,8 +61,8 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
         )
         seconds = (time.perf_counter() - began) / len(some)
         models = collected.models if collected is not None else {}
-        size = 8 * 3 * len(found) // len(some)
-        return EvaluationAnswers(some, found, {}, size, seconds, models)
+        up = 8 * 3 * len(found.rows) // len(some)
+        return EvaluationAnswers(some, found.rows, {}, up, seconds, models, found.failures)
 
     return _piecewise(
         request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})
@@ -73,14 +74,8 @@ def _piecewise(
     compute: Callable[[int, int], Result],
     failed: Callable[[int, Failure], Result],
 ) -> list[Result]:
-    """Compute all at once; where that fails client by client: one client's fault is its own."""
-
-    def run(first: int, last: int) -> list[Result]:
-        result = guarded(lambda: compute(first, last))
-        if not isinstance(result, Failure):
-            return [result]
-        if last - first == 1:
-            return [failed(clients[first], result)]
-        return [r for d in range(first, last) for r in run(d, d + 1)]
-
-    return run(0, len(clients))
+    """Compute all clients at once. If that fails, compute each alone, so only the faulty fail."""
+    return [
+        failed(clients[first], result) if isinstance(result, Failure) else result
+        for first, _, result in pieces(len(clients), compute, guarded)
+    ]

@@ -1,4 +1,4 @@
-"""How the clients of a run are computed: as suits the network, or as the run was told."""
+"""How the clients of a run are computed: as the network suggests, or as ``execution`` says."""
 
 import logging
 
@@ -12,17 +12,17 @@ from fedadapt.errors import InputError
 log = logging.getLogger(__name__)
 
 ONE_AT_A_TIME = ("sequential", "per-client")
-STACKED_ANYWAY = 10  # clients, where the network would rather be computed one by one
-ONE_BY_ONE = 5  # clients in a cohort: tested together with the model that all have
+STACKED_ANYWAY = 10  # clients in a stack if the rule is against stacking and the run asks for it
+ONE_BY_ONE = 5  # clients in a cohort; they are trained one by one and share the base evaluation
 
 
 def plan_for(
     config: RunConfig, model: nn.Module, image_shape: tuple[int, int, int], compute: torch.device
 ) -> Plan:
-    """The plan of a run: a function of its settings and of the network, so it can be repeated.
+    """Return the plan of a run: a function of its settings and its network, so it can be repeated.
 
     Raises:
-        InputError: Clients are to be stacked, and the network cannot be.
+        InputError: The run asks for stacking, and the network cannot be stacked.
 
     """
     found = plan(model, image_shape, config.batch_size, compute)
@@ -41,13 +41,13 @@ def plan_for(
 
 
 def warn_if_slow(config: RunConfig, compute: torch.device) -> None:
-    """Log what was asked for and costs time here."""
+    """Log a warning for settings that make the run slow on this machine."""
     if config.precision == "bf16" and compute.type == "cpu" and not _has_bf16():
         log.warning("precision=bf16: this processor has no arithmetic for it; float32 is faster")
 
 
 def _has_bf16() -> bool:
-    """Whether the processor says so; True where it is not asked, by older versions of PyTorch."""
+    """Whether the processor has bf16; True if this version of PyTorch cannot tell."""
     if not hasattr(torch.cpu, "get_capabilities"):
         return True
     found = torch.cpu.get_capabilities()

@@ -1,4 +1,4 @@
-"""Every client computed in this process, cohort by cohort, without messages."""
+"""The engine that computes every client in this process, cohort by cohort."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,10 +15,10 @@ from fedadapt.weights import Weights, rows
 
 
 class InProcessClients(AbstractContextManager["InProcessClients"]):
-    """Computes cohorts of ``cohort_size`` clients one after the other.
+    """Clients in cohorts of ``cohort_size``, computed one after the other on one thread.
 
-    On one thread: networks of this size lose more on sharing an operator than they gain, and lose
-    all on a busy machine. More cores are for more processes.
+    Networks of this size lose more by splitting an operator over threads than they gain, and lose
+    much more on a busy machine. More cores are used by more processes.
     """
 
     keeps_models = False

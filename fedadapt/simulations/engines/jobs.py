@@ -1,7 +1,7 @@
-"""A request to clients cut into jobs for workers elsewhere, and what they say.
+"""Jobs: a request to clients, cut into parts for workers in other processes, and their replies.
 
-Facts are small and travel as they are; tensors travel beside them, in trees, in whatever way the
-engine has.
+Metadata are small and are sent as they are. Tensors travel beside them, as trees, in the way that
+the engine provides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import Evaluation
+from fedadapt.records import Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, ModelStack
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.engines.serialization import Tree
@@ -23,22 +23,22 @@ Asked = Query | EvaluationRequest  # the latter without clients and tensors
 
 
 class Job(NamedTuple):
-    """What to compute for which clients."""
+    """A question, and the clients that it is to be computed for."""
 
     asked: Asked
     clients: tuple[int, ...]
 
 
 class Reply(NamedTuple):
-    """What came of a job: a result or several, each a tuple of facts and a branch of the trees."""
+    """The results of a job: each is a tuple of metadata and a branch of every tree."""
 
     metadata: list[tuple]  # type: ignore[type-arg]
-    parts: dict[str, Tree]  # what is needed for how long differs from part to part
+    parts: dict[str, Tree]  # parts are needed for different lengths of time
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """The same question to many clients."""
+    """The same question to many clients, with the tensors it needs."""
 
     asked: Asked
     clients: tuple[int, ...]
@@ -48,11 +48,11 @@ class Request:
     @staticmethod
     def to_answer(action: str, round: int, sent: Sent) -> "Request":
         query = Query(action, round, dict(sent.config))
-        return Request(query, sent.clients, *_told_apart({"": sent.weights}))
+        return Request(query, sent.clients, *_split_shared({"": sent.weights}))
 
     @staticmethod
     def to_evaluate(request: EvaluationRequest) -> "Request":
-        common, own = _told_apart(request.models)
+        common, own = _split_shared(request.models)
         asked = request._replace(clients=(), models={}, pooled={})
         return Request(asked, request.clients, common | {"pooled": request.pooled}, own)
 
@@ -62,14 +62,14 @@ class Request:
     def own(
         self, first: int, last: int, state_of: Callable[[int], Mapping[str, Weights]]
     ) -> dict[str, Tree]:
-        """The tensors that only some clients get: their models, and what they keep."""
+        """Return the tensors of some clients only: their models and their states."""
         states = {i: state_of(client) for i, client in enumerate(self.clients[first:last])}
         models = {name: rows(w, first, last) for name, w in self.models.items()}
         return {"models": models, "kept": {i: state for i, state in states.items() if state}}
 
 
 def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
-    """Do a job; Ctrl-C passes through."""
+    """Compute a job; ``KeyboardInterrupt`` is not caught."""
     count = len(job.clients)
     models = {
         name: {n: t.expand(count, *t.shape[1:]) for n, t in weights.items()}
@@ -78,12 +78,19 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
     states = own.get("kept", {})
     states = [states.get(i, {}) for i in range(count)]
     if isinstance(job.asked, Query):
-        return _told(answer(worker, job.asked, job.clients, models.get("", {}), states))
+        return _reply_of(answer(worker, job.asked, job.clients, models.get("", {}), states))
     pooled = common.get("pooled", {})
     request = job.asked._replace(clients=job.clients, models=models, pooled=pooled)
     answers = evaluate(worker, request, states)
     metadata = [
-        (a.clients, [tuple(row) for row in a.rows], _plain(a.failures), a.bytes_up, a.seconds)
+        (
+            a.clients,
+            [tuple(row) for row in a.rows],
+            _plain(a.failures),
+            a.bytes_up,
+            a.seconds,
+            [tuple(failure) for failure in a.failed],
+        )
         for a in answers
     ]
     models = {i: _tree(a.models) for i, a in enumerate(answers) if a.models}
@@ -91,7 +98,7 @@ def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
 
 
 def results(job: Job, reply: Reply) -> list[Result]:
-    """A reply as the fleet's answers."""
+    """Convert a reply into the answers of a client pool."""
     if isinstance(job.asked, Query):
         return [
             Answers(clients, _update(reply.parts, i) if clients else None, _failures(failed), *rest)
@@ -102,30 +109,31 @@ def results(job: Job, reply: Reply) -> list[Result]:
         EvaluationAnswers(
             clients,
             [Evaluation(*row) for row in rows],
-            _failures(failed),
-            size,
+            _failures(failures),
+            up,
             seconds,
             _models(models.get(i, {})),
+            [EvaluationFailure(*failure) for failure in failed],
         )
-        for i, (clients, rows, failed, size, seconds) in enumerate(reply.metadata)
+        for i, (clients, rows, failures, up, seconds, failed) in enumerate(reply.metadata)
     ]
 
 
 def given_up(job: Job, reason: str) -> list[Result]:
-    """The result for clients that no worker can compute."""
+    """Return the result for clients that no worker can compute: an error each."""
     failures = {client: Failure("error", reason) for client in job.clients}
     if isinstance(job.asked, Query):
         return [Answers((), None, failures)]
     return [EvaluationAnswers((), [], failures)]
 
 
-def _told_apart(models: Mapping[str, Weights]) -> tuple[dict[str, Tree], dict[str, Weights]]:
-    """Models that are one for all, as one row, and those that are not."""
+def _split_shared(models: Mapping[str, Weights]) -> tuple[dict[str, Tree], dict[str, Weights]]:
+    """Split models into those shared by all clients, as one row, and those of each client."""
     common = {name: rows(w, 0, 1) for name, w in models.items() if is_shared(w)}
     return {"models": common}, {name: w for name, w in models.items() if name not in common}
 
 
-def _told(found: Sequence[Answers]) -> Reply:
+def _reply_of(found: Sequence[Answers]) -> Reply:
     metadata = [(a.clients, _plain(a.failures), a.bytes_up, a.seconds) for a in found]
     updates = {i: a.update for i, a in enumerate(found) if a.update is not None}
     numbers: dict[int, dict[str, Tree | Tensor]] = {

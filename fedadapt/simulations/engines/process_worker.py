@@ -1,4 +1,4 @@
-"""What runs in a worker process: jobs in through a pipe, replies out, tensors in shared memory."""
+"""The worker process: jobs and replies pass through a pipe, tensors through shared memory."""
 
 import ctypes
 import gc
@@ -23,28 +23,28 @@ from fedadapt.simulations.engines.shared_memory import Block, MappedBlock, Pool
 from fedadapt.simulations.worker import Worker
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-SMALL = 2**15  # bytes: what is not larger goes through the pipe
+SMALL = 2**15  # bytes: trees up to this size go through the pipe
 
 
 class PackedTensors(NamedTuple):
-    """Packed tensors on their way, or where they lie."""
+    """Packed tensors: their bytes, or the block of shared memory that holds them."""
 
     slots: Layout
     content: bytearray | tuple[str, int]  # or the path and the size of a block
 
 
 class Task(NamedTuple):
-    """Server -> worker."""
+    """A message from the server to a worker: one job."""
 
     number: int
     job: Job
-    common: PackedTensors | None  # None: as in the task before
+    common: PackedTensors | None  # None: the same as in the task before
     own: PackedTensors
-    unused: list[str]  # blocks of the worker's that the server is done with
+    unused: list[str]  # blocks of the worker that the server no longer reads
 
 
 class Message(NamedTuple):
-    """Worker -> server: that it is up, that it cannot be (``trouble``), or what it found."""
+    """A message from a worker to the server: it is up, cannot start (``trouble``), or replies."""
 
     number: int = -1
     reply: tuple[Any, dict[str, PackedTensors]] | None = None
@@ -53,7 +53,7 @@ class Message(NamedTuple):
 
 
 def pack(tree: Tree, take: Callable[[int], Block]) -> PackedTensors:
-    """Pack tensors; ``take`` gives a block for so many bytes."""
+    """Pack tensors; ``take`` returns a block of at least so many bytes."""
     slots, size = layout(tree)
     if size <= SMALL:
         content = bytearray(size)
@@ -65,25 +65,25 @@ def pack(tree: Tree, take: Callable[[int], Block]) -> PackedTensors:
 
 
 def unpack(packed: PackedTensors, mapped_block: MappedBlock) -> dict[Any, Any]:
-    """The tensors, where they are: nothing is copied."""
+    """Return the tensors as views of the packed memory, without copying."""
     content = packed.content
     memory = content if isinstance(content, bytearray) else mapped_block.memory(*content)
     return read(packed.slots, memory)
 
 
 class WorkerHandles(NamedTuple):
-    """What a worker process has of the server's."""
+    """What a worker process gets from the server when it starts."""
 
     pipe: Connection  # tasks in, messages out
-    notes: tuple[str, int]  # a block: the number of the task being done
-    folder: Path | None  # for blocks, where memory cannot be anonymous
+    notes: tuple[str, int]  # path and size of a block with the number of the current task
+    folder: Path | None  # of the blocks' files, if memory cannot be anonymous
 
 
 def forked(worker: Worker, handles: WorkerHandles, not_ours: list[Connection]) -> None:
-    """Main function of a process that has everything already, and more than it should have."""
-    for pipe in not_ours:  # the server's ends: pipes are to end with the server
+    """Run a forked process, which has inherited the worker, and the server's pipes too."""
+    for pipe in not_ours:  # the server's ends, which must close when the server ends
         pipe.close()
-    gc.freeze()  # what is there stays: looking at it would copy its pages
+    gc.freeze()  # the collector must not touch inherited pages, or they are copied
     _prepare()
     try:
         _differentiate()
@@ -94,7 +94,7 @@ def forked(worker: Worker, handles: WorkerHandles, not_ours: list[Connection]) -
 
 
 def spawned(config: RunConfig, handles: WorkerHandles) -> None:
-    """Main function of a process that knows nothing."""
+    """Run a spawned process, which has inherited nothing and assembles the worker itself."""
     from fedadapt.simulations.assembly import assemble
 
     _prepare()
@@ -107,38 +107,38 @@ def spawned(config: RunConfig, handles: WorkerHandles) -> None:
 
 
 def _prepare() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     _keep_pages()
 
 
 def _keep_pages() -> None:
-    """Large tensors come and go at every step: have glibc use their pages again, not unmap them.
+    """Make glibc reuse the pages of large tensors, which every step frees, instead of unmapping.
 
-    Worth a tenth of the time of a stack of convolutions.
+    This saves a tenth of the time of stacked convolutions.
     """
     if sys.platform != "linux":
         return
-    with suppress(OSError, AttributeError):  # another C library: no matter
+    with suppress(OSError, AttributeError):  # another C library has no mallopt
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most it takes
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value allowed
         libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _differentiate() -> None:
-    """Try what does not survive a fork where there is a GPU and the server has used it before."""
+    """Run a backward pass, which fails after a fork if the server has used a GPU before."""
     torch.ones(1, requires_grad=True).sum().backward()
 
 
 def _serve(worker: Worker, handles: WorkerHandles) -> None:
     pipe, pool, theirs = handles.pipe, Pool(handles.folder), MappedBlock()
     notes = theirs.memory(*handles.notes).cast("q")
-    busy: dict[str, Block] = {}  # written, not yet read by the server
+    busy: dict[str, Block] = {}  # written here and not yet released by the server
     tasks: SimpleQueue[Task] = SimpleQueue()
 
     def listen() -> None:
-        """Take in tasks, whatever is computed, and end when the server does."""
+        """Receive tasks while others are computed; end the process when the server ends."""
         try:
             while True:
                 tasks.put(pipe.recv())
@@ -162,7 +162,7 @@ def _serve(worker: Worker, handles: WorkerHandles) -> None:
             common = unpack(task.common, theirs)
         try:
             reply = perform(worker, task.job, common, unpack(task.own, theirs))
-        except KeyboardInterrupt:  # as if it had been raised where the server is
+        except KeyboardInterrupt:  # the server raises it again
             pipe.send(Message(task.number, interrupted=True))
         else:
             parts = {name: pack(tree, take) for name, tree in reply.parts.items()}
@@ -172,7 +172,7 @@ def _serve(worker: Worker, handles: WorkerHandles) -> None:
 
 
 def received(message: Message, mapped_block: MappedBlock) -> Reply:
-    """A worker's reply; its tensors are views of the worker's blocks."""
+    """Return the reply in a message; its tensors are views of the worker's blocks."""
     if message.interrupted or message.reply is None:
         raise KeyboardInterrupt
     metadata, parts = message.reply

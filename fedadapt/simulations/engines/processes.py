@@ -1,8 +1,9 @@
-"""Clients computed by worker processes: every core busy, models in shared memory, data there once.
+"""The engine that computes clients in worker processes, with models in shared memory.
 
-A worker process has one torch thread: two processes with one each train almost twice as many
-clients as one process with two. It is forked after the benchmark is there, so decoded images are in
-memory once; where that cannot be, it is started afresh and builds everything again.
+A worker process has one torch thread: two processes with one thread each train almost twice as many
+clients a second as one process with two. Processes are forked after the benchmark has been loaded,
+so decoded images are in memory once. Where forking is impossible, each process loads everything
+itself.
 """
 
 import logging
@@ -38,16 +39,16 @@ from fedadapt.simulations.engines.shared_memory import Block, Lease, MappedBlock
 from fedadapt.simulations.engines.worker_pool import Keeps, WorkerPoolClients
 from fedadapt.simulations.worker import Worker
 
-PATIENCE = 600.0  # seconds for processes to start; those that build a benchmark anew need some
+PATIENCE = 600.0  # seconds for processes to start; some have to load a benchmark first
 
 log = logging.getLogger(__name__)
 
 
 class ProcessClients(WorkerPoolClients):
-    """Computes cohorts of at most ``cohort_size`` clients in ``num_workers`` processes.
+    """Clients in cohorts of at most ``cohort_size``, computed in ``num_workers`` processes.
 
     A process that dies (killed, out of memory) is replaced and its clients are computed again, with
-    the same results. Clients that end one process after the other are an error of their own.
+    the same results. A client that ends several processes gets the outcome ``error``.
     """
 
     def __init__(
@@ -59,10 +60,10 @@ class ProcessClients(WorkerPoolClients):
         client_states: Keeps,
         config: RunConfig | None = None,
     ) -> None:
-        """Prepare; the processes run while it is open.
+        """Prepare the engine; its processes run while it is open as a context manager.
 
         Args:
-            config: What ``worker`` was assembled from, for processes that cannot be forked.
+            config: The settings of ``worker``; processes that cannot be forked assemble from them.
 
         """
         worker_pool = ProcessWorkers(worker, num_workers, config)
@@ -70,23 +71,25 @@ class ProcessClients(WorkerPoolClients):
 
 
 class Published(NamedTuple):
-    """What all jobs of a request read."""
+    """The tensors that all jobs of a request share, in shared memory."""
 
     packed: PackedTensors
-    block: Lease | None  # lent for as long as this is held
+    block: Lease | None  # held for as long as this object
 
 
 @dataclass(eq=False)
 class Slot:
-    """A worker process, as the server knows it."""
+    """The server's record of a worker process."""
 
     process: BaseProcess
     pipe: Connection
-    notes: Lease  # its number for the job it does, 0 for none yet
-    mapped_block: MappedBlock = field(default_factory=MappedBlock)  # on its blocks
+    notes: Lease  # a block with the number of the job it computes; 0 before the first
+    mapped_block: MappedBlock = field(default_factory=MappedBlock)  # maps the blocks of the process
     is_up: bool = False
-    common: "Published | None" = None  # what it has read for all jobs of a request
-    read: dict[int, Lease | None] = field(default_factory=dict)  # by its jobs, which have numbers
+    common: "Published | None" = None  # the shared tensors that it has read
+    read: dict[int, Lease | None] = field(
+        default_factory=dict
+    )  # number of a job -> the block with its tensors
 
 
 class ProcessWorkers:
@@ -98,7 +101,7 @@ class ProcessWorkers:
         self.size = size
         self._worker = worker
         self._config = config
-        # Linux alone forks well, and not what has used CUDA.
+        # Forking is safe on Linux only, and only in a process that has not used CUDA.
         self._forks = sys.platform == "linux" and worker.compute.type == "cpu"
 
     def start(self) -> None:
@@ -127,7 +130,7 @@ class ProcessWorkers:
             self._stack = stack.pop_all()
 
     def stop(self) -> None:
-        """End them; they own nothing that would have to be saved."""
+        """End all processes; they hold nothing that would have to be saved."""
         self._stack.close()
 
     def publish(self, tree: Tree) -> Published:
@@ -141,11 +144,11 @@ class ProcessWorkers:
         task = Task(
             number, job, None if known else common.packed, packed, worker.mapped_block.unused()
         )
-        with suppress(OSError):  # it died: waiting will tell
+        with suppress(OSError):  # the process died, which ``wait`` reports
             worker.pipe.send(task)
 
     def wait(self) -> list[Up | Done | Down]:
-        if self._events:  # from the start
+        if self._events:  # left from ``start``
             events, self._events = self._events, []
             return events
         pipes = {worker.pipe: slot for slot, worker in self._slots.items()}
@@ -163,7 +166,7 @@ class ProcessWorkers:
         try:
             message: Message = worker.pipe.recv()
             reply = received(message, worker.mapped_block) if worker.is_up else None
-        except (EOFError, OSError):  # it died, maybe before its blocks were opened here
+        except (EOFError, OSError):  # the process died, perhaps before its blocks were opened here
             return self._died(slot)
         if message.trouble:
             self._build_anew(slot, message.trouble)
@@ -183,7 +186,7 @@ class ProcessWorkers:
         return Down(slot, how, memoryview(worker.notes.block.memory).cast("q")[0])
 
     def _build_anew(self, slot: int, trouble: str) -> None:
-        """Start a process that could not be forked in another way."""
+        """Spawn a process that could not be forked, and all later ones too."""
         _ended(self._slots.pop(slot))
         if not self._forks or self._config is None:
             raise FedadaptError(f"workers: a process cannot be started: {trouble}")
@@ -198,14 +201,14 @@ class ProcessWorkers:
         memory = (notes.block.path, len(notes.block.memory))
         process = self._process(WorkerHandles(theirs, memory, self._folder), ours)
         try:
-            with warnings.catch_warnings():  # of threads here, which the child does not need
+            with warnings.catch_warnings():  # the child does not need threads
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
         except OSError as error:
             ours.close()
             raise FedadaptError(f"workers: a process cannot be started: {error}") from error
         finally:
-            theirs.close()  # or the end of the process would go unnoticed
+            theirs.close()  # otherwise the end of the process would not close the pipe
         self._slots[slot] = Slot(process, ours, notes)
 
     def _process(self, handles: WorkerHandles, ours: Connection) -> BaseProcess:
@@ -236,7 +239,7 @@ class ProcessWorkers:
 
 
 def _ended(worker: Slot) -> str:
-    """How a process that is ending, or has ended, came to its end; nothing is left of it."""
+    """Clean up a process that is ending or has ended, and return how it ended."""
     worker.pipe.close()
     worker.process.join(1.0)
     if worker.process.exitcode is None:

@@ -1,7 +1,8 @@
-"""Clients computed by Ray actors: on this machine, or on as many as a cluster has.
+"""The engine that computes clients in Ray actors, on this machine or on those of a cluster.
 
-Actors build everything themselves, once. A request's models go to the object store once, and from
-there to each machine once. What dies is replaced, and its clients are computed again.
+Each actor loads data and network once. The models of a request are put into the object store once,
+and are copied from there to each machine once. An actor that dies is replaced, and its clients are
+computed again.
 """
 
 import itertools
@@ -18,13 +19,13 @@ from fedadapt.simulations.engines.serialization import Layout, Tree
 from fedadapt.simulations.engines.worker_pool import Keeps, WorkerPoolClients
 from fedadapt.simulations.worker import Worker
 
-PATIENCE = 600.0  # seconds for actors to begin, which may wait for machines
+PATIENCE = 600.0  # seconds for actors to start, which may have to wait for machines
 
 log = logging.getLogger(__name__)
 
 
 class RayClients(WorkerPoolClients):
-    """Computes cohorts of at most ``cohort_size`` clients in Ray actors."""
+    """Clients in cohorts of at most ``cohort_size``, computed in Ray actors."""
 
     def __init__(
         self,
@@ -37,10 +38,10 @@ class RayClients(WorkerPoolClients):
         cohort_size: int,
         client_states: Keeps,
     ) -> None:
-        """Prepare; the actors live while it is open.
+        """Prepare the engine; its actors live while it is open as a context manager.
 
         Args:
-            config: What the actors assemble, and ``worker`` was assembled from.
+            config: The settings of ``worker``; the actors assemble theirs from them.
             address: Of a cluster to join ("auto": the one on this machine); "" starts one here.
             num_workers: Actors; 0: as many as the cluster has cores (or shares of GPUs).
             gpus_per_worker: GPUs, or the share of one, of each.
@@ -56,17 +57,17 @@ class RayClients(WorkerPoolClients):
 
 
 class Published(NamedTuple):
-    """What all jobs of a request read."""
+    """The tensors that all jobs of a request share, in the object store."""
 
     request: int
     slots: Layout
-    content: Any  # a reference into the object store; it is freed with the last of them
+    content: Any  # a reference into the object store; the last one frees the tensors
 
 
 class RayWorkers:
-    """Ray actors."""
+    """A worker pool of Ray actors."""
 
-    lives = 4  # which job a lost actor was doing is not certain: it may have been lost before
+    lives = 4  # not 2: it is not certain which job a lost actor was computing
 
     def __init__(
         self, worker_spec: WorkerSpec, manifest: str, address: str, num_workers: int, gpus: float
@@ -78,8 +79,8 @@ class RayWorkers:
         self._asked_for = num_workers
         self._gpus = gpus
         self.size = num_workers
-        self._actors: dict[int, Any] = {}  # by place
-        self._waiting: dict[Any, tuple[int, int]] = {}  # result -> place, job; 0: to begin
+        self._actors: dict[int, Any] = {}  # by slot
+        self._waiting: dict[Any, tuple[int, int]] = {}  # result -> slot, job; 0: its start
         self._requests = itertools.count(1)
         self._events: list[Up | Done | Down] = []
 
@@ -128,10 +129,10 @@ class RayWorkers:
         self._waiting[result] = (slot, number)
 
     def wait(self) -> list[Up | Done | Down]:
-        if self._events:  # from the start
+        if self._events:  # left from ``start``
             events, self._events = self._events, []
             return events
-        # A new actor may have to wait for a machine; while others work that is no trouble.
+        # A new actor may wait for a machine; this is no failure while others work.
         patience = None if any(number for _, number in self._waiting.values()) else PATIENCE
         waiting = list(self._waiting)
         ready, _ = self._ray.wait(waiting, num_returns=1, timeout=patience)
@@ -166,7 +167,7 @@ class RayWorkers:
         return Up(slot)
 
     def _lost(self, slot: int, error: Exception) -> Down:
-        """Another actor in the place of one that died, or was lost with its machine."""
+        """Replace an actor that died or was lost with its machine."""
         gone = [result for result, (p, _) in self._waiting.items() if p == slot]
         numbers = [self._waiting.pop(result)[1] for result in gone]
         self._ray.kill(self._actors[slot])
@@ -183,7 +184,7 @@ class RayWorkers:
         how: dict[str, Any] = {"logging_level": logging.WARNING}
         if self._address:
             how |= {"address": self._address}
-        else:  # one core an actor, however many there are
+        else:  # one core for each actor, however many cores there are
             how |= {"address": "local", "include_dashboard": False}
             how |= {"num_cpus": self._asked_for or None}
         try:
@@ -195,7 +196,7 @@ class RayWorkers:
             ) from None
 
     def _size(self) -> int:
-        """As many actors as are asked for, or as fit."""
+        """Return the number of actors: as many as asked for, or as many as fit."""
         there = self._ray.cluster_resources()
         fit = int(there.get("CPU", 0))
         if self._gpus:

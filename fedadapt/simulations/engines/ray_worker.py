@@ -1,4 +1,4 @@
-"""What runs in a Ray actor. Ray itself is not needed here."""
+"""The worker in a Ray actor. This file does not import Ray."""
 
 import os
 from dataclasses import replace
@@ -18,7 +18,7 @@ DATA = "FEDADAPT_DATA"
 
 
 class Packed(NamedTuple):
-    """Tensors in one array, which Ray neither looks into nor copies on its way to a process."""
+    """Tensors packed into one array, which Ray passes to another process without copying it."""
 
     slots: Layout
     content: NDArray[np.uint8]
@@ -31,15 +31,15 @@ class Packed(NamedTuple):
         return Packed(slots, content)
 
     def tree(self) -> Tree:
-        """The tensors, copied: Ray's memory is shared, and to write into it is to crash."""
+        """Return copies of the tensors: Ray's memory is shared, and writing into it crashes."""
         return read(self.slots, self.content.copy())
 
 
 class WorkerSpec(NamedTuple):
-    """What a worker is built from, on whichever machine."""
+    """All that is needed to build the worker on another machine."""
 
     config: RunConfig
-    data_root: str  # where the server has its data, for machines that do not say
+    data_root: str  # the server's, used on machines that do not set FEDADAPT_DATA
 
     def build(self) -> Worker:
         from fedadapt.simulations.assembly import assemble
@@ -50,7 +50,7 @@ class WorkerSpec(NamedTuple):
 
     @staticmethod
     def of(config: RunConfig, gpus: float) -> "WorkerSpec":
-        """Actors compute on the GPU if, and only if, they have a share of one."""
+        """Return the specification of actors; they use a GPU if their share ``gpus`` is above 0."""
         device = config.device
         if device == "auto":
             device = "cuda" if gpus else "cpu"
@@ -58,14 +58,14 @@ class WorkerSpec(NamedTuple):
 
 
 class State(NamedTuple):
-    """How a worker began."""
+    """The result of an actor's start."""
 
     manifest: str  # of its data
-    trouble: str  # why it did not
+    trouble: str  # why it could not start; empty if it did
 
 
 class Answered(NamedTuple):
-    """A reply on its way."""
+    """A reply with its tensors packed."""
 
     metadata: list[tuple]  # type: ignore[type-arg]
     parts: dict[str, Packed]
@@ -75,7 +75,7 @@ class Answered(NamedTuple):
 
 
 class RayActor:
-    """One actor: built once, its data stay, and of a request's common tensors it has one copy."""
+    """An actor. It keeps its data, and one copy of the tensors that a request's jobs share."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -91,7 +91,7 @@ class RayActor:
     def do(
         self, job: Job, request: int, slots: Layout, common: NDArray[np.uint8], own: Packed
     ) -> Answered | None:
-        """Do a job; None if it was interrupted."""
+        """Compute a job; return None if it was interrupted."""
         if request != self._request:
             self._request, self._common = request, Packed(slots, common).tree()
         try:

@@ -1,8 +1,9 @@
-"""Jobs to whichever worker is free, results in the order of the clients, whoever dies on the way.
+"""Hand jobs to the workers of a pool as they become free, and return results in client order.
 
-Workers live in places of a crew: processes here, or actors somewhere. The order of results is that
-of the clients and which clients are computed together depends on how many there are alone, so sums
-come out equal from run to run; who computes what when does not matter.
+A worker pool has numbered slots, each with a worker: a process here or an actor elsewhere. Results
+come in the order of the clients, and the division into cohorts depends only on the number of
+clients and the settings. Sums are therefore the same in every run, whichever worker computes a
+cohort, and even if workers die.
 """
 
 import logging
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 from fedadapt.simulations.engines.jobs import Job, Reply, Request, Result, given_up, results
 from fedadapt.simulations.engines.serialization import Tree
 
-AHEAD = 2  # jobs of a worker, the one it computes included: it never waits for the server's sums
-WAITING = 3  # cohorts a worker, at most, that are handed out or computed and not yet fetched
+AHEAD = 2  # jobs handed to a worker, including the current one, so it need not wait for the server
+WAITING = 3  # cohorts for each worker that may be handed out or computed and not yet fetched
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Up(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A worker has done the job with this number."""
+    """A worker has computed the job with this number."""
 
     slot: int
     number: int
@@ -35,33 +36,33 @@ class Done(NamedTuple):
 
 
 class Down(NamedTuple):
-    """A worker is no more, with all jobs it had; the crew is getting another into its place."""
+    """A worker died, with all its jobs; the pool is starting another one in its slot."""
 
     slot: int
     how: str  # "process 123 was killed by SIGKILL"
-    number: int  # of the job it was doing, if it was doing one
+    number: int  # of the job that it was computing, if there was one
 
 
 class WorkerPool(Protocol):
-    """Workers that may die, each in a place of its own, 0 to ``size`` - 1."""
+    """Workers in slots 0 to ``size`` - 1; each may die and be replaced."""
 
     size: int  # known once it has started
-    lives: int  # workers that a job may cost
+    lives: int  # deaths of workers after which a job is given up
 
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
 
     def publish(self, tree: Tree) -> Any:
-        """Put what all jobs of a request need where all workers see it, as long as this is held."""
+        """Make tensors visible to all workers, for as long as the returned object is held."""
         ...
 
     def submit(self, slot: int, number: int, job: Job, common: Any, own: Tree) -> None:
-        """Hand a job to a worker that is up; it does its jobs in the order they came."""
+        """Hand a job to a worker that is up; it computes its jobs in this order."""
         ...
 
     def wait(self) -> list[Up | Done | Down]:
-        """Sleep until something happens."""
+        """Wait until something happens, and return what did."""
         ...
 
 
@@ -69,7 +70,7 @@ class WorkerPool(Protocol):
 class Span:
     """Clients that are computed together, by position in the request."""
 
-    cohort: int  # the cohort they are, or are of
+    cohort: int  # number of the cohort that they are, or were cut from
     first: int
     last: int
     cost: float = 0.0  # relative to others
@@ -78,7 +79,7 @@ class Span:
 
 @dataclass(eq=False)
 class Running:
-    """A request under way."""
+    """A request whose results are not all fetched."""
 
     request: Request
     own: Callable[[int, int], Tree]
@@ -86,19 +87,19 @@ class Running:
     lives: int
     todo: list[Span]  # in order
     done: dict[int, tuple[Span, list[Result]]] = field(default_factory=dict)  # by first client
-    position: int = 0  # the first client whose results are not fetched
-    fetched: int = -1  # the last cohort that is
+    position: int = 0  # of the first client whose results are not fetched
+    fetched: int = -1  # the last cohort whose results are fetched
     closed: bool = False
 
     def __post_init__(self) -> None:
-        self.count = len(self.todo)  # of cohorts in all
+        self.count = len(self.todo)  # all cohorts of the request
 
     def near(self, slots: int) -> list[Span]:
-        """What may be computed now."""
+        """Return the spans that may be computed now, not too far ahead of what is fetched."""
         return [s for s in self.todo if s.cohort <= self.fetched + WAITING * slots]
 
     def put_back(self, span: Span, how: str) -> None:
-        """Another worker's turn; after too many of them each client's by itself, or nobody's."""
+        """Put a span back after a worker died: whole, then client by client, then given up."""
         if span.deaths < self.lives:
             self.todo.append(span)
         elif span.last - span.first > 1:
@@ -110,7 +111,7 @@ class Running:
         self.todo.sort(key=lambda s: s.first)
 
     def fetch(self) -> list[Result] | None:
-        """The next results in order, once they are there."""
+        """Return the next results in client order; None if they are not there yet."""
         if self.position not in self.done:
             return None
         span, found = self.done.pop(self.position)
@@ -119,7 +120,7 @@ class Running:
 
 
 def cohorts(num_clients: int, size: int, slots: int) -> list[Span]:
-    """Cut clients into cohorts of at most ``size``, as even as possible, for all to be busy."""
+    """Cut clients into cohorts of at most ``size``, evenly, with work for every slot."""
     count = -(-num_clients // size)
     count = min(num_clients, -(-count // slots) * slots)
     ends = [num_clients * (i + 1) // count for i in range(count)]
@@ -127,15 +128,16 @@ def cohorts(num_clients: int, size: int, slots: int) -> list[Span]:
 
 
 class Scheduler:
-    """Hands jobs to a crew's workers. Several requests may be under way, or left unfinished.
+    """Hands the jobs of requests to the workers of a pool.
 
-    The jobs of the first of them go first; a worker that gets none of it gets one of the next.
+    Several requests may be under way, and one may be abandoned. The jobs of the oldest request go
+    first; when none of its jobs can be handed out, those of the next one do.
     """
 
     def __init__(self, worker_pool: WorkerPool) -> None:
         self._worker_pool = worker_pool
-        self._open: list[Running] = []  # in the order they came
-        self._jobs: dict[int, deque[tuple[int, Running, Span]]] = {}  # of each place that is up
+        self._open: list[Running] = []  # oldest first
+        self._jobs: dict[int, deque[tuple[int, Running, Span]]] = {}  # slots that are up
         self._number = 0
 
     def each(
@@ -145,11 +147,11 @@ class Scheduler:
         cohort_size: int,
         cost: Callable[[int], float] = lambda client: 1.0,
     ) -> Iterator[Result]:
-        """Results of all clients, in order. The first jobs are handed out before this returns.
+        """Return the results of all clients, in order; the first jobs start before this returns.
 
         Args:
-            own: The tensors for positions first to last (excluded) alone.
-            cost: What a client costs, relative to others.
+            own: (first, last) -> the tensors of the clients at positions first to last - 1.
+            cost: Cost of computing a client, relative to the others.
 
         """
         if not request.clients:
@@ -163,7 +165,7 @@ class Scheduler:
         return results
 
     def _follow(self, running: Running) -> Generator[Any, None, None]:
-        """Nothing, once its first jobs are handed out; then its results."""
+        """Yield None when the first jobs are handed out, then the results."""
         self._open.append(running)
         try:
             self._hand_out()
@@ -189,12 +191,14 @@ class Scheduler:
                     break
             else:
                 return
-            # The last jobs wait for whoever is free first; if there is one each, nobody waits.
+            # The last jobs go to the worker that is free first, unless there is one for each.
             last = len(running.todo) <= self._worker_pool.size < running.count
             ahead = 1 if last else AHEAD
             if len(self._jobs[slot]) >= ahead:
                 return
-            span = max(near, key=lambda s: s.cost)  # of equals the first; heavy ones last are late
+            span = max(
+                near, key=lambda s: s.cost
+            )  # the most expensive first: at the end it would delay the round
             running.todo.remove(span)
             self._number += 1
             self._jobs[slot].append((self._number, running, span))
@@ -226,5 +230,5 @@ class Scheduler:
 
     def _redo(self, slot: int, how: str, number: int) -> None:
         for job, running, span in self._jobs.pop(slot, ()):
-            span.deaths += job == number  # others were only waiting
+            span.deaths += job == number  # its other jobs were only waiting
             running.put_back(span, how)

@@ -1,4 +1,4 @@
-"""Who computes the clients of a run: this process, processes of this machine, or a Ray cluster."""
+"""Choose the engine of a run: this process, processes of this machine, or a Ray cluster."""
 
 import logging
 import os
@@ -17,17 +17,17 @@ Engine = InProcessClients | WorkerPoolClients
 
 
 def engine_for(assembly: Assembly, folder: Path) -> Engine:
-    """The fleet of a run, still closed; ``folder`` takes what is too much for memory."""
+    """Return the engine of a run, not yet open; states beyond memory go to ``folder``."""
     config, plan, worker = assembly.config, assembly.plan, assembly.worker
     size, client_states = plan.cohort_size, ClientStates(folder)
-    num_workers = _num_workers(config, assembly)
+    count = num_workers(config, assembly)
     log.info(
         "%s: %s; %d at a time on %s, %d side by side",
         plan.execution,
         plan.reason,
         size,
         worker.compute,
-        num_workers,
+        count,
     )
     if config.engine == "ray":
         from fedadapt.simulations.engines.ray_clients import RayClients
@@ -41,10 +41,10 @@ def engine_for(assembly: Assembly, folder: Path) -> Engine:
             cohort_size=size,
             client_states=client_states,
         )
-    if num_workers > 1:
+    if count > 1:
         return ProcessClients(
             worker,
-            num_workers=num_workers,
+            num_workers=count,
             cohort_size=size,
             client_states=client_states,
             config=config,
@@ -52,10 +52,10 @@ def engine_for(assembly: Assembly, folder: Path) -> Engine:
     return InProcessClients(worker, cohort_size=size, client_states=client_states)
 
 
-def _num_workers(config: RunConfig, assembly: Assembly) -> int:
-    """Processes side by side: one a core, no more than there are clients in a round.
+def num_workers(config: RunConfig, assembly: Assembly) -> int:
+    """Return the number of processes: one for each core, and no more than there are clients.
 
-    On a GPU one process feeds the card, unless more were asked for.
+    On a GPU it is one, unless more were asked for.
     """
     if assembly.worker.compute.type != "cpu":
         return config.workers or 1

@@ -1,4 +1,4 @@
-"""Named tensors in one piece of memory: how models get into other processes without pickling."""
+"""Write trees of named tensors into one block of memory and read them again, without pickle."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Tree = Mapping[Any, Any]
-"""Mappings of mappings, with tensors at the ends."""
+"""Mappings of mappings, with tensors as leaves."""
 
 Path = tuple[str | int, ...]  # keys, outermost first
 
@@ -15,22 +15,22 @@ ALIGNMENT = 64  # bytes: a cache line
 
 
 class Run(NamedTuple):
-    """All tensors of one type, one after the other."""
+    """All tensors of one data type, stored one after the other."""
 
     dtype: str
     offset: int  # bytes
-    counts: tuple[int, ...]  # numbers in each
+    counts: tuple[int, ...]  # elements of each tensor
 
 
 class Layout(NamedTuple):
-    """What lies where. Tensors of a type lie together: few copies do, however many there are."""
+    """Where each tensor lies. Tensors of one data type lie together, so few copies are needed."""
 
     runs: tuple[Run, ...]
     leaves: tuple[tuple[Path, tuple[int, ...], int], ...]  # shape, run; in the order of the tree
 
 
 def layout(tree: Tree) -> tuple[Layout, int]:
-    """Places for all tensors of a tree, and the bytes it takes."""
+    """Return the layout of a tree, and the number of bytes it needs."""
     leaves, runs, end = list(_leaves(tree)), [], 0
     kinds = {dtype: i for i, dtype in enumerate(dict.fromkeys(t.dtype for _, t in leaves))}
     for dtype in kinds:
@@ -43,7 +43,7 @@ def layout(tree: Tree) -> tuple[Layout, int]:
 
 @torch.no_grad()
 def write(tree: Tree, places: Layout, memory: Any) -> None:
-    """Copy the tensors to their places; ``memory`` is a writable buffer."""
+    """Copy the tensors of a tree into ``memory``, a writable buffer."""
     parts: list[list[Tensor]] = [[] for _ in places.runs]
     for (_, tensor), (_, _, index) in zip(_leaves(tree), places.leaves, strict=True):
         parts[index].append(tensor.reshape(-1))
@@ -53,7 +53,7 @@ def write(tree: Tree, places: Layout, memory: Any) -> None:
 
 
 def read(places: Layout, memory: Any) -> dict[Any, Any]:
-    """The tree again: its tensors are views, and ``memory`` lives as long as any of them."""
+    """Return the tree; its tensors are views and keep ``memory`` alive."""
     parts = [iter(_numbers(run, memory).split(run.counts)) for run in places.runs]
     tree: dict[Any, Any] = {}
     for path, shape, index in places.leaves:

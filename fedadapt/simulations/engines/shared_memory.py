@@ -1,8 +1,8 @@
-"""Memory that several processes see, and that is gone with the last of them.
+"""Memory that is shared by several processes and freed with the last of them.
 
-On Linux it is anonymous (``memfd``): it has no name that could be left behind, and no limit but the
-machine's (a container's ``/dev/shm`` often has 64 MB). Others open it below ``/proc``. Elsewhere it
-is files in a folder, which whoever made the folder removes.
+On Linux it is anonymous (``memfd``): it has no file name that could be left behind, and no limit
+but the machine's (the ``/dev/shm`` of a container often has 64 MB). Other processes open it below
+``/proc``. On other systems it consists of files in a folder; the owner of the folder removes it.
 """
 
 import mmap
@@ -16,24 +16,24 @@ SMALLEST = 2**16  # bytes
 
 
 class Block(NamedTuple):
-    """A piece of memory under the name by which another process finds it."""
+    """A piece of shared memory, and the path under which another process opens it."""
 
     path: str
     memory: mmap.mmap
 
 
 class Pool:
-    """Blocks to write into, used again and again: their pages are there already.
+    """Blocks to write into. They are reused, because their pages are already mapped.
 
-    Sizes are powers of two, so that what is a bit larger than the last finds a block as well; pages
-    nobody touches take no memory.
+    Sizes are powers of two, so that a slightly larger tree fits into the same block; pages that are
+    never touched take no memory.
     """
 
     def __init__(self, folder: Path | None) -> None:
         """Begin with no blocks.
 
         Args:
-            folder: For the files, where memory cannot be anonymous.
+            folder: The folder of the files if memory cannot be anonymous, else None.
 
         """
         self._folder = folder
@@ -41,17 +41,17 @@ class Pool:
         self._free: dict[int, list[Block]] = {}
 
     def take(self, size: int) -> Block:
-        """A block of at least ``size`` bytes; what is in it is left from before."""
+        """Return a block of at least ``size`` bytes, with arbitrary content."""
         size = max(SMALLEST, 1 << (size - 1).bit_length())
         free = self._free.get(size)
         return free.pop() if free else self._make(size)
 
     def give(self, block: Block) -> None:
-        """Nobody needs what is in ``block`` any more."""
+        """Return a block to the pool; its content is no longer needed."""
         self._free.setdefault(len(block.memory), []).append(block)
 
     def close(self) -> None:
-        """Make no more blocks; those there are stay readable where they are mapped."""
+        """Close the pool; its blocks stay readable where they are mapped."""
         while self._files:
             os.close(self._files.pop())
         self._free.clear()
@@ -69,7 +69,7 @@ class Pool:
 
 
 class Lease:
-    """A block of a pool, given back when nobody holds this."""
+    """A block of a pool, which is returned when this object is no longer referenced."""
 
     def __init__(self, pool: Pool, size: int) -> None:
         self.block = pool.take(size)
@@ -77,14 +77,14 @@ class Lease:
 
 
 class MappedBlock:
-    """Another process's blocks, seen from here."""
+    """The blocks of another process, mapped into this one."""
 
     def __init__(self) -> None:
         self._maps: dict[str, mmap.mmap] = {}
         self._unused: deque[str] = deque()  # a finaliser takes no lock
 
     def memory(self, path: str, size: int) -> memoryview:
-        """A block's memory; while anybody holds this, or a view of it, it is not written again."""
+        """Return the memory of a block, which is not reused while this or a view of it is held."""
         if path not in self._maps:
             with open(path, "r+b") as file:
                 self._maps[path] = mmap.mmap(file.fileno(), size)
@@ -93,5 +93,5 @@ class MappedBlock:
         return view
 
     def unused(self) -> list[str]:
-        """Blocks nobody here looks at any more; each is named once."""
+        """Return the paths of blocks that are no longer referenced here, each once."""
         return [self._unused.popleft() for _ in range(len(self._unused))]

@@ -1,4 +1,4 @@
-"""A fleet whose clients are computed by a crew of workers elsewhere."""
+"""Clients that are computed by a pool of workers in other processes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -15,7 +15,7 @@ from fedadapt.weights import Weights
 
 
 class Keeps(Protocol):
-    """Where what clients keep between rounds is kept; ``ClientStates``."""
+    """A store of client states; ``ClientStates`` is one."""
 
     def of(self, client: int) -> Mapping[str, Weights]: ...
 
@@ -27,7 +27,7 @@ class Keeps(Protocol):
 
 
 class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
-    """What clients keep stays here and travels with their jobs: any worker computes any client."""
+    """Clients whose states stay here and travel with each job: any worker computes any client."""
 
     keeps_models = False
 
@@ -42,7 +42,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
 
     def __enter__(self) -> "WorkerPoolClients":
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(1)  # the cores are the workers'
+        torch.set_num_threads(1)  # the workers use the cores
         try:
             self._worker_pool.start()
         except BaseException:
@@ -59,7 +59,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
         return range(self._benchmark.num_clients)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        """Clients begin at the call, before the first answer is asked for."""
+        """Ask clients; they begin at the call, before the first answer is taken."""
         results = self._results(Request.to_answer(action, round, sent))
         return self._remembered(cast(Iterator[Answers], results))
 
@@ -68,10 +68,10 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
             if answers.update is not None:
                 self._client_states.remember(answers.clients, answers.update)
             yield answers
-            del answers  # so that its memory can be used again
+            del answers  # frees its memory for reuse
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        """Clients begin at the call, before the first answer is asked for."""
+        """Evaluate clients; they begin at the call, before the first answer is taken."""
         results = self._results(Request.to_evaluate(request), request.at_once)
         return cast(Iterator[EvaluationAnswers], results)
 
@@ -90,7 +90,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
         return self._scheduler.each(request, own, size, self._cost)
 
     def _cost(self, client: int) -> float:
-        """Every image costs the same; a client that cannot say fails where it is computed."""
+        """Return the number of training images; 0 for a client whose data cannot be read."""
         if client not in self._costs:
             self._costs[client] = 0.0
             with suppress(Exception):

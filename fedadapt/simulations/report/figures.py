@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedadapt.records import Evaluation, RoundLoss
+from fedadapt.records import LOCAL, Evaluation, RoundLoss
 from fedadapt.simulations.report.convergence import draw_accuracy_by_round, draw_loss_by_round
 from fedadapt.simulations.report.panels import draw_before_after, draw_gains, draw_row
 from fedadapt.simulations.report.style import (
@@ -89,7 +89,8 @@ def gains(accuracies: Accuracies, label: str) -> "Figure":
 
     The axis is that of all labels, so that their figures can be held against each other.
     """
-    reach = np.concatenate([accuracies.gain(other) for other in accuracies.labels])
+    others = [other for other in accuracies.labels if other != LOCAL]
+    reach = np.concatenate([accuracies.gain(other) for other in others])
     figure = new_figure(10, 3.8)
     draw_gains(figure.subplots(), accuracies, label, reach)
     return figure

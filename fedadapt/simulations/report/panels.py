@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.simulations.report.style import BEFORE, INK, WORSE, colour_of, title
+from fedadapt.records import LOCAL
+from fedadapt.simulations.report.style import ALONE, BEFORE, INK, WORSE, colour_of, title
 from fedadapt.simulations.results.accuracies import TOLERANCE, Accuracies
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
         axes.plot([x[part].mean() for part in parts], means, color=INK, lw=1.8, ls="--", zorder=4)
     else:
         axes.scatter(x, before, s=size, color=BEFORE, zorder=2)
+    alone = accuracies.by_label.get(LOCAL)
+    if alone is not None and len(x):
+        alone = 100 * alone[order]
+        if not many:
+            style: dict[str, Any] = {"marker": "_", "lw": 1.6, "color": ALONE, "zorder": 3.5}
+            axes.scatter(x, alone, s=1.6 * size, **style)
     _legend_before_after(axes, accuracies, label, bool(worse.any()), many)
     axes.set_xlabel("clients, sorted by accuracy with the base model")
     axes.set_ylabel("accuracy, %")
@@ -97,6 +104,8 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     said = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
     if label and len(x):
         said = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
+    if alone is not None and len(x):
+        said += f"; each alone {np.nanmean(alone):.1f} %"
     title(axes, "Before and after, on each client's own test", said)
 
 
@@ -120,6 +129,9 @@ def _legend_before_after(
             handles.append(Line2D([], [], color=INK, lw=1.8, ls="--", label=average))
         if any_worse:
             handles.append(dot("worse than before", WORSE))
+        if not many and LOCAL in accuracies.labels:
+            bar: dict[str, Any] = {"marker": "_", "ms": 8, "mew": 1.6, "ls": "", "color": ALONE}
+            handles.append(Line2D([], [], **bar, label="local: each alone"))
         if not many and not accuracies.seen.all():
             handles.append(dot("unseen client", colour, hollow=True))
     axes.legend(handles=handles, loc="lower right", fontsize=9)

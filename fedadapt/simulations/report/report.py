@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from fedadapt.errors import InputError
-from fedadapt.records import Outcome
+from fedadapt.records import LOCAL, Outcome
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.client_gains import client_gains
 from fedadapt.simulations.report.group_section import group_sections
@@ -19,14 +19,16 @@ from fedadapt.simulations.report.template import PAGE
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
 from fedadapt.simulations.results.communication import (
     ActionTotal,
+    FailureTotal,
     ReasonTotal,
     by_action,
+    by_failure,
     by_reason,
 )
 from fedadapt.simulations.results.groups import GroupRow
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
-from fedadapt.simulations.results.summary import by_label, per_kind
+from fedadapt.simulations.results.summary import by_label, per_kind, with_failed
 
 REPORT = "report.html"
 CLIENTS_LISTED = 10
@@ -136,13 +138,14 @@ def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> d
     seen, final = own.where(own.seen), own.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
     accuracy = by_label(seen)
+    failed = {failure.label for failure in run.failures if failure.round == own.round}
     return {
         "round": own.round,
         "evaluated": bool(run.evaluations),
         "asked": at_the_end(run, own),
         "labels": own.labels,
         "final": final,
-        "accuracy": accuracy,
+        "accuracy": with_failed(accuracy, failed, run.adaptations) if accuracy else {},
         "unseen": by_label(own.where(~own.seen)),
         "global_test": {
             label: metadata["mean"]
@@ -192,6 +195,7 @@ def _cards(
                     "worse": harmed > 0,
                 }
             )
+        cards += _over_local(after, name)
     if run.groups is not None:
         how = "drawn at random" if run.groups.method == "random" else "found by sparsity"
         index = run.groups.agreement
@@ -199,10 +203,22 @@ def _cards(
         card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
         cards.append(card)
     if travelled:
-        up, down = sum(t.bytes_up for t in travelled), sum(t.bytes_down for t in travelled)
-        note = f"{data_size(down)} down, all clients together"
+        training = [t for t in travelled if t.phase == "training"]
+        up, down = sum(t.bytes_up for t in training), sum(t.bytes_down for t in training)
+        note = f"{data_size(down)} down, all clients together; without evaluation"
         cards.append({"name": "Sent by the clients", "value": data_size(up), "note": note})
     return [{"worse": False} | card for card in cards]
+
+
+def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """What federating was worth: the final label beside training alone."""
+    if after["over_local"] is None:
+        return []
+    below = round(after["share_below_local"] * after["num_clients"])
+    note = f"points with {name}; {below} of {after['num_clients']} clients do better alone"
+    value = points(after["over_local"])
+    worse = after["over_local"] < 0
+    return [{"name": "Over training alone", "value": value, "note": note, "worse": worse}]
 
 
 def _clients(
@@ -251,7 +267,7 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
     if len(own):
         add("Distribution over clients", "", plots.distribution(own))
         gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
-        figures = [plots.gains(own, label) for label in gained if label != "base"]
+        figures = [plots.gains(own, label) for label in gained if label not in ("base", LOCAL)]
         if run.groups is not None and (together := client_gains(own)) is not None:
             figures.insert(0, together)
         if figures:
@@ -264,7 +280,9 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
 def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
     """What travelled, and what was not used."""
     reasons = by_reason(run.communication)
+    failures = by_failure(run.failures)
     return {
+        "failures": [_reason(total) for total in failures[:REASONS_LISTED]],
         "ledger": travelled,
         "outcomes": get_args(Outcome),
         "reasons": [_reason(total) for total in reasons[:REASONS_LISTED]],
@@ -272,7 +290,7 @@ def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
     }
 
 
-def _reason(total: ReasonTotal) -> dict[str, Any]:
+def _reason(total: ReasonTotal | FailureTotal) -> dict[str, Any]:
     listed = {"clients": _listed(total.clients), "rounds": _listed(total.rounds)}
     return total._asdict() | listed
 

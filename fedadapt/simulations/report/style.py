@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fedadapt.errors import InputError
+from fedadapt.records import LOCAL
 from fedadapt.simulations.results.parquet import put
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 INK = "#1f2430"
 BEFORE = "#8d95a3"
 WORSE = "#d55e00"
-COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#7a68b8", "#882255", "#999933")
+ALONE = "#882255"  # training alone, in every figure
+COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#7a68b8", "#999933")
 
 RC: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -86,10 +88,11 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def colour_of(label: str, labels: tuple[str, ...]) -> str:
-    """The colour of a label in every figure of a run; grey for the base."""
-    if label == "base":
-        return BEFORE
-    return COLOURS[[other for other in labels if other != "base"].index(label) % len(COLOURS)]
+    """The colour of a label in every figure of a run; grey for the base, wine for local."""
+    fixed = {"base": BEFORE, LOCAL: ALONE}
+    if label in fixed:
+        return fixed[label]
+    return COLOURS[[other for other in labels if other not in fixed].index(label) % len(COLOURS)]
 
 
 def near_to_far() -> "Colormap":

@@ -2,9 +2,9 @@
 
 PAGE = r"""{%- macro accuracy_table(rows) -%}
 <div class="scroll"><table>
-<thead><tr><th>client model</th><th class="n">mean</th><th class="bar"></th><th class="n">std</th><th class="n">worst 10 %</th><th class="n">min</th><th class="n">gain</th><th class="n">made worse</th><th class="n">clients</th></tr></thead>
+<thead><tr><th>client model</th><th class="n">mean</th><th class="bar"></th><th class="n">std</th><th class="n">worst 10 %</th><th class="n">min</th><th class="n">gain</th><th class="n">made worse</th><th class="n">over local</th><th class="n">below local</th><th class="n">clients</th></tr></thead>
 <tbody>
-{% for label, s in rows.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ s.mean | percent }}</td><td class="bar"><i style="width:{{ '%.1f' | format(100 * (s.mean or 0)) }}%"></i></td><td class="n">{{ s.std | percent }}</td><td class="n">{{ s.worst10 | percent }}</td><td class="n">{{ s.min | percent }}</td><td class="n">{{ '–' if label == 'base' else s.gain | points }}</td><td class="n{{ ' worse' if s.share_worse }}">{{ '–' if label == 'base' else s.share_worse | percent }}</td><td class="n">{{ s.num_clients }}</td></tr>
+{% for label, s in rows.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ s.mean | percent }}</td><td class="bar"><i style="width:{{ '%.1f' | format(100 * (s.mean or 0)) }}%"></i></td><td class="n">{{ s.std | percent }}</td><td class="n">{{ s.worst10 | percent }}</td><td class="n">{{ s.min | percent }}</td><td class="n">{{ '–' if label == 'base' else s.gain | points }}</td><td class="n{{ ' worse' if s.share_worse }}">{{ '–' if label == 'base' else s.share_worse | percent }}</td><td class="n{{ ' worse' if s.over_local and s.over_local < 0 }}">{{ '–' if label == 'local' else s.over_local | points }}</td><td class="n">{{ '–' if label == 'local' else s.share_below_local | percent }}</td><td class="n">{{ s.num_clients }}</td></tr>
 {% endfor %}</tbody></table></div>
 {%- endmacro -%}
 {%- macro client_table(rows, label) -%}
@@ -79,7 +79,7 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% endfor %}</section>{% endif %}
 
 {% if accuracy %}<h2>Accuracy on the clients' own test images</h2>
-<p class="soft">{{ 'Clients that took part in training, after' if unseen else 'After' }} round {{ round }}; {{ asked }}every client counts once. Gain is over the base model on the same client, in points.</p>
+<p class="soft">{{ 'Clients that took part in training, after' if unseen else 'After' }} round {{ round }}; {{ asked }}every client counts once. Gain is over the base model on the same client, in points; over local: over what the client gets by training alone, never federated.</p>
 {{ accuracy_table(accuracy) }}
 {% elif evaluated %}<h2>Accuracy</h2><p class="soft">No client that took part in training has been evaluated.</p>{% endif %}
 {% if unseen %}<h3>Unseen clients</h3>
@@ -100,10 +100,10 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% endif %}{% endfor %}
 
 {% if kinds %}<h2>By kind of client</h2>
-<p class="soft">Mean accuracy over the clients of a kind; gain over the base in points below it.</p>
+<p class="soft">Mean accuracy over the clients of a kind; gain over the base in points below it. A number in brackets is that of the clients a mean is over, where it is not all.</p>
 {% if kinds_figure %}<figure role="img" aria-label="Mean accuracy by kind">{{ kinds_figure }}</figure>{% endif %}
 <div class="scroll"><table><thead><tr><th>kind</th><th></th><th class="n">clients</th>{% for label in labels %}<th class="n">{{ label }}</th>{% endfor %}</tr></thead><tbody>
-{% for row in kinds %}<tr><td>{{ row.kind }}</td><td>{{ '' if row.seen else 'unseen' }}</td><td class="n">{{ row.num_clients }}</td>{% for label in labels %}<td class="n">{{ row.accuracy.get(label) | percent }}{% if label != 'base' and label in row.gain %}<br><small class="{{ 'worse' if row.gain[label] < 0 else 'soft' }}">{{ row.gain[label] | points }}</small>{% endif %}</td>{% endfor %}</tr>
+{% for row in kinds %}<tr><td>{{ row.kind }}</td><td>{{ '' if row.seen else 'unseen' }}</td><td class="n">{{ row.num_clients }}</td>{% for label in labels %}<td class="n">{{ row.accuracy.get(label) | percent }}{% if row.counted.get(label, 0) != row.num_clients %} <small class="soft">({{ row.counted.get(label, 0) }})</small>{% endif %}{% if label != 'base' and label in row.gain %}<br><small class="{{ 'worse' if row.gain[label] < 0 else 'soft' }}">{{ row.gain[label] | points }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endif %}
 
 {% if worst_off %}<h2>Clients worst off</h2>
@@ -113,10 +113,16 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 <p class="soft">Clients that {{ final }} took most from.</p>
 {{ client_table(most_harmed, final) }}{% endif %}
 
-{% if ledger %}<h2>Ledger</h2>
-<p class="soft">What travelled, message by message; payload in MB (10⁶ bytes), without the transport's overhead.</p>
-<div class="scroll"><table><thead><tr><th>message</th><th class="n">sent</th>{% for outcome in outcomes %}<th class="n">{{ outcome }}</th>{% endfor %}<th class="n">MB down</th><th class="n">MB up</th><th class="n">client seconds</th></tr></thead><tbody>
-{% for row in ledger %}<tr><td>{{ row.action }}</td><td class="n">{{ row.messages }}</td>{% for outcome in outcomes %}<td class="n{{ ' worse' if outcome != 'accepted' and row.outcomes[outcome] }}">{{ row.outcomes[outcome] or '–' }}</td>{% endfor %}<td class="n">{{ row.bytes_down | megabytes }}</td><td class="n">{{ row.bytes_up | megabytes }}</td><td class="n">{{ '%.1f' | format(row.seconds) }}</td></tr>
+{% if failures %}<h2>Results that are missing</h2>
+<p class="soft">What failed on clients that answered; the means above are over the others.</p>
+<div class="scroll"><table><thead><tr><th>client model</th><th>reason</th><th class="n">times</th><th>clients</th><th>rounds</th></tr></thead><tbody>
+{% for row in failures %}<tr><td>{{ row.label }}</td><td>{{ row.reason }}</td><td class="n">{{ row.times }}</td><td>{{ row.clients }}</td><td>{{ row.rounds }}</td></tr>
+{% endfor %}</tbody></table></div>{% endif %}
+
+{% if ledger %}<h2>Communication</h2>
+<p class="soft">What travelled, message by message; messages of evaluation serve these numbers, not the model; payload in MB (10⁶ bytes), without the transport's overhead.</p>
+<div class="scroll"><table><thead><tr><th>for</th><th>message</th><th class="n">sent</th>{% for outcome in outcomes %}<th class="n">{{ outcome }}</th>{% endfor %}<th class="n">MB down</th><th class="n">MB up</th><th class="n">client seconds</th></tr></thead><tbody>
+{% for row in ledger %}<tr><td>{{ row.phase }}</td><td>{{ row.action }}</td><td class="n">{{ row.messages }}</td>{% for outcome in outcomes %}<td class="n{{ ' worse' if outcome != 'accepted' and row.outcomes[outcome] }}">{{ row.outcomes[outcome] or '–' }}</td>{% endfor %}<td class="n">{{ row.bytes_down | megabytes }}</td><td class="n">{{ row.bytes_up | megabytes }}</td><td class="n">{{ '%.1f' | format(row.seconds) }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% if reasons %}<h3>Answers that were not used</h3>
 <div class="scroll"><table><thead><tr><th>outcome</th><th>message</th><th>reason</th><th class="n">times</th><th>clients</th><th>rounds</th></tr></thead><tbody>

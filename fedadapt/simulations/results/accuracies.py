@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.errors import InputError
-from fedadapt.records import Evaluation
+from fedadapt.records import LOCAL, Evaluation
 
 Numbers = NDArray[np.int64]
 TOLERANCE = 1e-6  # an image more or less is 1 / num_examples; anything below this is arithmetic
@@ -36,15 +36,16 @@ class Accuracies:
     def final(self) -> str | None:
         """The label for pictures: the last one, or None where there is nothing beside the base.
 
-        A fixed rule, for choosing the best one would be a choice made on the test.
+        A fixed rule, for choosing the best one would be a choice made on the test. Training alone
+        is what all others are held against, so it is never this one.
         """
-        others = [label for label in self.labels if label != "base"]
+        others = [label for label in self.labels if label not in ("base", LOCAL)]
         return others[-1] if others and "base" in self.by_label else None
 
-    def gain(self, label: str) -> NDArray[np.float64]:
-        """Accuracy minus the base's on the same client, [D]; NaN where either is missing."""
+    def gain(self, label: str, over: str = "base") -> NDArray[np.float64]:
+        """Accuracy minus that of ``over`` on the same client, [D]; NaN where either is missing."""
         missing = np.full(len(self), np.nan)
-        return self.by_label.get(label, missing) - self.by_label.get("base", missing)
+        return self.by_label.get(label, missing) - self.by_label.get(over, missing)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Accuracies":
         """Some of the clients; labels that none of them has are dropped."""
@@ -60,12 +61,15 @@ class Accuracies:
 
 
 def order_labels(labels: Iterable[str], adaptations: Sequence[str] = ()) -> list[str]:
-    """Base before personal, the bare model before its adaptations, those as they were asked for."""
+    """Training alone first, then the base, then personal models.
 
-    def place(label: str) -> tuple[bool, str, bool, int, str]:
+    A bare model comes before its adaptations, and those as they were asked for.
+    """
+
+    def place(label: str) -> tuple[bool, bool, str, bool, int, str]:
         model, _, adaptation = label.partition("+")
         asked = adaptations.index(adaptation) if adaptation in adaptations else len(adaptations)
-        return model != "base", model, adaptation != "", asked, adaptation
+        return model != LOCAL, model != "base", model, adaptation != "", asked, adaptation
 
     return sorted(set(labels), key=place)
 

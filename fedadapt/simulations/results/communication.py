@@ -1,15 +1,16 @@
-"""The ledger, added up: what each message cost, and why answers were not used."""
+"""The communication log, added up: what each message cost, and why answers were not used."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple, get_args
 
-from fedadapt.records import CommunicationEntry, Outcome
+from fedadapt.records import CommunicationEntry, EvaluationFailure, Outcome
 
 
 class ActionTotal(NamedTuple):
-    """All messages of one action."""
+    """All messages of one action in one phase: for training, or for numbers."""
 
+    phase: str
     action: str
     messages: int
     outcomes: dict[str, int]  # every outcome, zeros included
@@ -30,20 +31,21 @@ class ReasonTotal(NamedTuple):
 
 
 def by_action(communication: Iterable[CommunicationEntry]) -> list[ActionTotal]:
-    """Totals for each action, by name."""
-    totals: dict[str, ActionTotal] = {}
+    """Totals for each action: those of training first, each by name."""
+    totals: dict[tuple[str, str], ActionTotal] = {}
     for entry in communication:
-        total = totals.get(entry.action) or ActionTotal(
-            entry.action, 0, dict.fromkeys(get_args(Outcome), 0), 0, 0, 0.0
+        key = (entry.phase, entry.action)
+        total = totals.get(key) or ActionTotal(
+            *key, 0, dict.fromkeys(get_args(Outcome), 0), 0, 0, 0.0
         )
         total.outcomes[entry.outcome] = total.outcomes.get(entry.outcome, 0) + 1
-        totals[entry.action] = total._replace(
+        totals[key] = total._replace(
             messages=total.messages + 1,
             bytes_down=total.bytes_down + entry.bytes_down,
             bytes_up=total.bytes_up + entry.bytes_up,
             seconds=total.seconds + entry.seconds,
         )
-    return [totals[action] for action in sorted(totals)]
+    return [totals[key] for key in sorted(totals, key=lambda key: (key[0] != "training", key))]
 
 
 def by_reason(communication: Iterable[CommunicationEntry]) -> list[ReasonTotal]:
@@ -60,5 +62,32 @@ def by_reason(communication: Iterable[CommunicationEntry]) -> list[ReasonTotal]:
     totals = [
         ReasonTotal(*key, number, tuple(sorted(clients[key])), tuple(sorted(rounds[key])))
         for key, number in times.items()
+    ]
+    return sorted(totals, key=lambda total: (-total.times, total))
+
+
+class FailureTotal(NamedTuple):
+    """Results that a model and adaptation do not have, for one reason."""
+
+    label: str
+    reason: str  # without the incident
+    times: int
+    clients: tuple[int, ...]  # ascending, each once
+    rounds: tuple[int, ...]
+
+
+def by_failure(failures: Iterable[EvaluationFailure]) -> list[FailureTotal]:
+    """What failed on clients that answered, the most frequent first."""
+    found: dict[tuple[str, str], list[EvaluationFailure]] = defaultdict(list)
+    for failure in failures:
+        found[failure.label, failure.reason.partition(" incident=")[0]].append(failure)
+    totals = [
+        FailureTotal(
+            *key,
+            len(some),
+            tuple(sorted({failure.client for failure in some})),
+            tuple(sorted({failure.round for failure in some})),
+        )
+        for key, some in found.items()
     ]
     return sorted(totals, key=lambda total: (-total.times, total))

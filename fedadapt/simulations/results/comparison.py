@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from fedadapt.errors import InputError
+from fedadapt.records import LOCAL
 
 Summary = dict[str, Any]  # a ``summary.json``
 
@@ -27,6 +28,11 @@ def _accuracy(key: str, group: str = "accuracy") -> Callable[[Summary, str], flo
     return lambda summary, label: summary.get(group, {}).get(label, {}).get(key)
 
 
+def _travelled(key: str) -> Callable[[Summary, str], float | None]:
+    """Bytes of training, all clients together; none where clients train alone."""
+    return lambda summary, label: 0 if label == LOCAL else summary[key]
+
+
 MEAN = Column("mean", "mean %", _accuracy("mean"), 2, 100, max)
 STD = Column("std", "std %", _accuracy("std"), 2, 100, None)
 WORST = Column("worst10", "worst 10 %", _accuracy("worst10"), 2, 100, max)
@@ -37,11 +43,16 @@ UNSEEN = Column("unseen", "unseen mean %", _accuracy("mean", "accuracy_unseen"),
 GLOBAL = Column(
     "global_test", "global test %", lambda s, label: s["global_test"].get(label), 2, 100, max
 )
-MB_UP = Column("mb_up", "MB up", lambda s, _: s["bytes_up"], 1, 1e-6, None)
-MB_DOWN = Column("mb_down", "MB down", lambda s, _: s["bytes_down"], 1, 1e-6, None)
-COMPARED = (MEAN, WORST, GAIN, WORSE, UNSEEN, GLOBAL, MB_UP, MB_DOWN)  # `fedadapt compare`
-HEADLINE = (MEAN, STD, WORST, MIN, GAIN, WORSE, UNSEEN, GLOBAL)  # the end of a single run
-OPTIONAL = (UNSEEN, GLOBAL)  # left out where no run has them
+OVER_LOCAL = Column("over_local", "over local, points", _accuracy("over_local"), 2, 100, max)
+BELOW_LOCAL = Column(
+    "share_below_local", "worse than local %", _accuracy("share_below_local"), 1, 100, None
+)
+CLIENTS = Column("num_clients", "clients", _accuracy("num_clients"), 0, 1, None)
+MB_UP = Column("mb_up", "MB up", _travelled("bytes_up"), 1, 1e-6, None)
+MB_DOWN = Column("mb_down", "MB down", _travelled("bytes_down"), 1, 1e-6, None)
+COMPARED = (MEAN, WORST, GAIN, WORSE, OVER_LOCAL, UNSEEN, GLOBAL, CLIENTS, MB_UP, MB_DOWN)
+NOBODY = "no federation"  # in place of a strategy
+OPTIONAL = (OVER_LOCAL, UNSEEN, GLOBAL)  # left out where no run has them
 
 
 class Cell(NamedTuple):
@@ -74,7 +85,8 @@ class Table:
 def comparison(summaries: Sequence[Summary], columns: Sequence[Column] = COMPARED) -> Table:
     """Put runs side by side; rows in the order of the runs given, labels in their own order.
 
-    Runs that differ in nothing but the seed are one row. ``notes`` say where runs of a seed were
+    Runs that differ in nothing but the seed are one row. Training alone is no matter of strategies:
+    where all runs agree on it, it is one row, the first. ``notes`` say where runs of a seed were
     not made on the same clients (their manifests differ), where rows rest on different seeds, and
     where runs differ in rounds or batch-norm policy.
 
@@ -92,11 +104,14 @@ def comparison(summaries: Sequence[Summary], columns: Sequence[Column] = COMPARE
         if seed in runs[name]:
             raise InputError(f"compare: two runs of {name} with seed {seed}; give one of them")
         runs[name][seed] = summary
-    columns = tuple(c for c in columns if c not in OPTIONAL or _present(c, summaries))
+    columns = tuple(c for c in columns if _needed(c, summaries))
+    alone = _alone(summaries) if len(runs) > 1 else {}
+    named = {NOBODY: alone, **runs} if alone else runs
     lines = [
         Line(name, label, len(seeds), tuple(_cell(c, label, seeds) for c in columns))
-        for name, seeds in runs.items()
+        for name, seeds in named.items()
         for label in dict.fromkeys(label for s in seeds.values() for label in s["accuracy"])
+        if not alone or label != LOCAL or name == NOBODY
     ]
     best = [_best(c, [line.cells[i] for line in lines]) for i, c in enumerate(columns)]
     lines = [
@@ -135,6 +150,36 @@ def _name(summary: Summary, all_: Sequence[Summary]) -> str:
         if len({s.get(key, "") for s in all_}) > 1 and summary.get(key):
             words.append(f"({summary[key]})" if key.endswith("args") else summary[key])
     return " ".join(words)
+
+
+def _alone(summaries: Sequence[Summary]) -> dict[int, Summary]:
+    """By seed a summary of training alone; none where the runs do not agree on it."""
+    found: dict[int, Summary] = {}
+    for summary in summaries:
+        if LOCAL not in summary["accuracy"]:
+            continue
+        known = found.setdefault(summary["seed"], summary)
+        compared = ("over_local", "mean", "std", "worst10", "min", "num_clients")
+        ours, theirs = (s["accuracy"][LOCAL] for s in (summary, known))
+        if known["manifest"] != summary["manifest"] or any(
+            ours.get(key) != theirs.get(key) for key in compared
+        ):
+            return {}
+    # What it is over the base differs from strategy to strategy, so it is not in the one row.
+    left_out = ("gain", "share_worse")
+    rows = {
+        seed: {key: value for key, value in s["accuracy"][LOCAL].items() if key not in left_out}
+        for seed, s in found.items()
+    }
+    return {seed: {**s, "accuracy": {LOCAL: rows[seed]}} for seed, s in found.items()}
+
+
+def _needed(column: Column, summaries: Sequence[Summary]) -> bool:
+    """Whether a column tells anything: of clients, where rows are not over the same number."""
+    if column is CLIENTS:
+        counts = (f.get("num_clients") for s in summaries for f in s["accuracy"].values())
+        return len(set(counts)) > 1
+    return column not in OPTIONAL or _present(column, summaries)
 
 
 def _present(column: Column, summaries: Sequence[Summary]) -> bool:

@@ -9,15 +9,16 @@ from typing import TypeVar
 
 from fedadapt.errors import InputError
 from fedadapt.files import sync
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
+from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.simulations.results.parquet import Row
 
-R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss)
+R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure)
 
 JOURNALS: dict[type[Row], str] = {
     Evaluation: "evaluations.jsonl",
     CommunicationEntry: "communication.jsonl",
     RoundLoss: "losses.jsonl",
+    EvaluationFailure: "failures.jsonl",
 }
 
 
@@ -75,7 +76,7 @@ class Journal:
             raise InputError(f"{folder}: cannot be written; {error.strerror or error}") from None
 
     def append(self, row: Row) -> None:
-        """Write a row of any of the three types; ``offsets`` takes it to the disk."""
+        """Write a row of any of the types; ``offsets`` takes it to the disk."""
         self._files[type(row)].write(json.dumps(row).encode() + b"\n")
 
     def offsets(self) -> dict[str, int]:

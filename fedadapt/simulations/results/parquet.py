@@ -1,8 +1,9 @@
 """The tables of a finished run: Parquet files.
 
-``clients.parquet`` holds ``Evaluation`` rows, ``communication.parquet`` ``CommunicationEntry``
-rows, ``losses.parquet`` ``RoundLoss`` rows and, of runs with tasks, ``tasks.parquet``
-``TaskForgetting`` rows; their columns are the records' fields, in order.
+``clients.parquet`` holds ``Evaluation`` rows, ``failures.parquet`` ``EvaluationFailure`` rows,
+``communication.parquet`` ``CommunicationEntry`` rows, ``losses.parquet`` ``RoundLoss`` rows and, of
+runs with tasks, ``tasks.parquet`` ``TaskForgetting`` rows; their columns are the records' fields,
+in order.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +13,24 @@ from typing import Any, BinaryIO, Generic, TypeVar, get_type_hints
 
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss, TaskForgetting
+from fedadapt.records import (
+    CommunicationEntry,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+    TaskForgetting,
+)
 
-Row = Evaluation | CommunicationEntry | RoundLoss
+Row = Evaluation | CommunicationEntry | RoundLoss | EvaluationFailure
 Table = Row | TaskForgetting
-A = TypeVar("A", Evaluation, CommunicationEntry, RoundLoss, TaskForgetting)
+A = TypeVar("A", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, TaskForgetting)
 T = TypeVar("T")
 
 TABLES: dict[type[Table], str] = {
     Evaluation: "clients.parquet",
     CommunicationEntry: "communication.parquet",
     RoundLoss: "losses.parquet",
+    EvaluationFailure: "failures.parquet",
     TaskForgetting: "tasks.parquet",
 }
 ROWS_AT_ONCE = 65_536  # rows of a Parquet row group: all that is held in memory while writing
@@ -69,6 +77,11 @@ def write_communication(folder: Path, rows: Iterable[CommunicationEntry]) -> Pat
 def write_losses(folder: Path, rows: Iterable[RoundLoss]) -> Path:
     """Write ``losses.parquet``; returns its path."""
     return _write(folder, RoundLoss, rows)
+
+
+def write_failures(folder: Path, rows: Iterable[EvaluationFailure]) -> Path:
+    """Write ``failures.parquet``; returns its path."""
+    return _write(folder, EvaluationFailure, rows)
 
 
 def write_tasks(folder: Path, rows: Iterable[TaskForgetting]) -> Path:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import InputError
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
+from fedadapt.older_runs import refuse_older_run
+from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
 from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
 from fedadapt.simulations.results.parquet import TABLES, Rows, check_table, table_rows
@@ -30,6 +31,7 @@ class RunFolder:
     evaluations: Rows[Evaluation]
     communication: Rows[CommunicationEntry]
     losses: Rows[RoundLoss]
+    failures: Rows[EvaluationFailure]
     groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
 
@@ -43,11 +45,12 @@ class RunFolder:
         """Read all there is; where a table is missing, the journal of a run that is going on.
 
         Raises:
-            InputError: There is no such folder, or nothing of a run in it.
+            InputError: There is no such folder, nothing of a run in it, or a run of 0.1.0.
 
         """
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; expected one that a run has written")
+        refuse_older_run(folder)
         names = (CONFIG, MANIFEST, SUMMARY, *TABLES.values(), *JOURNALS.values())
         if not any((folder / name).is_file() for name in names):
             raise InputError(
@@ -62,6 +65,7 @@ class RunFolder:
             _table(folder, Evaluation, missing),
             _table(folder, CommunicationEntry, missing),
             _table(folder, RoundLoss, missing),
+            _table(folder, EvaluationFailure, missing),
             _groups(folder, missing),
             (),
         )
@@ -90,7 +94,7 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
             missing.append(f"{TABLES[kind]} is damaged")
     elif (folder / JOURNALS[kind]).is_file():
         missing.append(f"no {TABLES[kind]} yet")
-    else:
+    elif kind is not EvaluationFailure:  # most runs have none, and miss nothing
         missing.append(f"no {TABLES[kind]}")
     whole = 0
     try:

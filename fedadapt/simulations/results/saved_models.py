@@ -129,19 +129,17 @@ class SavedModels:
         found = guarded(changed)
         return True if isinstance(found, Failure) else found
 
-    def write(self, request: EvaluationRequest, clients: Sequence[int], models: Models) -> None:
+    def write(self, request: EvaluationRequest, models: Models) -> None:
         """Write the models that some clients were evaluated with."""
-        for card, weights in self.with_cards(request.round, request.task, clients, models):
+        for card, weights in self.with_cards(request.round, request.task, models):
             write(self._folder, weights, card)
             self._note(card)
 
-    def with_cards(
-        self, round: int, task: int, clients: Sequence[int], models: Models
-    ) -> Iterator[tuple[Card, Weights]]:
+    def with_cards(self, round: int, task: int, models: Models) -> Iterator[tuple[Card, Weights]]:
         """Each client's models, one by one, with their cards."""
         for name, adapted in models.items():
             for adaptation, stack in adapted.items():
-                for d, client in enumerate(clients):
+                for d, client in enumerate(stack.clients.tolist()):
                     accuracy = float(stack.accuracy[d])
                     card = replace(
                         self.card(client, name, task, adaptation, round),
@@ -295,25 +293,25 @@ def keep_models(
     config: RunConfig,
     worker: Worker,
     store: ClientStateStore,
-    when: tuple[int, int, int],
+    when: tuple[int, int],
     models: Models,
 ) -> None:
     """Keep a client's models on its own disk, in its state folder; a full disk is only logged.
 
     Args:
-        when: The round, the task and the client's number.
+        when: The round and the task.
 
     """
     if not models:
         return
-    round, task, client = when
+    round, task = when
     cards = SavedModels(config, worker, store.folder, on_clients=True)
     try:
         folder = store.make()
-        for card, weights in cards.with_cards(round, task, [client], models):
+        for card, weights in cards.with_cards(round, task, models):
             write(folder, weights, card, private=True)
     except OSError as error:
-        log.warning("client %d: its models could not be kept: %s", client, error)
+        log.warning("the models of this client could not be kept: %s", error)
 
 
 def _reading(config: RunConfig) -> str:

@@ -16,8 +16,21 @@ from numpy.typing import NDArray
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.catalog import is_tasks
 from fedadapt.errors import InputError
-from fedadapt.records import CommunicationEntry, Evaluation, Outcome, RoundLoss
-from fedadapt.simulations.results.accuracies import TOLERANCE, Accuracies, last_accuracies
+from fedadapt.records import (
+    LOCAL,
+    CommunicationEntry,
+    Evaluation,
+    EvaluationFailure,
+    Outcome,
+    Phase,
+    RoundLoss,
+)
+from fedadapt.simulations.results.accuracies import (
+    TOLERANCE,
+    Accuracies,
+    last_accuracies,
+    order_labels,
+)
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
 
@@ -32,6 +45,7 @@ def summarise(
     communication: Iterable[CommunicationEntry],
     losses: Iterable[RoundLoss],
     seconds: float,
+    failures: Iterable[EvaluationFailure] = (),
 ) -> dict[str, Any]:
     """Everything ``summary.json`` holds; the same rows in any order give the same summary.
 
@@ -42,11 +56,12 @@ def summarise(
     own = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
-    bytes_up = bytes_down = 0
+    travelled = {phase: {"bytes_up": 0, "bytes_down": 0} for phase in get_args(Phase)}
     for entry in communication:
         outcomes[entry.outcome] += 1
-        bytes_up += entry.bytes_up
-        bytes_down += entry.bytes_down
+        travelled[entry.phase]["bytes_up"] += entry.bytes_up
+        travelled[entry.phase]["bytes_down"] += entry.bytes_down
+    failed = Counter(f.label for f in failures if f.round == own.round)
     summary: dict[str, Any] = {
         "benchmark": config.benchmark,
         "manifest": manifest_hash,
@@ -59,8 +74,11 @@ def summarise(
         "seed": config.seed,
         "adapt_args": config.adapt_args,
         "evaluated_round": own.round,
-        "accuracy": by_label(own.where(own.seen)),
+        "clients_evaluated": int(own.seen.sum()),
+        "accuracy": with_failed(by_label(own.where(own.seen)), failed, adaptations),
     }
+    if failed:
+        summary["failed_evaluations"] = dict(sorted(failed.items()))
     if not own.seen.all():
         summary["accuracy_unseen"] = by_label(own.where(~own.seen))
     if is_tasks(config.benchmark):
@@ -71,11 +89,14 @@ def summarise(
         summary
         | {
             "global_test": {label: np.nanmean(a) for label, a in seen.by_label.items()},
+            "global_test_clients": {
+                label: int((~np.isnan(a)).sum()) for label, a in seen.by_label.items()
+            },
             "train_loss": max(losses, default=RoundLoss(0, math.nan, 0)).loss,
             "messages": outcomes.total(),
             "outcomes": {outcome: outcomes[outcome] for outcome in get_args(Outcome)},
-            "bytes_up": bytes_up,
-            "bytes_down": bytes_down,
+            **travelled["training"],
+            "evaluation": travelled["evaluation"],
             "seconds": seconds,
         }
     )
@@ -89,22 +110,38 @@ def requested(config: RunConfig) -> tuple[str, ...]:
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:
     """What ``describe`` says of each label."""
     return {
-        label: describe(values, accuracies.gain(label))
+        label: describe(values, accuracies.gain(label), accuracies.gain(label, LOCAL))
         for label, values in accuracies.by_label.items()
     }
 
 
+def with_failed(
+    described: dict[str, dict[str, float | int | None]],
+    failed: Iterable[str],
+    adaptations: Sequence[str] = (),
+) -> dict[str, dict[str, float | int | None]]:
+    """A row for each label that failed on every client as well: over no client, not left out."""
+    nobody = describe(*[np.empty(0)] * 3)
+    labels = order_labels((*described, *failed), adaptations)
+    return {label: described.get(label, nobody) for label in labels}
+
+
 def describe(
-    accuracy: NDArray[np.float64], gain: NDArray[np.float64]
+    accuracy: NDArray[np.float64],
+    gain: NDArray[np.float64],
+    over_local: NDArray[np.float64] | None = None,
 ) -> dict[str, float | int | None]:
     """Summary of accuracies and gains over clients, each [D]; NaN stands for no such model.
 
+    ``gain`` is over the base, ``over_local`` over training alone; ``share_below_local`` is the
+    share of clients that training alone serves better, to whom the federation is worth nothing.
     ``std`` is the population's (divided by D): the clients are all there are, not a sample.
     ``worst10`` is the mean over the ceil(D / 10) least accurate clients. ``share_worse`` is the
     share of clients whose gain is below zero. A number without a client behind it is None.
     """
     accuracy = np.sort(accuracy[~np.isnan(accuracy)])
     gain = np.sort(gain[~np.isnan(gain)])
+    over = np.empty(0) if over_local is None else np.sort(over_local[~np.isnan(over_local)])
     worst = -(-len(accuracy) // 10)  # ceil, in whole numbers
     return {
         "mean": float(accuracy.mean()) if len(accuracy) else None,
@@ -113,6 +150,8 @@ def describe(
         "min": float(accuracy[0]) if len(accuracy) else None,
         "gain": float(gain.mean()) if len(gain) else None,
         "share_worse": float((gain < -TOLERANCE).mean()) if len(gain) else None,
+        "over_local": float(over.mean()) if len(over) else None,
+        "share_below_local": float((over < -TOLERANCE).mean()) if len(over) else None,
         "num_clients": len(accuracy),
     }
 
@@ -125,6 +164,7 @@ class KindRow(NamedTuple):
     num_clients: int
     accuracy: dict[str, float]  # label -> mean over these clients
     gain: dict[str, float]  # label -> mean gain; a label without a base beside it is left out
+    counted: dict[str, int]  # label -> clients that the means are over
 
 
 def per_kind(accuracies: Accuracies) -> list[KindRow]:
@@ -142,6 +182,7 @@ def per_kind(accuracies: Accuracies) -> list[KindRow]:
                     len(part),
                     {label: f["mean"] for label, f in metadata.items() if f["mean"] is not None},
                     {label: f["gain"] for label, f in metadata.items() if f["gain"] is not None},
+                    {label: int(f["num_clients"] or 0) for label, f in metadata.items()},
                 )
             )
     return rows

@@ -1,9 +1,9 @@
-"""Importances made smaller for the upload: half precision, or one byte of logarithm a value.
+"""Compress importances for the upload: half precision, or the logarithm of a value in one byte.
 
-A merge divides importances by each other, so what counts is the error in relation to a value,
-however small: an ordinary 8-bit code, in equal steps up to the largest, would lose most of them.
-Pure functions of stacked tensors [D, ...], coded tensor by tensor and client by client. What cannot
-be an importance (NaN, infinity, below zero) is not hidden: it comes back as something that cannot.
+A merge divides importances by each other, so the relative error of each value matters, however
+small the value is. An ordinary 8-bit code, with equal steps up to the largest value, would lose
+most of them. The functions are pure; they code stacked tensors [D, ...] separately for each tensor
+and each client. Invalid values (NaN, infinite, negative) stay invalid, so that they are rejected.
 """
 
 from collections.abc import Callable
@@ -14,28 +14,28 @@ from torch import Tensor
 
 from fedadapt.weights import Weights
 
-RANGE = "/range"  # beside log8 codes: log2 of what codes 1 and 255 stand for, [D, 2] float64
+RANGE = "/range"  # beside log8 codes: log2 of the values of codes 1 and 255, [D, 2] float64
 EXPONENT = "/exponent"  # beside fp16 values: log2 of their unit, [D] int16
 
 LEVELS = 254  # steps between codes 1 and 255; 0 is an exact zero
-OCTAVES = 40.0  # that the codes span below the largest value, 2^-40 of which is 1e-12
+OCTAVES = 40.0  # spanned by the codes, downwards from the largest value; 2^-40 is 1e-12
 TOP = 15  # fp16 values stay below 2^15; the largest float16 is just below 2^16
 
 
 class Code(Protocol):
-    """How importances travel: ``decode(encode(x))`` is about ``x``, in float32."""
+    """A code for importances: ``decode(encode(x))`` is about ``x``, in float32."""
 
     def encode(self, importances: Weights) -> Weights: ...
 
     def decode(self, coded: Weights) -> Weights: ...
 
     def validation_errors(self, coded: Weights) -> dict[int, str]:
-        """What is wrong with an upload of the right shapes, by row: anybody may have made it."""
+        """Describe the faults of an upload that has the right shapes, by row."""
         ...
 
 
 class ValueByValue(NamedTuple):
-    """Every value travels, by itself."""
+    """A code that encodes every value by itself."""
 
     encode: Callable[[Weights], Weights]
     decode: Callable[[Weights], Weights]
@@ -45,7 +45,7 @@ class ValueByValue(NamedTuple):
 
 
 def impossible(importances: Weights) -> dict[int, str]:
-    """Which rows hold what no importance is: one line naming the array."""
+    """Describe the rows with values that no importance can have, in one line naming the array."""
     wrong: dict[int, str] = {}
     for name, tensor in importances.items():
         fine = ((tensor >= 0) & tensor.isfinite()).unsqueeze(1).flatten(1).all(1)  # NaN is neither
@@ -55,23 +55,24 @@ def impossible(importances: Weights) -> dict[int, str]:
 
 
 def to_float16(importances: Weights) -> Weights:
-    """Each value as float16, in units of a power of two: 2 bytes a value and 2 a tensor.
+    """Encode values as float16, in units of a power of two: 2 bytes a value and 2 a tensor.
 
-    Within 2^-11 of values down to 2^-28 of the tensor's largest; below, within 2^-39 of that.
+    The relative error is at most 2^-11 for values down to 2^-28 of the largest of the tensor;
+    below that, the absolute error is at most 2^-39 of the largest.
     """
     coded: Weights = {}
     for n, t in importances.items():
         x = t.double().reshape(len(t), -1)
         exponent = (torch.frexp(x.amax(1)).exponent - TOP).clamp(min=-1000).to(torch.int16)
         values = (x * torch.exp2(-exponent.double())[:, None]).half()
-        values = values.masked_fill(x < 0, torch.nan)  # a small one would come back as zero
+        values = values.masked_fill(x < 0, torch.nan)  # a small one would be decoded as zero
         coded[n] = values.reshape(t.shape)
         coded[n + EXPONENT] = exponent
     return coded
 
 
 def from_float16(coded: Weights) -> Weights:
-    """What ``to_float16`` made, in float32."""
+    """Decode what ``to_float16`` encoded, to float32."""
     return {
         n: _each(torch.mul, t.double(), torch.exp2(coded[n + EXPONENT].double())).float()
         for n, t in coded.items()
@@ -80,11 +81,11 @@ def from_float16(coded: Weights) -> Weights:
 
 
 def to_log8(importances: Weights) -> Weights:
-    """Each value as the nearest of 255 in equal ratios: 1 byte a value and 16 a tensor.
+    """Encode values as the nearest of 255 levels in equal ratios: 1 byte a value, 16 a tensor.
 
-    The ratios span the tensor's smallest to its largest value, ``OCTAVES`` octaves at most. With
-    ``span`` octaves a value is within 2^(span / 508) - 1 of it: 5.6 % at most. What is smaller than
-    the span counts as its lower end, never as zero; zeros are exact.
+    The levels span the smallest to the largest value of the tensor, at most ``OCTAVES`` octaves.
+    With ``span`` octaves, the relative error is at most 2^(span / 508) - 1, or 5.6 %. A value below
+    the span is encoded as its lower end and never as zero; zeros are exact.
     """
     coded: Weights = {}
     for n, t in importances.items():
@@ -102,7 +103,7 @@ def to_log8(importances: Weights) -> Weights:
 
 
 def from_log8(coded: Weights) -> Weights:
-    """What ``to_log8`` made, in float32."""
+    """Decode what ``to_log8`` encoded, to float32."""
     found: Weights = {}
     for n, t in coded.items():
         if n.endswith(RANGE):
@@ -123,5 +124,5 @@ CODES: dict[str, Code] = {
 def _each(
     operation: Callable[[Tensor, Tensor], Tensor], stacked: Tensor, numbers: Tensor
 ) -> Tensor:
-    """``operation`` on every value of row d [D, ...] and the number of client d [D]."""
+    """Apply ``operation`` to every value of row d [D, ...] and the number of client d [D]."""
     return operation(stacked, numbers.reshape(-1, *[1] * (stacked.dim() - 1)))

@@ -1,4 +1,4 @@
-"""Where the server puts what clients told it, until it is merged: memory that need not grow."""
+"""Stores for the importances that clients sent, until they are merged."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +17,14 @@ Place = tuple[int, int]
 
 
 class ImportanceStore(Protocol):
-    """One answer a place; what is put there again replaces what was."""
+    """A store with one answer for each (task, client); a later answer replaces an earlier one."""
 
     def put(self, place: Place, answer: Weights) -> None: ...
 
     def get(self, place: Place) -> Weights | None: ...
 
     def pack(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold of it."""
+        """Return the tensors that a checkpoint must hold."""
         ...
 
     def unpack(self, tensors: Mapping[str, Tensor]) -> None: ...
@@ -32,7 +32,7 @@ class ImportanceStore(Protocol):
 
 @dataclass(frozen=True)
 class InMemoryImportances:
-    """For a few clients, or small networks."""
+    """A store in memory, for a few clients or small networks."""
 
     places: dict[Place, Weights] = field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class InMemoryImportances:
 
 @dataclass(frozen=True)
 class OnDiskImportances:
-    """For any number of clients: one safetensors file a place, written in one step."""
+    """A store on disk, for any number of clients: an atomic safetensors file for each answer."""
 
     folder: Path
 
@@ -80,7 +80,7 @@ class OnDiskImportances:
             ) from None
 
     def pack(self) -> dict[str, Tensor]:
-        return {}  # it is on disk already, and a round that is done again puts the same there
+        return {}  # the files are on disk already, and a repeated round writes the same files
 
     def unpack(self, tensors: Mapping[str, Tensor]) -> None:
         pass

@@ -1,9 +1,10 @@
-"""Importances uploaded only where a client's own differ most from ones that everybody shares.
+"""Upload importances only where a client's differ most from the server's.
 
-Importance depends on the model more than on the data (De Lange et al. 2020, fig. 3), so the
-server's own are near a user's: they are sent down, and what comes back are the entries that are
-farthest from them, and where these are. All others are taken to be the shared ones, tensor by
-tensor in proportion: a user whose images excite the network more is no other user.
+Importance depends more on the model than on the data (De Lange et al. 2020, fig. 3), so the
+server's importances are close to a user's. The server sends them down; a client sends back the
+entries that are farthest from them, and their positions. All other entries are taken from the
+server's, multiplied by a scale for each tensor, since the images of a user may raise all
+importances of a tensor alike.
 """
 
 import math
@@ -17,17 +18,17 @@ from torch import Tensor
 from fedadapt.strategies.dua.compression import RANGE, from_log8, impossible, to_log8
 from fedadapt.weights import Weights, row
 
-VALUES = "differing"  # the entries, one byte of logarithm each: [D, k] uint8
-PLACES = "differing/at"  # which ones: a bit each [D, bytes] uint8, or their numbers [D, k] int32
-SCALES = "differing/scale"  # own / shared of the others, tensor by tensor: [D, tensors] float64
-SHARED = "shared/"  # before the names of what the server sends down, in log8
+VALUES = "differing"  # the entries, in log8: [D, k] uint8
+PLACES = "differing/at"  # their positions: bits [D, bytes] uint8, or numbers [D, k] int32
+SCALES = "differing/scale"  # client / server for the other entries: [D, tensors] float64
+SHARED = "shared/"  # prefix of the names of the server's importances, sent in log8
 
 
 @dataclass(frozen=True, eq=False)
 class Difference:
-    """A code as those in ``client.compression.CODES``, against ``shared``.
+    """A code like those in ``compression.CODES``, relative to ``shared``.
 
-    Entries are numbered through all tensors, in the order of their names.
+    Entries are numbered consecutively through all tensors, in the order of their names.
     """
 
     shared: Mapping[str, Tensor]  # importances, [...]: the same on both sides
@@ -35,25 +36,25 @@ class Difference:
 
     @staticmethod
     def sent_down(shared: Mapping[str, Tensor]) -> Weights:
-        """Importances [...] as they are sent to everybody: a byte an entry."""
+        """Encode importances [...] for sending to all clients: one byte an entry."""
         coded = to_log8({n: t.unsqueeze(0) for n, t in shared.items()})
         return {SHARED + n: t for n, t in row(coded, 0).items()}
 
     @staticmethod
     def received(sent: Mapping[str, Tensor], share: float) -> "Difference":
-        """The code, from all that one client was sent; what else there is is left aside."""
+        """Make the code from what one client received; other tensors are ignored."""
         found = {
             n.removeprefix(SHARED): t.unsqueeze(0) for n, t in sent.items() if n.startswith(SHARED)
         }
         return Difference(row(from_log8(found), 0), share)
 
     def encode(self, importances: Weights) -> Weights:
-        """What travels: about ``share`` bytes an entry, and a bit (or ``share`` times four bytes).
+        """Encode importances: ``share`` bytes an entry, and a bit or 4 ``share`` bytes as position.
 
-        One client after the other: beside the result, memory is that of one.
+        Clients are encoded one after the other, in the memory of one client beside the result.
 
         Args:
-            importances: Of the names of ``shared``, each [D, ...].
+            importances: Tensors with the names of ``shared``, each [D, ...].
 
         """
         clients = range(len(importances[self._names[0]]))
@@ -62,10 +63,12 @@ class Difference:
 
     def _encoded(self, importances: Mapping[str, Tensor]) -> Weights:
         own = torch.cat([importances[n].double().flatten() for n in self._names])
-        own = own.masked_fill(own < 0, torch.nan)  # or it would be taken to be a shared one
+        own = own.masked_fill(
+            own < 0, torch.nan
+        )  # otherwise the entry could be replaced by a shared one
         shared = self._flat.to(own.device)
         gap = (own - self._spread(self._usual_ratio(own, shared)) * shared).abs()
-        # What is no number differs most: it travels, and is refused.
+        # NaN counts as the largest difference, so it is sent and the server's check rejects it.
         at = gap.nan_to_num(torch.inf).topk(self._count).indices.sort().values
         rest = torch.ones_like(own).index_fill(0, at, 0)
         scales = _ratio(self._sums(own * rest), self._sums(shared * rest))
@@ -73,11 +76,11 @@ class Difference:
         return {**values, PLACES: self._packed(at), SCALES: scales}
 
     def decode(self, coded: Weights) -> Weights:
-        """The importances, float32, each [D, ...]; of an upload without ``validation_errors``."""
+        """Decode an upload without ``validation_errors`` to float32, each tensor [D, ...]."""
         shared, at = self._flat.to(coded[SCALES].device), self._unpacked(coded[PLACES])
         flat = (self._spread(coded[SCALES].double()) * shared).float()
-        told = {n: coded[n] for n in (VALUES, VALUES + RANGE)}
-        flat = flat.scatter(1, at, from_log8(told)[VALUES])
+        values = {n: coded[n] for n in (VALUES, VALUES + RANGE)}
+        flat = flat.scatter(1, at, from_log8(values)[VALUES])
         parts = flat.split(self._sizes, dim=1)
         return {
             n: part.unflatten(1, self.shared[n].shape) if self.shared[n].dim() else part[:, 0]
@@ -85,7 +88,7 @@ class Difference:
         }
 
     def validation_errors(self, coded: Weights) -> dict[int, str]:
-        """What is wrong, by row: an upload may be made by anybody."""
+        """Describe the faults of an upload by row; any client may send anything."""
         places, entries = coded[PLACES], self._flat.numel()
         if self._as_bits:
             bits = _bits(places)
@@ -113,25 +116,25 @@ class Difference:
 
     @cached_property
     def _count(self) -> int:
-        """Of entries that travel."""
+        """The number of entries that travel."""
         return max(1, round(self.share * self._flat.numel()))
 
     @cached_property
     def _as_bits(self) -> bool:
-        """Whichever says in fewer bytes which entries travel."""
+        """Whether positions take fewer bytes as bits than as numbers."""
         return math.ceil(self._flat.numel() / 8) <= 4 * self._count
 
     def _sums(self, flat: Tensor) -> Tensor:
-        """Tensor by tensor: [..., entries] -> [..., tensors]."""
+        """Sum the entries of each tensor: [..., entries] -> [..., tensors]."""
         return torch.stack([part.sum(-1) for part in flat.split(self._sizes, dim=-1)], dim=-1)
 
     def _usual_ratio(self, own: Tensor, shared: Tensor) -> Tensor:
-        """The median of own / shared, tensor by tensor: a few that differ a lot do not show."""
+        """Return the median of own / shared in each tensor; outliers do not change it."""
         ratios = (own / shared).nan_to_num(torch.nan, torch.nan).split(self._sizes)
         return torch.stack([part.nanmedian() for part in ratios]).nan_to_num(1.0)
 
     def _spread(self, scales: Tensor) -> Tensor:
-        """The inverse shape: [..., tensors] -> [..., entries]."""
+        """Repeat a scale for each entry of its tensor: [..., tensors] -> [..., entries]."""
         sizes = torch.tensor(self._sizes, device=scales.device)
         return scales.repeat_interleave(sizes, dim=-1)
 
@@ -143,14 +146,14 @@ class Difference:
         return (bits.unflatten(0, (-1, 8)) << _shifts(at)).sum(1, dtype=torch.uint8)
 
     def _unpacked(self, places: Tensor) -> Tensor:
-        """Entries' numbers, ascending: [D, k]."""
+        """Return the numbers of the entries, ascending: [D, k]."""
         if not self._as_bits:
             return places.long()
         return _bits(places).nonzero()[:, 1].view(len(places), self._count)
 
 
 def _ratio(own: Tensor, shared: Tensor) -> Tensor:
-    """1 where there is nothing to be in proportion to."""
+    """Return own / shared, and 1 where ``shared`` is 0."""
     return torch.where(shared > 0, own / shared.clamp(min=1e-300), 1.0)
 
 
@@ -159,6 +162,6 @@ def _shifts(like: Tensor) -> Tensor:
 
 
 def _bits(places: Tensor) -> Tensor:
-    """[D, bytes] -> [D, 8 bytes], 0 and 1."""
+    """Unpack bits: [D, bytes] -> [D, 8 * bytes], each 0 or 1."""
     bits: Tensor = (places.unsqueeze(2) >> _shifts(places)) & 1
     return bits.flatten(1)

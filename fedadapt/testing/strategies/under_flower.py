@@ -1,8 +1,5 @@
 """The rule for a strategy of ours as a Flower ``Strategy``, in anybody's ServerApp."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from unittest import SkipTest
 
@@ -20,9 +17,7 @@ def trains_as_a_flower_strategy(name: str, arguments: Arguments | None = None) -
     """
     if find(name).learns_tasks:
         raise SkipTest(f"{name} learns task after task; its server is prepared by fedadapt alone")
-    import flwr.serverapp  # noqa: F401, which sets up the logging that is made quiet here
-
-    with few_setups(name, arguments) as found, _quiet():
+    with few_setups(name, arguments) as found:
         for setup in found:
             if isinstance(setup, ToySetup):
                 _require_same_base(replace(setup, newcomers=()))
@@ -37,21 +32,14 @@ def _require_same_base(setup: Setup) -> None:
     worker = setup.worker()
     flower = as_flower(setup.strategy(worker, new_folder(setup)))
     with GridInMemory.over(worker, setup.seen) as grid:
-        result = flower.start(
-            grid=grid, initial_arrays=array_record(setup.start), num_rounds=setup.rounds, timeout=5
-        )
+        arrays = array_record(setup.start)
+        try:
+            result = flower.start(
+                grid=grid, initial_arrays=arrays, num_rounds=setup.rounds, timeout=5
+            )
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise AssertionError(f"{setup.label}: as a Flower strategy: {reason}") from error
     base = row(ours.strategy.models(ours.state, setup.seen)["base"], 0)
     label = f"{setup.label}: the base model after {setup.rounds} rounds of Flower's"
     require_close(tensors(result.arrays), base, label, setup.limits)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Flower logs every round."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

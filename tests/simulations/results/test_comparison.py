@@ -8,7 +8,8 @@ from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.simulations.results.comparison import HEADLINE, comparison
+from fedadapt.records import CommunicationEntry
+from fedadapt.simulations.results.comparison import comparison
 from fedadapt.simulations.results.summary import summarise
 from fedadapt.simulations.results.table_formats import (
     escape_latex,
@@ -106,10 +107,6 @@ def test_unseen_clients_have_a_column_only_where_there_are_some():
     assert cells(table, 1, "unseen").mean is None
 
 
-def test_the_headline_of_a_single_run_has_spread_over_clients():
-    assert {"std", "min"} <= {c.key for c in comparison([run(0.5, 0.6)], HEADLINE).columns}
-
-
 @pytest.mark.parametrize("summaries", [[], [{"strategy": "fedavg"}]])
 def test_nothing_to_compare_is_one_line(summaries):
     with pytest.raises(InputError, match="compare: "):
@@ -193,3 +190,39 @@ def test_spreads_wrap_below_their_means_and_are_never_cut():
     assert "…" not in text
     for number in ("55.00", "±7.07", "100.00", "±0.00", "fedprox", "987.7"):
         assert number in text
+
+
+def alone(local, base=0.5, tuned=0.6, *, missing=False, **config):
+    rows = [evaluation(d, base) for d in range(2)]
+    rows += [evaluation(d, local, "local") for d in range(2)]
+    rows += [evaluation(d, tuned, "base+fine-tune") for d in range(1 if missing else 2)]
+    entry = CommunicationEntry(1, 0, "train", "accepted", "", 10**6, 10**6, 0.0)
+    return summarise(RunConfig(**config), "m", rows, [entry], [], 1.0)
+
+
+def test_training_alone_is_one_row_for_all_strategies_and_nothing_travels_for_it():
+    table = comparison([alone(0.7, tuned=0.8), alone(0.7, base=0.4, strategy="fedprox")])
+    assert [(line.strategy, line.label) for line in table.lines] == [
+        ("no federation", "local"), ("fedavg", "base"), ("fedavg", "base+fine-tune"),
+        ("fedprox", "base"), ("fedprox", "base+fine-tune"),
+    ]  # fmt: skip
+    assert cells(table, 0, "gain").mean is None  # over which of the two?
+    assert [cells(table, i, "mb_up").mean for i in (0, 1)] == [0, 10**6]
+    assert cells(table, 2, "over_local").mean == pytest.approx(0.1)
+    assert cells(table, 4, "over_local").mean == pytest.approx(-0.1)
+
+
+def test_strategies_that_differ_in_what_training_alone_gives_keep_their_rows():
+    table = comparison([alone(0.7), alone(0.6, strategy="fedprox")])
+    found = [(line.strategy, line.label) for line in table.lines if line.label == "local"]
+    assert found == [("fedavg", "local"), ("fedprox", "local")]
+
+
+def test_a_run_alone_has_training_alone_as_its_first_row():
+    assert comparison([alone(0.7)]).lines[0].label == "local"
+
+
+def test_the_number_of_clients_is_a_column_where_rows_differ_in_it():
+    assert "num_clients" not in {c.key for c in comparison([alone(0.7)]).columns}
+    table = comparison([alone(0.7, missing=True)])
+    assert [cells(table, i, "num_clients").mean for i in range(3)] == [2, 2, 1]

@@ -123,7 +123,12 @@ def test_offsets_are_the_bytes_on_the_disk(tmp_path):
         journal.append(losses()[0])
         assert journal.offsets() == {
             name: (tmp_path / name).stat().st_size
-            for name in ("evaluations.jsonl", "communication.jsonl", "losses.jsonl")
+            for name in (
+                "evaluations.jsonl",
+                "communication.jsonl",
+                "losses.jsonl",
+                "failures.jsonl",
+            )
         }
         assert journal.offsets()["losses.jsonl"] > 0
 

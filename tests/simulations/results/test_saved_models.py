@@ -243,9 +243,9 @@ def test_few_clients_are_computed_together_where_models_are_large(local, tmp_pat
     counts = []
     add = saved_models.SavedModels.write
 
-    def counted(self, request, clients, models):
-        counts.append(len(clients))
-        add(self, request, clients, models)
+    def counted(self, request, models):
+        counts.extend({len(stack.clients) for of in models.values() for stack in of.values()})
+        add(self, request, models)
 
     monkeypatch.setattr(saved_models.SavedModels, "write", counted)
     tiny.run(tmp_path, **LOCAL)

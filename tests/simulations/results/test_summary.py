@@ -10,7 +10,7 @@ from made_up import communication, evaluation, evaluations, losses
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.records import CommunicationEntry, RoundLoss
+from fedadapt.records import CommunicationEntry, EvaluationFailure, RoundLoss
 from fedadapt.simulations.results.accuracies import last_accuracies, order_labels
 from fedadapt.simulations.results.summary import (
     describe,
@@ -23,13 +23,14 @@ from fedadapt.simulations.results.summary import (
 CONFIG = RunConfig(clients=4, rounds=5, adapt="none,fine-tune,adabn")
 
 
-def summary_of(rows, entries=(), means=(), config=CONFIG, seconds=1.5):
-    return summarise(config, "abc", rows, entries, means, seconds)
+def summary_of(rows, entries=(), means=(), config=CONFIG, seconds=1.5, failures=()):
+    return summarise(config, "abc", rows, entries, means, seconds, failures)
 
 
 def test_the_numbers_of_four_clients_are_those_computed_by_hand():
     before, after = [0.4, 0.6, 0.8, 1.0], [0.7, 0.5, 0.8, 1.0]
     rows = [evaluation(d, a) for d, a in enumerate(before)]
+    rows += [evaluation(d, a, "local") for d, a in enumerate((0.8, 0.8, 0.9, 0.9))]
     rows += [evaluation(d, a, "base+fine-tune") for d, a in enumerate(after)]
     assert summary_of(rows)["accuracy"] == {
         "base": {
@@ -39,6 +40,8 @@ def test_the_numbers_of_four_clients_are_those_computed_by_hand():
             "min": 0.4,
             "gain": 0.0,
             "share_worse": 0.0,
+            "over_local": -0.15,
+            "share_below_local": 0.75,
             "num_clients": 4,
         },
         "base+fine-tune": {
@@ -48,9 +51,44 @@ def test_the_numbers_of_four_clients_are_those_computed_by_hand():
             "min": 0.5,
             "gain": 0.05,
             "share_worse": 0.25,
+            "over_local": -0.1,
+            "share_below_local": 0.75,
+            "num_clients": 4,
+        },
+        "local": {
+            "mean": 0.85,
+            "std": 0.05,
+            "worst10": 0.8,
+            "min": 0.8,
+            "gain": 0.15,
+            "share_worse": 0.25,
+            "over_local": 0.0,
+            "share_below_local": 0.0,
             "num_clients": 4,
         },
     }
+
+
+def test_training_alone_is_the_first_row_and_never_the_one_that_pictures_show():
+    rows = [evaluation(0, a, label) for a, label in ((0.5, "base"), (0.9, "local"))]
+    assert list(summary_of(rows)["accuracy"]) == ["local", "base"]
+    assert last_accuracies(rows).final is None
+    tuned = [*rows, evaluation(0, 0.7, "base+kd")]
+    assert last_accuracies(tuned).final == "base+kd"
+
+
+def test_what_failed_on_all_clients_is_a_row_over_no_client():
+    rows = [evaluation(d, 0.5) for d in range(3)] + [evaluation(0, 0.6, "base+kd")]
+    failures = [EvaluationFailure(5, d, "base", "adabn", "crash:ValueError") for d in range(3)]
+    failures += [EvaluationFailure(5, d, "base", "kd", "crash:ValueError") for d in (1, 2)]
+    failures += [EvaluationFailure(2, 0, "base", "none", "crash:ValueError")]
+    found = summary_of(rows, failures=failures)
+    assert {n: f["num_clients"] for n, f in found["accuracy"].items()} == {
+        "base": 3, "base+adabn": 0, "base+kd": 1,
+    }  # fmt: skip
+    assert found["accuracy"]["base+adabn"]["mean"] is None
+    assert found["failed_evaluations"] == {"base+adabn": 3, "base+kd": 2}
+    assert found["clients_evaluated"] == 3
 
 
 @pytest.mark.parametrize(
@@ -202,3 +240,14 @@ def test_a_missing_or_damaged_summary_is_one_line(tmp_path, content):
         (tmp_path / "summary.json").write_text(content)
     with pytest.raises(InputError, match=r"summary\.json: "):
         read_summary(tmp_path)
+
+
+def test_bytes_of_evaluation_are_counted_apart_from_those_of_training():
+    entries = [
+        CommunicationEntry(1, 0, "train", "accepted", "", 100, 90, 0.0),
+        CommunicationEntry(1, 0, "evaluate", "accepted", "", 70, 8, 0.0, "evaluation"),
+        CommunicationEntry(2, 0, "query.importance", "accepted", "", 30, 40, 0.0, "evaluation"),
+    ]
+    found = summary_of([evaluation(0, 0.5)], entries)
+    assert (found["bytes_down"], found["bytes_up"]) == (100, 90)
+    assert found["evaluation"] == {"bytes_down": 100, "bytes_up": 48}

@@ -59,9 +59,9 @@ def test_what_is_tested_after_adabn_has_the_users_own_statistics(learnt, kind):
     own = models[kind] | batch_norm_statistics(cohort, models[kind], schedule)
     assert not torch.isclose(own["2.running_mean"], models[kind]["2.running_mean"]).any(1).all()
     wanted = evaluate(cohort, own, [split.test for split in cohort.splits])
-    found = worker.evaluate(2, USERS, {kind: models[kind]}, adaptations=[methods["adabn"]])
+    found = worker.evaluate(2, USERS, {kind: models[kind]}, adaptations=[methods["adabn"]]).rows
     assert [row.loss for row in found] == pytest.approx([score.loss for score in wanted])
-    plain = worker.evaluate(2, USERS, {kind: models[kind]}, adaptations=[methods["none"]])
+    plain = worker.evaluate(2, USERS, {kind: models[kind]}, adaptations=[methods["none"]]).rows
     assert all(a.loss != b.loss for a, b in zip(found, plain, strict=True))
 
 

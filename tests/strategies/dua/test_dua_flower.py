@@ -218,6 +218,6 @@ def test_flwr_run_personalises_as_one_process_does(tmp_path, experts):
     assert_same_results(tmp_path / "there", tmp_path / "here", rtol=1e-4)
     for place in (f"task-{task}/{user}.safetensors" for task in range(2) for user in range(2)):
         mine, wanted = (
-            load_file(tmp_path / where / "precisions" / place) for where in ("there", "here")
+            load_file(tmp_path / where / "importances" / place) for where in ("there", "here")
         )
         assert_close(mine, wanted, rtol=1e-4, atol=1e-7)

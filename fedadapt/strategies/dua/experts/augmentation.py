@@ -1,4 +1,4 @@
-"""Other views of a training image: a random crop and a flip, as for ImageNet."""
+"""Augmentation of training images: a random crop and a flip, as for ImageNet."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,17 +10,19 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Augmented:
-    """A scaling that crops (8 to 100 % of the area), resizes and flips each image by itself first.
+    """A scaling that first crops (8 to 100 % of the area), resizes and flips each image.
 
-    Images keep their size. The draws are the generator's; torch's global one stays as it was.
+    Images keep their size. Draws come from ``generator``; torch's global one is left unchanged.
     """
 
     scaling: Callable[[Tensor], Tensor]
     generator: np.random.Generator
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """From [..., C, H, W] uint8 to a network's input."""
-        from torchvision.transforms import v2  # takes seconds, and 160 MB: few runs need it
+        """Convert [..., C, H, W] uint8 into the input of a network."""
+        from torchvision.transforms import (
+            v2,
+        )  # the import takes seconds and 160 MB, and few runs need it
 
         crop = v2.RandomResizedCrop(list(inputs.shape[-2:]), antialias=True)
         change = v2.Compose([crop, v2.RandomHorizontalFlip()])

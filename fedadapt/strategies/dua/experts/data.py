@@ -1,4 +1,4 @@
-"""A task's images as the cohort of one client that ``fit`` and ``evaluate`` know."""
+"""Make a cohort of one client from the images of a task, for ``fit`` and ``evaluate``."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ def cohort_of(
     seed: int,
     compute: str | torch.device,
 ) -> Cohort:
-    """The server as a client with the task's number; its validation images are its ``adapt``."""
+    """Return the server as the client ``number``; validation images are its ``adapt`` set."""
     train, validation = (_examples_on(part, compute) for part in (task.train, task.validation))
     return Cohort(
         model=on_meta(network, compute),
@@ -40,7 +40,7 @@ def cohort_of(
 
 
 def joined(tasks: Sequence[Task]) -> tuple[Task, tuple[TaskHead, ...]]:
-    """All tasks as one, the classes side by side; and whose they are."""
+    """Join all tasks into one with all classes; also return the head of each task."""
     heads = tuple(TaskHead(task.name, len(task.classes)) for task in tasks)
     firsts = list(accumulate((head.num_classes for head in heads), initial=0))[:-1]
     classes = tuple(name for task in tasks for name in task.classes)
@@ -50,16 +50,16 @@ def joined(tasks: Sequence[Task]) -> tuple[Task, tuple[TaskHead, ...]]:
 
 
 def together(parts: Sequence[Examples], firsts: Sequence[int] | None = None) -> Examples:
-    """Several sets of images as one; label 0 of each becomes the first in ``firsts``."""
+    """Concatenate sets of images; label 0 of each set becomes its number in ``firsts``."""
     labels = [p.labels + first for p, first in zip(parts, firsts or [0] * len(parts), strict=True)]
     return Examples(torch.cat([part.inputs for part in parts]), torch.cat(labels))
 
 
 def check(tasks: Sequence[Task], known: Sequence[str] = ()) -> None:
-    """Refuse what cannot be learnt.
+    """Refuse tasks that cannot be learnt.
 
     Raises:
-        InputError: No task, two of one name, no images, labels that are not of the classes.
+        InputError: No task, two with the same name, no images, labels without a class.
 
     """
     names = [*known, *(task.name for task in tasks)]
@@ -82,7 +82,7 @@ def check(tasks: Sequence[Task], known: Sequence[str] = ()) -> None:
 
 
 def digest(*tensors: Tensor) -> str:
-    """A hash of types, shapes and content."""
+    """Return a hash of types, shapes and contents."""
     found = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
@@ -92,13 +92,13 @@ def digest(*tensors: Tensor) -> str:
 
 
 def body_of(network: nn.Module) -> Weights:
-    """All but the head."""
+    """Return all weights but the head's."""
     out = head(network)
     return {n: t.detach() for n, t in network.state_dict().items() if n not in out}
 
 
 def placed(weights: Mapping[str, Tensor], compute: str | torch.device) -> Weights:
-    """On a client, in the plain memory layout, so that what is loaded computes like what is new."""
+    """Move weights to a device, contiguous, so that loaded and new weights compute alike."""
     return {n: t.detach().to(compute).contiguous() for n, t in weights.items()}
 
 

@@ -1,15 +1,15 @@
-"""When training gets no better: a lower learning rate first, then the end."""
+"""Lower the learning rate, and then stop, when the validation accuracy no longer improves."""
 
 import math
 from typing import NamedTuple
 
 
 class EarlyStopping(NamedTuple):
-    """What is known after some epochs; ``after`` gives what is known after the next.
+    """The state after some epochs; ``after`` returns the state after the next one.
 
-    An epoch is bad unless its accuracy is above the best before it. The bad epochs since the best
-    one are counted: at ``decay_after`` the learning rate falls by ``decay``, at ``stop_after``
-    training ends. A learning rate that has fallen stays down.
+    An epoch is bad unless its accuracy is above the best one before it. Bad epochs since the best
+    one are counted: at ``decay_after`` the learning rate is multiplied by ``decay``, and at
+    ``stop_after`` training ends. The learning rate is never raised again.
     """
 
     lr: float  # of the next epoch

@@ -1,4 +1,4 @@
-"""What training leaves of a task: an expert. And which head answers for a task."""
+"""Experts, the models that training on a task leaves, and the head that answers a task."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from fedadapt.weights import Weights
 
 
 class TaskHead(NamedTuple):
-    """Some rows of a head: the logits of one task."""
+    """The rows of a head that are the logits of one task."""
 
     task: str
     num_classes: int
@@ -19,26 +19,26 @@ class Expert(NamedTuple):
 
     name: str  # of the task
     body: Weights  # all but the head: parameters and buffers, [...]
-    head: Weights  # [logits, ...], the heads below each other
-    heads: tuple[TaskHead, ...]  # those in ``head``; more than one with LwF and joint training
+    head: Weights  # [logits, ...], the heads concatenated
+    heads: tuple[TaskHead, ...]  # in ``head``; more than one with LwF and joint training
     accuracy: float  # on the task's validation images, in [0, 1]
-    epochs: int  # gone through
+    epochs: int  # trained
     importance: Weights  # EWC, MAS: of the parameters in ``body``, summed over tasks; else {}
-    key: str  # a hash of all that this expert follows from
+    key: str  # a hash of everything that determines this expert
 
     @property
     def weights(self) -> Weights:
-        """A whole network, with all its heads."""
+        """The weights of the whole network, with all its heads."""
         return self.body | self.head
 
     def head_of(self, task: str) -> Weights:
-        """The rows of ``head`` that answer for ``task``: [classes, ...], views."""
+        """Return the rows of ``head`` for ``task`` as views, [classes, ...]."""
         first, last = slices(self.heads)[task]
         return {n: t[first:last] for n, t in self.head.items()}
 
 
 def slices(heads: Sequence[TaskHead]) -> dict[str, tuple[int, int]]:
-    """Task -> its first logit and the one after its last, where the heads stand side by side."""
+    """Return for each task its first logit and the one after its last, in concatenated heads."""
     found: dict[str, tuple[int, int]] = {}
     first = 0
     for task, num_classes in heads:
@@ -48,13 +48,13 @@ def slices(heads: Sequence[TaskHead]) -> dict[str, tuple[int, int]]:
 
 
 def head_for(experts: Sequence[Expert], task: str, after: int = -1) -> Weights:
-    """The head that answers ``task`` on the trunk of ``experts[after]``: [classes, ...].
+    """Return the head that answers ``task`` on the body of ``experts[after]``, [classes, ...].
 
-    Its own where it has one, as in LwF and joint training, where heads go on learning; else the one
-    kept with the task's own expert.
+    It is the head in that expert, if it has one for the task (LwF and joint training, where heads
+    are trained further); otherwise the head of the expert that learnt the task.
 
     Raises:
-        InputError: nobody has learnt the task.
+        InputError: No expert has learnt the task.
 
     """
     for expert in (experts[after], *experts):
@@ -65,5 +65,5 @@ def head_for(experts: Sequence[Expert], task: str, after: int = -1) -> Weights:
 
 
 def task_model(experts: Sequence[Expert], task: str, after: int = -1) -> Weights:
-    """The network that answers ``task`` once the tasks up to ``experts[after]`` are learnt."""
+    """Return the network that answers ``task`` after the tasks up to ``experts[after]``."""
     return experts[after].body | head_for(experts, task, after)

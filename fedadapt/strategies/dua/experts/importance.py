@@ -30,12 +30,12 @@ def expert_importances(
     seed: int = 0,
     compute: str | torch.device = "cpu",
 ) -> Weights:
-    """Omega of one expert, under its own head, on the server's images: MAS-IMM and FIM-IMM.
+    """Return Omega of an expert with its own head on the server's images: MAS-IMM and FIM-IMM.
 
     Args:
-        kind: See ``client.importances.importances``; so are ``granularity`` and ``floor``.
-        split: The paper has ``validation``. Its code has both: one mean over all images with MAS,
-            the sum of the two splits' means with a Fisher.
+        kind: See ``client.statistics.importance``, as for ``granularity`` and ``floor``.
+        split: The paper uses ``validation``. Its code uses both: the mean over all images
+            with MAS, and the sum of the means of both with a Fisher information.
 
     Returns:
         Parameters of the body only, [...], non-negative, on the CPU.

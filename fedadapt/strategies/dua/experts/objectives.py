@@ -1,6 +1,6 @@
-"""What each method starts a task from, minimises and remembers: the only place where they differ.
+"""The objective of each method on a task, its start and its memory: all in which methods differ.
 
-The first task is the same for all of them, cross-entropy on a fresh head.
+The first task is the same for all methods: cross-entropy with a fresh head.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ from fedadapt.weights import Weights
 class Plan(NamedTuple):
     """How one task is trained."""
 
-    head: Weights  # to start with
-    heads: tuple[TaskHead, ...]  # in it
+    head: Weights  # at the start
+    heads: tuple[TaskHead, ...]  # the tasks in ``head``
     objective: Objective
     memory: Mapping[str, Weights]  # for the objective; without a client axis
 
@@ -37,7 +37,7 @@ def plan(
     fresh: Weights,
     previous: Expert | None,
 ) -> Plan:
-    """The plan for task ``number`` (from 1), whose ``fresh`` head has the logits of ``heads``."""
+    """Return the plan for task ``number`` (from 1); ``fresh`` is its head, for ``heads``."""
     free = Plan(fresh, heads, cross_entropy, {})
     if previous is None:
         return free
@@ -57,16 +57,16 @@ def plan(
 
 
 def _elastic(lam: float, free: Plan, previous: Expert) -> Plan:
-    """EWC too is written without a half here (DUA's code), so both are MAS's formula.
+    """Return the plan of EWC and MAS: both use MAS's formula, without a half, as in DUA's code.
 
-    The only anchor is the previous model, the importances are those of all tasks before.
+    The anchor is the previous model; the importances are the sums over all earlier tasks.
     """
     memory = {"anchor": previous.body, "importance": previous.importance}
     return free._replace(objective=Mas(lam), memory=memory)
 
 
 def _without_forgetting(training: ExpertTraining, free: Plan, previous: Expert) -> Plan:
-    """All heads are in the network and go on learning; the old ones from the previous model."""
+    """Return the plan of LwF: old heads stay in the network and are trained further."""
     heads = (*previous.heads, *free.heads)
     old = tuple(slices(previous.heads).values())
     new = OneHead(old[-1][1], slices(heads)[free.heads[-1].task][1])

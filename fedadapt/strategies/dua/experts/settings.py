@@ -1,4 +1,4 @@
-"""How experts are trained: every choice is a value, and a preset is a set of them.
+"""Settings of the training of experts; a preset is a set of values.
 
 De Lange et al. 2020, "Unsupervised model personalization while preserving privacy and scalability:
 an open problem" (DUA), section 4, and the code released with it.
@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 from fedadapt.errors import InputError, unknown
 
-StatefulStrategy = Literal["imm", "ewc", "mas", "lwf", "joint", "fine-tune"]
-METHODS: tuple[str, ...] = get_args(StatefulStrategy)
+Method = Literal["imm", "ewc", "mas", "lwf", "joint", "fine-tune"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +26,14 @@ class ExpertTraining:
     batch_size: int = 30
     lr: float = 1e-3
     momentum: float = 0.9
-    decay_after: int = 5  # epochs in a row that are not the best so far; see ``EarlyStopping``
-    decay: float = 0.1  # of the learning rate
-    stop_after: int = 10  # such epochs
-    reset_norms: bool = False  # batch norm is as new before each task, the first included
+    decay_after: int = 5  # bad epochs in a row; see ``EarlyStopping``
+    decay: float = 0.1  # factor on the learning rate
+    stop_after: int = 10  # bad epochs in a row
+    reset_norms: bool = False  # reinitialise batch norm before each task, including the first
     augment_from: int | None = 128  # crop and flip images of so many pixels and more; None: never
     l2_lambda: float = 1e-3  # IMM's L2-transfer
     l2_from_task: int = 2  # counts from 1
-    l2_head: bool = False  # the fresh head is held too, at its random start
+    l2_head: bool = False  # the fresh head is also pulled to its random start
     ewc_lambda: float = 400.0
     mas_lambda: float = 1.0
     lwf_lambda: float = 1.0
@@ -55,16 +55,16 @@ class ExpertTraining:
 
     @classmethod
     def paper(cls, method: str = "imm", **changes: Any) -> Self:
-        """As the paper has it; what it leaves open is as in the code."""
+        """The paper's choices; where it leaves something open, those of the released code."""
         return cls(method=method, **changes)
 
     @classmethod
     def released(cls, method: str = "imm", **changes: Any) -> Self:
-        """As the code does it.
+        """The choices of the released code.
 
-        Its ``--lmbL2trans 0.001`` only names a folder: the penalty is weighted by another option,
-        which is 1. Its anchors weigh nothing on task 2, and hold the fresh head from task 3 on. Its
-        training images get the transform of the validation images.
+        Its option ``--lmbL2trans 0.001`` only names a folder: the penalty is weighted by another
+        option, which is 1. The penalty is 0 on task 2, and from task 3 on it includes the fresh
+        head. Training images get the transform of the validation images.
         """
         quirks = cls(
             method=method,
@@ -80,7 +80,7 @@ class ExpertTraining:
         return replace(quirks, **changes)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Every value by its name; JSON."""
+        """Return every value by its name, as JSON."""
         return asdict(self)
 
 

@@ -1,9 +1,9 @@
-"""Experts on disk: trained once, loaded ever after.
+"""Experts on disk: each is trained once and then loaded.
 
 ::
 
     <folder>/
-      experts.json             what each expert follows from, its accuracy, its file's hash
+      experts.json             what determines each expert, its accuracy, its file's hash
       expert-01.safetensors    body, head and importances of the first task's expert
 
 An expert is written before ``experts.json`` names it, both atomically.
@@ -27,19 +27,19 @@ FORMAT = 1
 PARTS = ("body", "head", "importance")
 
 Metadata = dict[str, Any]
-"""What an expert follows from, as JSON: settings, seed, data, and the key of the one before it."""
+"""What determines an expert, as JSON: settings, seed, data, the key of the expert before it."""
 
 
 def key_of(metadata: Metadata) -> str:
-    """The hash of ``metadata``; as they hold the previous expert's key, of all that went before."""
+    """Return the hash of ``metadata``, which includes the key of the expert before."""
     return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 class ExpertStore:
-    """A folder of experts, numbered from 1, each trained on from the one before."""
+    """A folder of experts, numbered from 1; each was trained starting from the one before."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what the folder holds; it need not be there yet.
+        """Read the index of the folder, which need not exist yet.
 
         Raises:
             InputError: ``experts.json`` is damaged, or of another format.
@@ -51,14 +51,14 @@ class ExpertStore:
 
     @property
     def numbers(self) -> list[int]:
-        """Of the experts that are there, ascending."""
+        """The numbers of the experts in the folder, ascending."""
         return sorted(self._entries)
 
     def load(self, number: int, metadata: Metadata) -> Expert | None:
-        """The expert with this number; None where it has not been trained yet.
+        """Return the expert with this number; None if it has not been trained yet.
 
         Raises:
-            InputError: it is damaged, or it was trained from something else than ``metadata``.
+            InputError: It is damaged, or ``metadata`` differ from those it was trained with.
 
         """
         if number not in self._entries:
@@ -74,10 +74,10 @@ class ExpertStore:
         return expert
 
     def read(self, number: int) -> Expert:
-        """The expert with this number, whatever it was trained from.
+        """Return the expert with this number, without comparing metadata.
 
         Raises:
-            InputError: it is damaged.
+            InputError: It is damaged.
 
         """
         path = self.folder / _file(number)
@@ -103,10 +103,10 @@ class ExpertStore:
             raise self._damaged(path, error) from None
 
     def save(self, number: int, expert: Expert, metadata: Metadata) -> None:
-        """Keep an expert; those after it, if any, are forgotten.
+        """Save an expert; later experts are removed from the index.
 
         Raises:
-            FedadaptError: it cannot be written; what was there is intact.
+            FedadaptError: It cannot be written; the files that were there are intact.
 
         """
         data = save(_packed(expert), {"format": "fedadapt expert"})
@@ -148,10 +148,10 @@ class ExpertStore:
 
 
 def load_experts(folder: Path) -> list[Expert]:
-    """All experts of a folder, for those who have none of the images: see ``previous``.
+    """Load all experts of a folder, for example as ``previous`` of ``train_experts``.
 
     Raises:
-        InputError: there are none, or they are damaged.
+        InputError: There are none, or they are damaged.
 
     """
     store = ExpertStore(folder)
@@ -165,7 +165,7 @@ def _file(number: int) -> str:
 
 
 def _packed(expert: Expert) -> Weights:
-    """Names are ``part/array``; no two tensors share memory."""
+    """Return all tensors under ``part/array``; no two share memory."""
     return {
         f"{part}/{n}": t.detach().cpu().contiguous().clone()
         for part in PARTS
@@ -182,7 +182,7 @@ def _unpacked(tensors: Weights) -> dict[str, Weights]:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
-    """Where two sets of facts differ: ``settings.lr was 0.1, is 0.2``."""
+    """List the differences of two metadata: ``settings.lr was 0.1, is 0.2``."""
     found = []
     for name in [*now, *(n for n in before if n not in now)]:
         was, given = before.get(name), now.get(name)

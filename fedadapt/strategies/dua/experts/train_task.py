@@ -1,4 +1,4 @@
-"""One task: epoch after epoch of ``fit``, and the best of them on the validation images."""
+"""Train one task, epoch by epoch with ``fit``, and keep the best epoch on validation images."""
 
 import math
 from collections.abc import Callable
@@ -27,12 +27,12 @@ from fedadapt.weights import Weights, repeat, row
 
 
 class Epoch(NamedTuple):
-    """What is told after each epoch."""
+    """Progress after an epoch."""
 
     task: str
     number: int  # of the task, from 1
     epoch: int  # from 1
-    lr: float  # that it was trained with
+    lr: float  # of this epoch
     loss: float  # the objective, mean over the training images
     accuracy: float  # on the validation images, in [0, 1]
 
@@ -46,7 +46,7 @@ def learn(
     last: Expert | None,
     progress: Callable[[Epoch], None] | None,
 ) -> Expert:
-    """One task, epoch by epoch, until it gets no better: the best epoch's model."""
+    """Train one task until early stopping ends it; return the expert of the best epoch."""
     [split], [number] = cohort.splits, cohort.clients
     compute = split.train.labels.device
     body = last.body if last else body_of(network)
@@ -72,16 +72,16 @@ def learn(
         state, momentum = fitted.weights, fitted.state
         answering = state | {n: state[n][:, own] for n in wanted.head}
         [score] = evaluate(cohort, answering, [split.adapt])
-        told = Epoch(
+        reached = Epoch(
             task.name, number, epoch, early_stopping.lr, fitted.loss.item(), score.accuracy
         )
-        if not math.isfinite(told.loss + score.loss):
+        if not math.isfinite(reached.loss + score.loss):
             raise DivergedError(
                 f"experts: task {task.name!r}: the model became non-finite in epoch {epoch}; "
                 "lower lr or the method's lambda"
             )
         if progress:
-            progress(told)
+            progress(reached)
         early_stopping = early_stopping.after(score.accuracy)
         if early_stopping.bad == 0:
             best = state
@@ -101,7 +101,7 @@ def learn(
 
 
 def fresh_head(network: nn.Module, num_classes: int, seed: int, number: int) -> Weights:
-    """A linear head with PyTorch's default weights, a function of (seed, task number) alone."""
+    """Return a linear head with PyTorch's default weights, drawn from (seed, task number)."""
     layer = _linear_head(network)
     with torch.random.fork_rng(devices=[]):
         draw = stream(seed, "expert head", number).integers(2**62)
@@ -112,7 +112,7 @@ def fresh_head(network: nn.Module, num_classes: int, seed: int, number: int) -> 
 
 
 def _views(cohort: Cohort, training: ExpertTraining, epoch: int) -> ImageScaling:
-    """How training images are scaled in this epoch: as they are, or cropped and flipped first."""
+    """Return the scaling of the training images in this epoch, with augmentation if set."""
     size = min(cohort.splits[0].train.inputs.shape[-2:])
     if training.augment_from is None or size < training.augment_from:
         return cohort.scaling
@@ -130,7 +130,7 @@ def _linear_head(network: nn.Module) -> nn.Linear:
 
 
 def _new_norms(network: nn.Module, body: Weights) -> Weights:
-    """Scale 1, shift 0, mean 0, variance 1, no batch seen."""
+    """Return initial batch-norm tensors: scale 1, shift 0, mean 0, variance 1, no batch seen."""
     ones = ("weight", "running_var")
     return {
         f"{path}.{n}": torch.full_like(body[f"{path}.{n}"], int(n in ones))

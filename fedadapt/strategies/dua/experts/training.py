@@ -1,7 +1,7 @@
-"""The server learns one expert after another from its own labelled images: DUA's first phase.
+"""Train one expert after another on the server's labelled images: the first phase of DUA.
 
 De Lange et al. 2020, section 3.1. Each task starts from the best model of the task before
-(weight-transfer) with a fresh head; what keeps it near is the method's.
+(weight-transfer) with a fresh head. Methods differ in the regulariser that keeps it close.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,17 +56,17 @@ def train_experts(
     folder: Path | None = None,
     progress: Callable[[Epoch], None] | None = None,
 ) -> list[Expert]:
-    """Learn ``tasks`` in this order; an expert depends on no task after its own.
+    """Train an expert for each of ``tasks``, in this order; it depends on no later task.
 
     Args:
-        network: Where the first task starts. Its head only says how many features it takes.
+        network: Its body is the start of the first task; its head gives the number of features.
         scaling: Stored images -> network input.
-        seed: Of fresh heads, the images' order and augmentation.
-        previous: The experts of earlier tasks, whose images are not needed any more.
-        folder: Keeps every expert as soon as it is trained; what is there is not trained again.
+        seed: Determines fresh heads, the order of the images and augmentation.
+        previous: The experts of earlier tasks; the images of those are not needed.
+        folder: Every expert is saved there when it is trained, and loaded if it is there already.
 
     Returns:
-        ``previous`` and one expert a task, on the CPU. Joint training gives one expert for all.
+        ``previous`` and an expert for each task, on the CPU; one for all with joint training.
 
     Raises:
         InputError: ``tasks`` or the folder cannot be used; joint training with ``previous``.
@@ -111,7 +111,7 @@ def facts_of(
     number: int,
     last: Expert | None,
 ) -> Metadata:
-    """All that an expert follows from, but the machine."""
+    """Return everything that determines an expert, except the machine."""
     body = body_of(network)
     parts = (task.train, task.validation)
     return {

@@ -16,14 +16,14 @@ from lessons import (
     whole,
 )
 from torch.func import functional_call
-from toys import as_they_are, assert_close, assert_same_bits, conv, dense, initial, plain
+from toys import as_they_are, assert_close, assert_same_bits, conv, dense, initial, plain, view_of
 
 from fedadapt.client.evaluation import evaluate
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples, Scaling
 from fedadapt.datasets.task_incremental.benchmark import Task
 from fedadapt.models.build import build_model
-from fedadapt.objectives import Batch, Outputs, View, cross_entropy
+from fedadapt.objectives import Batch, cross_entropy
 from fedadapt.strategies.dua.experts.data import cohort_of
 from fedadapt.strategies.dua.experts.objectives import plan
 from fedadapt.strategies.dua.experts.train_task import fresh_head
@@ -81,9 +81,7 @@ def test_a_penalty_pulls_the_trunk_by_2_lambda_omega_d_and_never_the_head(method
             logits = functional_call(model.eval(), params, (own.train.inputs,))[None]
             batch = Batch(own.train.inputs[None], own.train.labels[None])
             stacked = {n: t[None] for n, t in params.items()}
-            outputs, unused = Outputs(logits, None), lambda *_: logits
-            view = View(stacked, batch, wanted.memory, lambda: outputs, unused, unused)
-            return objective(view).sum()
+            return objective(view_of(logits, stacked, batch, wanted.memory)).sum()
 
         return torch.func.grad(value)(params)
 

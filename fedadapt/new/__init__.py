@@ -1,0 +1,1 @@
+"""``fedadapt new``: a working, tested starting point for a method of one's own."""

@@ -1,0 +1,41 @@
+"""Local: what a client gets when it trains alone and never takes part in a federation.
+
+The row beside which every other row must be read: a federated or personal model is worth something
+to a client where it is better than this one.
+"""
+
+from dataclasses import dataclass
+
+from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.fit import fit
+from fedadapt.config import RunConfig
+from fedadapt.strategies.base import LocalTraining
+from fedadapt.weights import Weights, repeat
+
+
+def local_epochs(config: RunConfig) -> int:
+    """As many epochs as a client trains in the federation of the run, on average; at least one."""
+    return max(1, round(config.fraction * config.rounds * config.local_epochs))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingAlone:
+    """Training from the run's initial weights on the client's own images."""
+
+    training: LocalTraining  # of a round; the optimiser starts anew after its epochs, as in rounds
+    epochs: int  # in all
+    initial: Weights  # [...]
+
+    def train(self, cohort: Cohort, start: Weights | None = None) -> Weights:
+        """The clients' models, [D, ...].
+
+        Args:
+            start: Initial weights that were sent, [D, ...]; None: the client has ``initial``.
+
+        """
+        weights = repeat(self.initial, len(cohort)) if start is None else start
+        for done in range(0, self.epochs, self.training.epochs):
+            epochs = min(self.training.epochs, self.epochs - done)
+            schedule = Schedule(self.training.batch_size, epochs, "train", f"local/{done}")
+            weights = fit(cohort, weights, self.training.optimizer, schedule).weights
+        return weights
