@@ -26,7 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fedadapt.client.differential_privacy import Guarantee, check, noise_source, release
+from fedadapt.client.cohort import Cohort
+from fedadapt.client.differential_privacy import (
+    Guarantee,
+    check,
+    check_independent,
+    noise_source,
+    release,
+)
 from fedadapt.client.statistics.sparsity import Layer, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
@@ -46,7 +53,7 @@ NUMBERS = ("found", "given")
 
 @dataclass(frozen=True, eq=False)
 class Clients:
-    """What one run's clients would say if they kept nothing back."""
+    """The exact vectors of one run's clients, and what else a release depends on."""
 
     name: str  # benchmark and model
     folder: str
@@ -56,6 +63,7 @@ class Clients:
     model: nn.Module
     shape: tuple[int, ...]
     seed: int
+    cohort: Cohort  # the last client, for its network and the scaling of its images
 
     def channels(self, draw: int, q: int, layer: Layer) -> list[int]:
         """As PFA draws them with the run's seed, the next draw from the next seed, ..."""
@@ -113,6 +121,7 @@ def measured(folder: Path, layer: Layer, data_root: str) -> Clients:
         model=assembly.model,
         shape=benchmark.image_shape,
         seed=config.seed,
+        cohort=cohort,
     )
 
 
@@ -243,13 +252,16 @@ def compare(given: argparse.Namespace) -> None:
     epsilons = epsilons_of(given.epsilons)
     if given.draws < 1 or given.q < 1:
         raise InputError(f"--draws, --q: {given.draws}, {given.q}; both must be at least 1")
-    if not all(map(math.isinf, epsilons)):
+    private = not all(map(math.isinf, epsilons))
+    if private:
         check(Guarantee(min(epsilons), given.delta))
     given.out.mkdir(parents=True, exist_ok=True)
     layer = int(given.layer) if given.layer.isdecimal() else given.layer
     runs: dict[str, list[Clients]] = {}
     for folder in given.runs:
         clients = measured(folder, layer, given.data_root)
+        if private:
+            check_independent(clients.cohort)
         runs.setdefault(clients.name, []).append(clients)
     console = Console()
     results = {}

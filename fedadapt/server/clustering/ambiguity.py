@@ -1,7 +1,7 @@
-"""Are clients that look equally far from one reference really alike? PFA's efficient grouping.
+"""Check groups that were found by the distance to one reference: PFA's efficient grouping.
 
-Clients equally far from one reference may be far from each other. Seen from the member of a group
-that is farthest from its mean, they are not equally far: each group is measured once more.
+Clients that are equally far from one reference may be far from each other. Their distances to
+another point differ: every group is measured once more, from its member farthest from its mean.
 """
 
 import numpy as np
@@ -10,16 +10,23 @@ from numpy.typing import NDArray
 from fedadapt.server.clustering.distances import Vectors, distances_to, farthest, mean_of
 from fedadapt.server.clustering.number_of_clusters import code_length, group_means
 
-ENOUGH = 20000  # clients of a group that show whether it is one
+ENOUGH = 20000  # clients of a group that are looked at; more would not change the answer
 
 Labels = NDArray[np.int64]
 
 
 def is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
-    """Does a group fall into two, or can that not be told: of one client, or one group of all.
+    """Whether a group falls into two parts, or is too small to tell (one client; one group of all).
 
-    Its parts are at least half as far apart as the two nearest groups; or, where the number of
-    groups was looked for, the vectors take fewer bits if it is two, be all channels independent.
+    A group falls into two parts if the means of the parts are at least half as far apart as those
+    of the two nearest groups. If the number of groups was to be found, it also does if two groups
+    have the shorter code, with all channels counted as independent.
+
+    Args:
+        vectors: [n, q].
+        labels: [n], the groups as found by one reference.
+        groups: Their number as it was asked for; None if it was to be found.
+
     """
     from scipy.spatial.distance import pdist
 
@@ -49,7 +56,7 @@ def _is_two(vectors: NDArray[np.float64], far: NDArray[np.bool_]) -> bool:
 
 
 def _far_part(vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Who is far from the one that is farthest from the mean: [n]. Nobody of less than four."""
+    """Mark the vectors far from the one that is farthest from the mean: [n]; none of below 4."""
     if len(vectors) < 4:
         return np.zeros(len(vectors), dtype=np.bool_)
     distances = distances_to(vectors, vectors[farthest(vectors, mean_of(vectors))])
@@ -57,7 +64,10 @@ def _far_part(vectors: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _threshold(values: NDArray[np.float64]) -> float:
-    """What parts values into two, of two at least, with the most variance between (Otsu 1979)."""
+    """The value that divides values in two, with the most variance between the parts (Otsu 1979).
+
+    Each part has at least two values.
+    """
     ordered = np.sort(values)
     low = np.arange(2, len(values) - 1)  # how many are below
     sums = np.cumsum(ordered)

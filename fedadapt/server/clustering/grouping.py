@@ -1,7 +1,8 @@
-"""Which clients have similar data, told from their sparsity vectors alone: PFA's grouping.
+"""Group clients with similar data by their sparsity vectors alone: PFA's grouping.
 
-Liu et al. 2021, section 3.3, gives two rules (near to a reference client is like it; equally far
-from it is like each other) and no algorithm. Ours: agglomerative clustering, average linkage.
+Liu et al. 2021, section 3.3, gives two rules and no algorithm: a client near a reference is like
+it, and clients equally far from it are like each other. The algorithm here is agglomerative
+clustering with average linkage.
 """
 
 import logging
@@ -20,8 +21,8 @@ from fedadapt.server.clustering.distances import Vectors, chunks, distances_to, 
 from fedadapt.server.clustering.number_of_clusters import group_means, shortest
 from fedadapt.server.clustering.one_dimensional import line_cuts
 
-EXACT_LIMIT = 2000  # clients compared with each other; more are represented by a sample
-MAX_GROUPS = 64  # that are looked for; more must be asked for
+EXACT_LIMIT = 2000  # clients compared with each other; a sample stands for more
+MAX_GROUPS = 64  # the most groups that are looked for; more must be asked for
 
 METHODS = ("efficient", "exact")
 
@@ -38,8 +39,8 @@ class Grouping:
     centroids: Tensor  # [G, q], float64: mean vector of each group
     distances: Tensor  # [n] to the reference; exact: [n, n], of the sample above EXACT_LIMIT
     reference: int | None  # the client all were compared with; None where exact was asked for
-    method: Literal["efficient", "exact"]  # what it ended with
-    aliased: bool  # one reference could not tell two groups apart: exact instead of efficient
+    method: Literal["efficient", "exact"]  # the one that made these groups
+    aliased: bool  # one reference could not tell groups apart, so exact replaced efficient
     quality: float  # silhouette of the vectors in [-1, 1], of a sample if many; NaN for one group
 
     @property
@@ -47,7 +48,7 @@ class Grouping:
         return len(self.centroids)
 
     def assign(self, vector: Tensor) -> int:
-        """The group of a client that came later: the nearest mean vector; nothing is regrouped."""
+        """The group of a client that came later: the one with the nearest mean vector."""
         return int(nearest(self.centroids, vector[None])[0])
 
 
@@ -62,17 +63,16 @@ def group_clients(
 
     ``exact`` compares every pair. ``efficient`` compares all with one reference, and takes
     |s_i - s_j| for the distance of i and j, where s is the distance to it: n distances instead of
-    n (n - 1) / 2. The reference is the client farthest from the mean of all: from the edge fewer
-    different clients look equally far than from the middle. Groups that a second reference, the
-    client farthest from the first, does not see as well are mixed up, and so are groups that fall
-    into parts when they are measured once more from their own farthest member: then the exact
-    method takes over.
+    n (n - 1) / 2. The reference is the client farthest from the mean of all: seen from the edge,
+    fewer different clients are equally far than seen from the middle. The exact method takes over
+    if a second reference (the client farthest from the first) gives other groups, or if a group
+    falls into parts when it is measured once more from its own farthest member.
 
     Args:
         vectors: [n, q], finite, as the clients sent them.
-        groups: Their number, or None: the one of 1 to min(n / 2, 64) that describes the vectors in
-            fewest bits. A client that would be alone joins the nearest group, if that leaves as
-            many as asked for. Fewer than four clients are one group.
+        groups: Their number, or None for the one from 1 to min(n / 2, 64) with the shortest code
+            (``number_of_clusters``). A client that would be alone joins the nearest group, if that
+            leaves as many as asked for. Fewer than four clients are one group.
         method: ``efficient`` or ``exact``.
         seed: Of the sample that stands for more than 2000 clients where pairs are compared.
 
@@ -178,7 +178,7 @@ def _line_groups(
 def _pair_groups(
     vectors: NDArray[np.float64], condensed: NDArray[np.float64], groups: int | None
 ) -> Labels:
-    """Cut the tree of average linkage: at ``groups``, or where vectors are described best."""
+    """Cut the tree of average linkage into ``groups``, or where the code is shortest."""
     from scipy.cluster.hierarchy import cut_tree, linkage
     from scipy.spatial.distance import squareform
 
@@ -199,9 +199,9 @@ def _pair_groups(
 
 
 def _cut_into(groups: int, tree: NDArray[np.float64], matrix: NDArray[np.float64]) -> Labels:
-    """So many groups, of two clients at least where that can be.
+    """Cut into so many groups, of at least two clients each where that is possible.
 
-    Else a client unlike all others would be one of them, and two true groups another.
+    Otherwise a client unlike all others would be a group, and two true groups would become one.
     """
     from scipy.cluster.hierarchy import cut_tree
 

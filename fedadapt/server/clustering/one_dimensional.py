@@ -1,7 +1,8 @@
-"""Average linkage of points on a line, without their n x n distances.
+"""Average linkage of points on a line, without the matrix of their distances.
 
-Clusters on a line stay intervals, and the mean distance between the points of two intervals is the
-difference of their means. So the nearest two are always neighbours, and a list of means is enough.
+Clusters on a line are always intervals, and the mean distance between the points of two intervals
+is the difference of their means. The nearest two clusters are therefore neighbours, and a list of
+means is enough.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ Labels = NDArray[np.int64]
 
 
 class _Points(NamedTuple):
-    """Different places on the line, ascending, and how many stand at each."""
+    """Different positions on the line, ascending, and the number of values at each."""
 
     at: Floats
     weight: Floats
@@ -30,11 +31,11 @@ def line_cuts(values: Floats, most: int, *, alone: bool) -> tuple[list[Labels], 
 
     Args:
         most: Groups in the finest cut.
-        alone: May a value be a group of its own, or does it join its nearest neighbours?
+        alone: Whether a value may be a group of its own; otherwise it joins its nearest neighbour.
 
     Returns:
-        The cuts, each [points], int64: groups by position on the line, from 0; and at which point
-        each value is, [n]: ``cut[where]`` are the groups of the values.
+        The cuts, each [points], int64: groups by position on the line, from 0. And the point of
+        each value, [n]: ``cut[where]`` are the groups of the values.
 
     """
     points, where = _binned(values)
@@ -47,7 +48,7 @@ def line_cuts(values: Floats, most: int, *, alone: bool) -> tuple[list[Labels], 
 
 
 def _binned(values: Floats) -> tuple[_Points, Labels]:
-    """The points, and which of them each value is at."""
+    """The points, and the index of each value's point."""
     at, where, count = np.unique(values, return_inverse=True, return_counts=True)
     if len(at) > BINS:
         steps = (values - at[0]) / (at[-1] - at[0]) * BINS
