@@ -40,8 +40,11 @@ def command(*words: object) -> str:
 def test_predict_reproduces_the_accuracy_of_every_client_and_adaptation(run, tmp_path):
     """From image files, through the command."""
     benchmark = assemble(tiny.config(**SETTINGS)).benchmark
-    rows = [r for r in read_evaluations(run) if r.split == "test" and r.round == 2
-            and r.model != "local"]  # trained for comparison, not kept
+    rows = [
+        r
+        for r in read_evaluations(run)
+        if r.split == "test" and r.round == 2 and r.model != "local"
+    ]  # trained for comparison, not kept
     assert len(rows) == 4 * 2
     for row in rows:
         test = benchmark.split(row.client).test
