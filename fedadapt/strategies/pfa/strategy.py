@@ -84,7 +84,7 @@ class PFA(ClusteredModels):
     regroup_every: int = param(0, "group again after so many rounds; 0: never", at_least=0)
     dp_epsilon: float = param(
         0.0,
-        "epsilon of the differential privacy of the vectors; 0: off",
+        "epsilon of the differential privacy of the vectors, with a fixed normalization; 0: off",
         check=lambda v: type(v) in (int, float) and (v == 0 or 1e-6 <= v <= 1e6),
         allowed="0 (off) or 1e-6 to 1e6",
     )
