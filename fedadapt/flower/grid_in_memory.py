@@ -3,20 +3,18 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Never
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.serverapp import Grid
 
-from fedadapt.errors import InputError
 from fedadapt.flower import records
 from fedadapt.flower.grid_over_clients import flower_identity
+from fedadapt.flower.synchronous_grid import SynchronousGrid
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, row
 
 
-class GridInMemory(Grid):
+class GridInMemory(SynchronousGrid):
     """Clients of a worker as Flower nodes; node ids are client numbers + 1.
 
     Every message is serialised on its way, as it would be between machines. For trying a strategy
@@ -58,32 +56,6 @@ class GridInMemory(Grid):
         new = {part: row(weights, 0) for part, weights in update.states.items()}
         self._states[client] = {**states, **new}
         return Message(records.answer(update), reply_to=message)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self._refuse()
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        self._refuse()
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    @property
-    def run(self) -> Never:
-        self._refuse()
-
-    def set_run(self, run: object) -> None:
-        pass
-
-    def _refuse(self) -> Never:
-        raise InputError("grid: only send_and_receive and get_node_ids are there")
 
 
 def _over_the_wire(message: Message) -> Message:

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Never
 
 import torch
 from flwr.app import ArrayRecord, Error, Message, RecordDict
-from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedadapt.errors import InputError
 from fedadapt.flower import records
+from fedadapt.flower.synchronous_grid import SynchronousGrid
 from fedadapt.messages import Answers, Sent
 from fedadapt.server.exchange import Exchange
 from fedadapt.weights import Weights, repeat, stack
@@ -19,7 +18,7 @@ PATIENCE = 20  # looks at the node list in one round, before a strategy is told 
 FAILED = 900  # error code of a client without a usable answer
 
 
-class GridOverClients(Grid):
+class GridOverClients(SynchronousGrid):
     """The clients sampled for one round, as Flower nodes; node ids are client numbers + 1.
 
     Messages are answered by the exchange of the round, so third-party strategies get the same
@@ -110,32 +109,6 @@ class GridOverClients(Grid):
                 floats = {n: t[row] for n, t in update.weights.items() if n not in self._held}
                 content[records.ARRAYS] = records.array_record(floats)
             yield Message(content, reply_to=message)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self._refuse()
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        self._refuse()
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    @property
-    def run(self) -> Never:
-        self._refuse()
-
-    def set_run(self, run: object) -> None:
-        pass
-
-    def _refuse(self) -> Never:
-        raise InputError("strategy: only grid.send_and_receive and grid.get_node_ids are there")
 
 
 @contextmanager

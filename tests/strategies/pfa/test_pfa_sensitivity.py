@@ -14,6 +14,7 @@ from fedadapt.client import differential_privacy
 from fedadapt.client.statistics.sparsity import num_channels
 from fedadapt.datasets import load
 from fedadapt.datasets.benchmark import MeasuredScaling, Scaling
+from fedadapt.datasets.sources import digits
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.simulations.assembly import assemble, run_of
@@ -86,7 +87,7 @@ def vectors(config):
 def test_another_image_moves_one_vector_by_the_sensitivity_at_most(settings, monkeypatch):
     config = private(**settings)
     benchmark, before = vectors(config)
-    store = load.read_digits()
+    store = digits.read_digits()
     generator = torch.Generator().manual_seed(0)
     for client, fill in ((0, 0), (1, 255), (2, None)):
         row = int(benchmark.rows(client).train[0])
@@ -95,7 +96,7 @@ def test_another_image_moves_one_vector_by_the_sensitivity_at_most(settings, mon
             pixels[row] = torch.randint(256, pixels[row].shape, generator=generator).byte()
         else:
             pixels[row] = fill
-        monkeypatch.setattr(load, "read_digits", lambda p=pixels: replace(store, pixels=p))
+        monkeypatch.setattr(digits, "read_digits", lambda p=pixels: replace(store, pixels=p))
         _, after = vectors(config)
         moved = (after - before).norm(dim=1)
         bound = math.sqrt(before.shape[1]) / benchmark.num_train_examples(client)
