@@ -22,9 +22,9 @@ class GridOverClients(SynchronousGrid):
     """The clients sampled for one round, as Flower nodes; node ids are client numbers + 1.
 
     Messages are answered by the exchange of the round, so third-party strategies get the same
-    checks, quorum and ledger as ours. Integer tensors are not the strategy's business: they go
-    down from ``model`` and are left out on the way up. Arrays travel in the model's own types, in
-    whatever type a strategy computes.
+    checks, quorum and communication log as ours. The strategy does not see integer tensors: they go
+    down from ``model`` and are left out on the way up. Arrays travel in the types of the model,
+    whatever type a strategy computes in.
     """
 
     def __init__(self, exchange: Exchange, clients: Sequence[int], model: Weights) -> None:

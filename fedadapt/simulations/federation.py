@@ -203,7 +203,7 @@ class Federation:
         self._progress.done(number, exchange.loss)
 
     def _give_up(self, number: int, failure: RoundFailedError) -> None:
-        self._save()  # the state before this round, with its ledger
+        self._save()  # the state before this round, with its communication log
         ending = (
             f"round {number}: {failure}; resume with: fedadapt simulate --resume {self._folder}"
         )

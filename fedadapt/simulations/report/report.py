@@ -68,7 +68,7 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     pictures = _pictures(run, own, measure=measure)
     travelled = by_action(run.communication)
     numbers = _numbers(run, own, travelled)
-    html = page.render(_words(run) | numbers | pictures | _ledger(run, travelled))
+    html = page.render(_words(run) | numbers | pictures | _communication(run, travelled))
     return put(folder / REPORT, html.encode())
 
 
@@ -277,13 +277,13 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
     return {"figures": sections, "kinds_figure": kinds_figure}
 
 
-def _ledger(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
+def _communication(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
     """What travelled, and what was not used."""
     reasons = by_reason(run.communication)
     failures = by_failure(run.failures)
     return {
         "failures": [_reason(total) for total in failures[:REASONS_LISTED]],
-        "ledger": travelled,
+        "communication": travelled,
         "outcomes": get_args(Outcome),
         "reasons": [_reason(total) for total in reasons[:REASONS_LISTED]],
         "more_reasons": max(0, len(reasons) - REASONS_LISTED),

@@ -119,10 +119,10 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% for row in failures %}<tr><td>{{ row.label }}</td><td>{{ row.reason }}</td><td class="n">{{ row.times }}</td><td>{{ row.clients }}</td><td>{{ row.rounds }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
 
-{% if ledger %}<h2>Communication</h2>
+{% if communication %}<h2>Communication</h2>
 <p class="soft">What travelled, message by message; messages of evaluation serve these numbers, not the model; payload in MB (10⁶ bytes), without the transport's overhead.</p>
 <div class="scroll"><table><thead><tr><th>for</th><th>message</th><th class="n">sent</th>{% for outcome in outcomes %}<th class="n">{{ outcome }}</th>{% endfor %}<th class="n">MB down</th><th class="n">MB up</th><th class="n">client seconds</th></tr></thead><tbody>
-{% for row in ledger %}<tr><td>{{ row.phase }}</td><td>{{ row.action }}</td><td class="n">{{ row.messages }}</td>{% for outcome in outcomes %}<td class="n{{ ' worse' if outcome != 'accepted' and row.outcomes[outcome] }}">{{ row.outcomes[outcome] or '–' }}</td>{% endfor %}<td class="n">{{ row.bytes_down | megabytes }}</td><td class="n">{{ row.bytes_up | megabytes }}</td><td class="n">{{ '%.1f' | format(row.seconds) }}</td></tr>
+{% for row in communication %}<tr><td>{{ row.phase }}</td><td>{{ row.action }}</td><td class="n">{{ row.messages }}</td>{% for outcome in outcomes %}<td class="n{{ ' worse' if outcome != 'accepted' and row.outcomes[outcome] }}">{{ row.outcomes[outcome] or '–' }}</td>{% endfor %}<td class="n">{{ row.bytes_down | megabytes }}</td><td class="n">{{ row.bytes_up | megabytes }}</td><td class="n">{{ '%.1f' | format(row.seconds) }}</td></tr>
 {% endfor %}</tbody></table></div>
 {% if reasons %}<h3>Answers that were not used</h3>
 <div class="scroll"><table><thead><tr><th>outcome</th><th>message</th><th>reason</th><th class="n">times</th><th>clients</th><th>rounds</th></tr></thead><tbody>

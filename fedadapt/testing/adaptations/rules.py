@@ -179,9 +179,9 @@ def never_looks_at_test_images(name: str, arguments: Arguments | None = None) ->
         for setup in found:
             cohort = setup.cohort()
             wanted = setup.adapted(cohort)
-            spoilt = [_without_test(split) for split in cohort.splits]
+            other = [_without_test(split) for split in cohort.splits]
             label = f"{setup.label}: with other test images"
-            require_same(setup.adapted(setup.cohort(splits=spoilt)), wanted, label)
+            require_same(setup.adapted(setup.cohort(splits=other)), wanted, label)
 
 
 def _without_test(split: Split) -> Split:
