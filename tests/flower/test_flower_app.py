@@ -52,7 +52,7 @@ def grid_of(config: dict, folder: Path, run_id: int = 1) -> FakeGrid:
     return FakeGrid(app, nodes, config, run_id)
 
 
-def models(grid: FakeGrid, config: dict) -> dict:
+def run_server(grid: FakeGrid, config: dict) -> dict:
     """Run the ServerApp to its end; the summary in its folder."""
     server(grid, Context(1, 1, {}, RecordDict(), config))
     return json.loads((Path(config["out"]) / "summary.json").read_text())
@@ -141,7 +141,7 @@ def test_models_stay_on_the_client_s_disk_and_can_be_loaded_there(tmp_path):
     config = run_config(
         folder, model=tiny.NORM_MLP, adapt="none,adabn", batch_norm="local", rounds=1
     )
-    models(grid_of(config, tmp_path), config)
+    run_server(grid_of(config, tmp_path), config)
     written = {str(p.relative_to(folder / "models")) for p in (folder / "models").rglob("*.saf*")}
     assert written == {"base.safetensors"}
     last = [r for r in read_evaluations(folder) if (r.round, r.split) == (1, "test")]
@@ -160,7 +160,7 @@ def test_models_stay_on_the_client_s_disk_and_can_be_loaded_there(tmp_path):
 
 def test_a_client_keeps_no_models_where_none_are_to_be_saved(tmp_path):
     config = run_config(tmp_path / "out", save_models="none", rounds=1)
-    models(grid_of(config, tmp_path), config)
+    run_server(grid_of(config, tmp_path), config)
     assert list(tmp_path.rglob("models")) == []
 
 
@@ -331,7 +331,7 @@ def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     wanted = tiny.run(tmp_path / "here", **changes)
     config = run_config(tmp_path / "there", **changes)
     assemble.cache_clear()
-    found = models(grid_of(config, tmp_path), config)
+    found = run_server(grid_of(config, tmp_path), config)
     same = {"accuracy", "accuracy_unseen", "global_test", "messages", "outcomes", "bytes_down"}
     assert {k: v for k, v in found.items() if k in same} == {
         k: v for k, v in wanted.items() if k in same
@@ -355,7 +355,7 @@ def test_the_same_run_once_more_on_the_same_clients_is_the_same(tmp_path):
     found = []
     for number in (1, 2):
         config = run_config(tmp_path / f"out-{number}", **changes)
-        found.append(models(grid_of(config, tmp_path, run_id=number), config))
+        found.append(run_server(grid_of(config, tmp_path, run_id=number), config))
     assert found[0]["outcomes"]["error"] == 0
     assert tiny.timeless(found[0]) == tiny.timeless(found[1])
     first, second = (read_evaluations(tmp_path / f"out-{number}") for number in (1, 2))
@@ -365,7 +365,7 @@ def test_the_same_run_once_more_on_the_same_clients_is_the_same(tmp_path):
 def test_clients_are_counted_where_the_run_does_not_say(tmp_path):
     config = run_config(tmp_path / "out", rounds=1, adapt="none") | {"clients": 0}
     grid = grid_of(config, tmp_path)
-    assert models(grid, config)["clients"] == 6
+    assert run_server(grid, config)["clients"] == 6
     assert grid.sent[0] == ("query.count", 2)
 
 
@@ -383,7 +383,7 @@ def test_a_client_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, cap
         return reply
 
     grid.faults[("train", 4)] = poisoned
-    summary = models(grid, config)
+    summary = run_server(grid, config)
     assert summary["outcomes"] == {
         "accepted": 22, "rejected": 1, "error": 0, "late": 1, "lost": 0,
     }  # fmt: skip

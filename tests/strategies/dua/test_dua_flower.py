@@ -75,7 +75,7 @@ def grid_of(folder: Path, given: dict) -> tuple[FakeGrid, dict]:
     return FakeGrid(app, nodes, config), config
 
 
-def models(grid: FakeGrid, config: dict) -> dict:
+def run_server(grid: FakeGrid, config: dict) -> dict:
     server(grid, Context(1, 1, {}, RecordDict(), config))
     return json.loads((Path(config["out"]) / "summary.json").read_text())
 
@@ -108,7 +108,7 @@ def assert_same_results(found: Path, wanted: Path, rtol: float = 1e-5) -> None:
 def test_over_a_grid_everybody_gets_the_models_of_one_process(tmp_path, experts, strategy, more):
     given = settings(experts, strategy, more)
     tiny.run(tmp_path / "here", **given)
-    models(*grid_of(tmp_path / "there", given))
+    run_server(*grid_of(tmp_path / "there", given))
     assert_same_results(tmp_path / "there", tmp_path / "here")
 
 
@@ -159,7 +159,7 @@ def test_over_a_grid_a_user_with_impossible_importances_is_refused(
 
     grid, config = grid_of(tmp_path / "run", settings(experts))
     grid.faults[IMPORTANCE, NODES[2]] = edited(change)
-    models(grid, config)
+    run_server(grid, config)
     assert_one_was_refused(tmp_path / "run", BAD[corrupt_reply])
 
 
