@@ -91,8 +91,8 @@ def mode_merges(
         )
         for n in importances[0]
     }
-    states = {n: t.detach().clone() for n, t in last.items() if n not in merged}
-    every = repeat(states, num_clients) | merged
+    unmerged = {n: t.detach().clone() for n, t in last.items() if n not in merged}
+    every = repeat(unmerged, num_clients) | merged
     return {n: every[n] for n in last}
 
 
