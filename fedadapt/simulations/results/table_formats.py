@@ -118,6 +118,8 @@ def to_rich(table: Table) -> "rich.table.Table":
     printed = RichTable(
         title=Text(f"{strategies[0]}, {table.title}" if single else table.title),
         box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0, 0, 1),
         pad_edge=False,
         collapse_padding=True,
         caption=Text("\n".join(table.notes), style="yellow") if table.notes else None,

@@ -167,6 +167,20 @@ def test_a_run_fits_a_terminal_of_80_columns_with_every_number_whole():
     assert "fedavg, benchmark digits-classes" in text
 
 
+def test_personal_models_beside_local_fit_80_columns_too():
+    """The widest table of a run: a gain over local as well, a global test, the longest name."""
+    labels = {"local": 0.625, "base": 0.1, "base+fine-tune": 1.0, "personal+fine-tune": 0.7}
+    rows = [evaluation(0, accuracy, label) for label, accuracy in labels.items()]
+    rows.append(evaluation(0, 0.1, split="global"))
+    entry = CommunicationEntry(1, 0, "train", "accepted", "", 178_900_000, 178_900_000, 0.0)
+    table = comparison([summarise(RunConfig(), "m", rows, [entry], [], 1.0)])
+    lines = printed(table, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    for line in lines:
+        if line.startswith(("base", "personal")):
+            assert line.split()[-2:] == ["178.9", "178.9"], line
+
+
 def test_files_hold_what_the_renderers_give(tmp_path):
     table = comparison([run(0.5, 0.6)])
     paths = write_comparison(tmp_path, table)
