@@ -10,7 +10,7 @@ from toys import Toys, conv, initial, split, training
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 3, 8)]
 POISONED = [SPLITS[0], OSError("patient 4711: unreadable"), *SPLITS[2:]]

@@ -20,7 +20,7 @@ from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.strategies.stateful import StrategyWithState
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 8)]

@@ -11,7 +11,7 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.messages import Sent, Update
 from fedadapt.parameters import from_run
 from fedadapt.strategies.base import ClientSide, LocalTraining
-from fedadapt.strategies.fedprox import FedProx
+from fedadapt.strategies.shared.fedprox import FedProx
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import from_run
 from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
 from fedadapt.strategies.clusters import Clusters, below
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import Weights, repeat
 
 

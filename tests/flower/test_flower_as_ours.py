@@ -17,8 +17,8 @@ from fedadapt.messages import Answers, Update
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.results.parquet import read_communication
-from fedadapt.strategies.fedavg import FedAvg
 from fedadapt.strategies.registry import select
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.strategies.stateful import StrategyWithState
 
 

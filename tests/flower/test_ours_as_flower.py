@@ -16,7 +16,7 @@ from fedadapt.flower import as_flower
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, tensors
 from fedadapt.strategies.base import LocalTraining
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import Weights
 
 NODES = {901: 1.0, 17: 2.0, 530: -4.0, 4: 0.5}  # node id -> the slope of its line

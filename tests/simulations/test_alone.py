@@ -13,7 +13,7 @@ from fedadapt.config import RunConfig
 from fedadapt.records import CommunicationEntry, Evaluation
 from fedadapt.simulations.alone import TrainingAlone, local_epochs
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import num_bytes, repeat
 
 

@@ -15,7 +15,7 @@ from fedadapt.client.statistics.importance import fisher
 from fedadapt.datasets.benchmark import Scaling
 from fedadapt.errors import InputError
 from fedadapt.simulations.worker import EVALUATE, Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import repeat, row
 

@@ -24,7 +24,7 @@ from fedadapt.datasets.benchmark import Examples
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import repeat
 
 SIZES = (5, 12, 10, 7, 9, 3, 8)

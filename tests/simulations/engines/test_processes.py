@@ -29,7 +29,7 @@ from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.engines.scheduler import AHEAD, WAITING
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.strategies.stateful import StrategyWithState
 from fedadapt.weights import repeat
 

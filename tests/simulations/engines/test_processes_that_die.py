@@ -23,7 +23,7 @@ from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.engines.scheduler import WAITING, Done, Down, Scheduler, Up, cohorts
 from fedadapt.simulations.engines.shared_memory import MappedBlock
 from fedadapt.simulations.worker import Worker
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import repeat
 
 SPLITS = [split(count, seed=count) for count in (5, 12, 10, 7, 9, 3, 8)]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from toys import Quadratic, Toys, assert_same_bits, federate, quadratic_split, training
 
-from fedadapt.strategies.ditto import Ditto
-from fedadapt.strategies.fedavg import FedAvg
+from fedadapt.strategies.shared.ditto import Ditto
+from fedadapt.strategies.shared.fedavg import FedAvg
 
 # Client k holds n_k images and minimises h_k/2 (w - t_k)^2.
 H, T, N = (torch.tensor(v, dtype=torch.float64) for v in ([1, 5, 2], [0, 1, -2], [4, 1, 3]))

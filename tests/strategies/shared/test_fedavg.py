@@ -24,7 +24,7 @@ from fedadapt.client.fit import fit
 from fedadapt.flower.stock_client import StockClient
 from fedadapt.messages import Answers
 from fedadapt.selectors import norms
-from fedadapt.strategies.fedprox import FedProx
+from fedadapt.strategies.shared.fedprox import FedProx
 from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import repeat, row
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import Quadratic, Toys, assert_same_bits, federate, quadratic_split, training
 
-from fedadapt.strategies.local import Local
+from fedadapt.strategies.shared.local import Local
 
 H, T, N = (torch.tensor(v, dtype=torch.float64) for v in ([1, 5, 2], [0, 1, -2], [4, 1, 3]))
 PROBLEM = [quadratic_split(h, t, int(n)) for h, t, n in zip(H, T, N, strict=True)]

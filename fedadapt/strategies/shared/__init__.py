@@ -1,0 +1,1 @@
+"""Methods whose server holds one model: members of ``SharedModel``."""
