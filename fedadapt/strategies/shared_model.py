@@ -30,7 +30,9 @@ class SharedModel(Strategy[Weights]):
 
     A subclass writes ``train``. It may say with ``stays`` which tensors never leave a client, and
     with ``personal = "on client"`` that each client has a model of its own, which it keeps in its
-    state as ``personal`` or makes of the shared model and the tensors that stay.
+    state as ``personal`` or makes of the shared model and the tensors that stay; ``personal_model``
+    makes it in any other way. ``extras`` are shared beside the network, and ``moved`` is for a
+    server that does not simply take the mean.
 
     ``batch_norm`` says what becomes of batch-norm layers. ``shared``: scale, shift and running
     statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
@@ -61,6 +63,36 @@ class SharedModel(Strategy[Weights]):
     def stays(self, model: nn.Module) -> frozenset[str]:
         """Name the tensors of ``model`` that never leave a client; a selector."""
         return frozenset()
+
+    def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
+        """Return the clients' own models, [D, ...], of the shared one and what each has kept.
+
+        It is asked for at an evaluation, once or several times a round, also of clients that never
+        trained: it may train, but keeps nothing, and draws with a purpose of its own.
+
+        Args:
+            shared: The shared model, with the tensors that stay on the clients.
+
+        """
+        return shared | cohort.state(PERSONAL, shared)
+
+    def extras(self, start: Weights) -> Weights:
+        """Return tensors that are shared beside the network's, as they are at first, [...].
+
+        They are sent, trained and averaged with the model, and are no part of it: their names are
+        not the network's.
+        """
+        return {}
+
+    def moved(self, before: Weights, mean: Weights) -> Weights:
+        """Return what is shared after a round, [...]; by default the mean of what clients sent.
+
+        Args:
+            before: What was shared before the round, of the names of ``mean``.
+            mean: The mean over clients, weighted by examples.
+
+        """
+        return mean
 
     @final
     def train_shared(
@@ -100,7 +132,7 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def begin(self, start: Weights, clients: Sequence[int]) -> Weights:
-        return dict(start)
+        return start | self.extras(start)
 
     @final
     def actions(self, state: Weights, round: int) -> tuple[str, ...]:
@@ -129,19 +161,25 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def merge(self, state: Weights, action: str, round: int, answers: Iterable[Answers]) -> Weights:
-        return average(state, answers, statistics=action == STATISTICS)
+        if action == STATISTICS:
+            return average(state, answers, statistics=True)
+        mean = average(state, answers)
+        if mean is state:  # nobody answered
+            return state
+        sent = {n: t for n, t in mean.items() if n not in self._unsent and t.is_floating_point()}
+        return mean | self.moved({n: state[n] for n in sent}, sent)
 
     @final
     def models(self, state: Weights, clients: Sequence[int]) -> Mapping[str, Weights]:
-        return {"base": repeat(state, len(clients))}
+        network = self.model.state_dict()
+        return {"base": repeat({n: t for n, t in state.items() if n in network}, len(clients))}
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         weights = _with_part(cohort, weights, NORMS, self._local_norms)
         if model != PERSONAL:
             return weights
-        weights = _with_part(cohort, weights, STAYING, self._staying)
-        return weights | cohort.state(PERSONAL, weights)
+        return self.personal_model(cohort, _with_part(cohort, weights, STAYING, self._staying))
 
     @final
     def pack(self, state: Weights) -> tuple[dict[str, Tensor], Metadata]:

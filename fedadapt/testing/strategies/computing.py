@@ -13,6 +13,7 @@ from fedadapt.testing.assertions import require, require_close, require_finite, 
 from fedadapt.testing.setups import Arguments, Setup, begin, few_setups, setups, trial_with
 from fedadapt.testing.strategies.saving import require_same_models
 from fedadapt.testing.trial import Trial
+from fedadapt.weights import Weights
 
 
 def stacked_is_alone(name: str, arguments: Arguments | None = None) -> None:
@@ -147,13 +148,20 @@ def client_states_survive(name: str, arguments: Arguments | None = None) -> None
 
 
 def _require_own_models(setup: Setup, trial: Trial, where: str) -> None:
-    """A model that a client makes of its state is not the one it makes without."""
+    """A model that a client makes is not the base model, and depends on what the client kept."""
     strategy, worker = trial.strategy, setup.worker()
+    first = setup.seen[:1]
+    kept = trial.clients.states().get(setup.seen[0], {})
     for model in strategy.made_on_client:
-        base = trial.models(setup.seen[:1])
-        weights = next(reversed(base.values()))
-        states = [trial.clients.states()[setup.seen[0]]]
-        with_state = strategy.localise(worker.cohort(setup.seen[:1], 1, states), weights, model)
-        without = strategy.localise(worker.cohort(setup.seen[:1], 1), weights, model)
-        differ = any(not torch.equal(with_state[n], without[n]) for n in without)
-        require(differ, f"{where}: the {model} model of a client does not depend on its state")
+        weights = next(reversed(trial.models(first).values()))
+        own = strategy.localise(worker.cohort(first, 1, [kept]), weights, model)
+        base = strategy.localise(worker.cohort(first, 1, [kept]), weights)
+        require(_differ(own, base), f"{where}: the {model} model of a client is the base model")
+        if kept:
+            without = strategy.localise(worker.cohort(first, 1), weights, model)
+            label = f"{where}: the {model} model of a client does not depend on its state"
+            require(_differ(own, without), label)
+
+
+def _differ(some: Weights, others: Weights) -> bool:
+    return any(not torch.equal(some[n], t) for n, t in others.items())
