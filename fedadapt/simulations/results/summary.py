@@ -32,6 +32,7 @@ from fedadapt.simulations.results.accuracies import (
 )
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
+from fedadapt.simulations.results.serving import choices
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -84,6 +85,8 @@ def summarise(
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
+    if config.serve == "best-on-adapt":
+        summary["served"] = choices(evaluations, own.round)
     if not own.seen.all():
         summary["accuracy_unseen"] = by_label(own.where(~own.seen))
     if by_task:
