@@ -255,9 +255,9 @@ class Federation:
             request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
-        some = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
-        for first in range(0, len(clients), some):
-            part = clients[first : first + some]
+        portion_size = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
+        for first in range(0, len(clients), portion_size):
+            part = clients[first : first + portion_size]
             for task, models in self._method.models_by_task(part):
                 self._evaluator.begin(request._replace(clients=part, models=models, task=task))
                 if (
@@ -305,9 +305,9 @@ class Federation:
             mean, expected = StreamingMean(), query.expected(self._model, base)
             try:
                 exchange = self._exchange(self._round, phase="evaluation")
-                for some in exchange.ask(query.action, sent, expected):
-                    if some.update is not None:
-                        mean.add(some.update.weights, some.update.num_examples)
+                for answers in exchange.ask(query.action, sent, expected):
+                    if answers.update is not None:
+                        mean.add(answers.update.weights, answers.update.num_examples)
                 pooled[adaptation.name] = mean.result()
             except RoundFailedError as failure:
                 log.warning("%s; %s does without", failure, adaptation.name)

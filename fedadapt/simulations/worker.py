@@ -116,7 +116,7 @@ class Worker:
             scaling=self.benchmark.scaling,
             seed=self._seed,
             round=round,
-            states=tuple(self._placed_all(k) for k in states) or ({},) * len(clients),
+            states=tuple(self._states_on_device(k) for k in states) or ({},) * len(clients),
             stacked=together,
             network=self._network,
             autocast=self._autocast,
@@ -147,7 +147,7 @@ class Worker:
                 f"{action}: neither the strategy nor an adaptation of this run asks it"
             )
         cohort = self.cohort(sent.clients, round, states)
-        received = sent._replace(weights=self._placed(sent.weights))
+        received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
             weights = self.strategy.localise(cohort, received.weights)
             update = Update(self._queries[action].answer(cohort, weights), cohort.num_examples)
@@ -192,13 +192,13 @@ class Worker:
             collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
-        answers = {name: self._placed(repeat(w, len(clients))) for name, w in pooled.items()}
+        answers = {name: self._on_device(repeat(w, len(clients))) for name, w in pooled.items()}
         shown = _Shown(on_global, curves, held_out, collected)
-        found: list[Evaluation] = []
+        evaluations: list[Evaluation] = []
         failures: list[EvaluationFailure] = []
 
-        def fail(some: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
-            for client in some:
+        def fail(affected: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
+            for client in affected:
                 failed = EvaluationFailure(round, client, model, method.name, failure.reason)
                 failures.append(failed)
 
@@ -218,9 +218,9 @@ class Worker:
                         if isinstance(results, Failure):
                             fail(clients[begin + first : begin + last], name, method, results)
                         else:
-                            found += results
+                            evaluations += results
         return Evaluated(
-            sorted(found, key=lambda row: row.client),
+            sorted(evaluations, key=lambda row: row.client),
             sorted(failures, key=lambda failure: failure.client),
         )
 
@@ -241,13 +241,13 @@ class Worker:
         """
         cohort = self.cohort(clients[first:last], round, states[first:last])
         sent = models.get(name, models.get("base", {}))
-        weights = self._placed(rows(sent, first, last))
+        weights = self._on_device(rows(sent, first, last))
         if name == LOCAL and self._alone is not None:
             return cohort, self._alone.train(cohort, weights if name in models else None)
-        own = self.strategy.localise(cohort, weights, name)
+        localised = self.strategy.localise(cohort, weights, name)
         if collected is not None:
-            collected.add(cohort, name, "none", own)
-        return cohort, own
+            collected.add(cohort, name, "none", localised)
+        return cohort, localised
 
     def _scored(
         self,
@@ -328,7 +328,7 @@ class Worker:
         if self.global_test is None:
             return []
         cohort = self.cohort((), round)  # nobody's: no client's images are touched for it
-        [score] = evaluate(cohort, self._placed(base), [self.global_test])
+        [score] = evaluate(cohort, self._on_device(base), [self.global_test])
         return [
             Evaluation(
                 round,
@@ -394,7 +394,7 @@ class Worker:
             return examples
         return Examples(examples.inputs.to(self.compute), examples.labels.to(self.compute))
 
-    def _placed(self, weights: Weights) -> Weights:
+    def _on_device(self, weights: Weights) -> Weights:
         """On the computing device; an expanded view stays one."""
         if self.compute.type == "cpu":
             return weights
@@ -403,7 +403,7 @@ class Worker:
             for n, t in weights.items()
         }
 
-    def _placed_all(self, states: Mapping[str, Weights]) -> dict[str, Weights]:
+    def _states_on_device(self, states: Mapping[str, Weights]) -> dict[str, Weights]:
         if self.compute.type == "cpu":
             return dict(states)
         return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in states.items()}
