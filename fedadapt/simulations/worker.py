@@ -302,8 +302,8 @@ class Worker:
             if last - first < len(cohort):
                 some = self.cohort(clients, cohort.round, states)
             pooled = None if answer is None else rows(answer, first, last)
-            models = (rows(weights, first, last) for weights in (received, adapted))
-            scores = held_out_scores(some, method, *models, pooled)
+            before, after = rows(received, first, last), rows(adapted, first, last)
+            scores = held_out_scores(some, method, before, after, pooled)
             return [
                 self._row(some, d, name, method, HELD_OUT, score)
                 for d, score in enumerate(scores)
