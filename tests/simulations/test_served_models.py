@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
 import tiny
 
+from fedadapt import load
+from fedadapt.errors import InputError
 from fedadapt.records import HELD_OUT, SERVED
 from fedadapt.simulations.results.parquet import read_evaluations
-from fedadapt.simulations.results.serving import choices, served_rows
+from fedadapt.simulations.results.serving import choices, chosen_models, served_rows
 
 CHANGES = {
     "model": tiny.NORM_MLP,
@@ -48,3 +51,21 @@ def test_a_resumed_run_chooses_the_same(tmp_path):
     assert again["served"] == wanted["served"]
     rows = [row for row in read_evaluations(tmp_path) if row.model == SERVED]
     assert len(rows) == 6
+
+
+def test_the_model_that_a_client_chose_is_the_one_it_loads(tmp_path):
+    tiny.run(tmp_path, serve="best-on-adapt", save_models="all", **CHANGES)
+    wanted = chosen_models(read_evaluations(tmp_path), 2)
+    assert len({*wanted.values()}) > 1
+    for client, (model, adaptation) in wanted.items():
+        for asked in (None, "served"):
+            card = load(tmp_path, client, model=asked).card
+            whose = client if (model, adaptation) != ("base", "none") else None
+            assert (card.client, card.model, card.adaptation) == (whose, model, adaptation)
+
+
+def test_where_no_client_chose_there_is_no_served_model(tmp_path):
+    tiny.run(tmp_path, save_models="all", **CHANGES)
+    assert load(tmp_path, 0).card.model == "personal"
+    with pytest.raises(InputError, match="no client chose a model there; a run with --serve"):
+        load(tmp_path, 0, model="served")

@@ -26,6 +26,11 @@ def choices(evaluations: Iterable[Evaluation], round: int) -> dict[str, int]:
     return dict(Counter(row.label for row in _chosen(evaluations, round)).most_common())
 
 
+def chosen_models(evaluations: Iterable[Evaluation], round: int) -> dict[int, tuple[str, str]]:
+    """Return the model and the adaptation that each client chose."""
+    return {row.client: (row.model, row.adaptation) for row in _chosen(evaluations, round)}
+
+
 def _chosen(evaluations: Iterable[Evaluation], round: int) -> Iterator[Evaluation]:
     """Yield the test row of each client's choice.
 
