@@ -58,8 +58,10 @@ def test_every_image_layer_and_property_has_its_row(done):
     keys = {(row.image, row.layer, row.property) for row in done.rows}
     assert keys == {(i, n, p) for i in range(4) for n in (0, 1) for p in ORDERED}
     assert len(done.rows) == len(keys)
-    assert all(found.shape == (4, 1, 12, 12) for found in done.found.values())
-    assert all(found.min() >= 0 and found.max() <= 1 for found in done.found.values())
+    assert all(images.shape == (4, 1, 12, 12) for images in done.reconstructions.values())
+    for images in done.reconstructions.values():
+        assert images.min() >= 0
+        assert images.max() <= 1
 
 
 def test_an_image_that_is_found_has_the_property(done):
