@@ -36,7 +36,7 @@ def tent(monkeypatch):
     return tent
 
 
-def test_it_is_short():
+def test_the_tent_example_is_short():
     assert len((EXAMPLES / "tent.py").read_text("utf-8").splitlines()) <= 30
 
 

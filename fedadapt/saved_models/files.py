@@ -211,13 +211,13 @@ def _no_such_model(
             f"{run}: no model {labels} of client {client}; there are those of clients "
             f"{in_words(of_others)}"
         )
-    mine = [name for name, clients in here.items() if client in clients]
-    if mine:
+    of_client = [name for name, clients in here.items() if client in clients]
+    if of_client:
         return InputError(
-            f"{run}: no model {labels} of client {client}; there are: {', '.join(mine)}"
+            f"{run}: no model {labels} of client {client}; there are: {', '.join(of_client)}"
         )
     if here:
-        clients = sorted({c for some in here.values() for c in some})
+        clients = sorted({c for listed in here.values() for c in listed})
         return InputError(
             f"{run}: no model of client {client}; there are {', '.join(here)} of clients "
             f"{in_words(clients)}"

@@ -95,8 +95,8 @@ class Exchange:
         for answers in stream:
             at = [position[d] for d in answers.clients]
             base = {n: t[at] for n, t in sent.weights.items()} if limit else None
-            found = validation_errors(answers, shape, base, max_norm=limit)
-            usable = accept(answers, found)
+            errors = validation_errors(answers, shape, base, max_norm=limit)
+            usable = accept(answers, errors)
             if usable.update is not None:
                 rows = more_validation_errors(action, usable.update)
                 usable = accept(usable, {usable.clients[d]: why for d, why in rows.items()})

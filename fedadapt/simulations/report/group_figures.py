@@ -1,4 +1,4 @@
-"""The figures of a method that groups clients: how far apart they are, and seen from where."""
+"""Figures of a method that groups clients: the distances between them, at each layer too."""
 
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,11 @@ FRAME = COLOURS[2]  # stands out from every blue
 
 @styled
 def distance_matrix(groups: FoundGroups) -> "Figure":
-    """Euclidean distances between the clients' vectors; the groups framed, kinds at the side."""
+    """Draw the Euclidean distances between the clients' vectors.
+
+    The groups are framed and the kinds are named at the side; a second panel has a histogram of the
+    distances.
+    """
     from scipy.spatial.distance import pdist, squareform
 
     order = np.lexsort((groups.clients, np.array(groups.kinds, dtype=object), groups.labels))
@@ -80,7 +84,7 @@ def _frame_groups(axes: "Axes", labels: NDArray[np.int64]) -> None:
 
 
 def _name_kinds(axes: "Axes", labels: NDArray[np.int64], kinds: list[str]) -> None:
-    """Each stretch of one kind inside one group by name, lines between stretches."""
+    """Name each run of clients of one kind inside one group, with lines between the runs."""
     starts, names = [0], []
     for (_, kind), run in groupby(zip(labels.tolist(), kinds, strict=True)):
         starts.append(starts[-1] + len(list(run)))
@@ -108,7 +112,10 @@ def _number_clients(axes: "Axes", clients: NDArray[np.int64]) -> None:
 def _draw_distances(
     axes: "Axes", distances: NDArray[np.float64], kinds: list[str], labels: NDArray[np.int64]
 ) -> None:
-    """How distances spread: of clients that are alike in truth, and of others."""
+    """Draw histograms of the distances between clients of the same kind and of different kinds.
+
+    If all clients are of one kind, their groups take the place of kinds.
+    """
     first, second = np.triu_indices(len(kinds), 1)
     several = len(set(kinds)) > 1
     names: NDArray[Any] = np.array(kinds, dtype=object) if several else labels
@@ -133,10 +140,11 @@ def _draw_distances(
 
 @styled
 def layers(layer_map: "LayerMap") -> "Figure":
-    """A panel for each number of channels: distance to the first client by layer and client.
+    """Draw the distance to the first client by layer and client, a panel for each channel number.
 
-    Colours are relative to the farthest client of a layer: layers differ in scale. The number
-    beside a row is the layer's separation, distance between kinds over distance within.
+    Colours are relative to the farthest client of a layer, because layers differ in scale. The
+    number beside a row is the layer's separation: the mean distance between kinds divided by that
+    within kinds.
     """
     height = 2.1 + max(0.24, 0.34 - 0.004 * len(layer_map.layers)) * len(layer_map.layers)
     figure = new_figure(10, height)
@@ -175,12 +183,12 @@ def layers(layer_map: "LayerMap") -> "Figure":
 
 
 def _ending(name: str, length: int) -> str:
-    """The last part of a dotted name."""
+    """Return the last ``length`` characters of a name; a cut is marked by an ellipsis."""
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
 def _label_columns(axes: "Axes", layer_map: "LayerMap") -> None:
-    """Clients by number, kinds below them, a line between kinds."""
+    """Label each column with the client's number and its kind, with lines between kinds."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     names = [str(d) for d in layer_map.clients]

@@ -1,4 +1,4 @@
-"""What a report says of groups: who is in them, and how far apart clients are, layer by layer."""
+"""The sections of a report about groups: who is in them, and how far apart clients are."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Section(NamedTuple):
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
     note: str
@@ -21,7 +21,14 @@ class Section(NamedTuple):
 
 
 def group_sections(run: RunFolder, groups: FoundGroups, *, measure: bool) -> list[Section]:
-    """The groups with the clients' distances; the map of layers, or why it is left out."""
+    """Return a section with the groups and distances, and one with the map of layers.
+
+    The second one says why the map is left out, if it is.
+
+    Args:
+        measure: Measure the map of layers if it has not been measured before.
+
+    """
     note = f"{as_text(groups)}."
     if not groups.vectors.size:
         return [Section("Groups of clients", note, (), tuple(groups.rows))]

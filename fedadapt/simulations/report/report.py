@@ -1,4 +1,4 @@
-"""``report.html``: a run on one page that needs nothing beside itself."""
+"""``report.html``: a run on one page, which needs no other file."""
 
 import json
 import math
@@ -40,12 +40,14 @@ WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are 
 def write_report(folder: Path, *, measure: bool = True) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
-    Of a run that is not finished the page shows what is there, journals included, and one notice
-    says what is not.
+    For an unfinished run the page shows what is there, from journals too, and a notice says what
+    is missing.
 
     Args:
-        measure: Of a run with groups, measure its map of layers, which needs the run's data and
-            takes a pass of some clients' images; without, it is shown if it was measured before.
+        folder: The run folder.
+        measure: If a run has groups, measure its map of layers. This needs the run's data and
+            passes over the images of some clients. If False, the map is shown only if it has been
+            measured before.
 
     Raises:
         InputError: The folder holds nothing of a run, or a library for reports is missing.
@@ -73,14 +75,14 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
 
 
 def percent(share: float | None) -> str:
-    """0.8431 -> ``84.3 %``."""
+    """Return a share as text: 0.8431 is ``84.3 %``."""
     return (
         MISSING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
     )
 
 
 def points(share: float | None) -> str:
-    """0.0431 -> ``+4.3``; a true minus sign before losses."""
+    """Return a difference as text: 0.0431 is ``+4.3``; a loss has a true minus sign."""
     return (
         MISSING
         if share is None or math.isnan(share)
@@ -89,18 +91,18 @@ def points(share: float | None) -> str:
 
 
 def megabytes(count: int) -> str:
-    """Bytes in units of 10^6, with as many digits as mean something."""
+    """Return bytes in units of 10^6, with as many digits as are meaningful."""
     return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
 
 
 def data_size(count: int) -> str:
-    """Bytes in the unit that leaves few digits: ``11.8 GB``."""
+    """Return bytes in the unit that needs few digits, such as ``11.8 GB``."""
     power = 9 if count >= 1e9 else 6
     return f"{count / 10**power:.1f}\N{NO-BREAK SPACE}{'GB' if power == 9 else 'MB'}"
 
 
 def _words(run: RunFolder) -> dict[str, Any]:
-    """Title, notice, configuration and manifest."""
+    """Return the title, the notice, the configuration and the manifest of a run."""
     names = [
         str(run.config[key]) for key in ("benchmark", "strategy", "model") if key in run.config
     ]
@@ -136,7 +138,7 @@ def _words(run: RunFolder) -> dict[str, Any]:
 def _numbers(
     run: RunFolder, accuracies: Accuracies, travelled: list[ActionTotal]
 ) -> dict[str, Any]:
-    """Tables of accuracies: by label, by kind, and client by client where it went worst."""
+    """Return tables of accuracies by label and by kind, and of the clients with the worst ones."""
     seen, final = accuracies.where(accuracies.seen), accuracies.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
     accuracy = by_label(seen)
@@ -170,7 +172,7 @@ def _cards(
     final: str | None,
     travelled: list[ActionTotal],
 ) -> list[dict[str, Any]]:
-    """The headline numbers: those of the final label beside the base's."""
+    """Return the headline numbers: those of the final label compared with the base's."""
     cards = []
     base = accuracy.get("base")
     after = accuracy.get(final or "") or base
@@ -213,7 +215,7 @@ def _cards(
 
 
 def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """What federating was worth: the final label beside training alone."""
+    """Return a headline number that compares the final label with training alone."""
     if after["over_local"] is None:
         return []
     below = round(after["share_below_local"] * after["num_clients"])
@@ -226,7 +228,7 @@ def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def _clients(
     accuracies: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
 ) -> list[dict[str, Any]]:
-    """The clients with the lowest values of ``by`` [D], lowest first."""
+    """Return a row for each of the clients with the lowest values of ``by`` [D], lowest first."""
     if by is None:
         return []
     order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:CLIENTS_LISTED]
@@ -251,7 +253,7 @@ def _clients(
 
 
 def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[str, Any]:
-    """Figures as inline SVG; those of groups only where the run has any."""
+    """Return the figures as inline SVG; those about groups only if the run has groups."""
     from markupsafe import Markup
 
     sections: list[dict[str, Any]] = []
@@ -287,7 +289,7 @@ def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[
 
 
 def _communication(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
-    """What travelled, and what was not used."""
+    """Return the traffic by action, and why answers and evaluations are missing."""
     reasons = by_reason(run.communication)
     failures = by_failure(run.failures)
     return {
@@ -305,7 +307,7 @@ def _reason(total: ReasonTotal | FailureTotal) -> dict[str, Any]:
 
 
 def _listed(numbers: Iterable[int], most: int = 8) -> str:
-    """``1, 2, 3``; long lists end in a count."""
+    """Return ``1, 2, 3``; a long list ends in how many more there are."""
     words = [str(number) for number in numbers]
     rest = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + rest

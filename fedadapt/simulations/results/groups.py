@@ -1,4 +1,4 @@
-"""``groups.json``: which clients were grouped, by what, and how that agrees with their kinds."""
+"""``groups.json``: the groups of clients, how they were made, and their agreement with kinds."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ class GroupRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FoundGroups:
-    """The groups of a run; arrays in ascending client order."""
+    """The groups of a run; clients are in ascending order in all arrays."""
 
     round: int  # the first one in groups; what was compared is the model before it
     method: str  # "efficient", "exact", "random"
@@ -39,7 +39,7 @@ class FoundGroups:
 
     @property
     def headline(self) -> dict[str, int | float | None]:
-        """What ``summary.json`` says of them."""
+        """The entry about groups in ``summary.json``."""
         return {
             "round": self.round,
             "num_groups": self.num_groups,
@@ -58,10 +58,10 @@ class FoundGroups:
 
     @staticmethod
     def parse(text: str) -> "FoundGroups":
-        """From the text of ``groups.json``.
+        """Read the text of ``groups.json``.
 
         Raises:
-            ValueError: It is not what a run writes.
+            ValueError: The text is not what a run writes.
 
         """
         try:
@@ -87,7 +87,7 @@ class FoundGroups:
 
 
 def read_groups(folder: Path) -> FoundGroups | None:
-    """The groups of a run; None where it made none.
+    """Read the groups of a run; None where it made none.
 
     Raises:
         OSError, ValueError: The file cannot be read, or is damaged.
@@ -98,7 +98,7 @@ def read_groups(folder: Path) -> FoundGroups | None:
 
 
 def as_text(groups: FoundGroups) -> str:
-    """One line: how many groups of how many clients, from when on, how good they are."""
+    """Return one line: how many groups of how many clients, since which round, and how good."""
     count, clients = groups.num_groups, len(groups.clients)
     how = "drawn at random" if groups.method == "random" else "found by sparsity"
     said = f"{count} group{'s' * (count != 1)} of {clients} clients, {how}, from round "
