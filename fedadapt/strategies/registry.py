@@ -27,6 +27,7 @@ STRATEGIES = Registry(
         "fedrep": "fedadapt.strategies.shared.fedrep:FedRep",
         "lg-fedavg": "fedadapt.strategies.shared.lg_fedavg:LgFedAvg",
         "fedbabu": "fedadapt.strategies.shared.fedbabu:FedBabu",
+        "fedrod": "fedadapt.strategies.shared.fedrod:FedRod",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
