@@ -35,35 +35,35 @@ def draw_accuracy_by_round(
     for row in evaluations:
         if row.split == "test" and row.label == "base":
             by_round[row.seen][row.round].append(100 * row.accuracy)
-    for seen, found in by_round.items():
-        rounds = sorted(found)
+    for seen, accuracies in by_round.items():
+        rounds = sorted(accuracies)
         if not rounds:
             continue
         style: dict[str, Any] = {"marker": "o", "markersize": 3.5, "color": INK}
         if seen:
-            low, high = np.array([np.quantile(found[r], (0.1, 0.9)) for r in rounds]).T
-            if len(found[rounds[-1]]) > 1:
+            low, high = np.array([np.quantile(accuracies[r], (0.1, 0.9)) for r in rounds]).T
+            if len(accuracies[rounds[-1]]) > 1:
                 band = "10-90 % of clients"
                 axes.fill_between(rounds, low, high, color=BEFORE, alpha=0.28, lw=0, label=band)
-            axes.plot(rounds, [np.mean(found[r]) for r in rounds], label="base", **style)
+            axes.plot(rounds, [np.mean(accuracies[r]) for r in rounds], label="base", **style)
         else:
-            means = [np.mean(found[r]) for r in rounds]
+            means = [np.mean(accuracies[r]) for r in rounds]
             axes.plot(rounds, means, "--", label="base, unseen clients", mfc="none", **style)
-    own = final.where(final.seen)
+    of_seen = final.where(final.seen)
     over_rounds = {"base"}
     if groups is not None and _draw_personal(axes, evaluations, final, groups):
         over_rounds.add("personal")
-    for label in own.labels:
+    for label in of_seen.labels:
         if label not in over_rounds:
-            colour, mean = colour_of(label, final.labels), 100 * np.nanmean(own.by_label[label])
+            colour, mean = colour_of(label, final.labels), 100 * np.nanmean(of_seen.by_label[label])
             axes.plot(final.round, mean, "D", color=colour, ms=6.5, label=label, clip_on=False)
     _rounds_axis(axes)
     axes.set_ylabel("accuracy, %")
     if axes.get_legend_handles_labels()[0]:
-        place: dict[str, Any] = {"loc": "lower right"}
+        legend: dict[str, Any] = {"loc": "lower right"}
         if groups is not None:  # two bands leave no corner free
-            place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
-        axes.legend(**place, fontsize=8.5)
+            legend = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
+        axes.legend(**legend, fontsize=8.5)
     title(axes, "Mean accuracy on the clients' own test", _mark_grouping(axes, groups))
 
 
@@ -74,22 +74,22 @@ def _draw_personal(
 
     Groups begin with the base model: where the grouping was the first, the curve does so too.
     """
-    found: dict[int, list[float]] = defaultdict(list)
+    accuracies: dict[int, list[float]] = defaultdict(list)
     before: list[float] = []
     for row in evaluations:
         if row.split == "test" and row.seen and row.epoch == 0:
             if row.label == "personal":
-                found[row.round].append(100 * row.accuracy)
+                accuracies[row.round].append(100 * row.accuracy)
             elif row.label == "base" and row.round == groups.round - 1:
                 before.append(100 * row.accuracy)
-    if len(found) < 2:
+    if len(accuracies) < 2:
         return False
-    if before and min(found) >= groups.round:
-        found[groups.round - 1] = before
-    rounds, colour = sorted(found), colour_of("personal", final.labels)
-    low, high = np.array([np.quantile(found[r], (0.1, 0.9)) for r in rounds]).T
+    if before and min(accuracies) >= groups.round:
+        accuracies[groups.round - 1] = before
+    rounds, colour = sorted(accuracies), colour_of("personal", final.labels)
+    low, high = np.array([np.quantile(accuracies[r], (0.1, 0.9)) for r in rounds]).T
     axes.fill_between(rounds, low, high, color=colour, alpha=0.18, lw=0)
-    means = [np.mean(found[r]) for r in rounds]
+    means = [np.mean(accuracies[r]) for r in rounds]
     axes.plot(rounds, means, marker="o", markersize=3.5, color=colour, label="personal")
     return True
 

@@ -170,5 +170,5 @@ def picture(
         rows: The evaluations; by default those of ``clients.parquet``.
 
     """
-    found = read_evaluations(folder) if rows is None else rows
-    return save_png(before_and_after(last_accuracies(found, adaptations)), folder / PICTURE)
+    evaluations = read_evaluations(folder) if rows is None else rows
+    return save_png(before_and_after(last_accuracies(evaluations, adaptations)), folder / PICTURE)

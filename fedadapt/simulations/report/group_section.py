@@ -20,19 +20,19 @@ class Section(NamedTuple):
     groups: tuple[GroupRow, ...] = ()
 
 
-def group_sections(run: RunFolder, found: FoundGroups, *, measure: bool) -> list[Section]:
+def group_sections(run: RunFolder, groups: FoundGroups, *, measure: bool) -> list[Section]:
     """The groups with the clients' distances; the map of layers, or why it is left out."""
-    note = f"{as_text(found)}."
-    if not found.vectors.size:
-        return [Section("Groups of clients", note, (), tuple(found.rows))]
-    length = found.vectors.shape[1]
+    note = f"{as_text(groups)}."
+    if not groups.vectors.size:
+        return [Section("Groups of clients", note, (), tuple(groups.rows))]
+    length = groups.vectors.shape[1]
     compared = (
         f"{note} Distances are between what clients reported: {length} numbers, {4 * length} bytes "
         "each."
     )
-    figure = distance_matrix(found)
+    figure = distance_matrix(groups)
     return [
-        Section("Groups of clients", compared, (figure,), tuple(found.rows)),
+        Section("Groups of clients", compared, (figure,), tuple(groups.rows)),
         _layers(run, measure=measure),
     ]
 
@@ -42,12 +42,12 @@ def _layers(run: RunFolder, *, measure: bool) -> Section:
 
     title = "Clients seen from each layer"
     try:
-        found = layer_map(run, measure=measure)
+        mapped = layer_map(run, measure=measure)
     except FedadaptError as error:
         return Section(title, f"Left out. {error}.")
     note = (
-        f"Distance to client {found.clients[0]} by the channels of each ReLU layer of the base "
+        f"Distance to client {mapped.clients[0]} by the channels of each ReLU layer of the base "
         "model; layers with fewer channels give all they have. The number beside a row is the mean "
         "distance between kinds over the mean distance within: the higher, the easier to group."
     )
-    return Section(title, note, (layers(found),))
+    return Section(title, note, (layers(mapped),))

@@ -75,9 +75,9 @@ def layer_map(run: RunFolder, *, measure: bool = True) -> LayerMap:
     if not measure:
         raise InputError(f"{LAYER_MAP}: not measured yet; fedadapt report {run.folder} does it")
     assembly = _assembled(run)
-    found = measured(assembly, _weights(content, assembly), digest)
-    put(run.folder / LAYER_MAP, json.dumps(asdict(found)).encode())
-    return found
+    new = measured(assembly, _weights(content, assembly), digest)
+    put(run.folder / LAYER_MAP, json.dumps(asdict(new)).encode())
+    return new
 
 
 def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
@@ -95,7 +95,7 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
         raise InputError(f"strategy: {assembly.config.strategy} compares no layers; pfa does")
     if pfa.dp_epsilon:
         raise InputError("strategy-args: dp_epsilon: exact distances would tell what it hides")
-    clients = some_of_each_kind(assembly.benchmark)
+    clients = first_of_each_kind(assembly.benchmark)
     kinds = [assembly.benchmark.kinds[d] for d in clients]
     activations = _activations(pfa)
     vectors = _vectors(assembly, base, activations, clients, pfa.epsilon)
@@ -120,14 +120,14 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
     )
 
 
-def some_of_each_kind(benchmark: Benchmark) -> list[int]:
+def first_of_each_kind(benchmark: Benchmark) -> list[int]:
     """The first two training clients of each kind, kind by kind, of at most eight kinds."""
     of_kind: dict[str, list[int]] = {}
     for client in benchmark.seen:
         of_kind.setdefault(benchmark.kinds[client], []).append(client)
     if len(of_kind) < 2:
         raise InputError("clients: all are of one kind; a map of layers shows kinds come apart")
-    return [d for mine in islice(of_kind.values(), MOST_KINDS) for d in mine[:PER_KIND]]
+    return [d for members in islice(of_kind.values(), MOST_KINDS) for d in members[:PER_KIND]]
 
 
 def separation(vectors: NDArray[np.float64], kinds: Sequence[str]) -> float | None:
@@ -156,13 +156,13 @@ def _assembled(run: RunFolder) -> Assembly:
 
 def _weights(content: bytes, assembly: Assembly) -> Weights:
     try:
-        found = load(content)
+        weights = load(content)
     except SafetensorError as error:
         raise InputError(f"{BASE}: {error}; it is damaged") from None
     wanted = {n: t.shape for n, t in assembly.model.state_dict().items()}
-    if {n: t.shape for n, t in found.items()} != wanted:
+    if {n: t.shape for n, t in weights.items()} != wanted:
         raise InputError(f"{BASE}: not the weights of model={assembly.config.model}")
-    return found
+    return weights
 
 
 def _activations(pfa: PFA) -> list[Activation]:
@@ -188,13 +188,15 @@ def _vectors(
     for client in clients:
         cohort = worker.cohort([client], round=0)
         weights = worker.strategy.localise(cohort, repeat(base, 1))
-        mine: dict[int, Tensor] = {}
+        by_activation: dict[int, Tensor] = {}
         for block in blocks:
             inside = [i for i, a in enumerate(activations) if a.path.split(".")[0] == block]
-            found = sparsity_vectors(cohort, weights, layer=block, epsilon=epsilon)[0]
-            mine |= zip(inside, found.split([activations[i].channels for i in inside]), strict=True)
-        rows.append(mine)
-    return [torch.stack([mine[i] for mine in rows]).numpy() for i in range(len(activations))]
+            vectors = sparsity_vectors(cohort, weights, layer=block, epsilon=epsilon)[0]
+            by_activation |= zip(
+                inside, vectors.split([activations[i].channels for i in inside]), strict=True
+            )
+        rows.append(by_activation)
+    return [torch.stack([row[i] for row in rows]).numpy() for i in range(len(activations))]
 
 
 def _name(activation: Activation) -> str:
@@ -205,9 +207,9 @@ def _name(activation: Activation) -> str:
 def _written(path: Path) -> LayerMap | None:
     try:
         metadata: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found = LayerMap(**metadata)
-        shape = (len(found.numbers), len(found.layers), len(found.clients))
-        shapes = [np.array(m, dtype=float).shape for m in (found.distances, found.separation)]
-        return found if shapes == [shape, shape[:2]] else None
+        written = LayerMap(**metadata)
+        shape = (len(written.numbers), len(written.layers), len(written.clients))
+        shapes = [np.array(m, dtype=float).shape for m in (written.distances, written.separation)]
+        return written if shapes == [shape, shape[:2]] else None
     except (OSError, ValueError, TypeError):
         return None

@@ -6,12 +6,12 @@ from fedadapt.simulations.results.accuracies import Accuracies
 from fedadapt.simulations.results.run_folder import RunFolder
 
 
-def at_the_end(run: RunFolder, own: Accuracies) -> str:
+def at_the_end(run: RunFolder, accuracies: Accuracies) -> str:
     """``1,000 of 100,000 clients were evaluated; ``; empty where all were."""
     there = run.config.get("clients")
-    if not isinstance(there, int) or not 0 < len(own) < there:
+    if not isinstance(there, int) or not 0 < len(accuracies) < there:
         return ""
-    return f"{len(own):,} of {there:,} clients were evaluated; "
+    return f"{len(accuracies):,} of {there:,} clients were evaluated; "
 
 
 def on_the_way(run: RunFolder) -> str:

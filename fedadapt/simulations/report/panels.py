@@ -22,15 +22,15 @@ def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: boo
     """One distribution along the x axis at height ``y``: values [D] in percent."""
     edges = np.linspace(0, 100, 51)
     counts, _ = np.histogram(values, edges)
-    place = np.clip(np.digitize(values, edges) - 1, 0, len(counts) - 1)
+    bins = np.clip(np.digitize(values, edges) - 1, 0, len(counts) - 1)
     half = 0.36
     if len(values) <= MANY:
         # Dots of a bin are piled up around the row's middle.
         order = np.argsort(values, kind="stable")
         rank = np.zeros(len(values))
-        for b in np.unique(place):
-            mine = order[place[order] == b]
-            rank[mine] = np.arange(len(mine)) - (len(mine) - 1) / 2
+        for b in np.unique(bins):
+            members = order[bins[order] == b]
+            rank[members] = np.arange(len(members)) - (len(members) - 1) / 2
         step = min(0.09, 2 * half / max(counts.max(), 1))
         style: dict[str, Any] = (
             {"color": colour} if filled else {"facecolors": "none", "edgecolors": colour}
@@ -211,14 +211,14 @@ def blocks(
     kinds = np.array(accuracies.kind, dtype=object)
     names = sorted({*kinds[seen]})
     if 1 < len(names) <= MAX_BLOCKS:
-        found = [
+        seen_blocks = [
             (name if len(name) <= 16 else f"{name[:15]}…", (seen & (kinds == name)).nonzero()[0])
             for name in names
         ]
     else:
-        found = [(otherwise, seen.nonzero()[0])] if seen.any() else []
+        seen_blocks = [(otherwise, seen.nonzero()[0])] if seen.any() else []
     unseen = (~accuracies.seen & known).nonzero()[0]
-    return found + ([("unseen", unseen)] if len(unseen) else [])
+    return seen_blocks + ([("unseen", unseen)] if len(unseen) else [])
 
 
 def _counted(clients: int) -> str:

@@ -64,10 +64,10 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     jinja.filters |= {"percent": percent, "points": points, "megabytes": megabytes}
     page = jinja.from_string(PAGE)
     run = RunFolder.read(folder)
-    own = last_accuracies(run.evaluations, run.adaptations)
-    pictures = _pictures(run, own, measure=measure)
+    accuracies = last_accuracies(run.evaluations, run.adaptations)
+    pictures = _pictures(run, accuracies, measure=measure)
     travelled = by_action(run.communication)
-    numbers = _numbers(run, own, travelled)
+    numbers = _numbers(run, accuracies, travelled)
     html = page.render(_words(run) | numbers | pictures | _communication(run, travelled))
     return put(folder / REPORT, html.encode())
 
@@ -133,30 +133,32 @@ def _words(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> dict[str, Any]:
+def _numbers(
+    run: RunFolder, accuracies: Accuracies, travelled: list[ActionTotal]
+) -> dict[str, Any]:
     """Tables of accuracies: by label, by kind, and client by client where it went worst."""
-    seen, final = own.where(own.seen), own.final
+    seen, final = accuracies.where(accuracies.seen), accuracies.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
     accuracy = by_label(seen)
-    failed = {failure.label for failure in run.failures if failure.round == own.round}
+    failed = {failure.label for failure in run.failures if failure.round == accuracies.round}
     return {
-        "round": own.round,
+        "round": accuracies.round,
         "evaluated": bool(run.evaluations),
-        "asked": at_the_end(run, own),
-        "labels": own.labels,
+        "asked": at_the_end(run, accuracies),
+        "labels": accuracies.labels,
         "final": final,
         "accuracy": with_failed(accuracy, failed, run.adaptations) if accuracy else {},
-        "unseen": by_label(own.where(~own.seen)),
+        "unseen": by_label(accuracies.where(~accuracies.seen)),
         "global_test": {
             label: metadata["mean"]
             for label, metadata in by_label(everybody.where(everybody.seen)).items()
         },
         "cards": _cards(run, accuracy, final, travelled),
-        "kinds": per_kind(own),
-        "worst_off": _clients(own, own.by_label.get(final or "base"), final),
+        "kinds": per_kind(accuracies),
+        "worst_off": _clients(accuracies, accuracies.by_label.get(final or "base"), final),
         "most_harmed": [
             row
-            for row in _clients(own, own.gain(final) if final else None, final)
+            for row in _clients(accuracies, accuracies.gain(final) if final else None, final)
             if row["gain"] is not None and row["gain"] < 0
         ],
     }
@@ -222,21 +224,24 @@ def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _clients(
-    own: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
+    accuracies: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
 ) -> list[dict[str, Any]]:
     """The clients with the lowest values of ``by`` [D], lowest first."""
     if by is None:
         return []
     order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:CLIENTS_LISTED]
-    missing = np.full(len(own), np.nan)
-    base, after = own.by_label.get("base", missing), own.by_label.get(final or "base", missing)
+    missing = np.full(len(accuracies), np.nan)
+    base, after = (
+        accuracies.by_label.get("base", missing),
+        accuracies.by_label.get(final or "base", missing),
+    )
     gain = after - base
     return [
         {
-            "client": int(own.client[d]),
-            "kind": own.kind[d],
-            "seen": bool(own.seen[d]),
-            "num_examples": int(own.num_examples[d]),
+            "client": int(accuracies.client[d]),
+            "kind": accuracies.kind[d],
+            "seen": bool(accuracies.seen[d]),
+            "num_examples": int(accuracies.num_examples[d]),
             "base": float(base[d]),
             "after": float(after[d]),
             "gain": None if np.isnan(gain[d]) else float(gain[d]),
@@ -245,7 +250,7 @@ def _clients(
     ]
 
 
-def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, Any]:
+def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[str, Any]:
     """Figures as inline SVG; those of groups only where the run has any."""
     from markupsafe import Markup
 
@@ -258,22 +263,26 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
 
     if run.evaluations or run.losses:
         losses = list(run.losses)
-        drawn = plots.convergence(run.evaluations, losses, own, run.groups)
+        drawn = plots.convergence(run.evaluations, losses, accuracies, run.groups)
         add("Convergence", on_the_way(run), drawn)
     if run.groups is not None:
         for section in group_sections(run, run.groups, measure=measure):
             add(section.title, section.note, *section.figures, groups=section.groups)
     kinds_figure = ""
-    if len(own):
-        add("Distribution over clients", "", plots.distribution(own))
-        gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
-        figures = [plots.gains(own, label) for label in gained if label not in ("base", LOCAL)]
-        if run.groups is not None and (together := client_gains(own)) is not None:
+    if len(accuracies):
+        add("Distribution over clients", "", plots.distribution(accuracies))
+        gained = [
+            label for label in accuracies.labels if not np.isnan(accuracies.gain(label)).all()
+        ]
+        figures = [
+            plots.gains(accuracies, label) for label in gained if label not in ("base", LOCAL)
+        ]
+        if run.groups is not None and (together := client_gains(accuracies)) is not None:
             figures.insert(0, together)
         if figures:
             note = "Accuracy minus the base's on the same client; seen clients in blocks by kind."
             add("Gain, client by client", note, *figures)
-        kinds_figure = Markup(to_svg(plots.kinds(own), "kinds"))
+        kinds_figure = Markup(to_svg(plots.kinds(accuracies), "kinds"))
     return {"figures": sections, "kinds_figure": kinds_figure}
 
 

@@ -64,9 +64,9 @@ def _step(values: Vector) -> float:
 
 def _bars(axes: "Axes", values: Vector, colour: str, step: float) -> None:
     """How many clients have which value; below zero in the colour of what is worse."""
-    place, counts = np.unique(np.round(values[~np.isnan(values)] / step), return_counts=True)
-    colours = [WORSE if at < 0 else colour for at in place]
-    bars = axes.bar(100 * step * place, counts, 82 * step, color=colours)
+    bins, counts = np.unique(np.round(values[~np.isnan(values)] / step), return_counts=True)
+    colours = [WORSE if at < 0 else colour for at in bins]
+    bars = axes.bar(100 * step * bins, counts, 82 * step, color=colours)
     paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # lines end before numbers
     axes.bar_label(bars, padding=2, fontsize=8, bbox=paper)
     axes.spines["left"].set_visible(False)

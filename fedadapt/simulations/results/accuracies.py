@@ -66,12 +66,12 @@ def order_labels(labels: Iterable[str], adaptations: Sequence[str] = ()) -> list
     A bare model comes before its adaptations, and those as they were asked for.
     """
 
-    def place(label: str) -> tuple[bool, bool, str, bool, int, str]:
+    def rank(label: str) -> tuple[bool, bool, str, bool, int, str]:
         model, _, adaptation = label.partition("+")
         asked = adaptations.index(adaptation) if adaptation in adaptations else len(adaptations)
         return model != LOCAL, model != "base", model, adaptation != "", asked, adaptation
 
-    return sorted(set(labels), key=place)
+    return sorted(set(labels), key=rank)
 
 
 def last_accuracies(
@@ -85,13 +85,13 @@ def last_accuracies(
         InputError: A client has the same label twice in that round.
 
     """
-    last, found = 0, _Columns()
+    last, columns = 0, _Columns()
     for row in evaluations:
         if row.split == split and row.epoch == 0 and row.round >= last:
             if row.round > last:
-                last, found = row.round, _Columns()
-            found.add(row)
-    return found.folded(last, adaptations)
+                last, columns = row.round, _Columns()
+            columns.add(row)
+    return columns.folded(last, adaptations)
 
 
 class _Columns:
@@ -113,15 +113,15 @@ class _Columns:
         words = tuple(self._words)
         columns = np.array(self._numbers, np.int64).reshape(-1, 6).T
         client, label, task, kind, seen, num_examples = columns
-        clients, place = np.unique(client, return_inverse=True)
+        clients, row_of = np.unique(client, return_inverse=True)
         self._refuse_twice(client, label, task, round)
         last = np.zeros(len(clients), np.int64)  # a row of each client
-        last[place] = np.arange(len(place))
+        last[row_of] = np.arange(len(row_of))
         by_label = {}
         for name in order_labels((words[code] for code in np.unique(label)), adaptations):
-            mine = label == self._words[name]
-            sums = np.bincount(place[mine], np.array(self._accuracies)[mine], len(clients))
-            counts = np.bincount(place[mine], minlength=len(clients))
+            of_label = label == self._words[name]
+            sums = np.bincount(row_of[of_label], np.array(self._accuracies)[of_label], len(clients))
+            counts = np.bincount(row_of[of_label], minlength=len(clients))
             by_label[name] = np.divide(
                 sums, counts, out=np.full(len(clients), np.nan), where=counts > 0
             )

@@ -78,16 +78,16 @@ class FailureTotal(NamedTuple):
 
 def by_failure(failures: Iterable[EvaluationFailure]) -> list[FailureTotal]:
     """What failed on clients that answered, the most frequent first."""
-    found: dict[tuple[str, str], list[EvaluationFailure]] = defaultdict(list)
+    grouped: dict[tuple[str, str], list[EvaluationFailure]] = defaultdict(list)
     for failure in failures:
-        found[failure.label, failure.reason.partition(" incident=")[0]].append(failure)
+        grouped[failure.label, failure.reason.partition(" incident=")[0]].append(failure)
     totals = [
         FailureTotal(
             *key,
-            len(some),
-            tuple(sorted({failure.client for failure in some})),
-            tuple(sorted({failure.round for failure in some})),
+            len(alike),
+            tuple(sorted({failure.client for failure in alike})),
+            tuple(sorted({failure.round for failure in alike})),
         )
-        for key, some in found.items()
+        for key, alike in grouped.items()
     ]
     return sorted(totals, key=lambda total: (-total.times, total))

@@ -154,24 +154,24 @@ def _name(summary: Summary, all_: Sequence[Summary]) -> str:
 
 def _alone(summaries: Sequence[Summary]) -> dict[int, Summary]:
     """By seed a summary of training alone; none where the runs do not agree on it."""
-    found: dict[int, Summary] = {}
+    by_seed: dict[int, Summary] = {}
     for summary in summaries:
         if LOCAL not in summary["accuracy"]:
             continue
-        known = found.setdefault(summary["seed"], summary)
+        known = by_seed.setdefault(summary["seed"], summary)
         compared = ("over_local", "mean", "std", "worst10", "min", "num_clients")
-        ours, theirs = (s["accuracy"][LOCAL] for s in (summary, known))
+        current, earlier = (s["accuracy"][LOCAL] for s in (summary, known))
         if known["manifest"] != summary["manifest"] or any(
-            ours.get(key) != theirs.get(key) for key in compared
+            current.get(key) != earlier.get(key) for key in compared
         ):
             return {}
     # What it is over the base differs from strategy to strategy, so it is not in the one row.
     left_out = ("gain", "share_worse")
     rows = {
         seed: {key: value for key, value in s["accuracy"][LOCAL].items() if key not in left_out}
-        for seed, s in found.items()
+        for seed, s in by_seed.items()
     }
-    return {seed: {**s, "accuracy": {LOCAL: rows[seed]}} for seed, s in found.items()}
+    return {seed: {**s, "accuracy": {LOCAL: rows[seed]}} for seed, s in by_seed.items()}
 
 
 def _needed(column: Column, summaries: Sequence[Summary]) -> bool:
@@ -187,8 +187,8 @@ def _present(column: Column, summaries: Sequence[Summary]) -> bool:
 
 
 def _cell(column: Column, label: str, seeds: dict[int, Summary]) -> Cell:
-    found = [column.value(s, label) for _, s in sorted(seeds.items()) if label in s["accuracy"]]
-    values = [value for value in found if value is not None]
+    per_seed = [column.value(s, label) for _, s in sorted(seeds.items()) if label in s["accuracy"]]
+    values = [value for value in per_seed if value is not None]
     return Cell(
         math.fsum(values) / len(values) if values else None,
         statistics.stdev(values) if len(values) > 1 else None,
@@ -220,9 +220,9 @@ def _notes(runs: dict[str, dict[int, Summary]]) -> list[str]:
     manifests: dict[tuple[str, int], dict[str, None]] = defaultdict(dict)
     for s in summaries:
         manifests[s["benchmark"], s["seed"]][s["manifest"]] = None
-    for (benchmark, seed), found in manifests.items():
-        if len(found) > 1:
-            names = ", ".join(manifest[:12] for manifest in found)
+    for (benchmark, seed), hashes in manifests.items():
+        if len(hashes) > 1:
+            names = ", ".join(manifest[:12] for manifest in hashes)
             notes.append(
                 f"NOT the same clients: runs on {benchmark} with seed {seed} have different "
                 f"manifests ({names}); their rows cannot be compared"

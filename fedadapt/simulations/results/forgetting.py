@@ -58,25 +58,25 @@ def task_scores(
     tasks = max((r.round for r in rows), default=0)
     kinds = {r.client: r.kind for r in rows}
     clients = sorted(kinds)
-    place = {client: d for d, client in enumerate(clients)}
-    found = {}
+    row_of = {client: d for d, client in enumerate(clients)}
+    scores = {}
     for label in order_labels((r.label for r in rows), adaptations):
         matrix = np.full((len(clients), tasks, tasks), np.nan)
         for r in rows:
             if r.label == label:
-                matrix[place[r.client], r.round - 1, r.task] = r.accuracy
+                matrix[row_of[r.client], r.round - 1, r.task] = r.accuracy
         whole = ~np.isnan(matrix[:, -1]).any(1)
         if whole.any():
             users = [(d, kinds[d]) for d, is_whole in zip(clients, whole, strict=True) if is_whole]
-            found[label] = TaskScores(tuple(users), matrix[whole])
-    return found
+            scores[label] = TaskScores(tuple(users), matrix[whole])
+    return scores
 
 
 def forgetting_rows(scores: Mapping[str, TaskScores]) -> Iterator[TaskForgetting]:
     """Every user and task of every label, in that order."""
-    for label, found in scores.items():
+    for label, of_label in scores.items():
         model, _, adaptation = label.partition("+")
-        numbers = np.stack([found.when_new, found.matrix[:, -1], found.forgotten], -1)
-        for (client, kind), by_task in zip(found.users, numbers.tolist(), strict=True):
+        numbers = np.stack([of_label.when_new, of_label.matrix[:, -1], of_label.forgotten], -1)
+        for (client, kind), by_task in zip(of_label.users, numbers.tolist(), strict=True):
             for task, three in enumerate(by_task):
                 yield TaskForgetting(client, kind, model, adaptation or "none", task, *three)

@@ -69,7 +69,7 @@ class FoundGroups:
             count = len(metadata["clients"])
             kinds = tuple(map(str, metadata.get("kinds", [""] * count)))
             index = metadata.get("adjusted_rand_index")
-            found = FoundGroups(
+            groups = FoundGroups(
                 round=int(metadata["round"]),
                 method=str(metadata.get("method", "")),
                 quality=None if metadata["quality"] is None else float(metadata["quality"]),
@@ -81,9 +81,9 @@ class FoundGroups:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no groups: {error}") from None
-        if not count or not count == len(found.labels) == len(found.kinds):
+        if not count or not count == len(groups.labels) == len(groups.kinds):
             raise ValueError("no groups: as many labels and kinds as clients")
-        return found
+        return groups
 
 
 def read_groups(folder: Path) -> FoundGroups | None:
@@ -97,14 +97,14 @@ def read_groups(folder: Path) -> FoundGroups | None:
     return FoundGroups.parse(path.read_text("utf-8")) if path.is_file() else None
 
 
-def as_text(found: FoundGroups) -> str:
+def as_text(groups: FoundGroups) -> str:
     """One line: how many groups of how many clients, from when on, how good they are."""
-    groups, clients = found.num_groups, len(found.clients)
-    how = "drawn at random" if found.method == "random" else "found by sparsity"
-    said = f"{groups} group{'s' * (groups != 1)} of {clients} clients, {how}, from round "
-    parts = [f"{said}{found.round} on"]
-    if found.quality is not None:
-        parts.append(f"silhouette {found.quality:.2f}")
-    if found.agreement is not None:
-        parts.append(f"adjusted Rand index {found.agreement:.2f} against the kinds")
+    count, clients = groups.num_groups, len(groups.clients)
+    how = "drawn at random" if groups.method == "random" else "found by sparsity"
+    said = f"{count} group{'s' * (count != 1)} of {clients} clients, {how}, from round "
+    parts = [f"{said}{groups.round} on"]
+    if groups.quality is not None:
+        parts.append(f"silhouette {groups.quality:.2f}")
+    if groups.agreement is not None:
+        parts.append(f"adjusted Rand index {groups.agreement:.2f} against the kinds")
     return "; ".join(parts)

@@ -177,8 +177,8 @@ def _batches(folder: Path, kind: type[Table]) -> Iterator[Any]:
             for field in _schema(kind):
                 if field.name in kind._field_defaults and field.name not in file.schema_arrow.names:
                     continue
-                place = file.schema_arrow.get_field_index(field.name)
-                if place < 0 or file.schema_arrow.field(place).type != field.type:
+                index = file.schema_arrow.get_field_index(field.name)
+                if index < 0 or file.schema_arrow.field(index).type != field.type:
                     raise InputError(
                         f"{path}: column {field.name!r} of type {field.type} is missing; "
                         f"expected {', '.join(kind._fields)}"

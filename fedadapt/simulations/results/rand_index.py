@@ -20,6 +20,6 @@ def compared(metadata: Mapping[str, object], kinds: Sequence[str]) -> Metadata:
         return {}
     from sklearn.metrics import adjusted_rand_score
 
-    mine = [kinds[client] for client in metadata["clients"]]  # type: ignore[attr-defined]
-    index = float(adjusted_rand_score(mine, metadata["labels"]))
-    return {"kinds": mine, "adjusted_rand_index": index}
+    grouped_kinds = [kinds[client] for client in metadata["clients"]]  # type: ignore[attr-defined]
+    index = float(adjusted_rand_score(grouped_kinds, metadata["labels"]))
+    return {"kinds": grouped_kinds, "adjusted_rand_index": index}

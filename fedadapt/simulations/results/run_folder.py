@@ -74,9 +74,9 @@ class RunFolder:
 
 def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> dict[str, Any]:
     try:
-        found = parse(path.read_text("utf-8"))
-        if isinstance(found, dict):
-            return found
+        document = parse(path.read_text("utf-8"))
+        if isinstance(document, dict):
+            return document
         missing.append(f"{path.name} is damaged")
     except FileNotFoundError:
         missing.append(f"no {path.name}")

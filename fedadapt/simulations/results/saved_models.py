@@ -91,7 +91,9 @@ class SavedModels:
             for name, weights in models.items():
                 same_for_all = name == "base" and not self._on_clients
                 wanted = (
-                    [] if same_for_all and not self._is_own(task, weights, states) else ["none"]
+                    []
+                    if same_for_all and not self._differs_on_clients(task, weights, states)
+                    else ["none"]
                 )
                 if mode != "personal":
                     wanted += [word for word in adaptations if word != "none"]
@@ -114,7 +116,7 @@ class SavedModels:
             return (), 0
         return tuple(dict.fromkeys(labels)), max(1, AT_ONCE // max(1, in_memory))
 
-    def _is_own(self, task: int, base: Weights, states: States) -> bool:
+    def _differs_on_clients(self, task: int, base: Weights, states: States) -> bool:
         """Whether clients make something of their own of the base model before they use it."""
         client = next((client for client, parts in states.items() if parts), None)
         if client is None:
@@ -126,8 +128,8 @@ class SavedModels:
             used = worker.strategy.localise(cohort, base, "base")
             return any(used[n] is not base[n] for n in used)
 
-        found = guarded(changed)
-        return True if isinstance(found, Failure) else found
+        differs = guarded(changed)
+        return True if isinstance(differs, Failure) else differs
 
     def write(self, request: EvaluationRequest, models: Models) -> None:
         """Write the models that some clients were evaluated with."""

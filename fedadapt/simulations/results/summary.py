@@ -32,6 +32,7 @@ from fedadapt.simulations.results.accuracies import (
 )
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
+from fedadapt.simulations.results.serving import choices
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -58,7 +59,7 @@ def summarise(
 
     """
     adaptations = requested(config)
-    own = last_accuracies(evaluations, adaptations)
+    accuracies = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
     travelled = {phase: {"bytes_up": 0, "bytes_down": 0} for phase in get_args(Phase)}
@@ -66,7 +67,7 @@ def summarise(
         outcomes[entry.outcome] += 1
         travelled[entry.phase]["bytes_up"] += entry.bytes_up
         travelled[entry.phase]["bytes_down"] += entry.bytes_down
-    failed = Counter(f.label for f in failures if f.round == own.round)
+    failed = Counter(f.label for f in failures if f.round == accuracies.round)
     summary: dict[str, Any] = {
         "benchmark": config.benchmark,
         "manifest": manifest_hash,
@@ -78,17 +79,19 @@ def summarise(
         "rounds": config.rounds,
         "seed": config.seed,
         "adapt_args": config.adapt_args,
-        "evaluated_round": own.round,
-        "clients_evaluated": int(own.seen.sum()),
-        "accuracy": with_failed(by_label(own.where(own.seen)), failed, adaptations),
+        "evaluated_round": accuracies.round,
+        "clients_evaluated": int(accuracies.seen.sum()),
+        "accuracy": with_failed(by_label(accuracies.where(accuracies.seen)), failed, adaptations),
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
-    if not own.seen.all():
-        summary["accuracy_unseen"] = by_label(own.where(~own.seen))
+    if config.serve == "best-on-adapt":
+        summary["served"] = choices(evaluations, accuracies.round)
+    if not accuracies.seen.all():
+        summary["accuracy_unseen"] = by_label(accuracies.where(~accuracies.seen))
     if by_task:
         scores = task_scores(evaluations, adaptations)
-        summary["tasks"] = {label: found.metadata() for label, found in scores.items()}
+        summary["tasks"] = {label: of_label.metadata() for label, of_label in scores.items()}
     seen = everybody.where(everybody.seen)
     return rounded(
         summary
@@ -217,9 +220,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / SUMMARY
     try:
-        found = json.loads(path.read_text("utf-8"))
+        summary = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; a finished run has one") from None
-    if not isinstance(found, dict):
+    if not isinstance(summary, dict):
         raise InputError(f"{path}: holds no JSON object; a finished run writes one")
-    return found
+    return summary
