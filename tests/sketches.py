@@ -84,41 +84,6 @@ class Ditto(Method):
 
 
 @dataclass(frozen=True)
-class Apfl(Method):
-    """Personal weights alpha v + (1 - alpha) w; v learns through the mixture, w on its own."""
-
-    alpha: float = 0.5
-    learn: bool = False
-
-    def mixed(self, q, memory):
-        a = q["alpha"] if "alpha" in q else memory["fixed"]["alpha"]
-        v = only(q, "v/")
-        return {n[2:]: times(a, t) + times(1 - a, q[n[2:]].detach()) for n, t in v.items()}
-
-    def objective(self, view: View) -> Tensor:
-        personal = view.apply(self.mixed(view.params, view.memory))
-        return cross_entropy(view) + cross_entropy(view.with_logits(personal))
-
-    def kept(self, cohort, w):
-        v = cohort.state("v", {f"v/{n}": w[n] for n in parameters(cohort.model)})
-        alpha = torch.full((len(cohort),), self.alpha, dtype=torch.float64)
-        return v, cohort.state("alpha", {"alpha": alpha})
-
-    def answer(self, cohort, w):
-        v, a = self.kept(cohort, w)
-        fitted = fit(
-            cohort, w, replace(self.sgd, clamp={"alpha": (0, 1)}), self.schedule,
-            objective=self.objective, extra=v | a if self.learn else v, memory={"fixed": a},
-        )  # fmt: skip
-        update = Update(fitted.weights, cohort.num_examples)
-        return update.keeping(v=only(fitted.extra, "v/"), alpha=only(fitted.extra, "alpha") or a)
-
-    def personal(self, cohort, w):
-        v, a = self.kept(cohort, w)
-        return w | self.mixed(w | v, {"fixed": a})
-
-
-@dataclass(frozen=True)
 class Envelope:
     """pFedMe's step: theta goes K times towards the prox of F around w, then w towards theta."""
 

@@ -1,11 +1,8 @@
 """Methods of the literature on top of ``fit``: by hand, in their limits, stacked = one by one."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from sketches import (
-    Apfl,
     Ditto,
     Envelope,
     FedAla,
@@ -66,8 +63,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "apfl, alpha fixed", Apfl(SGD, SCHEDULE, 0.25)
-    yield "apfl, alpha learnt", Apfl(replace(SGD, rates={"alpha": 0.03}), SCHEDULE, learn=True)
     yield "pfedme", PFedMe(SGD, SCHEDULE)
     yield "per-fedavg, first order", PerFedAvg(SGD, SCHEDULE)
     yield "per-fedavg, with the hessian", PerFedAvg(SGD, SCHEDULE, Maml(0.1, 0.1, 1e-2))
@@ -132,19 +127,6 @@ def test_ditto_by_hand():
     assert one.base["w"].item() == pytest.approx(6)
     assert numbers(two.personal) == [3, 5]
     assert two.base["w"].item() == pytest.approx(4)
-
-
-@pytest.mark.parametrize("execution", ["sequential", "vmap"])
-def test_apfl_by_hand(execution):
-    one, two = (toy_rounds(Apfl(HALF, ONCE), number, toys(execution)) for number in (1, 2))
-    assert [s["v"]["v/w"].item() for s in one.states] == pytest.approx([7.5, 8.5])
-    assert one.base["w"].item() == pytest.approx(6)
-    assert numbers(one.personal) == [6.75, 7.25]
-    assert [s["v"]["v/w"].item() for s in two.states] == pytest.approx([5.8125, 7.6875])
-    assert numbers(two.personal) == [4.90625, 5.84375]
-    learnt = Apfl(Sgd(0.5, rates={"alpha": 0.01}), ONCE, learn=True)
-    states = toy_rounds(learnt, 2, toys(execution)).states
-    assert [s["alpha"]["alpha"].item() for s in states] == pytest.approx([0.39875, 0.41875])
 
 
 @pytest.mark.parametrize("execution", ["sequential", "vmap"])
@@ -217,22 +199,10 @@ def fedavg(make, execution="sequential"):
 
 
 @pytest.mark.parametrize("execution", ["sequential", "stacked-kernels"])
-def test_the_base_of_ditto_apfl_and_fedala_without_a_rate_is_fedavg(execution):
-    wanted = fedavg(plain, execution)
-    for method in (Apfl(SGD, SCHEDULE, 0.3), Apfl(SGD, SCHEDULE, learn=True)):
-        members = cohort(plain(), SPLITS, execution)
-        assert_same_bits(rounds(method, members, initial(plain())).base, wanted)
+def test_fedala_without_a_rate_is_fedavg(execution):
     members = cohort(conv(), SPLITS, execution)
     still = FedAla(SGD, SCHEDULE, rate=0.0)
     assert_close(rounds(still, members, initial(conv())).base, fedavg(conv, execution))
-
-
-def test_apfl_with_alpha_0_serves_fedavg_and_with_1_what_was_never_federated():
-    members = cohort(plain(), SPLITS)
-    nobody = rounds(Apfl(SGD, SCHEDULE, 0.0), members, initial(plain()))
-    assert_same_bits(nobody.personal, repeat(nobody.base, 3))
-    alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(plain())).personal
-    assert_close(rounds(Apfl(SGD, SCHEDULE, 1.0), members, initial(plain())).personal, alone)
 
 
 def test_fedproto_without_its_pull_is_what_was_never_federated():
