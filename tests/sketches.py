@@ -84,40 +84,6 @@ class Ditto(Method):
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """pFedMe's step: theta goes K times towards the prox of F around w, then w towards theta."""
-
-    inner: int
-    lam: float
-    inner_rate: float
-    rate: float
-
-    def begin(self, params):
-        return {n: t.clone() for n, t in params.items()}
-
-    def step(self, oracle, w, batch, theta):
-        for _ in range(self.inner):
-            grads, loss = oracle(theta, batch)
-            for n in w:
-                theta[n] -= self.inner_rate * (grads[n] + self.lam * (theta[n] - w[n]))
-        for n in w:
-            w[n] -= self.rate * self.lam * (w[n] - theta[n])
-        return loss
-
-
-@dataclass(frozen=True)
-class PFedMe(Method):
-    rule: Envelope = Envelope(3, 5.0, 0.05, 0.1)
-
-    def answer(self, cohort, w):
-        fitted = fit(cohort, w, self.rule, self.schedule)
-        return Update(fitted.weights, cohort.num_examples).keeping(theta=fitted.state)
-
-    def personal(self, cohort, w):
-        return w | cohort.state("theta", {n: w[n] for n in parameters(cohort.model)})
-
-
-@dataclass(frozen=True)
 class Maml:
     """Per-FedAvg's step: the gradient after one step of size alpha; w itself takes the outer one.
 

@@ -4,14 +4,12 @@ import pytest
 import torch
 from sketches import (
     Ditto,
-    Envelope,
     FedAla,
     FedProto,
     FedRod,
     Ifca,
     Maml,
     PerFedAvg,
-    PFedMe,
     Prototypes,
     class_means,
     everywhere,
@@ -63,7 +61,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "pfedme", PFedMe(SGD, SCHEDULE)
     yield "per-fedavg, first order", PerFedAvg(SGD, SCHEDULE)
     yield "per-fedavg, with the hessian", PerFedAvg(SGD, SCHEDULE, Maml(0.1, 0.1, 1e-2))
     yield "fedala", FedAla(SGD, SCHEDULE)
@@ -127,14 +124,6 @@ def test_ditto_by_hand():
     assert one.base["w"].item() == pytest.approx(6)
     assert numbers(two.personal) == [3, 5]
     assert two.base["w"].item() == pytest.approx(4)
-
-
-@pytest.mark.parametrize("execution", ["sequential", "vmap"])
-def test_pfedme_by_hand(execution):
-    method = PFedMe(HALF, ONCE, Envelope(inner=2, lam=1.0, inner_rate=0.5, rate=0.5))
-    found = toy_rounds(method, 1, toys(execution))
-    assert numbers(found.personal) == [5, 7]  # the prox (c + lam w) / (1 + lam), exactly
-    assert found.base["w"].item() == pytest.approx(8)
 
 
 @pytest.mark.parametrize(
@@ -212,19 +201,6 @@ def test_fedproto_without_its_pull_is_what_was_never_federated():
     alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(conv())).personal
     for d in range(3):
         assert_same_bits(own[d], row(alone, d))
-
-
-def test_pfedme_with_one_whole_step_is_fedavg_and_without_a_pull_w_stays():
-    whole = PFedMe(SGD, SCHEDULE, Envelope(1, 4.0, 0.05, 0.25))
-    members = cohort(plain(), SPLITS)
-    update = fit(members, repeat(initial(plain()), 3), whole.rule, Schedule(100))
-    wanted = fit(members, repeat(initial(plain()), 3), Sgd(0.05), Schedule(100))
-    assert_close(update.weights, wanted.weights)
-    free = PFedMe(SGD, SCHEDULE, Envelope(1, 0.0, 0.05, 0.25))
-    found = fit(members, repeat(initial(plain()), 3), free.rule, SCHEDULE)
-    assert_same_bits(found.weights, repeat(initial(plain()), 3))
-    parameters = fit(members, repeat(initial(plain()), 3), Sgd(0.05), SCHEDULE).weights
-    assert_close(found.state, parameters)
 
 
 def test_the_hessian_of_per_fedavg_is_autograds():

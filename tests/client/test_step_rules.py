@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sketches import Envelope, Maml
+from sketches import Maml
 from toys import assert_close, assert_same_bits, cohort, conv, copied, dense, initials, split
 
 from fedadapt.client.cohort import Schedule
@@ -10,6 +10,7 @@ from fedadapt.client.fit import fit
 from fedadapt.client.step_rules import Sgd
 from fedadapt.objectives import Batch
 from fedadapt.selectors import head
+from fedadapt.strategies.shared.pfedme import Envelope
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 12, 10))]
 EXECUTIONS = ("sequential", "per-client", "stacked-kernels", "vmap")
