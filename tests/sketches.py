@@ -40,10 +40,6 @@ def of_labels(table: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([rows[own] for rows, own in zip(table, labels, strict=True)])
 
 
-def plus(a: Weights, share: float, b: Weights) -> Weights:
-    return {n: t + share * b[n] for n, t in a.items()}
-
-
 @dataclass(frozen=True)
 class Method:
     sgd: Sgd
@@ -81,47 +77,6 @@ class Ditto(Method):
 
     def personal(self, cohort, w):
         return cohort.state("v", w)
-
-
-@dataclass(frozen=True)
-class Maml:
-    """Per-FedAvg's step: the gradient after one step of size alpha; w itself takes the outer one.
-
-    With ``delta`` the product of Hessian and gradient is by central differences (HF); without, it
-    is left out (FO).
-    """
-
-    alpha: float
-    beta: float
-    delta: float = 0.0
-
-    def begin(self, params):
-        return {}
-
-    def step(self, oracle, w, batch, state):
-        first, second, third = batch.cut(3) if self.delta else [*batch.cut(2), None]
-        inner, _ = oracle(w, first)
-        outer, loss = oracle(plus(w, -self.alpha, inner), second)
-        if self.delta:
-            up, down = (oracle(plus(w, d, outer), third)[0] for d in (self.delta, -self.delta))
-            hessian = plus(up, -1, down)
-            outer = plus(outer, -self.alpha / (2 * self.delta), hessian)
-        for n in w:
-            w[n] -= self.beta * outer[n]
-        return loss
-
-
-@dataclass(frozen=True)
-class PerFedAvg(Method):
-    rule: Maml = Maml(0.1, 0.1)
-
-    def answer(self, cohort, w):
-        fitted = fit(cohort, w, self.rule, self.schedule)
-        return Update(fitted.weights, cohort.num_examples)
-
-    def personal(self, cohort, w):
-        largest = int(cohort.num_examples.max())
-        return fit(cohort, w, Sgd(self.rule.alpha), Schedule(largest, purpose="meta")).weights
 
 
 @dataclass(frozen=True)

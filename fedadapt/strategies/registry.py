@@ -25,6 +25,7 @@ STRATEGIES = Registry(
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "apfl": "fedadapt.strategies.shared.apfl:APFL",
         "pfedme": "fedadapt.strategies.shared.pfedme:PFedMe",
+        "per-fedavg": "fedadapt.strategies.shared.per_fedavg:PerFedAvg",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",

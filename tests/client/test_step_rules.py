@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sketches import Maml
 from toys import assert_close, assert_same_bits, cohort, conv, copied, dense, initials, split
 
 from fedadapt.client.cohort import Schedule
@@ -10,6 +9,7 @@ from fedadapt.client.fit import fit
 from fedadapt.client.step_rules import Sgd
 from fedadapt.objectives import Batch
 from fedadapt.selectors import head
+from fedadapt.strategies.shared.per_fedavg import Meta
 from fedadapt.strategies.shared.pfedme import Envelope
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 12, 10))]
@@ -41,8 +41,8 @@ def stepped(rule, *values, steps=1):
         (Sgd(0.5, weight_decay=0.1), (4.5, 6.5)),
         (Sgd(0.5, weight_decay=0.1, undecayed=frozenset({"w", "other"})), (5, 7)),
         (Envelope(2, 1.0, 0.5, 0.5), (7.5, 8.5)),
-        (Maml(0.5, 0.5), (7.5, 8.5)),
-        (Maml(0.5, 0.5, 1e-3), (8.75, 9.25)),
+        (Meta(0.5, 0.5), (7.5, 8.5)),
+        (Meta(0.5, 0.5, 1e-3), (8.75, 9.25)),
     ],
     ids=["sgd", "rates", "clamp", "weight decay", "undecayed", "pfedme", "first order", "hessian"],
 )

@@ -31,9 +31,9 @@ TWO = Toys([quadratic_split(1.0, target) for target in (0.0, 4.0)])  # (w - c)^2
 TEN = {"w": torch.tensor(10.0, dtype=torch.float64)}
 
 
-def run(strategy, rounds=2, network=conv, execution="sequential", benchmark=SPLITS):
+def run(strategy, rounds=2, network=conv, benchmark=SPLITS, **how):
     model = network()
-    return federate(strategy, benchmark, model, initial(model), rounds, execution=execution)
+    return federate(strategy, benchmark, model, initial(model), rounds, **how)
 
 
 def apfl(network=conv, momentum=0.5, **arguments):
@@ -72,11 +72,19 @@ def test_weight_decay_does_not_draw_alpha():
     assert kept(trial, "v", "v/w") == pytest.approx([10 - 0.1 * (5 + 5), 10 - 0.1 * (3 + 5)])
 
 
-@pytest.mark.parametrize("execution", ["sequential", "stacked-kernels"])
+@pytest.mark.parametrize("how", [{}, {"execution": "stacked-kernels", "cohort_size": 3}])
 @pytest.mark.parametrize("arguments", [{"alpha": 0.3}, {"alpha": 0.5, "learn": True}])
-def test_the_shared_model_is_that_of_fedavg_to_the_bit(arguments, execution):
-    wanted = run(FedAvg(model=conv(), training=training(0.1, 2, momentum=0.5)), execution=execution)
-    assert_same_bits(run(apfl(**arguments), execution=execution).state, wanted.state)
+def test_the_shared_model_is_that_of_fedavg_to_the_bit(arguments, how):
+    wanted = run(FedAvg(model=conv(), training=training(0.1, 2, momentum=0.5)), **how)
+    assert_same_bits(run(apfl(**arguments), **how).state, wanted.state)
+
+
+def test_where_alpha_is_learnt_clients_together_are_as_each_is_alone():
+    strategy = apfl(alpha=0.5, learn=True, alpha_rate=0.03)
+    together = run(strategy, execution="stacked-kernels", cohort_size=3)
+    alone = run(strategy)
+    assert_close(own_models(together, SPLITS), own_models(alone, SPLITS))
+    assert kept(together, "alpha", "alpha") == pytest.approx(kept(alone, "alpha", "alpha"))
 
 
 def test_with_an_alpha_of_0_a_client_is_served_fedavg_and_v_never_moves():
