@@ -33,25 +33,23 @@ FRAME = COLOURS[2]  # stands out from every blue
 
 @styled
 def distance_matrix(found: FoundGroups) -> "Figure":
-    """Euclidean distances between the clients' vectors; the groups framed, kinds at the side."""
-    from scipy.spatial.distance import pdist, squareform
-
+    """Distances between clients by what was compared; the groups framed, kinds at the side."""
     order = np.lexsort((found.clients, np.array(found.kinds, dtype=object), found.labels))
     if len(order) > MOST_COMPARED:
         order = order[np.linspace(0, len(order) - 1, MOST_COMPARED).round().astype(int)]
-    distances = squareform(pdist(found.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
+    distances = found.distances(order)
     kinds = [found.kinds[d] for d in order]
     figure = new_figure(10, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(5, 4))
     image = left.imshow(distances, cmap=near_to_far(), vmin=0, interpolation="nearest")
     bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.8, aspect=30)
-    bar.set_label("Euclidean distance")
+    bar.set_label(found.unit)
     bar.outline.set_visible(False)
     _frame_groups(left, found.labels[order])
     _name_kinds(left, found.labels[order], kinds)
     _number_clients(left, found.clients[order])
     title(left, "How different clients look", f"{found.num_groups} groups found, framed")
-    _draw_distances(right, distances, kinds, found.labels[order])
+    _draw_distances(right, distances, kinds, found.labels[order], found.unit)
     return figure
 
 
@@ -106,7 +104,11 @@ def _number_clients(axes: "Axes", clients: NDArray[np.int64]) -> None:
 
 
 def _draw_distances(
-    axes: "Axes", distances: NDArray[np.float64], kinds: list[str], labels: NDArray[np.int64]
+    axes: "Axes",
+    distances: NDArray[np.float64],
+    kinds: list[str],
+    labels: NDArray[np.int64],
+    unit: str,
 ) -> None:
     """How distances spread: of clients that are alike in truth, and of others."""
     first, second = np.triu_indices(len(kinds), 1)
@@ -123,7 +125,7 @@ def _draw_distances(
             )
             axes.axvline(values[part].mean(), color=colour, lw=1.6, ls=(0, (4, 3)))
     axes.set_xlim(0, edges[-1])
-    axes.set_xlabel("Euclidean distance")
+    axes.set_xlabel(unit)
     axes.set_ylabel("pairs of clients, %")
     axes.grid(axis="y")
     if same.size:

@@ -23,18 +23,16 @@ class Section(NamedTuple):
 def group_sections(run: RunFolder, found: FoundGroups, *, measure: bool) -> list[Section]:
     """The groups with the clients' distances; the map of layers, or why it is left out."""
     note = f"{as_text(found)}."
-    if not found.vectors.size:
+    if not found.has_distances:
         return [Section("Groups of clients", note, (), tuple(found.rows))]
-    length = found.vectors.shape[1]
-    compared = (
-        f"{note} Distances are between what clients reported: {length} numbers, {4 * length} bytes "
-        "each."
-    )
+    if length := found.vectors.shape[1]:
+        note += (
+            f" Distances are between what clients reported: {length} numbers, {4 * length} bytes "
+            "each."
+        )
     figure = distance_matrix(found)
-    return [
-        Section("Groups of clients", compared, (figure,), tuple(found.rows)),
-        _layers(run, measure=measure),
-    ]
+    groups = Section("Groups of clients", note, (figure,), tuple(found.rows))
+    return [groups, _layers(run, measure=measure)] if found.compares_layers else [groups]
 
 
 def _layers(run: RunFolder, *, measure: bool) -> Section:
