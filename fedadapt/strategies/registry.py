@@ -24,6 +24,7 @@ STRATEGIES = Registry(
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
+        "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
         "mas-imm": "fedadapt.strategies.dua.variants:MasImm",
