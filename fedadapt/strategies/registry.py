@@ -25,6 +25,7 @@ STRATEGIES = Registry(
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
+        "cfl": "fedadapt.strategies.clustered.cfl:CFL",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
         "mas-imm": "fedadapt.strategies.dua.variants:MasImm",
