@@ -26,6 +26,7 @@ STRATEGIES = Registry(
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "cfl": "fedadapt.strategies.clustered.cfl:CFL",
+        "pacfl": "fedadapt.strategies.clustered.pacfl:PACFL",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
         "mas-imm": "fedadapt.strategies.dua.variants:MasImm",
