@@ -99,8 +99,8 @@ def _merged(
 def _rearranged(answers: Sequence[Answers]) -> Iterator[tuple[str, list[Answers]]]:
     """The answers of one client each, in other portions and in another order."""
     yield "all at once", [_together(answers)]
-    half = len(answers) // 2
-    yield "in two portions", [_together(answers[:half]), _together(answers[half:])]
+    if half := len(answers) // 2:  # one client alone may be asked
+        yield "in two portions", [_together(answers[:half]), _together(answers[half:])]
     yield "from the last client to the first", list(reversed(answers))
     yield "all at once, from the last client to the first", [_together(list(reversed(answers)))]
 
