@@ -28,6 +28,10 @@ ADAPTATIONS = Registry(
         "fine-tune": "fedadapt.client.adaptations.fine_tune:FineTune",
         "kd": "fedadapt.client.adaptations.kd:Kd",
         "ewc": "fedadapt.client.adaptations.ewc:Ewc",
+        "tent": "fedadapt.client.adaptations.tent:Tent",
+        "bn-mix": "fedadapt.client.adaptations.bn_mix:BnMix",
+        "shot-im": "fedadapt.client.adaptations.shot_im:ShotIm",
+        "t3a": "fedadapt.client.adaptations.t3a:T3A",
     },
 )
 
