@@ -46,7 +46,7 @@ def test_they_come_in_the_order_asked_for_each_with_its_arguments():
 @pytest.mark.parametrize(
     ("adapt", "arguments", "reason"),
     [
-        ("", "", "adapt: nothing given; known: none, adabn, adabn-s, fine-tune, kd, ewc, tent"),
+        ("", "", "adapt: nothing given; known: none, adabn, adabn-s, fine-tune, kd, ewc, lp-ft"),
         ("finetune", "", "adapt: unknown 'finetune'; did you mean 'fine-tune'?"),
         ("kd,kd", "", "adapt: 'kd' is given twice"),
         ("kd", "epochs=3", "adapt-args: 'epochs' is not of the form adaptation.argument"),

@@ -26,7 +26,9 @@ from fedadapt.client.adaptations.bn_mix import BnMix
 from fedadapt.client.adaptations.ewc import Ewc
 from fedadapt.client.adaptations.fine_tune import FineTune
 from fedadapt.client.adaptations.kd import Kd
+from fedadapt.client.adaptations.lp_ft import LpFt
 from fedadapt.client.adaptations.none import NoAdaptation
+from fedadapt.client.adaptations.prototype import Prototype
 from fedadapt.client.adaptations.registry import ADAPTATIONS
 from fedadapt.client.adaptations.shot_im import ShotIm
 from fedadapt.client.adaptations.t3a import T3A
@@ -50,6 +52,8 @@ METHODS = [
     FineTune(epochs=2, lr=0.1),
     Kd(epochs=2, lr=0.1),
     Ewc(epochs=2, lr=0.01, lam=10.0),
+    LpFt(epochs=2, head_lr=0.1, lr=0.1, batch_size=4),
+    Prototype(blend=0.5, batch_size=4),
     Tent(epochs=2, lr=0.1, batch_size=4),
     BnMix(prior=3.0, batch_size=4),
     ShotIm(epochs=2, lr=0.1, batch_size=4),
