@@ -110,11 +110,12 @@ def evaluate(message: Message, context: Context) -> Message:
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
         held_out=bool(config.get("held-out", False)),
+        confidence=bool(config.get("confidence", False)),
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )
     keep_models(assembly.config, assembly.worker, store, (round, task), collected.models)
-    return Message(records.rows_record(evaluated.rows, evaluated.failures), reply_to=message)
+    return Message(records.rows_record(*evaluated), reply_to=message)
 
 
 def _config(context: Context) -> RunConfig:

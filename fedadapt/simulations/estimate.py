@@ -106,7 +106,8 @@ def _measured(assembly: Assembly, rounds: int, workers: int) -> Estimate:
     score = each(_score(cohort, start))
     tests = _mean([len(split.test) for split in cohort.splits])
     looks = looked_at * (1 + (rounds - 1) // every)
-    folds = FOLDS if config.serve == "best-on-adapt" else 0  # in which it is done once more
+    # It is done once more for each fold.
+    folds = FOLDS if config.serve == "best-on-adapt" or config.confidence else 0
     adaptation = sum(
         _adaptation(m, cohort, start) * (1 + folds * m.reads_adapt) for m in worker.adaptations
     )

@@ -247,6 +247,7 @@ class Federation:
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
             held_out=final and self._serves_the_best,
+            confidence=final and self._config.confidence,
             on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:

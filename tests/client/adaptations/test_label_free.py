@@ -199,9 +199,7 @@ def largest_class(learnt, **settings):
 
 
 def test_without_the_diversity_term_unsure_predictions_run_into_one_class():
-    """Images of all digits and a model that does not know them: seen were 0.51 to 0.55 and 0.22
-    to 0.25.
-    """
+    """Images of all digits, and a model that does not know them; 0.51-0.55 and 0.22-0.25 seen."""
     for seed in (1, 2):
         learnt = fedavg("swapped-labels", seed)
         assert largest_class(learnt, diversity=0.0) > 0.42
