@@ -28,6 +28,7 @@ STRATEGIES = Registry(
         "lg-fedavg": "fedadapt.strategies.shared.lg_fedavg:LgFedAvg",
         "fedbabu": "fedadapt.strategies.shared.fedbabu:FedBabu",
         "fedrod": "fedadapt.strategies.shared.fedrod:FedRod",
+        "fedloge": "fedadapt.strategies.shared.fedloge:FedLoGe",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
