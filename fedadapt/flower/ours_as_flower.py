@@ -123,7 +123,8 @@ class FlowerStrategy(Flower):
         *_, (task, models) = self._strategy.models_by_task(
             self._state, nodes
         )  # the newest, of several
-        best = models.get("personal", models["base"])
+        made = self._strategy.made_on_client  # of more than what is sent to be evaluated
+        best = models["base"] if made else models.get("personal", models["base"])
         sent = Sent(tuple(nodes), dict(best), {"server-round": server_round, "task": task})
         return list(self._messages("evaluate", sent, dict(config)))
 

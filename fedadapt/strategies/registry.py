@@ -31,6 +31,7 @@ STRATEGIES = Registry(
         "apfl": "fedadapt.strategies.shared.apfl:APFL",
         "pfedme": "fedadapt.strategies.shared.pfedme:PFedMe",
         "per-fedavg": "fedadapt.strategies.shared.per_fedavg:PerFedAvg",
+        "fedloge": "fedadapt.strategies.shared.fedloge:FedLoGe",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "cfl": "fedadapt.strategies.clustered.cfl:CFL",

@@ -91,7 +91,7 @@ class SavedModels:
         size = in_memory = common = 0
         for task, sent in models_of_one:
             made = {name: sent["base"] for name in self._worker.at(task).strategy.made_on_client}
-            models = {**made, **sent}
+            models = made | {name: w for name, w in sent.items() if name not in made}
             for name, weights in models.items():
                 same_for_all = name == "base" and not self._on_clients
                 wanted = (
