@@ -16,9 +16,7 @@ from fedadapt.client.candidates import best_of, join_models, pick, split_models
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.messages import Update
-from fedadapt.models.mode import evaluating
 from fedadapt.objectives import Proximal, View, cross_entropy
-from fedadapt.selectors import head, nothing
 from fedadapt.weights import Weights, repeat, row
 
 
@@ -77,39 +75,6 @@ class Ditto(Method):
 
     def personal(self, cohort, w):
         return cohort.state("v", w)
-
-
-@dataclass(frozen=True)
-class FedAla(Method):
-    """The head starts at old + (new - old) A, with A in [0, 1] learnt on a part of the images."""
-
-    share: float = 0.8
-    rate: float = 1.0
-    top: Callable[[nn.Module], frozenset[str]] = head
-
-    def through(self, q, held, memory):
-        old, new = memory["old"], memory["new"]
-        return {n[2:]: old[n[2:]] + (new[n[2:]] - old[n[2:]]) * a for n, a in q.items()}
-
-    def mixture(self, cohort, new):
-        top = {n: new[n] for n in self.top(cohort.model)}
-        a = cohort.state("a", {f"a/{n}": torch.ones_like(t) for n, t in top.items()})
-        memory = {"old": cohort.state("old", top), "new": top}
-        fitted = fit(
-            cohort.subset(self.share, "ala"), new, Sgd(self.rate, clamp=dict.fromkeys(a, (0, 1))),
-            self.schedule, trainable=nothing, extra=a, through=self.through, memory=memory,
-            mode=evaluating,
-        )  # fmt: skip
-        return new | self.through(fitted.extra, {}, memory), fitted.extra
-
-    def answer(self, cohort, w):
-        start, a = self.mixture(cohort, w)
-        fitted = fit(cohort, start, self.sgd, self.schedule)
-        old = {n: fitted.weights[n] for n in self.top(cohort.model)}
-        return Update(fitted.weights, cohort.num_examples).keeping(old=old, a=a)
-
-    def personal(self, cohort, w):
-        return self.mixture(cohort, w)[0]
 
 
 @dataclass(frozen=True)

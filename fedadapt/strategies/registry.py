@@ -26,6 +26,7 @@ STRATEGIES = Registry(
         "apfl": "fedadapt.strategies.shared.apfl:APFL",
         "pfedme": "fedadapt.strategies.shared.pfedme:PFedMe",
         "per-fedavg": "fedadapt.strategies.shared.per_fedavg:PerFedAvg",
+        "fedala": "fedadapt.strategies.shared.fedala:FedALA",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",

@@ -4,7 +4,6 @@ import pytest
 import torch
 from sketches import (
     Ditto,
-    FedAla,
     FedProto,
     FedRod,
     Ifca,
@@ -36,7 +35,6 @@ from fedadapt.client.fit import Sgd, fit
 from fedadapt.models.network import Network
 from fedadapt.models.resnet import BasicBlock
 from fedadapt.objectives import Batch, Proximal, cross_entropy
-from fedadapt.selectors import everything
 from fedadapt.weights import repeat, row
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 7, 6))]
@@ -58,7 +56,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "fedala", FedAla(SGD, SCHEDULE)
     yield "fedproto", FedProto(SGD, SCHEDULE, net=start)
     yield "fedrod", FedRod(SGD, SCHEDULE)
     yield "ifca", Ifca(SGD, SCHEDULE, (start, initial(make(), 5)))
@@ -119,15 +116,6 @@ def test_ditto_by_hand():
     assert two.base["w"].item() == pytest.approx(4)
 
 
-@pytest.mark.parametrize(("rate", "mixing", "start"), [(0.025, 0.4, 3.6), (1.0, 0.0, 2.0)])
-def test_fedala_by_hand(rate, mixing, start):
-    method = FedAla(HALF, ONCE, share=1.0, rate=rate, top=everything)
-    members = cohort(Quadratic(), [quadratic_split(1.0, 0.0)], states=({"old": at(2.0)},))
-    weights, a = method.mixture(members, repeat(at(6.0), 1))
-    assert [mixing] == numbers(a, "a/w")  # the gradient is 6 * 4 = 24
-    assert [start] == numbers(weights)
-
-
 def test_fedamp_by_hand():
     near = Proximal(0.5)  # lam / alpha_k
     cloud = {
@@ -167,13 +155,6 @@ def test_class_means_are_those_of_each_class():
 
 def fedavg(make, execution="sequential"):
     return rounds(Ditto(SGD, SCHEDULE), cohort(make(), SPLITS, execution), initial(make())).base
-
-
-@pytest.mark.parametrize("execution", ["sequential", "stacked-kernels"])
-def test_fedala_without_a_rate_is_fedavg(execution):
-    members = cohort(conv(), SPLITS, execution)
-    still = FedAla(SGD, SCHEDULE, rate=0.0)
-    assert_close(rounds(still, members, initial(conv())).base, fedavg(conv, execution))
 
 
 def test_fedproto_without_its_pull_is_what_was_never_federated():
