@@ -219,6 +219,18 @@ class Strategy(ClientSide, Generic[State]):
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> State:
         """Return the state that ``pack`` packed."""
 
+    def pack_clients(self, state: State) -> Mapping[int, Mapping[str, Weights]]:
+        """Return what of the state is a client's, where that may be too large for ``pack``.
+
+        By client and part, as ``StateStorage`` makes it: a checkpoint writes only what has changed,
+        a client at a time.
+        """
+        return {}
+
+    def unpack_clients(self, state: State, clients: Mapping[int, Mapping[str, Weights]]) -> State:
+        """Return the state that ``unpack`` returned, with what ``pack_clients`` packed."""
+        return state
+
 
 def require_batch_norm(model: nn.Module, name: str) -> None:
     """Refuse a network without batch normalisation where a strategy is about nothing else.
