@@ -32,6 +32,7 @@ STRATEGIES = Registry(
         "pfedme": "fedadapt.strategies.shared.pfedme:PFedMe",
         "per-fedavg": "fedadapt.strategies.shared.per_fedavg:PerFedAvg",
         "fedala": "fedadapt.strategies.shared.fedala:FedALA",
+        "fedproto": "fedadapt.strategies.shared.fedproto:FedProto",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "cfl": "fedadapt.strategies.clustered.cfl:CFL",

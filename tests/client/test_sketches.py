@@ -4,13 +4,9 @@ import pytest
 import torch
 from sketches import (
     Ditto,
-    FedProto,
     FedRod,
     Ifca,
-    Prototypes,
-    class_means,
     everywhere,
-    merged_prototypes,
     rounds,
 )
 from torch import nn
@@ -18,7 +14,6 @@ from toys import (
     CLASSES,
     Quadratic,
     assert_close,
-    assert_same_bits,
     cohort,
     conv,
     dense,
@@ -56,7 +51,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "fedproto", FedProto(SGD, SCHEDULE, net=start)
     yield "fedrod", FedRod(SGD, SCHEDULE)
     yield "ifca", Ifca(SGD, SCHEDULE, (start, initial(make(), 5)))
 
@@ -133,37 +127,11 @@ def test_ifca_by_hand():
     assert numbers(update.weights) == [0.5, 4.5]
 
 
-def test_prototypes_of_all_are_weighted_by_how_many_images_there_are():
-    p = torch.tensor([[[1.0]], [[5.0]]])
-    assert merged_prototypes(p, torch.tensor([[3.0], [1.0]]))["p"].item() == 2
-
-
-def test_class_means_are_those_of_each_class():
-    members, weights = cohort(conv(), SPLITS), repeat(initial(conv()), 3)
-    means = class_means(members, weights, CLASSES)
-    for d, own in enumerate(SPLITS):
-        z = members.only(d).features(repeat(initial(conv()), 1), own.train.inputs[None])[0]
-        for c in range(CLASSES):
-            chosen = own.train.labels == c
-            assert means["n"][d, c] == chosen.sum()
-            if chosen.any():
-                torch.testing.assert_close(means["p"][d, c], z[chosen].mean(0))
-
-
 # Limits: what a method is when the part of it that is new is switched off
 
 
 def fedavg(make, execution="sequential"):
     return rounds(Ditto(SGD, SCHEDULE), cohort(make(), SPLITS, execution), initial(make())).base
-
-
-def test_fedproto_without_its_pull_is_what_was_never_federated():
-    method = FedProto(SGD, SCHEDULE, lam=0.0, net=initial(conv()))
-    members = cohort(conv(), SPLITS)
-    own = [s["net"] for s in rounds(method, members, initial(conv())).states]
-    alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(conv())).personal
-    for d in range(3):
-        assert_same_bits(own[d], row(alone, d))
 
 
 # FedRoD and FedProto: what their objectives do with features
@@ -214,30 +182,3 @@ def test_the_folded_heads_are_the_sum_of_both():
         [score] = evaluate(members.only(d), repeat(row(found.personal, d), 1), [SPLITS[d].test])
         wanted = nn.functional.cross_entropy(logits, SPLITS[d].test.labels)
         assert score.loss == pytest.approx(wanted.item(), rel=1e-9)
-
-
-def test_the_nearest_prototype_is_a_head():
-    method = FedProto(SGD, SCHEDULE, net=initial(conv()))
-    members = cohort(conv(), SPLITS)
-    p = torch.randn(CLASSES, 16, generator=torch.Generator().manual_seed(3)).double()
-    known = {"p": p, "n": torch.tensor([2.0, 0.0, 1.0]).double()}
-    served = method.personal(members, repeat(known, 3))
-    x = torch.stack([s.test.inputs for s in SPLITS])
-    z = members.features(served, x)
-    far = ((z.unsqueeze(2) - p) ** 2).sum(3)
-    far[..., 1] = torch.inf  # nobody has this class
-    logits = z @ served["head.weight"].transpose(1, 2) + served["head.bias"].unsqueeze(1)
-    assert torch.equal(logits.argmax(2), far.argmin(2))
-
-
-def test_features_are_pulled_to_the_prototypes_of_their_class_and_of_no_missing_one():
-    batch = Batch(SPLITS[1].train.inputs[None, :6], torch.tensor([[0, 1, 2, 2, 1, 0]]))
-    p = torch.randn(1, CLASSES, 5, generator=torch.Generator().manual_seed(3)).double()
-    memory = {"prototypes": {"p": p, "n": torch.tensor([[4.0, 0.0, 1.0]])}}
-    view = seen(plain(), initial(plain()), batch, memory, {})
-    pulled = Prototypes(0.7)(view) - cross_entropy(view)
-    wanted = [
-        0.7 * ((view.features[0, i] - p[0, c]) ** 2).mean() * (c != 1)
-        for i, c in enumerate(batch.labels[0].tolist())
-    ]
-    torch.testing.assert_close(pulled[0], sum(wanted) / 6)
