@@ -33,6 +33,7 @@ STRATEGIES = Registry(
         "per-fedavg": "fedadapt.strategies.shared.per_fedavg:PerFedAvg",
         "fedala": "fedadapt.strategies.shared.fedala:FedALA",
         "fedproto": "fedadapt.strategies.shared.fedproto:FedProto",
+        "scaffold": "fedadapt.strategies.shared.scaffold:Scaffold",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "cfl": "fedadapt.strategies.clustered.cfl:CFL",
