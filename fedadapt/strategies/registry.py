@@ -23,6 +23,7 @@ STRATEGIES = Registry(
         "fedprox": "fedadapt.strategies.shared.fedprox:FedProx",
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
+        "fedcac": "fedadapt.strategies.personal.fedcac:FedCAC",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
