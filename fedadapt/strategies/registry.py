@@ -24,6 +24,7 @@ STRATEGIES = Registry(
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "fedcac": "fedadapt.strategies.personal.fedcac:FedCAC",
+        "fedamp": "fedadapt.strategies.personal.fedamp:FedAMP",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",

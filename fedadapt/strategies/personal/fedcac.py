@@ -52,7 +52,8 @@ class FedCAC(PersonalModels):
         update = super().train(cohort, received)
         masks = {}
         for name in self.beside():
-            before, after = received[name].flatten(1), update.weights[name].flatten(1)
+            both = (received[name], update.weights[name])
+            before, after = (t.reshape(len(cohort), -1) for t in both)
             masks[name] = packed(critical(sensitivity(before, after), self.tau, self.ties))
         return replace(update, report=masks)
 
