@@ -25,6 +25,7 @@ STRATEGIES = Registry(
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "fedcac": "fedadapt.strategies.personal.fedcac:FedCAC",
         "fedamp": "fedadapt.strategies.personal.fedamp:FedAMP",
+        "fedfomo": "fedadapt.strategies.personal.fedfomo:FedFomo",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
