@@ -169,8 +169,8 @@ class SpillFile:
         try:
             with self._lock:
                 layout = self._layouts.setdefault(arrays, arrays)
-                place = self._place(size)
-                self._file.seek(place)
+                offset = self._allocate(size)
+                self._file.seek(offset)
                 for weights in parts.values():
                     for tensor in weights.values():
                         self._file.write(_raw(tensor.detach().cpu().contiguous()))
@@ -180,22 +180,22 @@ class SpillFile:
                 f"{self._folder or tempfile.gettempdir()}: what clients keep does not fit into "
                 f"memory and cannot be written there ({error})"
             ) from error
-        state = State(tuple(parts), partial(self._get, place, layout))
-        finalize(state, self._gone.append, (size, place)).atexit = False
+        state = State(tuple(parts), partial(self._get, offset, layout))
+        finalize(state, self._gone.append, (size, offset)).atexit = False
         return state
 
-    def _get(self, place: int, layout: tuple[Array, ...], part: str) -> Weights:
-        found: Weights = {}
+    def _get(self, offset: int, layout: tuple[Array, ...], part: str) -> Weights:
+        weights: Weights = {}
         with self._lock:
             for array in layout:
                 if array.part == part:
-                    found[array.name] = torch.empty(array.shape, dtype=array.dtype)
-                    self._file.seek(place)
-                    self._file.readinto(_raw(found[array.name]))
-                place += array.size
-        return found
+                    weights[array.name] = torch.empty(array.shape, dtype=array.dtype)
+                    self._file.seek(offset)
+                    self._file.readinto(_raw(weights[array.name]))
+                offset += array.size
+        return weights
 
-    def _place(self, size: int) -> int:
+    def _allocate(self, size: int) -> int:
         """Return an offset for ``size`` bytes; the file is created if it does not exist yet."""
         if not self._end:
             if self._folder is not None:
@@ -203,12 +203,12 @@ class SpillFile:
             self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
             finalize(self, self._file.close)
         while self._gone:
-            was, place = self._gone.popleft()
-            self._free.setdefault(was, []).append(place)
-        if places := self._free.get(size):
-            return places.pop()
-        place, self._end = self._end, self._end + max(1, size)
-        return place
+            freed, offset = self._gone.popleft()
+            self._free.setdefault(freed, []).append(offset)
+        if offsets := self._free.get(size):
+            return offsets.pop()
+        offset, self._end = self._end, self._end + max(1, size)
+        return offset
 
 
 def _raw(tensor: Tensor) -> memoryview:

@@ -92,6 +92,10 @@ class ClientSide(ABC):
     """The queries that are declared: message types beside ``train``, ``query.`` and a Python
     identifier. Clients answer these, and refuse every other query; nothing has to be registered."""
 
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    """Settings without effect on the method, of those that its fields are made from: ``momentum``
+    where ``training`` is made from it and every step is one of the method's own."""
+
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
     fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""

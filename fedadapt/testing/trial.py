@@ -41,9 +41,9 @@ class DirectClients:
         for first in range(0, len(sent.clients), self._cohort_size):
             last = min(first + self._cohort_size, len(sent.clients))
             clients = sent.clients[first:last]
-            some = Sent(clients, rows(sent.weights, first, last), sent.config)
+            cohort_sent = Sent(clients, rows(sent.weights, first, last), sent.config)
             states = [self._states.get(client, {}) for client in clients]
-            update = self._worker.answer(action, round, some, states)
+            update = self._worker.answer(action, round, cohort_sent, states)
             for d, client in enumerate(clients):
                 new = {part: copied(row(w, d)) for part, w in update.states.items()}
                 self._states[client] = {**self._states.get(client, {}), **new}
@@ -160,10 +160,10 @@ def all_packed(strategy: Strategy[Any], state: Any) -> tuple[dict[str, Tensor], 
 def by_client(answers: Sequence[Answers]) -> dict[int, Weights]:
     """Everything of each client's answer, by client and dotted name."""
     return {
-        client: flat(some.update, d)
-        for some in answers
-        if some.update is not None
-        for d, client in enumerate(some.clients)
+        client: flat(answer.update, d)
+        for answer in answers
+        if answer.update is not None
+        for d, client in enumerate(answer.clients)
     }
 
 
@@ -171,5 +171,7 @@ def flat(update: Update, index: int) -> Weights:
     """Every tensor of one client's answer, by dotted name."""
     parts = {"weights": update.weights, "metrics": update.metrics, "report": update.report}
     parts |= {f"state {part}": weights for part, weights in update.states.items()}
-    found = {f"{part}.{n}": t[index] for part, weights in parts.items() for n, t in weights.items()}
-    return found | {"num-examples": update.num_examples[index]}
+    tensors = {
+        f"{part}.{n}": t[index] for part, weights in parts.items() for n, t in weights.items()
+    }
+    return tensors | {"num-examples": update.num_examples[index]}

@@ -81,7 +81,7 @@ def test_a_client_that_diverged_keeps_what_it_had(client_states, worst):
     assert after[0]["norms"]["m"] == after[2]["norms"]["m"] == 1
 
 
-def test_nothing_kept_is_no_state(client_states):
+def test_an_update_without_states_leaves_no_client_state(client_states):
     client_states.remember((0, 1), Update({}, torch.ones(2)))
     assert client_states.snapshot() == {}
 
@@ -96,7 +96,7 @@ def test_a_snapshot_is_what_was_whatever_happens_later(client_states):
     assert_same(contents(client_states, range(3)), wanted)
 
 
-def test_what_another_put_in_is_copied(client_states):
+def test_restored_states_are_copied(client_states):
     given = {3: {"personal": {"w": torch.ones(2)}}, 4: {}}
     client_states.restore(given)
     given[3]["personal"]["w"].zero_()

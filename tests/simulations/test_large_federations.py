@@ -144,7 +144,7 @@ def test_a_run_whose_clients_keep_on_the_disk_goes_on_after_a_stop_as_any_other(
     )
 
 
-def test_a_keepers_states_are_written_to_a_checkpoint_once(tmp_path):
+def test_client_states_on_disk_are_written_to_a_checkpoint_once(tmp_path):
     run = Run(tmp_path / "run", client_states=ClientStates(tmp_path, budget=0)).go()
     saver, states = Checkpoints(tmp_path), run.states
     first = {p.name for p in saver.save(Checkpoint(1, states=states)).glob("kept-*")}
