@@ -34,6 +34,8 @@ STRATEGIES = Registry(
         "apfl": "fedadapt.strategies.shared.apfl:APFL",
         "pfedme": "fedadapt.strategies.shared.pfedme:PFedMe",
         "per-fedavg": "fedadapt.strategies.shared.per_fedavg:PerFedAvg",
+        "fedala": "fedadapt.strategies.shared.fedala:FedALA",
+        "fedproto": "fedadapt.strategies.shared.fedproto:FedProto",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "cfl": "fedadapt.strategies.clustered.cfl:CFL",
