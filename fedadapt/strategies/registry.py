@@ -23,6 +23,7 @@ STRATEGIES = Registry(
         "fedprox": "fedadapt.strategies.shared.fedprox:FedProx",
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
+        "pfedhn": "fedadapt.strategies.generated.pfedhn:PFedHN",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",
