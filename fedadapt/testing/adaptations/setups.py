@@ -105,23 +105,23 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
 
     """
     adaptation = quick(name, arguments or {})
-    found = [Setup(adaptation, network) for network in toys.NETWORKS]
+    cases = [Setup(adaptation, network) for network in toys.NETWORKS]
     if adaptation.needs_batch_norm:
-        found = [s for s in found if has_batch_norm(toys.build(toys.NETWORKS[s.network]))]
+        cases = [s for s in cases if has_batch_norm(toys.build(toys.NETWORKS[s.network]))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield found
+        yield cases
     finally:
         torch.set_num_threads(threads)
 
 
 def quick(name: str, arguments: Arguments) -> Adaptation:
     """Build the adaptation; one that trains does so for few epochs where no number is given."""
-    given = {key.replace("-", "_"): value for key, value in arguments.items()}
+    chosen = {key.replace("-", "_"): value for key, value in arguments.items()}
     if "epochs" in parameters(find(name)):
-        given = {"epochs": QUICK_EPOCHS, **given}
-    return build(name, given, "adapt-args")
+        chosen = {"epochs": QUICK_EPOCHS, **chosen}
+    return build(name, chosen, "adapt-args")
 
 
 def relabelled(examples: Examples) -> Examples:
