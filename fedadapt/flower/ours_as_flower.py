@@ -150,7 +150,7 @@ class FlowerStrategy(Flower):
         messages = list(self._messages(action, sent, {}))
         replies = self._grid.send_and_receive(messages, timeout=QUERY_SECONDS)
         answers = list(self._checked(replies))
-        if not any(answer.update for answer in answers):
+        if messages and not any(answer.update for answer in answers):
             raise QuorumLostError(f"round {round}: no client answered {action!r} usably")
         self._state = self._strategy.merge(self._state, action, round, iter(answers))
 
