@@ -9,6 +9,7 @@ from fedadapt.testing import adaptation_contract, network_contract, strategy_con
 
 OURS = [name for name, path in STRATEGIES.ours.items() if path.startswith("fedadapt.")]
 ARGUMENTS = {"pfa": {"groups": 2}}
+COMPOSITIONS = ("adabn+ewc", "bn-mix+t3a")  # one that asks and reads labels, one that does neither
 
 
 def _name(check) -> str:
@@ -22,7 +23,7 @@ def test_a_strategy_keeps_the_contract(name, check):
 
 
 @pytest.mark.parametrize("check", adaptation_contract, ids=_name)
-@pytest.mark.parametrize("name", ADAPTATIONS.ours)
+@pytest.mark.parametrize("name", [*ADAPTATIONS.ours, *COMPOSITIONS])
 def test_an_adaptation_keeps_the_contract(name, check):
     check(name)
 

@@ -105,7 +105,8 @@ def _measured(assembly: Assembly, rounds: int, workers: int) -> Estimate:
     score = each(_score(cohort, start))
     tests = _mean([len(split.test) for split in cohort.splits])
     looks = looked_at * (1 + (rounds - 1) // every)
-    adaptation = sum(_adaptation(m, cohort, start) for m in worker.adaptations)
+    parts = [part for whole in worker.adaptations for part in whole.in_turn()]
+    adaptation = sum(_adaptation(part, cohort, start) for part in parts)
     labels = len(worker.adaptations) + config.local
     return Estimate(
         training=rounds * sampled * training.epochs * steps * step,

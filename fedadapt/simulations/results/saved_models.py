@@ -323,11 +323,14 @@ def _reading(config: RunConfig) -> str:
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
-    """The parameters of an adaptation of the run."""
-    for adaptation in adaptations:
-        if adaptation.name == name:
-            return {key: getattr(adaptation, key) for key in parameters(type(adaptation))}
-    return {}
+    """The parameters of an adaptation of the run; of a composition with the parts' names."""
+    return {
+        (key if part is adaptation else f"{part.name}.{key}"): getattr(part, key)
+        for adaptation in adaptations
+        if adaptation.name == name
+        for part in adaptation.in_turn()
+        for key in parameters(type(part))
+    }
 
 
 def _method(config: RunConfig, strategy: ClientSide) -> dict[str, Any]:
