@@ -108,6 +108,12 @@ class RunConfig:
         "record what a model is chosen by: scores on the adapt images, and local adaptations "
         "after each of their stages",
     )
+    serve: str = param(
+        "all",
+        "all: every model and adaptation is a row; best-on-adapt: and a row `served`, where each "
+        "client keeps the base model unless its adapt images say that another one is better",
+        choices=("all", "best-on-adapt"),
+    )
     local: bool = param(
         True,
         "beside every table and picture, what each client gets by training alone, for as many "
@@ -183,14 +189,14 @@ class RunConfig:
         return tuple(f.name.replace("_", "-") for f in fields(RunConfig))
 
     @staticmethod
-    def from_mapping(given: Mapping[str, Any], where: str = "run config") -> "RunConfig":
+    def from_mapping(settings: Mapping[str, Any], where: str = "run config") -> "RunConfig":
         """Build from kebab-case keys; an unknown key or a bad value is one clear line."""
         known = RunConfig.keys()
-        for key in given:
+        for key in settings:
             if key not in known:
                 raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}")
         try:
-            return RunConfig(**{k.replace("-", "_"): v for k, v in given.items()})
+            return RunConfig(**{k.replace("-", "_"): v for k, v in settings.items()})
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
@@ -238,7 +244,7 @@ def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
     """
     import shlex
 
-    found: dict[str, Scalar] = {}
+    arguments: dict[str, Scalar] = {}
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -247,7 +253,7 @@ def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise InputError(f"{where}: {word!r} is not of the form name=value")
-        if name in found:
+        if name in arguments:
             raise InputError(f"{where}: {name!r} is given twice")
         try:
             parsed = tomllib.loads(f"x = {value}")["x"]
@@ -255,5 +261,5 @@ def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
             parsed = value
         if not isinstance(parsed, bool | int | float | str):
             raise InputError(f"{where}: {word!r}: a value is a number, true, false or a word")
-        found[name] = parsed
-    return found
+        arguments[name] = parsed
+    return arguments

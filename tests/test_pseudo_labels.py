@@ -37,7 +37,7 @@ def pseudo(monkeypatch):
     return pseudo_labels
 
 
-def test_it_is_short():
+def test_the_example_is_short():
     assert len((EXAMPLES / "pseudo_labels.py").read_text("utf-8").splitlines()) <= 30
 
 

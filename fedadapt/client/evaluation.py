@@ -44,7 +44,7 @@ def _scores(logits: Tensor, tests: Sequence[Examples]) -> list[Score]:
     right = (logits.argmax(1) == labels).double()
     loss = F.cross_entropy(logits.double(), labels, reduction="none")
     means = [torch.segment_reduce(x, "mean", lengths=lengths).tolist() for x in (right, loss)]
-    return [Score(*found) for found in zip(*means, sizes, strict=True)]
+    return [Score(*values) for values in zip(*means, sizes, strict=True)]
 
 
 def _logits(cohort: Cohort, model: Weights, inputs: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ app = RunClientApp(mods=[guard])
 @app.query("count")
 def count(message: Message, context: Context) -> Message:
     """How many clients there are, for a run that did not say."""
-    found = {"clients": _config(context).clients}
-    return Message(records.request({}, found), reply_to=message)
+    settings = {"clients": _config(context).clients}
+    return Message(records.request({}, settings), reply_to=message)
 
 
 @app.query("hello")
@@ -68,9 +68,9 @@ def answer(message: Message, context: Context) -> Message:
     # A round that is trained again begins as it did; all else is asked of what there is now.
     states = store.load(before=round) if action == "train" else store.load()
     update = assembly.worker.answer(action, round, sent, [states])
-    mine = {part: row(weights, 0) for part, weights in update.states.items()}
-    if mine and all(is_finite(weights) for weights in mine.values()):
-        store.save({**states, **mine}, round)
+    new_states = {part: row(weights, 0) for part, weights in update.states.items()}
+    if new_states and all(is_finite(weights) for weights in new_states.values()):
+        store.save({**states, **new_states}, round)
     return Message(records.answer(update), reply_to=message)
 
 
@@ -109,6 +109,7 @@ def evaluate(message: Message, context: Context) -> Message:
         pooled=pooled,
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
+        held_out=bool(config.get("held-out", False)),
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )

@@ -14,7 +14,7 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Evaluation, EvaluationFailure
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.weights import Weights, is_shared, row
@@ -108,13 +108,14 @@ class GridClients:
             "adaptations": list(request.adaptations),
             "on-global": request.on_global,
             "curves": request.curves,
+            "held-out": request.held_out,
             "task": request.task,
             "on-client": list(request.on_client),
         }
         if request.collect:
             config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
-        asked = (records.request({**mine, **pooled}, config) for mine in contents)
+        asked = (records.request({**arrays, **pooled}, config) for arrays in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})
@@ -173,8 +174,8 @@ class GridClients:
             )
             for client, content in zip(clients, contents, strict=True)
         ]
-        found = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in found}
+        received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
+        replies = {reply.metadata.src_node_id: reply for reply in received}
         for client in clients:
             reply = replies.get(self._nodes[client])
             if reply is None:
@@ -195,12 +196,12 @@ def models_by_client(
         if is_shared(weights)
     }
     for d in range(count):
-        own = {
+        per_client = {
             name: records.array_record(row(weights, d))
             for name, weights in stacked.items()
             if name not in shared
         }
-        yield {**shared, **own}
+        yield {**shared, **per_client}
 
 
 def check_as_asked(
@@ -217,19 +218,21 @@ def check_as_asked(
         return {(model, method, split) for model in request.names for method in request.adaptations}
 
     every = Counter((row.model, row.adaptation, row.split, row.epoch) for row in rows)
-    found = {(*words,) for *words, epoch in every if epoch == 0}
+    evaluated = {(*words,) for *words, epoch in every if epoch == 0}
     failed = Counter((failure.model, failure.adaptation, "test") for failure in failures)
     allowed = of("test") | (of("global") if request.on_global else set())
     if request.curves:
         allowed |= of("adapt")
+    if request.held_out:
+        allowed |= of(HELD_OUT)
     on_the_way = {(*words,) for *words, epoch in every if epoch != 0}
     if (
-        not found <= allowed
-        or of("test") & found != of("test") - failed.keys()
+        not evaluated <= allowed
+        or of("test") & evaluated != of("test") - failed.keys()
         or not failed.keys() <= of("test")
         or every.total() > len(every)
         or failed.total() > len(failed)
-        or not on_the_way <= (found if request.curves else set())
+        or not on_the_way <= (evaluated if request.curves else set())
     ):
         raise ValueError("evaluation results are not of the models and adaptations asked for")
 

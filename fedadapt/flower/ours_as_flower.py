@@ -100,7 +100,7 @@ class FlowerStrategy(Flower):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         answers = list(self._checked(replies))
-        usable = [some.update for some in answers if some.update is not None]
+        usable = [answer.update for answer in answers if answer.update is not None]
         if not usable and self._main is not None:
             log.warning("round %d: no usable reply; the model stays as it was", server_round)
             return None, None
@@ -131,7 +131,7 @@ class FlowerStrategy(Flower):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         answers = list(self._checked(replies))
-        means = _means([some.update for some in answers if some.update is not None])
+        means = _means([answer.update for answer in answers if answer.update is not None])
         return records.metric_record(means) if means else None
 
     def summary(self) -> None:
@@ -149,7 +149,7 @@ class FlowerStrategy(Flower):
         messages = list(self._messages(action, sent, {}))
         replies = self._grid.send_and_receive(messages, timeout=QUERY_SECONDS)
         answers = list(self._checked(replies))
-        if not any(some.update for some in answers):
+        if not any(answer.update for answer in answers):
             raise QuorumLostError(f"round {round}: no client answered {action!r} usably")
         self._state = self._strategy.merge(self._state, action, round, iter(answers))
 

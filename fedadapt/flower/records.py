@@ -66,14 +66,14 @@ def metric_record(numbers: Mapping[str, float]) -> MetricRecord:
 
 def settings(content: RecordDict) -> Config:
     """All settings of a message; anything but numbers, words and lists of them is left out."""
-    found: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {}
+    values: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {}
     for record in content.config_records.values():
         for name, value in record.items():
             if isinstance(value, bool | int | float | str) or (
                 isinstance(value, list) and not any(isinstance(v, bytes) for v in value)
             ):
-                found[name] = value  # type: ignore[assignment]
-    return found
+                values[name] = value  # type: ignore[assignment]
+    return values
 
 
 def request(weights: Mapping[str, ArrayRecord], config: Config) -> RecordDict:
@@ -149,12 +149,12 @@ def failures(content: RecordDict, round: int, client: int) -> list[EvaluationFai
     """
     try:
         columns = [content.config_records[FAILURES][n] for n in ("model", "adaptation", "reason")]
-        found = [EvaluationFailure(round, client, *words) for words in zip(*columns, strict=True)]
+        parsed = [EvaluationFailure(round, client, *words) for words in zip(*columns, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation failures are malformed: {type(error).__name__}") from None
-    if not all(isinstance(word, str) for failure in found for word in failure[2:5]):
+    if not all(isinstance(word, str) for failure in parsed for word in failure[2:5]):
         raise ValueError("evaluation failures are malformed: values of other types")
-    return [failure._replace(reason=failure.reason[:REASON]) for failure in found]
+    return [failure._replace(reason=failure.reason[:REASON]) for failure in parsed]
 
 
 def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
@@ -177,12 +177,12 @@ def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
             numbers["loss"],
             numbers["epoch"],
         )
-        found = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+        evaluations = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation results are malformed: {type(error).__name__}") from None
-    for row in found:
+    for row in evaluations:
         if [type(value) for value in row] != COLUMNS:
             raise ValueError("evaluation results are malformed: values of other types")
         if not 0 <= row.accuracy <= 1 or row.num_examples < 1:
             raise ValueError(f"accuracy {row.accuracy} over {row.num_examples} images")
-    return found
+    return evaluations

@@ -222,7 +222,7 @@ class NetworkRow(NamedTuple):
 
 def network_rows() -> list[NetworkRow]:
     """Each network, those of other packages last. Nothing is imported."""
-    ours = [
+    built_in = [
         NetworkRow(
             entry.name,
             entry.description,
@@ -234,7 +234,7 @@ def network_rows() -> list[NetworkRow]:
         )
         for entry in ENTRIES
     ]
-    theirs = [
+    others = [
         NetworkRow(name, f"made by {path}", *[""] * 5) for name, path in NETWORKS.theirs().items()
     ]
-    return [*ours, *theirs, NetworkRow("module:factory", "your own", *[""] * 5)]
+    return [*built_in, *others, NetworkRow("module:factory", "your own", *[""] * 5)]

@@ -16,15 +16,17 @@ from fedadapt.strategies.registry import STRATEGIES, find, is_flowers, select
 NEEDED = {"pyarrow": "result tables", "matplotlib": "pictures", "jinja2": "reports"}
 
 
-def check(config: RunConfig, given: Collection[str] | None = None, *, flower: bool = False) -> None:
+def check(
+    config: RunConfig, given_keys: Collection[str] | None = None, *, flower: bool = False
+) -> None:
     """Refuse what cannot work, in one line.
 
     Names are checked first, without loading anything; then the classes of the adaptations and of
     the strategy are imported, and with them torch.
 
     Args:
-        given: The keys that were given, in kebab-case, for settings that nothing uses; None: those
-            whose values are not the defaults.
+        given_keys: The keys that were given, in kebab-case; one that nothing uses is refused.
+            None stands for those whose values are not the defaults.
         flower: Flower computes the clients (``flwr run``).
 
     Raises:
@@ -57,7 +59,8 @@ def check(config: RunConfig, given: Collection[str] | None = None, *, flower: bo
         )
     from fedadapt.simulations.unused import refuse_unused
 
-    refuse_unused(config, config.changed if given is None else given, selected, flower=flower)
+    given_keys = config.changed if given_keys is None else given_keys
+    refuse_unused(config, given_keys, selected, flower=flower)
 
 
 def _mismatch(config: RunConfig) -> str:

@@ -41,8 +41,8 @@ def plan(base: RunConfig, strategies: str, seeds: str, folder: Path) -> list[Run
     except ValueError:
         raise InputError(f"seeds: {seeds!r}; give whole numbers separated by commas") from None
     folders = [re.sub(r"[^\w.=-]+", "-", text) for text in wanted]
-    for what, given in (("strategies", folders), ("seeds", [str(n) for n in numbers])):
-        for word, count in Counter(given).items():
+    for what, values in (("strategies", folders), ("seeds", [str(n) for n in numbers])):
+        for word, count in Counter(values).items():
             if count > 1:
                 raise InputError(f"{what}: {word} is given twice")
     runs = []
@@ -56,7 +56,7 @@ def plan(base: RunConfig, strategies: str, seeds: str, folder: Path) -> list[Run
     return runs
 
 
-def check_all(runs: Sequence[RunConfig], given: Sequence[str]) -> None:
+def check_all(runs: Sequence[RunConfig], given_keys: Sequence[str]) -> None:
     """Check every run; a setting that was given must be of use to at least one of them.
 
     Raises:
@@ -67,7 +67,7 @@ def check_all(runs: Sequence[RunConfig], given: Sequence[str]) -> None:
     for run in runs:
         check(run, ())
         try:
-            check(run, given)
+            check(run, given_keys)
         except InputError as error:
             refused.append(error)
     if len(refused) == len(runs):
@@ -103,22 +103,22 @@ def finished(config: RunConfig, console: Console) -> dict[str, object]:
     from fedadapt.simulations.results.summary import read_summary
     from fedadapt.simulations.run import simulate
 
-    place = Path(config.out)
-    begun = (place / "config.toml").exists()
+    folder = Path(config.out)
+    begun = (folder / "config.toml").exists()
     if begun:
-        _same(RunConfig.from_toml(place / "config.toml"), config, place)
-    if begun and (place / "summary.json").exists():
-        return read_summary(place)
-    begun = begun and (place / "checkpoint").exists()
+        _same(RunConfig.from_toml(folder / "config.toml"), config, folder)
+    if begun and (folder / "summary.json").exists():
+        return read_summary(folder)
+    begun = begun and (folder / "checkpoint").exists()
     if not begun:
         new_folder(config)
-    return simulate(config, place, resume=begun, console=console)
+    return simulate(config, folder, resume=begun, console=console)
 
 
-def _same(saved: RunConfig, now: RunConfig, place: Path) -> None:
+def _same(saved: RunConfig, now: RunConfig, folder: Path) -> None:
     if saved.experiment != now.experiment or saved.rounds != now.rounds:
         before, after = saved.to_mapping(), now.to_mapping()
         keys = [k for k in before if before[k] != after[k] and k != "out"]
         raise InputError(
-            f"out: {place} holds a run with other settings ({', '.join(keys)}); name another --out"
+            f"out: {folder} holds a run with other settings ({', '.join(keys)}); name another --out"
         )

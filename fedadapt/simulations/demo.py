@@ -67,8 +67,8 @@ def carry_out(
         [line] = [n for n in table.lines if (n.strategy, n.label) == (strategy, label)]
         lines.append(line._replace(strategy=f"{runs[0].clients} clients", label=name))
     table = replace(table, lines=tuple(lines))
-    found = [last_accuracies(read_evaluations(Path(config.out))) for config in runs]
-    values = {name: found[run].by_label[label] for (run, label), name in NAMES.items()}
+    accuracies = [last_accuracies(read_evaluations(Path(config.out))) for config in runs]
+    values = {name: accuracies[run].by_label[label] for (run, label), name in NAMES.items()}
     colours = {name: label for (_, label), name in NAMES.items()}
     figure = side_by_side(values, colours, NAMES[0, LOCAL])
     return table, (*write_comparison(folder, table, TABLE), save_png(figure, folder / PICTURE))

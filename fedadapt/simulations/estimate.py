@@ -14,6 +14,7 @@ import torch
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.cross_fitting import FOLDS
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import fit
 from fedadapt.config import RunConfig
@@ -60,17 +61,17 @@ def estimate(assembly: Assembly, *, rounds: int, workers: int) -> Estimate:
         torch.set_num_threads(threads)
 
 
-def announcement(found: Estimate, workers: int) -> str:
+def announcement(estimated: Estimate, workers: int) -> str:
     """One line: how long, and what of it goes where."""
     parts = (
-        ("training", found.training),
-        ("training alone (--no-local leaves it out)", found.alone),
-        ("local adaptations", found.adaptation),
-        ("evaluation", found.evaluation),
+        ("training", estimated.training),
+        ("training alone (--no-local leaves it out)", estimated.alone),
+        ("local adaptations", estimated.adaptation),
+        ("evaluation", estimated.evaluation),
     )
     told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
     side = f"{workers} workers" if workers > 1 else "one worker"
-    return f"this will take about {duration(found.total)} on {side}: {told}"
+    return f"this will take about {duration(estimated.total)} on {side}: {told}"
 
 
 def duration(seconds: float) -> str:
@@ -105,8 +106,12 @@ def _measured(assembly: Assembly, rounds: int, workers: int) -> Estimate:
     score = each(_score(cohort, start))
     tests = _mean([len(split.test) for split in cohort.splits])
     looks = looked_at * (1 + (rounds - 1) // every)
-    parts = [part for whole in worker.adaptations for part in whole.in_turn()]
-    adaptation = sum(_adaptation(part, cohort, start) for part in parts)
+    folds = FOLDS if config.serve == "best-on-adapt" else 0  # in which it is done once more
+    adaptation = sum(
+        _adaptation(part, cohort, start) * (1 + folds * whole.reads_adapt)
+        for whole in worker.adaptations
+        for part in whole.in_turn()
+    )
     labels = len(worker.adaptations) + config.local
     return Estimate(
         training=rounds * sampled * training.epochs * steps * step,
@@ -151,9 +156,9 @@ def _adaptation(method: Adaptation, cohort: Cohort, start: Weights) -> float:
             method,
             **{n: v for n, v in shortened.items() if n in settings},  # type: ignore[arg-type]
         )
-        return _step(cohort, start, settings["batch_size"], lambda some, w: short.adapt(some, w))
+        return _step(cohort, start, settings["batch_size"], lambda small, w: short.adapt(small, w))
 
-    images = [len(examples) for examples in cohort.part(settings["part"])]
+    images = [len(examples) for examples in cohort.part(settings.get("part", "adapt"))]
     steps = settings.get("epochs", 1) * _mean([-(-n // settings["batch_size"]) for n in images])
     with suppress(Exception):  # one that fails is on record at its evaluation, not here
         once = timed(1)
@@ -163,15 +168,15 @@ def _adaptation(method: Adaptation, cohort: Cohort, start: Weights) -> float:
 
 
 def _fastest(call: Callable[[], object]) -> float:
-    found, spent = math.inf, 0.0
+    fastest, spent = math.inf, 0.0
     for _ in range(REPEATS):
         began = time.perf_counter()
         call()
         seconds = time.perf_counter() - began
-        found, spent = min(found, seconds), spent + seconds
+        fastest, spent = min(fastest, seconds), spent + seconds
         if spent > ENOUGH:
             break
-    return found
+    return fastest
 
 
 def _first(split: Split, count: int) -> Split:

@@ -23,6 +23,7 @@ from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.saved_models import SavedModels
+from fedadapt.simulations.results.serving import served_rows
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -119,6 +120,7 @@ class Federation:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; what was written after it is forgotten."""
         self._method.unpack(checkpoint.tensors, dict(checkpoint.metadata["method"]))
+        self._method.unpack_clients(checkpoint.server_states)
         self._client_pool.restore(checkpoint.states)
         self._journal.truncate(dict(checkpoint.metadata["journal"]))
         self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
@@ -148,9 +150,16 @@ class Federation:
                 if self._worth_saving():
                     self._save()
             self._evaluate(everything, final=True)
+            if self._serves_the_best:
+                for row in list(served_rows(self._journal.rows(Evaluation), self._round)):
+                    self._journal.append(row)
             if self._initial is not None:
                 self._evaluate_alone(self._initial)
         return self._clock()
+
+    @property
+    def _serves_the_best(self) -> bool:
+        return self._config.serve == "best-on-adapt"
 
     def base_models(self) -> Iterator[tuple[int, Weights]]:
         """The base model of each task, [...]; without tasks of task 0."""
@@ -237,6 +246,7 @@ class Federation:
             pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
+            held_out=final and self._serves_the_best,
             on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:
@@ -246,9 +256,9 @@ class Federation:
             request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
-        some = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
-        for first in range(0, len(clients), some):
-            part = clients[first : first + some]
+        portion_size = LEAST_AT_ONCE * max(1, fit_in // LEAST_AT_ONCE)
+        for first in range(0, len(clients), portion_size):
+            part = clients[first : first + portion_size]
             for task, models in self._method.models_by_task(part):
                 self._evaluator.begin(request._replace(clients=part, models=models, task=task))
                 if (
@@ -297,9 +307,9 @@ class Federation:
             mean, expected = StreamingMean(), query.expected(self._model, base)
             try:
                 exchange = self._exchange(self._round, phase="evaluation")
-                for some in exchange.ask(query.action, sent, expected):
-                    if some.update is not None:
-                        mean.add(some.update.weights, some.update.num_examples)
+                for answers in exchange.ask(query.action, sent, expected):
+                    if answers.update is not None:
+                        mean.add(answers.update.weights, answers.update.num_examples)
                 pooled[adaptation.name] = mean.result()
             except RoundFailedError as failure:
                 log.warning("%s; %s does without", failure, adaptation.name)
@@ -343,6 +353,7 @@ class Federation:
                     "seconds": self._clock(),
                 },
                 states=self._client_pool.states(),
+                server_states=self._method.pack_clients(),
                 config=dict(self._config.to_mapping()),
             ),
         )

@@ -34,6 +34,7 @@ from fedadapt.simulations.results.parquet import (
 )
 from fedadapt.simulations.results.rand_index import compared
 from fedadapt.simulations.results.saved_models import SavedModels
+from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
 
 log = logging.getLogger(__name__)
@@ -108,12 +109,15 @@ def run(
                 f"interrupted; go on with: fedadapt simulate --resume {folder}"
             ) from None
         progress.phase("writing tables and pictures", 1)
-        saved_models.finish(federation.base_models(), config.rounds)
+        served = {}
+        if config.serve == "best-on-adapt":
+            served = chosen_models(journal_rows(folder, Evaluation), config.rounds)
+        saved_models.finish(federation.base_models(), config.rounds, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds)
-    if console is not None and (found := read_groups(folder)) is not None:
-        console.print(as_text(found), highlight=False, soft_wrap=True)
+    if console is not None and (groups := read_groups(folder)) is not None:
+        console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
 
 
@@ -129,14 +133,14 @@ def announce(
         return
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
-    found = estimate(assembly, rounds=max(0, left), workers=workers)
-    log.info("estimated: %s", found)
-    if found.total < ANNOUNCED:
+    estimated = estimate(assembly, rounds=max(0, left), workers=workers)
+    log.info("estimated: %s", estimated)
+    if estimated.total < ANNOUNCED:
         return
     if console is None:
-        log.warning("%s", announcement(found, workers))
+        log.warning("%s", announcement(estimated, workers))
     else:
-        console.print(announcement(found, workers), highlight=False, soft_wrap=True)
+        console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
@@ -196,8 +200,8 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
         journal_rows(folder, EvaluationFailure),
         by_task=assembly.tasks is not None,
     )
-    if (found := read_groups(folder)) is not None:
-        summary["groups"] = found.headline
+    if (groups := read_groups(folder)) is not None:
+        summary["groups"] = groups.headline
     write_summary(folder, summary)
     began = time.perf_counter()
     picture(folder, requested(config), evaluations)

@@ -11,16 +11,16 @@ OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
 OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
-OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local"})
+OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve"})
 
 
 def refuse_unused(
-    config: RunConfig, given: Collection[str], selected: Selected, *, flower: bool = False
+    config: RunConfig, given_keys: Collection[str], selected: Selected, *, flower: bool = False
 ) -> None:
     """Refuse settings that have no effect on this run.
 
     Args:
-        given: The keys that were given, in kebab-case.
+        given_keys: The keys that were given, in kebab-case.
         flower: Flower computes the clients (``flwr run``), and no engine of ours.
 
     Raises:
@@ -28,11 +28,11 @@ def refuse_unused(
 
     """
     for keys, what in _no_effect(config, selected, flower=flower):
-        found = sorted(set(given) & keys)
-        if found:
-            pronoun = "it" if len(found) == 1 else "them"
+        unused = sorted(set(given_keys) & keys)
+        if unused:
+            pronoun = "it" if len(unused) == 1 else "them"
             raise InputError(
-                f"{', '.join(found)}: {what} does not use {pronoun}; leave {pronoun} out"
+                f"{', '.join(unused)}: {what} does not use {pronoun}; leave {pronoun} out"
             )
 
 

@@ -1,7 +1,7 @@
 """Computes for clients of one federation: what every engine calls, for one client or for many."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from torch import nn
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.cohort import Cohort, Execution
+from fedadapt.client.cross_fitting import held_out_scores
 from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
@@ -19,7 +20,7 @@ from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Failure, Sent, Update
 from fedadapt.models.meta import on_meta
-from fedadapt.records import LOCAL, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, LOCAL, Evaluation, EvaluationFailure
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
@@ -42,6 +43,7 @@ class _Shown(NamedTuple):
 
     on_global: bool  # score the global test too
     curves: bool  # score the adapt images too, and adaptations on the way
+    held_out: bool  # score adapt images that a model was not adapted to
     collected: CollectedModels | None  # takes the models, for saving
 
 
@@ -114,7 +116,7 @@ class Worker:
             scaling=self.benchmark.scaling,
             seed=self._seed,
             round=round,
-            states=tuple(self._placed_all(k) for k in states) or ({},) * len(clients),
+            states=tuple(self._states_on_device(k) for k in states) or ({},) * len(clients),
             stacked=together,
             network=self._network,
             autocast=self._autocast,
@@ -145,7 +147,7 @@ class Worker:
                 f"{action}: neither the strategy nor an adaptation of this run asks it"
             )
         cohort = self.cohort(sent.clients, round, states)
-        received = sent._replace(weights=self._placed(sent.weights))
+        received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
             weights = self.strategy.localise(cohort, received.weights)
             update = Update(self._queries[action].answer(cohort, weights), cohort.num_examples)
@@ -172,6 +174,7 @@ class Worker:
         pooled: Mapping[str, Weights] = MappingProxyType({}),
         on_global: bool = False,
         curves: bool = False,
+        held_out: bool = False,
         on_client: Sequence[str] = (),
         collected: CollectedModels | None = None,
     ) -> Evaluated:
@@ -184,17 +187,18 @@ class Worker:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
             pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            held_out: Score adapt images that a model was not adapted to as well.
             on_client: Models that are not received: clients make them of what they have.
             collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
-        answers = {name: self._placed(repeat(w, len(clients))) for name, w in pooled.items()}
-        shown = _Shown(on_global, curves, collected)
-        found: list[Evaluation] = []
+        answers = {name: self._on_device(repeat(w, len(clients))) for name, w in pooled.items()}
+        shown = _Shown(on_global, curves, held_out, collected)
+        evaluations: list[Evaluation] = []
         failures: list[EvaluationFailure] = []
 
-        def fail(some: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
-            for client in some:
+        def fail(affected: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
+            for client in affected:
                 failed = EvaluationFailure(round, client, model, method.name, failure.reason)
                 failures.append(failed)
 
@@ -214,9 +218,9 @@ class Worker:
                         if isinstance(results, Failure):
                             fail(clients[begin + first : begin + last], name, method, results)
                         else:
-                            found += results
+                            evaluations += results
         return Evaluated(
-            sorted(found, key=lambda row: row.client),
+            sorted(evaluations, key=lambda row: row.client),
             sorted(failures, key=lambda failure: failure.client),
         )
 
@@ -237,13 +241,13 @@ class Worker:
         """
         cohort = self.cohort(clients[first:last], round, states[first:last])
         sent = models.get(name, models.get("base", {}))
-        weights = self._placed(rows(sent, first, last))
+        weights = self._on_device(rows(sent, first, last))
         if name == LOCAL and self._alone is not None:
             return cohort, self._alone.train(cohort, weights if name in models else None)
-        own = self.strategy.localise(cohort, weights, name)
+        localised = self.strategy.localise(cohort, weights, name)
         if collected is not None:
-            collected.add(cohort, name, "none", own)
-        return cohort, own
+            collected.add(cohort, name, "none", localised)
+        return cohort, localised
 
     def _scored(
         self,
@@ -261,7 +265,8 @@ class Worker:
             clients, states = cohort.clients[first:last], cohort.states[first:last]
             cohort = self.cohort(clients, cohort.round, states)
         answer = None if answer is None else rows(answer, first, last)
-        inputs = (cohort, rows(start, first, last), answer)
+        received = rows(start, first, last)
+        inputs = (cohort, received, answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
         evaluations = []
@@ -270,9 +275,44 @@ class Worker:
                 for d, score in enumerate(evaluate(cohort, adapted, examples)):
                     row = self._row(cohort, d, name, method, split, score)
                     evaluations.append(row._replace(epoch=epoch))
+        if shown.held_out:
+            evaluations += self._held_out(cohort, name, method, received, adapted, answer)
         if shown.collected is not None and method.name != "none":
             shown.collected.add(cohort, name, method.name, adapted)
         return evaluations
+
+    def _held_out(
+        self,
+        cohort: Cohort,
+        name: str,
+        method: Adaptation,
+        received: Weights,
+        adapted: Weights,
+        answer: Weights | None,
+    ) -> Iterator[Evaluation]:
+        """The rows on adapt images that a model was not adapted to.
+
+        Where that fails on a client, with so few images say, there is no such row: the client
+        cannot choose the model, and its other results stay.
+        """
+
+        def score(first: int, last: int) -> list[Evaluation]:
+            clients, states = cohort.clients[first:last], cohort.states[first:last]
+            some = cohort
+            if last - first < len(cohort):
+                some = self.cohort(clients, cohort.round, states)
+            pooled = None if answer is None else rows(answer, first, last)
+            before, after = rows(received, first, last), rows(adapted, first, last)
+            scores = held_out_scores(some, method, before, after, pooled)
+            return [
+                self._row(some, d, name, method, HELD_OUT, score)
+                for d, score in enumerate(scores)
+                if score.num_examples
+            ]
+
+        for _, _, results in pieces(len(cohort), score):
+            if not isinstance(results, Failure):
+                yield from results
 
     def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
         """The images that each client of the cohort is scored on, by the name of the set."""
@@ -288,7 +328,7 @@ class Worker:
         if self.global_test is None:
             return []
         cohort = self.cohort((), round)  # nobody's: no client's images are touched for it
-        [score] = evaluate(cohort, self._placed(base), [self.global_test])
+        [score] = evaluate(cohort, self._on_device(base), [self.global_test])
         return [
             Evaluation(
                 round,
@@ -354,7 +394,7 @@ class Worker:
             return examples
         return Examples(examples.inputs.to(self.compute), examples.labels.to(self.compute))
 
-    def _placed(self, weights: Weights) -> Weights:
+    def _on_device(self, weights: Weights) -> Weights:
         """On the computing device; an expanded view stays one."""
         if self.compute.type == "cpu":
             return weights
@@ -363,7 +403,7 @@ class Worker:
             for n, t in weights.items()
         }
 
-    def _placed_all(self, states: Mapping[str, Weights]) -> dict[str, Weights]:
+    def _states_on_device(self, states: Mapping[str, Weights]) -> dict[str, Weights]:
         if self.compute.type == "cpu":
             return dict(states)
         return {part: {n: t.to(self.compute) for n, t in w.items()} for part, w in states.items()}

@@ -206,7 +206,7 @@ def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
     assert torch.equal(vector, other[[1, 0, 2]])
 
 
-def test_moments_and_importance_answer_with_what_they_are_of(client):
+def test_queries_for_batch_norm_statistics_and_importance_answer_with_their_own_tensors(client):
     statistics = tensors(client.ask("query.moments", client.told()).content["arrays"])
     assert set(statistics) == {"2.running_mean", "2.running_var"}
     importance = tensors(client.ask("query.ewc_fisher", client.told()).content["arrays"])
@@ -322,7 +322,7 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {},
         {"fraction": 0.5, "unseen": 0.34, "global_test": "all"},
         {"model": tiny.NORM_MLP, "batch_norm": "local",
-         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1"},
+         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1", "serve": "best-on-adapt"},
         {"model": tiny.NORM_MLP, "batch_norm": "reestimate", "adapt": "none,adabn-s",
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
@@ -383,7 +383,7 @@ def test_clients_are_counted_where_the_run_does_not_say(tmp_path):
     assert grid.sent[0] == ("query.count", 2)
 
 
-def test_a_client_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, caplog):
+def test_a_client_that_fails_is_in_the_communication_log_and_the_rest_goes_on(tmp_path, caplog):
     """Node 88 never answers, node 4 answers NaN; the others are averaged."""
     caplog.set_level(logging.CRITICAL)
     config = run_config(tmp_path / "out", rounds=1, adapt="none")

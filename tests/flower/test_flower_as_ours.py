@@ -147,7 +147,7 @@ def adam(steps: int) -> float:
     return x
 
 
-def test_fedadam_s_momenta_survive_being_put_away():
+def test_fedadam_s_momenta_survive_packing_and_unpacking():
     whole, cut = (started(stock.FedAdam()) for _ in range(2))
     for number in (1, 2, 3):
         round_of(whole, number)

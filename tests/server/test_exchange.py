@@ -145,7 +145,7 @@ def test_a_rejected_answer_does_not_count_for_the_quorum():
             list(made.ask("train", sent(MODEL, (10, 11)), MODEL))
 
 
-def test_whoever_folds_below_quorum_gets_nothing():
+def test_a_mean_below_quorum_is_not_made():
     state = copied(MODEL)
     made, _, _ = exchange(good([10, 11]), failed(12), min_replies=0.5)
     with pytest.raises(RoundFailedError) as caught:

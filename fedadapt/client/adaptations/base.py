@@ -45,6 +45,11 @@ class Adaptation(ABC):
         """The adaptations that it runs, one after the other: itself, unless it is a composition."""
         return (self,)
 
+    @property
+    def reads_adapt(self) -> bool:
+        """Whether it reads the client's adapt images, so that they cannot tell how good it is."""
+        return getattr(self, "part", "adapt") == "adapt"
+
     def query(self) -> Query | None:
         """What the training clients are asked before anybody adapts; None: nothing."""
         return None

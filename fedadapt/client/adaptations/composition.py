@@ -27,6 +27,10 @@ class Composition(Adaptation):
         for need in ("needs_labels", "needs_batch_norm"):
             object.__setattr__(self, need, any(getattr(part, need) for part in self.chain))
 
+    @property
+    def reads_adapt(self) -> bool:
+        return any(part.reads_adapt for part in self.chain)
+
     def in_turn(self) -> tuple[Adaptation, ...]:
         return self.chain
 

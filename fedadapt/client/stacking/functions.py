@@ -37,7 +37,7 @@ def _mean(x: Stacked, dim: Any = None, keepdim: bool = False) -> Stacked:
 
 
 def _several(given: Sequence[Any]) -> Sequence[int]:
-    """``f(x, 1, 2)`` and ``f(x, (1, 2))`` mean the same."""
+    """Return the numbers of ``f(x, 1, 2)`` or ``f(x, (1, 2))``, which mean the same."""
     nested = len(given) == 1 and isinstance(given[0], (tuple, list))
     return given[0] if nested else given
 
@@ -79,7 +79,10 @@ def _getitem(x: Value, index: Any) -> Value:
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Value]:
-    """Of two values, of a value and a number, or of two numbers."""
+    """Return a kernel for an operator with two arguments.
+
+    It takes two stacked values, a stacked value and a number, or two numbers.
+    """
 
     def kernel(first: Value, second: Value) -> Value:
         if isinstance(first, Stacked) and isinstance(second, Stacked):
@@ -94,7 +97,10 @@ def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Value]:
 
 
 def _of_two(function: Callable[[Any, Any], Any], first: Stacked, second: Stacked) -> Stacked:
-    """As images where both are and have the same channels; else plain."""
+    """Apply an operator to two stacked values.
+
+    The result has the images layout if both have it and the same channels; otherwise it is plain.
+    """
     if first.is_images and second.is_images and first.shape[1] == second.shape[1]:
         return first.with_tensor(function(first.tensor, second.tensor))
     a, b = first.plain(), second.plain()
@@ -103,7 +109,11 @@ def _of_two(function: Callable[[Any, Any], Any], first: Stacked, second: Stacked
 
 
 def _ranked(plain: Tensor, rank: int) -> Tensor:
-    """Dimensions of length 1 behind the clients', as broadcasting for one client would add them."""
+    """View a plain value [D, ...] with ``rank`` dimensions beside that of the clients.
+
+    Dimensions of length 1 are inserted after the first one, where broadcasting would add them for
+    one client.
+    """
     return plain.view(plain.shape[0], *[1] * (rank - plain.dim()), *plain.shape[1:])
 
 

@@ -21,8 +21,8 @@ from fedadapt.datasets.sources.official import read_official
 from fedadapt.datasets.task_incremental.benchmark import (
     AdaptTestIndices,
     TaskBenchmark,
+    limited_to,
     server_split,
-    some_of,
 )
 from fedadapt.datasets.task_incremental.images import StoredImages
 from fedadapt.datasets.task_incremental.manifest import describe
@@ -58,7 +58,7 @@ def make_numbers(spec: TaskSpec) -> TaskBenchmark:
         return np.concatenate([rng.permutation(of_task(part, task))[:CAP] for part in trains])
 
     server = tuple(
-        some_of(server_split(capped(t), stream(spec.seed, "task-server", t)), spec.examples)
+        limited_to(server_split(capped(t), stream(spec.seed, "task-server", t)), spec.examples)
         for t in range(len(tasks))
     )
 

@@ -133,16 +133,16 @@ def read_scenes(root: Path) -> Scenes:
 
 def _images(folder: Path, name: str) -> list[str]:
     try:
-        found = sorted(
+        names = sorted(
             e.name
             for e in os.scandir(folder / name)
             if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES)
         )
     except OSError as error:
         raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from None
-    if not found:
+    if not names:
         raise InputError(f"{folder / name}: holds no images; each of the 51 classes needs some")
-    return [f"{name}/{file}" for file in found]
+    return [f"{name}/{file}" for file in names]
 
 
 def _listed(path: Path, of_class: dict[str, Rows]) -> set[str]:

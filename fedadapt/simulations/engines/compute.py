@@ -29,12 +29,14 @@ def answer(
     """Answer ``query`` for clients; ``models`` and ``states`` have a row for each."""
 
     def compute(first: int, last: int) -> Answers:
-        some = clients[first:last]
-        sent = Sent(some, rows(models, first, last), query.config)
+        members = clients[first:last]
+        sent = Sent(members, rows(models, first, last), query.config)
         began = time.perf_counter()
         update = worker.answer(query.action, query.round, sent, states[first:last])
-        seconds = (time.perf_counter() - began) / len(some)
-        return Answers(some, update, {}, bytes_up(update, some), dict.fromkeys(some, seconds))
+        seconds = (time.perf_counter() - began) / len(members)
+        return Answers(
+            members, update, {}, bytes_up(update, members), dict.fromkeys(members, seconds)
+        )
 
     return _piecewise(clients, compute, lambda client, why: Answers((), None, {client: why}))
 
@@ -44,12 +46,12 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
     methods = worker.methods(request.adaptations)
 
     def compute(first: int, last: int) -> EvaluationAnswers:
-        some = request.clients[first:last]
+        members = request.clients[first:last]
         collected = CollectedModels(request.collect) if request.collect else None
         began = time.perf_counter()
-        found = worker.at(request.task).evaluate(
+        evaluated = worker.at(request.task).evaluate(
             request.round,
-            some,
+            members,
             {name: rows(w, first, last) for name, w in request.models.items()},
             states[first:last],
             on_client=request.on_client,
@@ -57,12 +59,15 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             pooled=request.pooled,
             on_global=request.on_global,
             curves=request.curves,
+            held_out=request.held_out,
             collected=collected,
         )
-        seconds = (time.perf_counter() - began) / len(some)
+        seconds = (time.perf_counter() - began) / len(members)
         models = collected.models if collected is not None else {}
-        up = 8 * 3 * len(found.rows) // len(some)
-        return EvaluationAnswers(some, found.rows, {}, up, seconds, models, found.failures)
+        up = 8 * 3 * len(evaluated.rows) // len(members)
+        return EvaluationAnswers(
+            members, evaluated.rows, {}, up, seconds, models, evaluated.failures
+        )
 
     return _piecewise(
         request.clients, compute, lambda client, why: EvaluationAnswers((), [], {client: why})

@@ -25,19 +25,19 @@ def plan_for(
         InputError: The run asks for stacking, and the network cannot be stacked.
 
     """
-    found = plan(model, image_shape, config.batch_size, compute)
+    chosen = plan(model, image_shape, config.batch_size, compute)
     if config.execution == "sequential":
-        found = Plan("sequential", ONE_BY_ONE, "asked for")
-    elif config.execution == "stacked" and found.execution in ONE_AT_A_TIME:
+        chosen = Plan("sequential", ONE_BY_ONE, "asked for")
+    elif config.execution == "stacked" and chosen.execution in ONE_AT_A_TIME:
         if trace(model) is None:
             raise InputError(
                 f"execution: {config.model} has parts that cannot be stacked; use auto or "
                 "sequential"
             )
-        found = Plan("stacked-kernels", STACKED_ANYWAY, "asked for")
-    elif found.execution in ONE_AT_A_TIME:
-        found = found._replace(cohort_size=ONE_BY_ONE)
-    return found._replace(cohort_size=config.cohort_size or found.cohort_size)
+        chosen = Plan("stacked-kernels", STACKED_ANYWAY, "asked for")
+    elif chosen.execution in ONE_AT_A_TIME:
+        chosen = chosen._replace(cohort_size=ONE_BY_ONE)
+    return chosen._replace(cohort_size=config.cohort_size or chosen.cohort_size)
 
 
 def warn_if_slow(config: RunConfig, compute: torch.device) -> None:
@@ -50,5 +50,5 @@ def _has_bf16() -> bool:
     """Whether the processor has bf16; True if this version of PyTorch cannot tell."""
     if not hasattr(torch.cpu, "get_capabilities"):
         return True
-    found = torch.cpu.get_capabilities()
-    return any(has for name, has in found.items() if name.endswith("bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(has for name, has in capabilities.items() if name.endswith("bf16"))

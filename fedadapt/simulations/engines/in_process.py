@@ -8,7 +8,7 @@ import torch
 
 from fedadapt.messages import Answers, Sent
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
-from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
@@ -44,19 +44,19 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         query = Query(action, round, sent.config)
         for first, last in self._cohorts(sent.clients):
-            some = sent.clients[first:last]
+            members = sent.clients[first:last]
             models = rows(sent.weights, first, last)
-            for answers in answer(self._worker, query, some, models, self._kept(some)):
+            for answers in answer(self._worker, query, members, models, self._kept(members)):
                 if answers.update is not None:
                     self._client_states.remember(answers.clients, answers.update)
                 yield answers
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         for first, last in self._cohorts(request.clients, request.at_once):
-            some = request.clients[first:last]
+            members = request.clients[first:last]
             models = {name: rows(w, first, last) for name, w in request.models.items()}
-            part = request._replace(clients=some, models=models)
-            yield from evaluate(self._worker, part, self._kept(some))
+            part = request._replace(clients=members, models=models)
+            yield from evaluate(self._worker, part, self._kept(members))
 
     def states(self) -> Mapping[int, Mapping[str, Weights]]:
         return self._client_states.snapshot()

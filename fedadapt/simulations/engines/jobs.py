@@ -52,14 +52,14 @@ class Request:
 
     @staticmethod
     def to_evaluate(request: EvaluationRequest) -> "Request":
-        common, own = _split_shared(request.models)
+        common, per_client = _split_shared(request.models)
         asked = request._replace(clients=(), models={}, pooled={})
-        return Request(asked, request.clients, common | {"pooled": request.pooled}, own)
+        return Request(asked, request.clients, common | {"pooled": request.pooled}, per_client)
 
     def job(self, first: int, last: int) -> Job:
         return Job(self.asked, self.clients[first:last])
 
-    def own(
+    def per_client(
         self, first: int, last: int, state_of: Callable[[int], Mapping[str, Weights]]
     ) -> dict[str, Tree]:
         """Return the tensors of some clients only: their models and their states."""
@@ -68,14 +68,14 @@ class Request:
         return {"models": models, "kept": {i: state for i, state in states.items() if state}}
 
 
-def perform(worker: Worker, job: Job, common: Tree, own: Tree) -> Reply:
+def perform(worker: Worker, job: Job, common: Tree, per_client: Tree) -> Reply:
     """Compute a job; ``KeyboardInterrupt`` is not caught."""
     count = len(job.clients)
     models = {
         name: {n: t.expand(count, *t.shape[1:]) for n, t in weights.items()}
         for name, weights in common.get("models", {}).items()
-    } | own.get("models", {})
-    states = own.get("kept", {})
+    } | per_client.get("models", {})
+    states = per_client.get("kept", {})
     states = [states.get(i, {}) for i in range(count)]
     if isinstance(job.asked, Query):
         return _reply_of(answer(worker, job.asked, job.clients, models.get("", {}), states))
@@ -133,9 +133,9 @@ def _split_shared(models: Mapping[str, Weights]) -> tuple[dict[str, Tree], dict[
     return {"models": common}, {name: w for name, w in models.items() if name not in common}
 
 
-def _reply_of(found: Sequence[Answers]) -> Reply:
-    metadata = [(a.clients, _plain(a.failures), a.bytes_up, a.seconds) for a in found]
-    updates = {i: a.update for i, a in enumerate(found) if a.update is not None}
+def _reply_of(answers: Sequence[Answers]) -> Reply:
+    metadata = [(a.clients, _plain(a.failures), a.bytes_up, a.seconds) for a in answers]
+    updates = {i: a.update for i, a in enumerate(answers) if a.update is not None}
     numbers: dict[int, dict[str, Tree | Tensor]] = {
         i: {"metrics": u.metrics, "num-examples": u.num_examples} for i, u in updates.items()
     }

@@ -39,7 +39,7 @@ class Task(NamedTuple):
     number: int
     job: Job
     common: PackedTensors | None  # None: the same as in the task before
-    own: PackedTensors
+    per_client: PackedTensors
     unused: list[str]  # blocks of the worker that the server no longer reads
 
 
@@ -79,9 +79,9 @@ class WorkerHandles(NamedTuple):
     folder: Path | None  # of the blocks' files, if memory cannot be anonymous
 
 
-def forked(worker: Worker, handles: WorkerHandles, not_ours: list[Connection]) -> None:
+def forked(worker: Worker, handles: WorkerHandles, server_pipes: list[Connection]) -> None:
     """Run a forked process, which has inherited the worker, and the server's pipes too."""
-    for pipe in not_ours:  # the server's ends, which must close when the server ends
+    for pipe in server_pipes:  # the server's ends, which must close when the server ends
         pipe.close()
     gc.freeze()  # the collector must not touch inherited pages, or they are copied
     _prepare()
@@ -132,8 +132,8 @@ def _differentiate() -> None:
 
 
 def _serve(worker: Worker, handles: WorkerHandles) -> None:
-    pipe, pool, theirs = handles.pipe, Pool(handles.folder), MappedBlock()
-    notes = theirs.memory(*handles.notes).cast("q")
+    pipe, pool, mapped_block = handles.pipe, Pool(handles.folder), MappedBlock()
+    notes = mapped_block.memory(*handles.notes).cast("q")
     busy: dict[str, Block] = {}  # written here and not yet released by the server
     tasks: SimpleQueue[Task] = SimpleQueue()
 
@@ -159,16 +159,16 @@ def _serve(worker: Worker, handles: WorkerHandles) -> None:
         for path in task.unused:
             pool.give(busy.pop(path))
         if task.common is not None:
-            common = unpack(task.common, theirs)
+            common = unpack(task.common, mapped_block)
         try:
-            reply = perform(worker, task.job, common, unpack(task.own, theirs))
+            reply = perform(worker, task.job, common, unpack(task.per_client, mapped_block))
         except KeyboardInterrupt:  # the server raises it again
             pipe.send(Message(task.number, interrupted=True))
         else:
             parts = {name: pack(tree, take) for name, tree in reply.parts.items()}
             pipe.send(Message(task.number, (reply.metadata, parts)))
             del reply, parts
-        theirs.unused()
+        mapped_block.unused()
 
 
 def received(message: Message, mapped_block: MappedBlock) -> Reply:

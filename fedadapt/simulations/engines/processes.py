@@ -136,9 +136,9 @@ class ProcessWorkers:
     def publish(self, tree: Tree) -> Published:
         return Published(*self._pack(tree))
 
-    def submit(self, slot: int, number: int, job: Job, common: Published, own: Tree) -> None:
+    def submit(self, slot: int, number: int, job: Job, common: Published, per_client: Tree) -> None:
         worker = self._slots[slot]
-        packed, worker.read[number] = self._pack(own)
+        packed, worker.read[number] = self._pack(per_client)
         known = worker.common is common
         worker.common = common
         task = Task(
@@ -155,8 +155,8 @@ class ProcessWorkers:
         ready = wait(list(pipes), timeout=None if self._all_up() else PATIENCE)
         if not ready:
             raise FedadaptError(f"workers: a process is not up after {PATIENCE:.0f} s")
-        found = [self._heard(pipes[pipe]) for pipe in ready]  # type: ignore[index]
-        return [event for event in found if event is not None]
+        received = [self._heard(pipes[pipe]) for pipe in ready]  # type: ignore[index]
+        return [event for event in received if event is not None]
 
     def _all_up(self) -> bool:
         return all(worker.is_up for worker in self._slots.values())
@@ -195,27 +195,31 @@ class ProcessWorkers:
         self._begin(slot)
 
     def _begin(self, slot: int) -> None:
-        ours, theirs = multiprocessing.Pipe()
+        server_end, worker_end = multiprocessing.Pipe()
         notes = Lease(self._pool, 8)
         notes.block.memory[:8] = bytes(8)
         memory = (notes.block.path, len(notes.block.memory))
-        process = self._process(WorkerHandles(theirs, memory, self._folder), ours)
+        process = self._process(WorkerHandles(worker_end, memory, self._folder), server_end)
         try:
             with warnings.catch_warnings():  # the child does not need threads
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
         except OSError as error:
-            ours.close()
+            server_end.close()
             raise FedadaptError(f"workers: a process cannot be started: {error}") from error
         finally:
-            theirs.close()  # otherwise the end of the process would not close the pipe
-        self._slots[slot] = Slot(process, ours, notes)
+            worker_end.close()  # otherwise the end of the process would not close the pipe
+        self._slots[slot] = Slot(process, server_end, notes)
 
-    def _process(self, handles: WorkerHandles, ours: Connection) -> BaseProcess:
+    def _process(self, handles: WorkerHandles, server_end: Connection) -> BaseProcess:
         if self._forks:
-            given = (self._worker, handles, [ours, *(w.pipe for w in self._slots.values())])
+            arguments = (
+                self._worker,
+                handles,
+                [server_end, *(w.pipe for w in self._slots.values())],
+            )
             context = multiprocessing.get_context("fork")
-            return context.Process(target=forked, args=given, daemon=True)
+            return context.Process(target=forked, args=arguments, daemon=True)
         if self._config is None:
             raise ValueError("config: a process that cannot be forked needs it to build from")
         anew = multiprocessing.get_context("spawn")

@@ -92,8 +92,8 @@ class RayWorkers:
             FedadaptError: An actor cannot be started.
 
         """
-        self._is_ours = not self._ray.is_initialized()
-        if self._is_ours:
+        self._connected_here = not self._ray.is_initialized()
+        if self._connected_here:
             self._connect()
         try:
             self.size = self._size()
@@ -117,15 +117,15 @@ class RayWorkers:
             self._ray.kill(actor)
         self._actors.clear()
         self._waiting.clear()
-        if self._is_ours:
+        if self._connected_here:
             self._ray.shutdown()
 
     def publish(self, tree: Tree) -> Published:
         slots, content = Packed.of(tree)
         return Published(next(self._requests), slots, self._ray.put(content))
 
-    def submit(self, slot: int, number: int, job: Job, common: Published, own: Tree) -> None:
-        result = self._actors[slot].do.remote(job, *common, Packed.of(own))
+    def submit(self, slot: int, number: int, job: Job, common: Published, per_client: Tree) -> None:
+        result = self._actors[slot].do.remote(job, *common, Packed.of(per_client))
         self._waiting[result] = (slot, number)
 
     def wait(self) -> list[Up | Done | Down]:
@@ -146,15 +146,15 @@ class RayWorkers:
     def _heard(self, result: Any) -> Up | Done | Down:
         slot, number = self._waiting[result]
         try:
-            found = self._ray.get(result)
+            value = self._ray.get(result)
         except self._ray.exceptions.RayError as error:
             return self._lost(slot, error)
         del self._waiting[result]
-        if isinstance(found, State):
-            return self._begun(slot, found)
-        if found is None:
+        if isinstance(value, State):
+            return self._begun(slot, value)
+        if value is None:
             raise KeyboardInterrupt  # as if it had been raised here
-        return Done(slot, number, found.reply())
+        return Done(slot, number, value.reply())
 
     def _begun(self, slot: int, state: State) -> Up:
         if state.trouble:

@@ -89,13 +89,13 @@ class RayActor:
         return State(self._worker.benchmark.manifest.hash, "")
 
     def do(
-        self, job: Job, request: int, slots: Layout, common: NDArray[np.uint8], own: Packed
+        self, job: Job, request: int, slots: Layout, common: NDArray[np.uint8], per_client: Packed
     ) -> Answered | None:
         """Compute a job; return None if it was interrupted."""
         if request != self._request:
             self._request, self._common = request, Packed(slots, common).tree()
         try:
-            reply = perform(self._worker, job, self._common, own.tree())
+            reply = perform(self._worker, job, self._common, per_client.tree())
         except KeyboardInterrupt:
             return None
         return Answered(

@@ -57,7 +57,7 @@ class WorkerPool(Protocol):
         """Make tensors visible to all workers, for as long as the returned object is held."""
         ...
 
-    def submit(self, slot: int, number: int, job: Job, common: Any, own: Tree) -> None:
+    def submit(self, slot: int, number: int, job: Job, common: Any, per_client: Tree) -> None:
         """Hand a job to a worker that is up; it computes its jobs in this order."""
         ...
 
@@ -82,7 +82,7 @@ class Running:
     """A request whose results are not all fetched."""
 
     request: Request
-    own: Callable[[int, int], Tree]
+    per_client: Callable[[int, int], Tree]
     common: Any
     lives: int
     todo: list[Span]  # in order
@@ -114,9 +114,9 @@ class Running:
         """Return the next results in client order; None if they are not there yet."""
         if self.position not in self.done:
             return None
-        span, found = self.done.pop(self.position)
+        span, next_results = self.done.pop(self.position)
         self.position, self.fetched = span.last, span.cohort
-        return found
+        return next_results
 
 
 def cohorts(num_clients: int, size: int, slots: int) -> list[Span]:
@@ -143,14 +143,14 @@ class Scheduler:
     def each(
         self,
         request: Request,
-        own: Callable[[int, int], Tree],
+        per_client: Callable[[int, int], Tree],
         cohort_size: int,
         cost: Callable[[int], float] = lambda client: 1.0,
     ) -> Iterator[Result]:
         """Return the results of all clients, in order; the first jobs start before this returns.
 
         Args:
-            own: (first, last) -> the tensors of the clients at positions first to last - 1.
+            per_client: (first, last) -> the tensors of the clients at positions first to last - 1.
             cost: Cost of computing a client, relative to the others.
 
         """
@@ -160,7 +160,7 @@ class Scheduler:
         for span in todo:
             span.cost = sum(cost(d) for d in request.clients[span.first : span.last])
         common, lives = self._worker_pool.publish(request.common), self._worker_pool.lives
-        results = self._follow(Running(request, own, common, lives, todo))
+        results = self._follow(Running(request, per_client, common, lives, todo))
         next(results)
         return results
 
@@ -172,10 +172,10 @@ class Scheduler:
             yield None
             while running.position < len(running.request.clients):
                 self._hand_out()
-                while (found := running.fetch()) is not None:
+                while (next_results := running.fetch()) is not None:
                     self._hand_out()
-                    yield from found
-                    del found  # so that memory can be used again
+                    yield from next_results
+                    del next_results  # so that memory can be used again
                 if running.position < len(running.request.clients):
                     self._take_in()
         finally:
@@ -203,8 +203,8 @@ class Scheduler:
             self._number += 1
             self._jobs[slot].append((self._number, running, span))
             job = running.request.job(span.first, span.last)
-            own = running.own(span.first, span.last)
-            self._worker_pool.submit(slot, self._number, job, running.common, own)
+            tensors = running.per_client(span.first, span.last)
+            self._worker_pool.submit(slot, self._number, job, running.common, tensors)
 
     def _busy(self, slot: int) -> tuple[int, float, int]:
         jobs = self._jobs[slot]

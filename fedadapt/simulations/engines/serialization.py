@@ -42,21 +42,21 @@ def layout(tree: Tree) -> tuple[Layout, int]:
 
 
 @torch.no_grad()
-def write(tree: Tree, places: Layout, memory: Any) -> None:
+def write(tree: Tree, tree_layout: Layout, memory: Any) -> None:
     """Copy the tensors of a tree into ``memory``, a writable buffer."""
-    parts: list[list[Tensor]] = [[] for _ in places.runs]
-    for (_, tensor), (_, _, index) in zip(_leaves(tree), places.leaves, strict=True):
+    parts: list[list[Tensor]] = [[] for _ in tree_layout.runs]
+    for (_, tensor), (_, _, index) in zip(_leaves(tree), tree_layout.leaves, strict=True):
         parts[index].append(tensor.reshape(-1))
-    for run, tensors in zip(places.runs, parts, strict=True):
+    for run, tensors in zip(tree_layout.runs, parts, strict=True):
         if sum(run.counts):
             torch.cat(tensors, out=_numbers(run, memory))
 
 
-def read(places: Layout, memory: Any) -> dict[Any, Any]:
+def read(tree_layout: Layout, memory: Any) -> dict[Any, Any]:
     """Return the tree; its tensors are views and keep ``memory`` alive."""
-    parts = [iter(_numbers(run, memory).split(run.counts)) for run in places.runs]
+    parts = [iter(_numbers(run, memory).split(run.counts)) for run in tree_layout.runs]
     tree: dict[Any, Any] = {}
-    for path, shape, index in places.leaves:
+    for path, shape, index in tree_layout.leaves:
         inner = tree
         for key in path[:-1]:
             inner = inner.setdefault(key, {})

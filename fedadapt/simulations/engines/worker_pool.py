@@ -84,10 +84,10 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     def _results(self, request: Request, at_once: int = 0) -> Iterator[Result]:
         size = min(at_once or self._cohort_size, self._cohort_size)
 
-        def own(first: int, last: int) -> dict[str, Any]:
-            return request.own(first, last, self._client_states.of)
+        def per_client(first: int, last: int) -> dict[str, Any]:
+            return request.per_client(first, last, self._client_states.of)
 
-        return self._scheduler.each(request, own, size, self._cost)
+        return self._scheduler.each(request, per_client, size, self._cost)
 
     def _cost(self, client: int) -> float:
         """Return the number of training images; 0 for a client whose data cannot be read."""

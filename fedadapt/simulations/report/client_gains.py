@@ -1,4 +1,4 @@
-"""Gain over the base, client by client, all methods side by side: PFA's figure 5."""
+"""Gain over the base, client by client, with all methods side by side: PFA's figure 5."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -25,23 +25,29 @@ MOST = 50  # clients whose bars can be told apart
 
 
 def panels_of(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """(title, labels) of each panel: what clients do with the base, and with their own model.
+    """Return (title, labels) of each panel of the figure.
 
-    Personal models as they are stand in the first one, as in the paper.
+    The adaptations of personal models are in the second panel, all other labels in the first one.
+    As in the paper, that includes personal models without adaptation.
     """
     others = [label for label in labels if label != "base"]
-    own = [label for label in others if label.startswith("personal+")]
-    first = [label for label in others if label not in own]
+    adapted = [label for label in others if label.startswith("personal+")]
+    first = [label for label in others if label not in adapted]
     named = [("Gain over the base model, method by method", first)]
-    named.append(("Personal models, adapted on the client as well", own))
-    return [(name, some) for name, some in named if some]
+    named.append(("Personal models, adapted on the client as well", adapted))
+    return [(name, panel) for name, panel in named if panel]
 
 
 @styled
 def client_gains(accuracies: Accuracies) -> "Figure | None":
-    """A group of bars for each client, by kind; None where there are none, or too many clients."""
+    """Draw a group of bars for each client, by kind: gains in points of accuracy.
+
+    None where no gain is known, or where there are too many clients to draw.
+    """
     panels = panels_of(accuracies.labels)
-    known = np.array([~np.isnan(accuracies.gain(label)) for _, some in panels for label in some])
+    known = np.array(
+        [~np.isnan(accuracies.gain(label)) for _, labels in panels for label in labels]
+    )
     if not known.any() or known.any(axis=0).sum() > MOST:
         return None
     figure = new_figure(10, 0.4 + 3.0 * len(panels))
@@ -63,12 +69,14 @@ def _draw(axes: "Axes", accuracies: Accuracies, name: str, labels: list[str]) ->
     for kind, members in blocks(accuracies, known, otherwise="clients"):
         x = start + np.arange(len(members))
         for i, label in enumerate(labels):
-            place = x + (i - (len(labels) - 1) / 2) * width
+            positions = x + (i - (len(labels) - 1) / 2) * width
             values = gains[label][members]
             colour = colour_of(label, accuracies.labels)
-            axes.bar(place, values, 0.88 * width, color=colour, label=label if not start else None)
+            axes.bar(
+                positions, values, 0.88 * width, color=colour, label=label if not start else None
+            )
             zero = values == 0  # a bar without height is no client without a model
-            axes.plot(place[zero], values[zero], "_", color=colour, ms=4, mew=1.5)
+            axes.plot(positions[zero], values[zero], "_", color=colour, ms=4, mew=1.5)
         axes.annotate(
             kind,
             ((x[0] + x[-1]) / 2, 0),

@@ -1,4 +1,4 @@
-"""The figures of a method that groups clients: how far apart they are, and seen from where."""
+"""Figures of a method that groups clients: the distances between them, at each layer too."""
 
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -32,26 +32,28 @@ FRAME = COLOURS[2]  # stands out from every blue
 
 
 @styled
-def distance_matrix(found: FoundGroups) -> "Figure":
-    """Euclidean distances between the clients' vectors; the groups framed, kinds at the side."""
-    from scipy.spatial.distance import pdist, squareform
+def distance_matrix(groups: FoundGroups) -> "Figure":
+    """Draw the distances between clients by what was compared.
 
-    order = np.lexsort((found.clients, np.array(found.kinds, dtype=object), found.labels))
+    The groups are framed and the kinds are named at the side; a second panel has a histogram of the
+    distances.
+    """
+    order = np.lexsort((groups.clients, np.array(groups.kinds, dtype=object), groups.labels))
     if len(order) > MOST_COMPARED:
         order = order[np.linspace(0, len(order) - 1, MOST_COMPARED).round().astype(int)]
-    distances = squareform(pdist(found.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
-    kinds = [found.kinds[d] for d in order]
+    distances = groups.distances(order)
+    kinds = [groups.kinds[d] for d in order]
     figure = new_figure(10, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(5, 4))
     image = left.imshow(distances, cmap=near_to_far(), vmin=0, interpolation="nearest")
     bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.8, aspect=30)
-    bar.set_label("Euclidean distance")
+    bar.set_label(groups.unit)
     bar.outline.set_visible(False)
-    _frame_groups(left, found.labels[order])
-    _name_kinds(left, found.labels[order], kinds)
-    _number_clients(left, found.clients[order])
-    title(left, "How different clients look", f"{found.num_groups} groups found, framed")
-    _draw_distances(right, distances, kinds, found.labels[order])
+    _frame_groups(left, groups.labels[order])
+    _name_kinds(left, groups.labels[order], kinds)
+    _number_clients(left, groups.clients[order])
+    title(left, "How different clients look", f"{groups.num_groups} groups found, framed")
+    _draw_distances(right, distances, kinds, groups.labels[order], groups.unit)
     return figure
 
 
@@ -80,7 +82,7 @@ def _frame_groups(axes: "Axes", labels: NDArray[np.int64]) -> None:
 
 
 def _name_kinds(axes: "Axes", labels: NDArray[np.int64], kinds: list[str]) -> None:
-    """Each stretch of one kind inside one group by name, lines between stretches."""
+    """Name each run of clients of one kind inside one group, with lines between the runs."""
     starts, names = [0], []
     for (_, kind), run in groupby(zip(labels.tolist(), kinds, strict=True)):
         starts.append(starts[-1] + len(list(run)))
@@ -106,9 +108,16 @@ def _number_clients(axes: "Axes", clients: NDArray[np.int64]) -> None:
 
 
 def _draw_distances(
-    axes: "Axes", distances: NDArray[np.float64], kinds: list[str], labels: NDArray[np.int64]
+    axes: "Axes",
+    distances: NDArray[np.float64],
+    kinds: list[str],
+    labels: NDArray[np.int64],
+    unit: str,
 ) -> None:
-    """How distances spread: of clients that are alike in truth, and of others."""
+    """Draw histograms of the distances between clients of the same kind and of different kinds.
+
+    If all clients are of one kind, their groups take the place of kinds.
+    """
     first, second = np.triu_indices(len(kinds), 1)
     several = len(set(kinds)) > 1
     names: NDArray[Any] = np.array(kinds, dtype=object) if several else labels
@@ -123,7 +132,7 @@ def _draw_distances(
             )
             axes.axvline(values[part].mean(), color=colour, lw=1.6, ls=(0, (4, 3)))
     axes.set_xlim(0, edges[-1])
-    axes.set_xlabel("Euclidean distance")
+    axes.set_xlabel(unit)
     axes.set_ylabel("pairs of clients, %")
     axes.grid(axis="y")
     if same.size:
@@ -132,25 +141,26 @@ def _draw_distances(
 
 
 @styled
-def layers(found: "LayerMap") -> "Figure":
-    """A panel for each number of channels: distance to the first client by layer and client.
+def layers(layer_map: "LayerMap") -> "Figure":
+    """Draw the distance to the first client by layer and client, a panel for each channel number.
 
-    Colours are relative to the farthest client of a layer: layers differ in scale. The number
-    beside a row is the layer's separation, distance between kinds over distance within.
+    Colours are relative to the farthest client of a layer, because layers differ in scale. The
+    number beside a row is the layer's separation: the mean distance between kinds divided by that
+    within kinds.
     """
-    height = 2.1 + max(0.24, 0.34 - 0.004 * len(found.layers)) * len(found.layers)
+    height = 2.1 + max(0.24, 0.34 - 0.004 * len(layer_map.layers)) * len(layer_map.layers)
     figure = new_figure(10, height)
-    panels = figure.subplots(1, len(found.numbers), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(layer_map.numbers), sharey=True, squeeze=False)[0]
     image = None
-    for i, (axes, number) in enumerate(zip(panels, found.numbers, strict=True)):
-        distances = np.array(found.distances[i], dtype=float)
+    for i, (axes, number) in enumerate(zip(panels, layer_map.numbers, strict=True)):
+        distances = np.array(layer_map.distances[i], dtype=float)
         most = distances.max(axis=1, keepdims=True)
         relative = np.divide(distances, most, out=np.zeros_like(distances), where=most > 0)
         image = axes.imshow(
             relative, cmap=near_to_far(), vmin=0, vmax=1, aspect="auto", interpolation="nearest"
         )
-        _label_columns(axes, found)
-        for y, ratio in enumerate(found.separation[i]):
+        _label_columns(axes, layer_map)
+        for y, ratio in enumerate(layer_map.separation[i]):
             text = "\N{EN DASH}" if ratio is None else f"{ratio:.1f}\N{MULTIPLICATION SIGN}"
             axes.annotate(
                 text,
@@ -162,7 +172,7 @@ def layers(found: "LayerMap") -> "Figure":
                 fontsize=8,
             )
         title(axes, f"{number} channels")
-    names = [f"{_ending(name, 26)}  {i:2}" for i, name in enumerate(found.layers)]
+    names = [f"{_ending(name, 26)}  {i:2}" for i, name in enumerate(layer_map.layers)]
     panels[0].set_yticks(range(len(names)), names, fontsize=8)
     if image is not None:
         bar = figure.colorbar(
@@ -175,18 +185,18 @@ def layers(found: "LayerMap") -> "Figure":
 
 
 def _ending(name: str, length: int) -> str:
-    """The last part of a dotted name."""
+    """Return the last ``length`` characters of a name; a cut is marked by an ellipsis."""
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
-def _label_columns(axes: "Axes", found: "LayerMap") -> None:
-    """Clients by number, kinds below them, a line between kinds."""
+def _label_columns(axes: "Axes", layer_map: "LayerMap") -> None:
+    """Label each column with the client's number and its kind, with lines between kinds."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    names = [str(d) for d in found.clients]
+    names = [str(d) for d in layer_map.clients]
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.get_xticklabels()[0].set_fontweight("bold")
-    blocks = [(kind, len(list(run))) for kind, run in groupby(found.kinds)]
+    blocks = [(kind, len(list(run))) for kind, run in groupby(layer_map.kinds)]
     slanted = max(len(kind) for kind, _ in blocks) * len(blocks) > SIGNS_IN_A_ROW
     how: dict[str, Any] = {"ha": "center", "va": "top"}
     if slanted:

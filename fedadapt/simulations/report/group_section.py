@@ -1,4 +1,4 @@
-"""What a report says of groups: who is in them, and how far apart clients are, layer by layer."""
+"""The sections of a report about groups: who is in them, and how far apart clients are."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Section(NamedTuple):
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
     note: str
@@ -20,21 +20,27 @@ class Section(NamedTuple):
     groups: tuple[GroupRow, ...] = ()
 
 
-def group_sections(run: RunFolder, found: FoundGroups, *, measure: bool) -> list[Section]:
-    """The groups with the clients' distances; the map of layers, or why it is left out."""
-    note = f"{as_text(found)}."
-    if not found.vectors.size:
-        return [Section("Groups of clients", note, (), tuple(found.rows))]
-    length = found.vectors.shape[1]
-    compared = (
-        f"{note} Distances are between what clients reported: {length} numbers, {4 * length} bytes "
-        "each."
-    )
-    figure = distance_matrix(found)
-    return [
-        Section("Groups of clients", compared, (figure,), tuple(found.rows)),
-        _layers(run, measure=measure),
-    ]
+def group_sections(run: RunFolder, groups: FoundGroups, *, measure: bool) -> list[Section]:
+    """Return a section with the groups and the clients' distances, and one with the map of layers.
+
+    The second one says why the map is left out, if it is; strategies that do not compare layers
+    have none.
+
+    Args:
+        measure: Measure the map of layers if it has not been measured before.
+
+    """
+    note = f"{as_text(groups)}."
+    if not groups.has_distances:
+        return [Section("Groups of clients", note, (), tuple(groups.rows))]
+    if length := groups.vectors.shape[1]:
+        note += (
+            f" Distances are between what clients reported: {length} numbers, {4 * length} bytes "
+            "each."
+        )
+    figure = distance_matrix(groups)
+    section = Section("Groups of clients", note, (figure,), tuple(groups.rows))
+    return [section, _layers(run, measure=measure)] if groups.compares_layers else [section]
 
 
 def _layers(run: RunFolder, *, measure: bool) -> Section:
@@ -42,12 +48,12 @@ def _layers(run: RunFolder, *, measure: bool) -> Section:
 
     title = "Clients seen from each layer"
     try:
-        found = layer_map(run, measure=measure)
+        mapped = layer_map(run, measure=measure)
     except FedadaptError as error:
         return Section(title, f"Left out. {error}.")
     note = (
-        f"Distance to client {found.clients[0]} by the channels of each ReLU layer of the base "
+        f"Distance to client {mapped.clients[0]} by the channels of each ReLU layer of the base "
         "model; layers with fewer channels give all they have. The number beside a row is the mean "
         "distance between kinds over the mean distance within: the higher, the easier to group."
     )
-    return Section(title, note, (layers(found),))
+    return Section(title, note, (layers(mapped),))

@@ -1,6 +1,6 @@
-"""How far apart clients look from each ReLU layer, by few channels or many: PFA's figure 7.
+"""How far apart clients are as seen from each ReLU layer, by few or many channels: PFA's figure 7.
 
-Liu et al. 2021, section 5.5. Measured after a run, from its base model and its clients' images.
+Liu et al. 2021, section 5.5. It is measured after a run, from its base model and images of clients.
 """
 
 import hashlib
@@ -54,13 +54,14 @@ class LayerMap:
 
 
 def layer_map(run: RunFolder, *, measure: bool = True) -> LayerMap:
-    """The map of a run: as it was written into the folder before, or measured and written.
+    """Return the map of a run, which is measured and written unless the folder has it already.
 
     Args:
-        measure: False takes only what was written before.
+        measure: False: only a map that is in the folder.
 
     Raises:
-        InputError: Why it can be neither: no base model, no data, other data than the run's.
+        InputError: There is no map and it cannot be measured: no base model, no data, or other data
+            than the run's.
 
     """
     path = run.folder / BASE
@@ -75,16 +76,20 @@ def layer_map(run: RunFolder, *, measure: bool = True) -> LayerMap:
     if not measure:
         raise InputError(f"{LAYER_MAP}: not measured yet; fedadapt report {run.folder} does it")
     assembly = _assembled(run)
-    found = measured(assembly, _weights(content, assembly), digest)
-    put(run.folder / LAYER_MAP, json.dumps(asdict(found)).encode())
-    return found
+    new = measured(assembly, _weights(content, assembly), digest)
+    put(run.folder / LAYER_MAP, json.dumps(asdict(new)).encode())
+    return new
 
 
 def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
-    """Measure it, with the channels that PFA draws for each layer; fewer are the first of them.
+    """Measure the map of a run.
+
+    The channels are those that PFA draws for each layer; a smaller number takes the first of them.
 
     Args:
+        assembly: The run.
         base: The federated model, [...].
+        digest: SHA-256 of the base model's file.
 
     Raises:
         InputError: The strategy is not PFA or promises privacy, or all clients are of one kind.
@@ -95,7 +100,7 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
         raise InputError(f"strategy: {assembly.config.strategy} compares no layers; pfa does")
     if pfa.dp_epsilon:
         raise InputError("strategy-args: dp_epsilon: exact distances would tell what it hides")
-    clients = some_of_each_kind(assembly.benchmark)
+    clients = first_of_each_kind(assembly.benchmark)
     kinds = [assembly.benchmark.kinds[d] for d in clients]
     activations = _activations(pfa)
     vectors = _vectors(assembly, base, activations, clients, pfa.epsilon)
@@ -120,20 +125,25 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
     )
 
 
-def some_of_each_kind(benchmark: Benchmark) -> list[int]:
-    """The first two training clients of each kind, kind by kind, of at most eight kinds."""
+def first_of_each_kind(benchmark: Benchmark) -> list[int]:
+    """Return the first two training clients of each kind, of at most eight kinds, kind by kind."""
     of_kind: dict[str, list[int]] = {}
     for client in benchmark.seen:
         of_kind.setdefault(benchmark.kinds[client], []).append(client)
     if len(of_kind) < 2:
         raise InputError("clients: all are of one kind; a map of layers shows kinds come apart")
-    return [d for mine in islice(of_kind.values(), MOST_KINDS) for d in mine[:PER_KIND]]
+    return [d for members in islice(of_kind.values(), MOST_KINDS) for d in members[:PER_KIND]]
 
 
 def separation(vectors: NDArray[np.float64], kinds: Sequence[str]) -> float | None:
-    """Mean distance between clients of different kinds, over that between those of one kind.
+    """Return the mean distance between clients of different kinds divided by that within kinds.
 
-    None where no two clients are of one kind, or those do not differ at all.
+    None where no two clients are of one kind, all are, or those of one kind do not differ at all.
+
+    Args:
+        vectors: [D, q].
+        kinds: The kind of each client, [D].
+
     """
     first, second = np.triu_indices(len(kinds), 1)
     distances = np.linalg.norm(vectors[first] - vectors[second], axis=1)
@@ -156,17 +166,17 @@ def _assembled(run: RunFolder) -> Assembly:
 
 def _weights(content: bytes, assembly: Assembly) -> Weights:
     try:
-        found = load(content)
+        weights = load(content)
     except SafetensorError as error:
         raise InputError(f"{BASE}: {error}; it is damaged") from None
     wanted = {n: t.shape for n, t in assembly.model.state_dict().items()}
-    if {n: t.shape for n, t in found.items()} != wanted:
+    if {n: t.shape for n, t in weights.items()} != wanted:
         raise InputError(f"{BASE}: not the weights of model={assembly.config.model}")
-    return found
+    return weights
 
 
 def _activations(pfa: PFA) -> list[Activation]:
-    """All layers that can be compared, in order of execution; nothing is computed."""
+    """Return all layers that can be compared, in order of execution, without computing them."""
     empty = on_meta(pfa.model).eval()
     with torch.no_grad():
         inputs = torch.empty((1, *pfa.image_shape), device="meta")
@@ -180,7 +190,10 @@ def _vectors(
     clients: Sequence[int],
     epsilon: float,
 ) -> list[NDArray[np.float64]]:
-    """Every channel of every layer, [D, C] each: one pass over a client's images for a block."""
+    """Return the sparsity of every channel, an array [D, C] for each layer.
+
+    The images of a client pass through the network once for each block.
+    """
     worker = assembly.worker
     base = {n: t.to(worker.compute) for n, t in base.items()}
     blocks = dict.fromkeys(a.path.split(".")[0] for a in activations)
@@ -188,13 +201,15 @@ def _vectors(
     for client in clients:
         cohort = worker.cohort([client], round=0)
         weights = worker.strategy.localise(cohort, repeat(base, 1))
-        mine: dict[int, Tensor] = {}
+        by_activation: dict[int, Tensor] = {}
         for block in blocks:
             inside = [i for i, a in enumerate(activations) if a.path.split(".")[0] == block]
-            found = sparsity_vectors(cohort, weights, layer=block, epsilon=epsilon)[0]
-            mine |= zip(inside, found.split([activations[i].channels for i in inside]), strict=True)
-        rows.append(mine)
-    return [torch.stack([mine[i] for mine in rows]).numpy() for i in range(len(activations))]
+            vectors = sparsity_vectors(cohort, weights, layer=block, epsilon=epsilon)[0]
+            by_activation |= zip(
+                inside, vectors.split([activations[i].channels for i in inside]), strict=True
+            )
+        rows.append(by_activation)
+    return [torch.stack([row[i] for row in rows]).numpy() for i in range(len(activations))]
 
 
 def _name(activation: Activation) -> str:
@@ -205,9 +220,9 @@ def _name(activation: Activation) -> str:
 def _written(path: Path) -> LayerMap | None:
     try:
         metadata: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        found = LayerMap(**metadata)
-        shape = (len(found.numbers), len(found.layers), len(found.clients))
-        shapes = [np.array(m, dtype=float).shape for m in (found.distances, found.separation)]
-        return found if shapes == [shape, shape[:2]] else None
+        written = LayerMap(**metadata)
+        shape = (len(written.numbers), len(written.layers), len(written.clients))
+        shapes = [np.array(m, dtype=float).shape for m in (written.distances, written.separation)]
+        return written if shapes == [shape, shape[:2]] else None
     except (OSError, ValueError, TypeError):
         return None

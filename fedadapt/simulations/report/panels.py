@@ -1,4 +1,4 @@
-"""What fills the axes of the figures in ``plots``; accuracies are drawn in percent."""
+"""What the figures draw into their axes; accuracies are drawn in percent."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +19,18 @@ Vector = NDArray[np.float64]
 
 
 def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: bool) -> None:
-    """One distribution along the x axis at height ``y``: values [D] in percent."""
+    """Draw one distribution along the x axis at height ``y``; ``values`` [D] are in percent."""
     edges = np.linspace(0, 100, 51)
     counts, _ = np.histogram(values, edges)
-    place = np.clip(np.digitize(values, edges) - 1, 0, len(counts) - 1)
+    bins = np.clip(np.digitize(values, edges) - 1, 0, len(counts) - 1)
     half = 0.36
     if len(values) <= MANY:
         # Dots of a bin are piled up around the row's middle.
         order = np.argsort(values, kind="stable")
         rank = np.zeros(len(values))
-        for b in np.unique(place):
-            mine = order[place[order] == b]
-            rank[mine] = np.arange(len(mine)) - (len(mine) - 1) / 2
+        for b in np.unique(bins):
+            members = order[bins[order] == b]
+            rank[members] = np.arange(len(members)) - (len(members) - 1) / 2
         step = min(0.09, 2 * half / max(counts.max(), 1))
         style: dict[str, Any] = (
             {"color": colour} if filled else {"facecolors": "none", "edgecolors": colour}
@@ -54,7 +54,7 @@ def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: boo
 
 
 def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -> None:
-    """Each client's accuracy with the base and with ``label``, clients sorted by the base's."""
+    """Draw each client's accuracy with the base and with ``label``, sorted by the base's."""
     before = accuracies.by_label.get("base", np.full(len(accuracies), np.nan))
     after = accuracies.by_label[label] if label else before
     many = len(accuracies) > MANY
@@ -138,10 +138,10 @@ def _legend_before_after(
 
 
 def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) -> None:
-    """Gain of each client in points, sorted, in blocks by kind; unseen clients at the right.
+    """Draw the gain of each client in points, sorted, in blocks by kind, unseen clients last.
 
-    Colour tells the model, as in all figures, and vermilion a client made worse. The axis holds
-    ``reach``, gains in [-1, 1], whether they are drawn or not.
+    The colour is that of the label in all figures; vermilion marks a client that lost. The axis
+    covers ``reach``, gains in [-1, 1], whether they are drawn or not.
     """
     gain = 100 * accuracies.gain(label)
     colour = colour_of(label, accuracies.labels)
@@ -203,22 +203,23 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
 def blocks(
     accuracies: Accuracies, known: NDArray[np.bool_], otherwise: str
 ) -> list[tuple[str, NDArray[np.intp]]]:
-    """(name, indices of clients) by kind, unseen clients last.
+    """Return (name, indices of clients) for each kind of seen client; unseen clients come last.
 
-    One kind, or too many, are one block that is named ``otherwise``.
+    Only clients where ``known`` [D] is true are in a block. If there is only one kind, or too many,
+    all seen clients are one block that is named ``otherwise``.
     """
     seen = accuracies.seen & known
     kinds = np.array(accuracies.kind, dtype=object)
     names = sorted({*kinds[seen]})
     if 1 < len(names) <= MAX_BLOCKS:
-        found = [
+        seen_blocks = [
             (name if len(name) <= 16 else f"{name[:15]}…", (seen & (kinds == name)).nonzero()[0])
             for name in names
         ]
     else:
-        found = [(otherwise, seen.nonzero()[0])] if seen.any() else []
+        seen_blocks = [(otherwise, seen.nonzero()[0])] if seen.any() else []
     unseen = (~accuracies.seen & known).nonzero()[0]
-    return found + ([("unseen", unseen)] if len(unseen) else [])
+    return seen_blocks + ([("unseen", unseen)] if len(unseen) else [])
 
 
 def _counted(clients: int) -> str:

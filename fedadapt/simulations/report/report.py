@@ -1,4 +1,4 @@
-"""``report.html``: a run on one page that needs nothing beside itself."""
+"""``report.html``: a run on one page, which needs no other file."""
 
 import json
 import math
@@ -40,12 +40,14 @@ WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are 
 def write_report(folder: Path, *, measure: bool = True) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
-    Of a run that is not finished the page shows what is there, journals included, and one notice
-    says what is not.
+    For an unfinished run the page shows what is there, from journals too, and a notice says what
+    is missing.
 
     Args:
-        measure: Of a run with groups, measure its map of layers, which needs the run's data and
-            takes a pass of some clients' images; without, it is shown if it was measured before.
+        folder: The run folder.
+        measure: If a run has groups, measure its map of layers. This needs the run's data and
+            passes over the images of some clients. If False, the map is shown only if it has been
+            measured before.
 
     Raises:
         InputError: The folder holds nothing of a run, or a library for reports is missing.
@@ -64,23 +66,23 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     jinja.filters |= {"percent": percent, "points": points, "megabytes": megabytes}
     page = jinja.from_string(PAGE)
     run = RunFolder.read(folder)
-    own = last_accuracies(run.evaluations, run.adaptations)
-    pictures = _pictures(run, own, measure=measure)
+    accuracies = last_accuracies(run.evaluations, run.adaptations)
+    pictures = _pictures(run, accuracies, measure=measure)
     travelled = by_action(run.communication)
-    numbers = _numbers(run, own, travelled)
+    numbers = _numbers(run, accuracies, travelled)
     html = page.render(_words(run) | numbers | pictures | _communication(run, travelled))
     return put(folder / REPORT, html.encode())
 
 
 def percent(share: float | None) -> str:
-    """0.8431 -> ``84.3 %``."""
+    """Return a share as text: 0.8431 is ``84.3 %``."""
     return (
         MISSING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
     )
 
 
 def points(share: float | None) -> str:
-    """0.0431 -> ``+4.3``; a true minus sign before losses."""
+    """Return a difference as text: 0.0431 is ``+4.3``; a loss has a true minus sign."""
     return (
         MISSING
         if share is None or math.isnan(share)
@@ -89,18 +91,18 @@ def points(share: float | None) -> str:
 
 
 def megabytes(count: int) -> str:
-    """Bytes in units of 10^6, with as many digits as mean something."""
+    """Return bytes in units of 10^6, with as many digits as are meaningful."""
     return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
 
 
 def data_size(count: int) -> str:
-    """Bytes in the unit that leaves few digits: ``11.8 GB``."""
+    """Return bytes in the unit that needs few digits, such as ``11.8 GB``."""
     power = 9 if count >= 1e9 else 6
     return f"{count / 10**power:.1f}\N{NO-BREAK SPACE}{'GB' if power == 9 else 'MB'}"
 
 
 def _words(run: RunFolder) -> dict[str, Any]:
-    """Title, notice, configuration and manifest."""
+    """Return the title, the notice, the configuration and the manifest of a run."""
     names = [
         str(run.config[key]) for key in ("benchmark", "strategy", "model") if key in run.config
     ]
@@ -133,30 +135,32 @@ def _words(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _numbers(run: RunFolder, own: Accuracies, travelled: list[ActionTotal]) -> dict[str, Any]:
-    """Tables of accuracies: by label, by kind, and client by client where it went worst."""
-    seen, final = own.where(own.seen), own.final
+def _numbers(
+    run: RunFolder, accuracies: Accuracies, travelled: list[ActionTotal]
+) -> dict[str, Any]:
+    """Return tables of accuracies by label and by kind, and of the clients with the worst ones."""
+    seen, final = accuracies.where(accuracies.seen), accuracies.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
     accuracy = by_label(seen)
-    failed = {failure.label for failure in run.failures if failure.round == own.round}
+    failed = {failure.label for failure in run.failures if failure.round == accuracies.round}
     return {
-        "round": own.round,
+        "round": accuracies.round,
         "evaluated": bool(run.evaluations),
-        "asked": at_the_end(run, own),
-        "labels": own.labels,
+        "asked": at_the_end(run, accuracies),
+        "labels": accuracies.labels,
         "final": final,
         "accuracy": with_failed(accuracy, failed, run.adaptations) if accuracy else {},
-        "unseen": by_label(own.where(~own.seen)),
+        "unseen": by_label(accuracies.where(~accuracies.seen)),
         "global_test": {
             label: metadata["mean"]
             for label, metadata in by_label(everybody.where(everybody.seen)).items()
         },
         "cards": _cards(run, accuracy, final, travelled),
-        "kinds": per_kind(own),
-        "worst_off": _clients(own, own.by_label.get(final or "base"), final),
+        "kinds": per_kind(accuracies),
+        "worst_off": _clients(accuracies, accuracies.by_label.get(final or "base"), final),
         "most_harmed": [
             row
-            for row in _clients(own, own.gain(final) if final else None, final)
+            for row in _clients(accuracies, accuracies.gain(final) if final else None, final)
             if row["gain"] is not None and row["gain"] < 0
         ],
     }
@@ -168,7 +172,7 @@ def _cards(
     final: str | None,
     travelled: list[ActionTotal],
 ) -> list[dict[str, Any]]:
-    """The headline numbers: those of the final label beside the base's."""
+    """Return the headline numbers: those of the final label compared with the base's."""
     cards = []
     base = accuracy.get("base")
     after = accuracy.get(final or "") or base
@@ -197,10 +201,13 @@ def _cards(
             )
         cards += _over_local(after, name)
     if run.groups is not None:
-        how = "drawn at random" if run.groups.method == "random" else "found by sparsity"
         index = run.groups.agreement
         agree = "" if index is None else f"; adjusted Rand index {index:.2f} against the kinds"
-        card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
+        card = {
+            "name": "Groups",
+            "value": str(run.groups.num_groups),
+            "note": f"{run.groups.how}{agree}",
+        }
         cards.append(card)
     if travelled:
         training = [t for t in travelled if t.phase == "training"]
@@ -211,7 +218,7 @@ def _cards(
 
 
 def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """What federating was worth: the final label beside training alone."""
+    """Return a headline number that compares the final label with training alone."""
     if after["over_local"] is None:
         return []
     below = round(after["share_below_local"] * after["num_clients"])
@@ -222,21 +229,24 @@ def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _clients(
-    own: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
+    accuracies: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
 ) -> list[dict[str, Any]]:
-    """The clients with the lowest values of ``by`` [D], lowest first."""
+    """Return a row for each of the clients with the lowest values of ``by`` [D], lowest first."""
     if by is None:
         return []
     order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:CLIENTS_LISTED]
-    missing = np.full(len(own), np.nan)
-    base, after = own.by_label.get("base", missing), own.by_label.get(final or "base", missing)
+    missing = np.full(len(accuracies), np.nan)
+    base, after = (
+        accuracies.by_label.get("base", missing),
+        accuracies.by_label.get(final or "base", missing),
+    )
     gain = after - base
     return [
         {
-            "client": int(own.client[d]),
-            "kind": own.kind[d],
-            "seen": bool(own.seen[d]),
-            "num_examples": int(own.num_examples[d]),
+            "client": int(accuracies.client[d]),
+            "kind": accuracies.kind[d],
+            "seen": bool(accuracies.seen[d]),
+            "num_examples": int(accuracies.num_examples[d]),
             "base": float(base[d]),
             "after": float(after[d]),
             "gain": None if np.isnan(gain[d]) else float(gain[d]),
@@ -245,8 +255,8 @@ def _clients(
     ]
 
 
-def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, Any]:
-    """Figures as inline SVG; those of groups only where the run has any."""
+def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[str, Any]:
+    """Return the figures as inline SVG; those about groups only if the run has groups."""
     from markupsafe import Markup
 
     sections: list[dict[str, Any]] = []
@@ -258,27 +268,31 @@ def _pictures(run: RunFolder, own: Accuracies, *, measure: bool) -> dict[str, An
 
     if run.evaluations or run.losses:
         losses = list(run.losses)
-        drawn = plots.convergence(run.evaluations, losses, own, run.groups)
+        drawn = plots.convergence(run.evaluations, losses, accuracies, run.groups)
         add("Convergence", on_the_way(run), drawn)
     if run.groups is not None:
         for section in group_sections(run, run.groups, measure=measure):
             add(section.title, section.note, *section.figures, groups=section.groups)
     kinds_figure = ""
-    if len(own):
-        add("Distribution over clients", "", plots.distribution(own))
-        gained = [label for label in own.labels if not np.isnan(own.gain(label)).all()]
-        figures = [plots.gains(own, label) for label in gained if label not in ("base", LOCAL)]
-        if run.groups is not None and (together := client_gains(own)) is not None:
+    if len(accuracies):
+        add("Distribution over clients", "", plots.distribution(accuracies))
+        gained = [
+            label for label in accuracies.labels if not np.isnan(accuracies.gain(label)).all()
+        ]
+        figures = [
+            plots.gains(accuracies, label) for label in gained if label not in ("base", LOCAL)
+        ]
+        if run.groups is not None and (together := client_gains(accuracies)) is not None:
             figures.insert(0, together)
         if figures:
             note = "Accuracy minus the base's on the same client; seen clients in blocks by kind."
             add("Gain, client by client", note, *figures)
-        kinds_figure = Markup(to_svg(plots.kinds(own), "kinds"))
+        kinds_figure = Markup(to_svg(plots.kinds(accuracies), "kinds"))
     return {"figures": sections, "kinds_figure": kinds_figure}
 
 
 def _communication(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
-    """What travelled, and what was not used."""
+    """Return the traffic by action, and why answers and evaluations are missing."""
     reasons = by_reason(run.communication)
     failures = by_failure(run.failures)
     return {
@@ -296,7 +310,7 @@ def _reason(total: ReasonTotal | FailureTotal) -> dict[str, Any]:
 
 
 def _listed(numbers: Iterable[int], most: int = 8) -> str:
-    """``1, 2, 3``; long lists end in a count."""
+    """Return ``1, 2, 3``; a long list ends in how many more there are."""
     words = [str(number) for number in numbers]
     rest = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + rest

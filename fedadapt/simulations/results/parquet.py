@@ -38,7 +38,7 @@ ROWS_READ = 8_192  # ... and while reading
 
 
 class Rows(Generic[T]):
-    """A table that is read anew by each pass over it: there may be more rows than memory."""
+    """A table that every pass reads again, because it may be larger than memory."""
 
     def __init__(self, read: Callable[[], Iterator[T]]) -> None:
         self._read = read
@@ -51,7 +51,7 @@ class Rows(Generic[T]):
 
 
 def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
-    """Write a file of a run in one step (``write_atomically``); returns its path.
+    """Write a file of a run in one step (``write_atomically``) and return its path.
 
     Raises:
         InputError: The folder is missing or cannot be written to, or the disk is full.
@@ -65,47 +65,47 @@ def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
 
 
 def write_evaluations(folder: Path, rows: Iterable[Evaluation]) -> Path:
-    """Write ``clients.parquet``; returns its path."""
+    """Write ``clients.parquet`` and return its path."""
     return _write(folder, Evaluation, rows)
 
 
 def write_communication(folder: Path, rows: Iterable[CommunicationEntry]) -> Path:
-    """Write ``communication.parquet``; returns its path."""
+    """Write ``communication.parquet`` and return its path."""
     return _write(folder, CommunicationEntry, rows)
 
 
 def write_losses(folder: Path, rows: Iterable[RoundLoss]) -> Path:
-    """Write ``losses.parquet``; returns its path."""
+    """Write ``losses.parquet`` and return its path."""
     return _write(folder, RoundLoss, rows)
 
 
 def write_failures(folder: Path, rows: Iterable[EvaluationFailure]) -> Path:
-    """Write ``failures.parquet``; returns its path."""
+    """Write ``failures.parquet`` and return its path."""
     return _write(folder, EvaluationFailure, rows)
 
 
 def write_tasks(folder: Path, rows: Iterable[TaskForgetting]) -> Path:
-    """Write ``tasks.parquet``; returns its path."""
+    """Write ``tasks.parquet`` and return its path."""
     return _write(folder, TaskForgetting, rows)
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Read ``clients.parquet``."""
+    """Read all rows of ``clients.parquet``."""
     return list(table_rows(folder, Evaluation))
 
 
 def read_communication(folder: Path) -> list[CommunicationEntry]:
-    """Read ``communication.parquet``."""
+    """Read all rows of ``communication.parquet``."""
     return list(table_rows(folder, CommunicationEntry))
 
 
 def read_losses(folder: Path) -> list[RoundLoss]:
-    """Read ``losses.parquet``."""
+    """Read all rows of ``losses.parquet``."""
     return list(table_rows(folder, RoundLoss))
 
 
 def read_tasks(folder: Path) -> list[TaskForgetting]:
-    """Read ``tasks.parquet``."""
+    """Read all rows of ``tasks.parquet``."""
     return list(table_rows(folder, TaskForgetting))
 
 
@@ -147,10 +147,10 @@ def _write(folder: Path, kind: type[A], rows: Iterable[A]) -> Path:
 
 
 def table_rows(folder: Path, kind: type[A]) -> Iterator[A]:
-    """The rows of a finished run's table, some at a time.
+    """Yield the rows of a finished run's table, which is read in portions.
 
     Raises:
-        InputError: It is missing or damaged, which may show on the way only.
+        InputError: The table is missing or damaged, which may show only after some rows.
 
     """
     for batch in _batches(folder, kind):
@@ -163,7 +163,7 @@ def table_rows(folder: Path, kind: type[A]) -> Iterator[A]:
 
 
 def check_table(folder: Path, kind: type[Table]) -> None:
-    """Raise what ``table_rows`` would."""
+    """Read a table once; raise what ``table_rows`` would raise."""
     for _ in _batches(folder, kind):
         pass
 
@@ -177,8 +177,8 @@ def _batches(folder: Path, kind: type[Table]) -> Iterator[Any]:
             for field in _schema(kind):
                 if field.name in kind._field_defaults and field.name not in file.schema_arrow.names:
                     continue
-                place = file.schema_arrow.get_field_index(field.name)
-                if place < 0 or file.schema_arrow.field(place).type != field.type:
+                index = file.schema_arrow.get_field_index(field.name)
+                if index < 0 or file.schema_arrow.field(index).type != field.type:
                     raise InputError(
                         f"{path}: column {field.name!r} of type {field.type} is missing; "
                         f"expected {', '.join(kind._fields)}"

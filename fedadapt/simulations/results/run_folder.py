@@ -1,4 +1,4 @@
-"""What a run folder holds, finished or not."""
+"""The contents of a run folder, whether the run is finished or not."""
 
 import json
 import tomllib
@@ -23,7 +23,10 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run; what is missing or damaged is empty here and named in ``missing``."""
+    """The files of a run.
+
+    What is missing or damaged is empty here and named in ``missing``.
+    """
 
     folder: Path
     config: dict[str, Any]  # kebab-case keys
@@ -38,12 +41,12 @@ class RunFolder:
 
     @property
     def adaptations(self) -> tuple[str, ...]:
-        """Local adaptations in the order of asking; empty where that is not known."""
+        """The names of the local adaptations as the run was asked for them; () if not known."""
         return adaptations_of(str(self.config.get("adapt", "")))
 
     @staticmethod
     def read(folder: Path) -> "RunFolder":
-        """Read all there is; where a table is missing, the journal of a run that is going on.
+        """Read all files; where a table is missing, read the journal of an unfinished run.
 
         Raises:
             InputError: There is no such folder, nothing of a run in it, or a run of 0.1.0.
@@ -75,9 +78,9 @@ class RunFolder:
 
 def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> dict[str, Any]:
     try:
-        found = parse(path.read_text("utf-8"))
-        if isinstance(found, dict):
-            return found
+        document = parse(path.read_text("utf-8"))
+        if isinstance(document, dict):
+            return document
         missing.append(f"{path.name} is damaged")
     except FileNotFoundError:
         missing.append(f"no {path.name}")
@@ -107,7 +110,7 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
 
 
 def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
-    """Most runs have none, and miss nothing."""
+    """Return the groups of a run; most runs have none, which counts as nothing missing."""
     try:
         return read_groups(folder)
     except (OSError, ValueError):
@@ -116,7 +119,7 @@ def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
 
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
-    """{"hash": ..., "facts": {...}} -> one level."""
+    """Return a manifest with the entries of its ``facts`` beside its other entries."""
     metadata = manifest.get("facts")
     return {k: v for k, v in manifest.items() if k != "facts"} | (
         metadata if isinstance(metadata, dict) else {}

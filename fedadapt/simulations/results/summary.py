@@ -1,6 +1,7 @@
-"""The headline of a run: ``summary.json``, and the same by kind of client.
+"""The summary of a run, ``summary.json``, and the same numbers by kind of client.
 
-Definitions, also in ``docs/evaluation.md``; every client counts once, however many images it has.
+The definitions are also in ``docs/evaluation.md``. Every client counts once, however many images it
+has.
 """
 
 import json
@@ -32,6 +33,7 @@ from fedadapt.simulations.results.accuracies import (
 )
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
+from fedadapt.simulations.results.serving import choices
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -58,7 +60,7 @@ def summarise(
 
     """
     adaptations = requested(config)
-    own = last_accuracies(evaluations, adaptations)
+    accuracies = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
     travelled = {phase: {"bytes_up": 0, "bytes_down": 0} for phase in get_args(Phase)}
@@ -66,7 +68,7 @@ def summarise(
         outcomes[entry.outcome] += 1
         travelled[entry.phase]["bytes_up"] += entry.bytes_up
         travelled[entry.phase]["bytes_down"] += entry.bytes_down
-    failed = Counter(f.label for f in failures if f.round == own.round)
+    failed = Counter(f.label for f in failures if f.round == accuracies.round)
     summary: dict[str, Any] = {
         "benchmark": config.benchmark,
         "manifest": manifest_hash,
@@ -78,17 +80,19 @@ def summarise(
         "rounds": config.rounds,
         "seed": config.seed,
         "adapt_args": config.adapt_args,
-        "evaluated_round": own.round,
-        "clients_evaluated": int(own.seen.sum()),
-        "accuracy": with_failed(by_label(own.where(own.seen)), failed, adaptations),
+        "evaluated_round": accuracies.round,
+        "clients_evaluated": int(accuracies.seen.sum()),
+        "accuracy": with_failed(by_label(accuracies.where(accuracies.seen)), failed, adaptations),
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
-    if not own.seen.all():
-        summary["accuracy_unseen"] = by_label(own.where(~own.seen))
+    if config.serve == "best-on-adapt":
+        summary["served"] = choices(evaluations, accuracies.round)
+    if not accuracies.seen.all():
+        summary["accuracy_unseen"] = by_label(accuracies.where(~accuracies.seen))
     if by_task:
         scores = task_scores(evaluations, adaptations)
-        summary["tasks"] = {label: found.metadata() for label, found in scores.items()}
+        summary["tasks"] = {label: of_label.metadata() for label, of_label in scores.items()}
     seen = everybody.where(everybody.seen)
     return rounded(
         summary
@@ -108,12 +112,12 @@ def summarise(
 
 
 def requested(config: RunConfig) -> tuple[str, ...]:
-    """The local adaptations of a run, in the order of asking."""
+    """Return the names of the local adaptations of a run, as it was asked for them."""
     return adaptations_of(config.adapt)
 
 
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:
-    """What ``describe`` says of each label."""
+    """Return the numbers that ``describe`` gives for each label."""
     return {
         label: describe(values, accuracies.gain(label), accuracies.gain(label, LOCAL))
         for label, values in accuracies.by_label.items()
@@ -125,7 +129,10 @@ def with_failed(
     failed: Iterable[str],
     adaptations: Sequence[str] = (),
 ) -> dict[str, dict[str, float | int | None]]:
-    """A row for each label that failed on every client as well: over no client, not left out."""
+    """Return ``described`` with a row for each label that failed on every client.
+
+    Such a row is over no client; without it the label would be missing.
+    """
     nobody = describe(*[np.empty(0)] * 3)
     labels = order_labels((*described, *failed), adaptations)
     return {label: described.get(label, nobody) for label in labels}
@@ -136,13 +143,13 @@ def describe(
     gain: NDArray[np.float64],
     over_local: NDArray[np.float64] | None = None,
 ) -> dict[str, float | int | None]:
-    """Summary of accuracies and gains over clients, each [D]; NaN stands for no such model.
+    """Return a summary over clients of accuracies, in [0, 1], and of gains, each [D].
 
-    ``gain`` is over the base, ``over_local`` over training alone; ``share_below_local`` is the
-    share of clients that training alone serves better, to whom the federation is worth nothing.
+    NaN stands for a client without such a model. ``gain`` is over the base, ``over_local`` over
+    training alone. ``share_below_local`` is the share of clients that training alone serves better.
     ``std`` is the population's (divided by D): the clients are all there are, not a sample.
     ``worst10`` is the mean over the ceil(D / 10) least accurate clients. ``share_worse`` is the
-    share of clients whose gain is below zero. A number without a client behind it is None.
+    share of clients whose gain is below zero. A number without any client is None.
     """
     accuracy = np.sort(accuracy[~np.isnan(accuracy)])
     gain = np.sort(gain[~np.isnan(gain)])
@@ -162,7 +169,7 @@ def describe(
 
 
 class KindRow(NamedTuple):
-    """The clients of one kind, seen or unseen: what they got."""
+    """Mean accuracies and gains of the clients of one kind, either seen or unseen ones."""
 
     kind: str
     seen: bool
@@ -173,7 +180,10 @@ class KindRow(NamedTuple):
 
 
 def per_kind(accuracies: Accuracies) -> list[KindRow]:
-    """Mean accuracy and gain of each kind of client, seen before unseen, then by name."""
+    """Return mean accuracy and gain of each kind of client.
+
+    Kinds of seen clients come before those of unseen ones, each in alphabetical order.
+    """
     kinds = np.array(accuracies.kind, dtype=object)
     rows = []
     for seen in (True, False):
@@ -194,7 +204,10 @@ def per_kind(accuracies: Accuracies) -> list[KindRow]:
 
 
 def rounded(value: Any) -> Any:
-    """Floats at six digits, all through a nested value; a number that is not finite is None."""
+    """Return a value, or a nested dictionary, with floats rounded to six digits.
+
+    A float that is not finite becomes None.
+    """
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, float):  # numpy's float64 is one
@@ -217,9 +230,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / SUMMARY
     try:
-        found = json.loads(path.read_text("utf-8"))
+        summary = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; a finished run has one") from None
-    if not isinstance(found, dict):
+    if not isinstance(summary, dict):
         raise InputError(f"{path}: holds no JSON object; a finished run writes one")
-    return found
+    return summary

@@ -108,13 +108,13 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
 
     """
     adaptation = quick(name, arguments or {})
-    found = [Setup(adaptation, network) for network in toys.NETWORKS]
+    cases = [Setup(adaptation, network) for network in toys.NETWORKS]
     if adaptation.needs_batch_norm:
-        found = [s for s in found if has_batch_norm(toys.build(toys.NETWORKS[s.network]))]
+        cases = [s for s in cases if has_batch_norm(toys.build(toys.NETWORKS[s.network]))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield found
+        yield cases
     finally:
         torch.set_num_threads(threads)
 

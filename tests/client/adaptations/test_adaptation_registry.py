@@ -99,7 +99,7 @@ def test_a_class_that_is_no_adaptation_is_refused_by_name(name, reason):
     assert reason in refusal(adapt=name)
 
 
-def test_anybodys_class_has_the_name_it_is_asked_for_by_and_arguments_after_its_last_dot():
+def test_a_third_party_class_keeps_its_module_path_as_name_and_its_arguments_follow_the_last_dot():
     name = "third_party_adaptations:Asks"
     [asks] = parse(RunConfig(adapt=name, adapt_args=f"{name}.factor=2"))
     assert (asks.name, asks.factor) == (name, 2.0)

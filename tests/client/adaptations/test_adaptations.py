@@ -95,7 +95,7 @@ def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
 
 @pytest.mark.parametrize("execution", ["per-client", "stacked-kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-def test_stacked_is_one_by_one_and_company_does_not_matter(method, execution):
+def test_stacked_is_one_by_one_and_other_clients_do_not_matter(method, execution):
     weights = initials(conv(), 3)
     together = method.adapt(cohort(conv(), SPLITS, execution), weights)
     for d in range(3):

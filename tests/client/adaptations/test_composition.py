@@ -72,6 +72,8 @@ def test_it_needs_what_any_of_its_parts_needs():
     assert needs(AdaBN(), QUICK) == needs(QUICK, AdaBN()) == (True, True)
     assert needs(NoAdaptation(), QUICK) == (True, False)
     assert needs(NoAdaptation(), NoAdaptation()) == (False, False)
+    assert composed(QUICK, AdaBN()).reads_adapt
+    assert not composed(NoAdaptation(), QUICK).reads_adapt
 
 
 def test_its_stages_are_those_of_the_last_part():

@@ -19,10 +19,10 @@ from fedadapt.simulations.report.group_figures import layers
 from fedadapt.simulations.report.layer_map import (
     BASE,
     LAYER_MAP,
+    first_of_each_kind,
     layer_map,
     measured,
     separation,
-    some_of_each_kind,
 )
 from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.weights import repeat
@@ -103,7 +103,7 @@ def test_the_map_holds_what_pfa_would_have_compared():
 
 def test_two_training_clients_of_each_kind_are_compared_kind_by_kind():
     benchmark = assemble(replace(SETTINGS, clients=20, unseen=0.2)).benchmark
-    chosen = some_of_each_kind(benchmark)
+    chosen = first_of_each_kind(benchmark)
     kinds = [benchmark.kinds[d] for d in chosen]
     assert not set(chosen) & benchmark.unseen
     assert kinds == sorted(kinds, key=kinds.index)
@@ -111,7 +111,7 @@ def test_two_training_clients_of_each_kind_are_compared_kind_by_kind():
     assert set(kinds) == {benchmark.kinds[d] for d in benchmark.seen}
     alike = assemble(replace(SETTINGS, partition="iid")).benchmark
     with pytest.raises(InputError, match="all are of one kind"):
-        some_of_each_kind(alike)
+        first_of_each_kind(alike)
 
 
 def test_a_private_run_is_not_measured_afterwards():
