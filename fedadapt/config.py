@@ -90,7 +90,10 @@ class RunConfig:
     momentum: float = param(0.5, "its momentum", at_least=0, below=1)
     weight_decay: float = param(0.0, "its weight decay", at_least=0)
     # What they do with it.
-    adapt: str = param("none,fine-tune", "local adaptations to compare, separated by commas")
+    adapt: str = param(
+        "none,fine-tune",
+        "local adaptations to compare, separated by commas; a+b is a and then b",
+    )
     adapt_args: str = param("", 'their arguments, e.g. "fine-tune.epochs=10 kd.lr=0.01"')
     evaluate_every: int = param(
         0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
@@ -231,6 +234,12 @@ class RunConfig:
     def to_mapping(self) -> dict[str, Scalar]:
         """Every value under its kebab-case key; ``from_mapping`` is the inverse."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
+
+
+def adaptations_of(adapt: str) -> tuple[str, ...]:
+    """``"none, adabn + fine-tune"`` -> ("none", "adabn+fine-tune"): names in the order given."""
+    chains = (chain.split("+") for chain in adapt.split(",") if chain.strip())
+    return tuple("+".join(name.strip() for name in chain) for chain in chains)
 
 
 def parse_arguments(text: str, where: str) -> dict[str, Scalar]:

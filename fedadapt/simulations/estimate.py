@@ -109,7 +109,9 @@ def _measured(assembly: Assembly, rounds: int, workers: int) -> Estimate:
     # It is done once more for each fold.
     folds = FOLDS if config.serve == "best-on-adapt" or config.confidence else 0
     adaptation = sum(
-        _adaptation(m, cohort, start) * (1 + folds * m.reads_adapt) for m in worker.adaptations
+        _adaptation(part, cohort, start) * (1 + folds * whole.reads_adapt)
+        for whole in worker.adaptations
+        for part in whole.in_turn()
     )
     labels = len(worker.adaptations) + config.local
     return Estimate(

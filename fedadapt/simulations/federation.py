@@ -300,7 +300,8 @@ class Federation:
         seen = self._population.seen
         sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
         pooled: dict[str, Weights] = {}
-        for adaptation in self._adaptations:
+        parts = {part.name: part for whole in self._adaptations for part in whole.in_turn()}
+        for adaptation in parts.values():
             query = adaptation.query()
             if query is None:
                 continue

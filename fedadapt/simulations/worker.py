@@ -75,7 +75,7 @@ class Worker:
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
-        asked = (adaptation.query() for adaptation in adaptations)
+        asked = (part.query() for adaptation in adaptations for part in adaptation.in_turn())
         self._queries = {query.action: query for query in asked if query is not None}
         for action in self._queries.keys() & {*strategy.query_types}:
             raise InputError(f"adapt: {action} is the strategy's own query; leave one of them out")
@@ -216,7 +216,7 @@ class Worker:
                         fail(clients[begin:end], name, method, made)
                     continue
                 for method in adaptations:
-                    answer = answers.get(method.name)
+                    answer = method.pooled_from(answers)
                     answer = None if answer is None else rows(answer, begin, end)
                     score = partial(self._scored, *made, name, method, answer, shown)
                     for first, last, results in pieces(end - begin, score):

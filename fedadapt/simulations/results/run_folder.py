@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fedadapt.config import adaptations_of
 from fedadapt.errors import InputError
 from fedadapt.older_runs import refuse_older_run
 from fedadapt.records import (
@@ -48,7 +49,7 @@ class RunFolder:
     @property
     def adaptations(self) -> tuple[str, ...]:
         """The names of the local adaptations as the run was asked for them; () if not known."""
-        return tuple(word.strip() for word in str(self.config.get("adapt", "")).split(",") if word)
+        return adaptations_of(str(self.config.get("adapt", "")))
 
     @staticmethod
     def read(folder: Path) -> "RunFolder":

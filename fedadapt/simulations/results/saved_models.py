@@ -343,11 +343,17 @@ def _reading(config: RunConfig) -> str:
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
-    """Return the parameters of an adaptation of the run; {} for any other name."""
-    for adaptation in adaptations:
-        if adaptation.name == name:
-            return {key: getattr(adaptation, key) for key in parameters(type(adaptation))}
-    return {}
+    """Return the parameters of an adaptation of the run; {} for any other name.
+
+    Those of a composition have its parts' names in front.
+    """
+    return {
+        (key if part is adaptation else f"{part.name}.{key}"): getattr(part, key)
+        for adaptation in adaptations
+        if adaptation.name == name
+        for part in adaptation.in_turn()
+        for key in parameters(type(part))
+    }
 
 
 def _method(config: RunConfig, strategy: ClientSide) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.config import RunConfig
+from fedadapt.config import RunConfig, adaptations_of
 from fedadapt.errors import InputError
 from fedadapt.records import (
     LOCAL,
@@ -125,7 +125,7 @@ def summarise(
 
 def requested(config: RunConfig) -> tuple[str, ...]:
     """Return the names of the local adaptations of a run, as it was asked for them."""
-    return tuple(word.strip() for word in config.adapt.split(","))
+    return adaptations_of(config.adapt)
 
 
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:
