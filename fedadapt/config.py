@@ -105,6 +105,12 @@ class RunConfig:
         "record what a model is chosen by: scores on the adapt images, and local adaptations "
         "after each of their stages",
     )
+    serve: str = param(
+        "all",
+        "all: every model and adaptation is a row; best-on-adapt: and a row `served`, where each "
+        "client keeps the base model unless its adapt images say that another one is better",
+        choices=("all", "best-on-adapt"),
+    )
     local: bool = param(
         True,
         "beside every table and picture, what each client gets by training alone, for as many "

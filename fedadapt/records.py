@@ -6,6 +6,8 @@ Outcome = Literal["accepted", "rejected", "error", "late", "lost"]
 Phase = Literal["training", "evaluation"]
 
 LOCAL = "local"  # the model of a client that trains alone and never takes part in a federation
+SERVED = "served"  # of the federation's models the one that a client chose by its adapt images
+HELD_OUT = "held-out"  # adapt images, each scored by a model that was not adapted to it
 
 
 class Evaluation(NamedTuple):
@@ -15,9 +17,9 @@ class Evaluation(NamedTuple):
     client: int
     kind: str  # the client's domain, class pair, ...
     seen: bool  # took part in training
-    model: str  # "base", "personal" or "local"
+    model: str  # "base", "personal", "local" or "served"
     adaptation: str  # "none", "adabn", ...
-    split: str  # "test": the client's own; "global": for everybody; "adapt": for model choice
+    split: str  # "test": its own; "global": everybody's; "adapt", "held-out": to choose by
     num_examples: int
     accuracy: float  # share of right answers, in [0, 1]
     loss: float  # mean cross-entropy, nats

@@ -109,6 +109,7 @@ def evaluate(message: Message, context: Context) -> Message:
         pooled=pooled,
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
+        held_out=bool(config.get("held-out", False)),
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )

@@ -14,7 +14,7 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Evaluation, EvaluationFailure
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.weights import Weights, is_shared, row
@@ -108,6 +108,7 @@ class GridClients:
             "adaptations": list(request.adaptations),
             "on-global": request.on_global,
             "curves": request.curves,
+            "held-out": request.held_out,
             "task": request.task,
             "on-client": list(request.on_client),
         }
@@ -222,6 +223,8 @@ def check_as_asked(
     allowed = of("test") | (of("global") if request.on_global else set())
     if request.curves:
         allowed |= of("adapt")
+    if request.held_out:
+        allowed |= of(HELD_OUT)
     on_the_way = {(*words,) for *words, epoch in every if epoch != 0}
     if (
         not evaluated <= allowed

@@ -24,8 +24,8 @@ def _which_model(command: Any) -> Any:
         ),
         click.option(
             "--model",
-            type=click.Choice(("base", "personal")),
-            help="base or personal model  [personal where there is one]",
+            type=click.Choice(("base", "personal", "served")),
+            help="base, personal, or what the client chose  [served, else personal, else base]",
         ),
         click.option("--task", type=int, help="of a task-incremental run: the number of the task"),
     ]

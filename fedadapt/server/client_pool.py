@@ -23,6 +23,7 @@ class EvaluationRequest(NamedTuple):
     on_global: bool = False
     task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well
+    held_out: bool = False  # scores on adapt images that a model was not adapted to as well
     collect: tuple[str, ...] = ()  # labels of the models to save: "personal", "base+fine-tune"
     at_once: int = 0  # clients that are computed together at most; 0: as many as usual
     on_client: tuple[str, ...] = ()  # models that a client makes of what it has: nothing is sent

@@ -132,9 +132,11 @@ class Exchange:
     def _count_loss(self, usable: Answers) -> None:
         if usable.update is None or "loss" not in usable.update.metrics:
             return
-        examples = usable.update.num_examples.double()
-        self._loss_sum += float((usable.update.metrics["loss"].double() * examples).sum())
-        self._examples += float(examples.sum())
+        examples, losses = usable.update.num_examples, usable.update.metrics["loss"].double()
+        # One after the other: the sum does not depend on how clients are divided into cohorts.
+        for count, loss in zip(examples.tolist(), losses.tolist(), strict=True):
+            self._loss_sum += loss * count
+            self._examples += count
         self._trained += len(usable.clients)
 
     def _enter(

@@ -14,6 +14,7 @@ import torch
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.cross_fitting import FOLDS
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import fit
 from fedadapt.config import RunConfig
@@ -105,7 +106,10 @@ def _measured(assembly: Assembly, rounds: int, workers: int) -> Estimate:
     score = each(_score(cohort, start))
     tests = _mean([len(split.test) for split in cohort.splits])
     looks = looked_at * (1 + (rounds - 1) // every)
-    adaptation = sum(_adaptation(m, cohort, start) for m in worker.adaptations)
+    folds = FOLDS if config.serve == "best-on-adapt" else 0  # in which it is done once more
+    adaptation = sum(
+        _adaptation(m, cohort, start) * (1 + folds * m.reads_adapt) for m in worker.adaptations
+    )
     labels = len(worker.adaptations) + config.local
     return Estimate(
         training=rounds * sampled * training.epochs * steps * step,
@@ -152,7 +156,7 @@ def _adaptation(method: Adaptation, cohort: Cohort, start: Weights) -> float:
         )
         return _step(cohort, start, settings["batch_size"], lambda small, w: short.adapt(small, w))
 
-    images = [len(examples) for examples in cohort.part(settings["part"])]
+    images = [len(examples) for examples in cohort.part(settings.get("part", "adapt"))]
     steps = settings.get("epochs", 1) * _mean([-(-n // settings["batch_size"]) for n in images])
     with suppress(Exception):  # one that fails is on record at its evaluation, not here
         once = timed(1)

@@ -23,6 +23,7 @@ from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.saved_models import SavedModels
+from fedadapt.simulations.results.serving import served_rows
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -148,9 +149,16 @@ class Federation:
                 if self._worth_saving():
                     self._save()
             self._evaluate(everything, final=True)
+            if self._serves_the_best:
+                for row in list(served_rows(self._journal.rows(Evaluation), self._round)):
+                    self._journal.append(row)
             if self._initial is not None:
                 self._evaluate_alone(self._initial)
         return self._clock()
+
+    @property
+    def _serves_the_best(self) -> bool:
+        return self._config.serve == "best-on-adapt"
 
     def base_models(self) -> Iterator[tuple[int, Weights]]:
         """The base model of each task, [...]; without tasks of task 0."""
@@ -237,6 +245,7 @@ class Federation:
             pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
+            held_out=final and self._serves_the_best,
             on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:

@@ -34,6 +34,7 @@ from fedadapt.simulations.results.parquet import (
 )
 from fedadapt.simulations.results.rand_index import compared
 from fedadapt.simulations.results.saved_models import SavedModels
+from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,10 @@ def run(
                 f"interrupted; go on with: fedadapt simulate --resume {folder}"
             ) from None
         progress.phase("writing tables and pictures", 1)
-        saved_models.finish(federation.base_models(), config.rounds)
+        served = {}
+        if config.serve == "best-on-adapt":
+            served = chosen_models(journal_rows(folder, Evaluation), config.rounds)
+        saved_models.finish(federation.base_models(), config.rounds, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds)

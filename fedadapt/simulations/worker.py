@@ -1,7 +1,7 @@
 """Computes for clients of one federation: what every engine calls, for one client or for many."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from torch import nn
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.cohort import Cohort, Execution
+from fedadapt.client.cross_fitting import held_out_scores
 from fedadapt.client.evaluation import Score, evaluate
 from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
@@ -19,7 +20,7 @@ from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Failure, Sent, Update
 from fedadapt.models.meta import on_meta
-from fedadapt.records import LOCAL, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, LOCAL, Evaluation, EvaluationFailure
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
@@ -42,6 +43,7 @@ class _Shown(NamedTuple):
 
     on_global: bool  # score the global test too
     curves: bool  # score the adapt images too, and adaptations on the way
+    held_out: bool  # score adapt images that a model was not adapted to
     collected: CollectedModels | None  # takes the models, for saving
 
 
@@ -172,6 +174,7 @@ class Worker:
         pooled: Mapping[str, Weights] = MappingProxyType({}),
         on_global: bool = False,
         curves: bool = False,
+        held_out: bool = False,
         on_client: Sequence[str] = (),
         collected: CollectedModels | None = None,
     ) -> Evaluated:
@@ -184,12 +187,13 @@ class Worker:
             models: ``base``, ``personal``: stacked weights as the clients receive them.
             pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
+            held_out: Score adapt images that a model was not adapted to as well.
             on_client: Models that are not received: clients make them of what they have.
             collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
         answers = {name: self._on_device(repeat(w, len(clients))) for name, w in pooled.items()}
-        shown = _Shown(on_global, curves, collected)
+        shown = _Shown(on_global, curves, held_out, collected)
         evaluations: list[Evaluation] = []
         failures: list[EvaluationFailure] = []
 
@@ -261,7 +265,8 @@ class Worker:
             clients, states = cohort.clients[first:last], cohort.states[first:last]
             cohort = self.cohort(clients, cohort.round, states)
         answer = None if answer is None else rows(answer, first, last)
-        inputs = (cohort, rows(start, first, last), answer)
+        received = rows(start, first, last)
+        inputs = (cohort, received, answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
         evaluations = []
@@ -270,9 +275,44 @@ class Worker:
                 for d, score in enumerate(evaluate(cohort, adapted, examples)):
                     row = self._row(cohort, d, name, method, split, score)
                     evaluations.append(row._replace(epoch=epoch))
+        if shown.held_out:
+            evaluations += self._held_out(cohort, name, method, received, adapted, answer)
         if shown.collected is not None and method.name != "none":
             shown.collected.add(cohort, name, method.name, adapted)
         return evaluations
+
+    def _held_out(
+        self,
+        cohort: Cohort,
+        name: str,
+        method: Adaptation,
+        received: Weights,
+        adapted: Weights,
+        answer: Weights | None,
+    ) -> Iterator[Evaluation]:
+        """The rows on adapt images that a model was not adapted to.
+
+        Where that fails on a client, with so few images say, there is no such row: the client
+        cannot choose the model, and its other results stay.
+        """
+
+        def score(first: int, last: int) -> list[Evaluation]:
+            clients, states = cohort.clients[first:last], cohort.states[first:last]
+            some = cohort
+            if last - first < len(cohort):
+                some = self.cohort(clients, cohort.round, states)
+            pooled = None if answer is None else rows(answer, first, last)
+            before, after = rows(received, first, last), rows(adapted, first, last)
+            scores = held_out_scores(some, method, before, after, pooled)
+            return [
+                self._row(some, d, name, method, HELD_OUT, score)
+                for d, score in enumerate(scores)
+                if score.num_examples
+            ]
+
+        for _, _, results in pieces(len(cohort), score):
+            if not isinstance(results, Failure):
+                yield from results
 
     def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
         """The images that each client of the cohort is scored on, by the name of the set."""

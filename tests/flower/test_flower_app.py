@@ -308,7 +308,7 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {},
         {"fraction": 0.5, "unseen": 0.34, "global_test": "all"},
         {"model": tiny.NORM_MLP, "batch_norm": "local",
-         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1"},
+         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1", "serve": "best-on-adapt"},
         {"model": tiny.NORM_MLP, "batch_norm": "reestimate", "adapt": "none,adabn-s",
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},

@@ -41,6 +41,11 @@ class Adaptation(ABC):
             object.__setattr__(self, "name", ADAPTATIONS.name_of(type(self)))
         check_parameters(self, f"{self.name}.")
 
+    @property
+    def reads_adapt(self) -> bool:
+        """Whether it reads the client's adapt images, so that they cannot tell how good it is."""
+        return getattr(self, "part", "adapt") == "adapt"
+
     def query(self) -> Query | None:
         """What the training clients are asked before anybody adapts; None: nothing."""
         return None

@@ -14,6 +14,7 @@ class NoAdaptation(Adaptation):
     """The model as the client received it."""
 
     needs_labels = False
+    reads_adapt = False
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         return weights

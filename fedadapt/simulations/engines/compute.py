@@ -59,6 +59,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             pooled=request.pooled,
             on_global=request.on_global,
             curves=request.curves,
+            held_out=request.held_out,
             collected=collected,
         )
         seconds = (time.perf_counter() - began) / len(members)

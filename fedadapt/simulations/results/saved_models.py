@@ -26,6 +26,7 @@ from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
 from fedadapt.files import write_atomically
 from fedadapt.messages import Failure
 from fedadapt.parameters import parameters
+from fedadapt.records import SERVED
 from fedadapt.saved_models.card import FORMAT, Card, label
 from fedadapt.saved_models.files import INDEX, MODELS, SUFFIX, encode, relative_path, write
 from fedadapt.server.client_pool import EvaluationRequest, ModelStack
@@ -153,7 +154,12 @@ class SavedModels:
                     )
                     yield card, row(stack.weights, d)
 
-    def finish(self, bases: Iterable[tuple[int, Weights]], round: int) -> None:
+    def finish(
+        self,
+        bases: Iterable[tuple[int, Weights]],
+        round: int,
+        served: Mapping[int, tuple[str, str]] | None = None,
+    ) -> None:
         """Write the base models and the lists of all files.
 
         Files of an earlier evaluation are removed.
@@ -161,6 +167,7 @@ class SavedModels:
         Args:
             bases: (task, weights [...]) of each base model.
             round: The last round, for the cards.
+            served: Client -> the model and the adaptation it chose, where clients chose.
 
         """
         if self._config.save_models != "none":
@@ -172,10 +179,11 @@ class SavedModels:
         for path in models.rglob(f"*{SUFFIX}"):
             if path.relative_to(models) not in self._cards:
                 path.unlink()
-        for name, content in ((INDEX, self._index), (README, self._readme)):
-            if self._cards:
-                write_atomically(models / name, content().encode())
-            else:
+        if self._cards:
+            write_atomically(models / INDEX, self._index(served or {}).encode())
+            write_atomically(models / README, self._readme().encode())
+        else:
+            for name in (INDEX, README):
                 (models / name).unlink(missing_ok=True)
 
     def card(
@@ -227,7 +235,7 @@ class SavedModels:
     def _note(self, card: Card) -> None:
         self._cards[relative_path(card)] = card
 
-    def _index(self) -> str:
+    def _index(self, served: Mapping[int, tuple[str, str]]) -> str:
         """Return ``cards.json``: what all models of a task have in common, and a row for each."""
         common = {str(card.task): card.common() for card in self._cards.values()}
         if list(common) == ["None"]:
@@ -252,6 +260,8 @@ class SavedModels:
             "adaptations": {a.name: _arguments([a], a.name) for a in self._worker.adaptations},
             "models": rows,
         }
+        if served:
+            document[SERVED] = {str(client): list(words) for client, words in served.items()}
         return json.dumps(document, indent=1)
 
     def _readme(self) -> str:

@@ -33,6 +33,7 @@ from fedadapt.simulations.results.accuracies import (
 )
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
+from fedadapt.simulations.results.serving import choices
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -85,6 +86,8 @@ def summarise(
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
+    if config.serve == "best-on-adapt":
+        summary["served"] = choices(evaluations, accuracies.round)
     if not accuracies.seen.all():
         summary["accuracy_unseen"] = by_label(accuracies.where(~accuracies.seen))
     if by_task:
