@@ -298,14 +298,14 @@ class Worker:
 
         def score(first: int, last: int) -> list[Evaluation]:
             clients, states = cohort.clients[first:last], cohort.states[first:last]
-            some = cohort
+            part = cohort
             if last - first < len(cohort):
-                some = self.cohort(clients, cohort.round, states)
+                part = self.cohort(clients, cohort.round, states)
             pooled = None if answer is None else rows(answer, first, last)
             before, after = rows(received, first, last), rows(adapted, first, last)
-            scores = held_out_scores(some, method, before, after, pooled)
+            scores = held_out_scores(part, method, before, after, pooled)
             return [
-                self._row(some, d, name, method, HELD_OUT, score)
+                self._row(part, d, name, method, HELD_OUT, score)
                 for d, score in enumerate(scores)
                 if score.num_examples
             ]
