@@ -8,6 +8,8 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedadapt.errors import InputError
+
 Selector = Callable[[nn.Module], frozenset[str]]
 
 
@@ -45,6 +47,21 @@ def head_of(model: nn.Module) -> nn.Module:
             "has neither; name its classifier 'head'."
         )
     return linear[-1]
+
+
+def linear_head(model: nn.Module) -> tuple[str, str | None]:
+    """Names of the head's weight [C, F] and bias [C]; None: it has no bias.
+
+    Raises:
+        InputError: The head is no single ``nn.Linear``.
+
+    """
+    chosen = head_of(model)
+    path = next(path for path, module in model.named_modules() if module is chosen)
+    weight, bias = _join(path, "weight"), _join(path, "bias")
+    if not isinstance(chosen, nn.Linear) or weight not in everything(model):
+        raise InputError(f"head: it must be one nn.Linear here, not {type(chosen).__name__}")
+    return weight, bias if chosen.bias is not None else None
 
 
 def norms(model: nn.Module) -> frozenset[str]:

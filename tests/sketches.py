@@ -40,10 +40,6 @@ def of_labels(table: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([rows[own] for rows, own in zip(table, labels, strict=True)])
 
 
-def plus(a: Weights, share: float, b: Weights) -> Weights:
-    return {n: t + share * b[n] for n, t in a.items()}
-
-
 @dataclass(frozen=True)
 class Method:
     sgd: Sgd
@@ -81,116 +77,6 @@ class Ditto(Method):
 
     def personal(self, cohort, w):
         return cohort.state("v", w)
-
-
-@dataclass(frozen=True)
-class Apfl(Method):
-    """Personal weights alpha v + (1 - alpha) w; v learns through the mixture, w on its own."""
-
-    alpha: float = 0.5
-    learn: bool = False
-
-    def mixed(self, q, memory):
-        a = q["alpha"] if "alpha" in q else memory["fixed"]["alpha"]
-        v = only(q, "v/")
-        return {n[2:]: times(a, t) + times(1 - a, q[n[2:]].detach()) for n, t in v.items()}
-
-    def objective(self, view: View) -> Tensor:
-        personal = view.apply(self.mixed(view.params, view.memory))
-        return cross_entropy(view) + cross_entropy(view.with_logits(personal))
-
-    def kept(self, cohort, w):
-        v = cohort.state("v", {f"v/{n}": w[n] for n in parameters(cohort.model)})
-        alpha = torch.full((len(cohort),), self.alpha, dtype=torch.float64)
-        return v, cohort.state("alpha", {"alpha": alpha})
-
-    def answer(self, cohort, w):
-        v, a = self.kept(cohort, w)
-        fitted = fit(
-            cohort, w, replace(self.sgd, clamp={"alpha": (0, 1)}), self.schedule,
-            objective=self.objective, extra=v | a if self.learn else v, memory={"fixed": a},
-        )  # fmt: skip
-        update = Update(fitted.weights, cohort.num_examples)
-        return update.keeping(v=only(fitted.extra, "v/"), alpha=only(fitted.extra, "alpha") or a)
-
-    def personal(self, cohort, w):
-        v, a = self.kept(cohort, w)
-        return w | self.mixed(w | v, {"fixed": a})
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """pFedMe's step: theta goes K times towards the prox of F around w, then w towards theta."""
-
-    inner: int
-    lam: float
-    inner_rate: float
-    rate: float
-
-    def begin(self, params):
-        return {n: t.clone() for n, t in params.items()}
-
-    def step(self, oracle, w, batch, theta):
-        for _ in range(self.inner):
-            grads, loss = oracle(theta, batch)
-            for n in w:
-                theta[n] -= self.inner_rate * (grads[n] + self.lam * (theta[n] - w[n]))
-        for n in w:
-            w[n] -= self.rate * self.lam * (w[n] - theta[n])
-        return loss
-
-
-@dataclass(frozen=True)
-class PFedMe(Method):
-    rule: Envelope = Envelope(3, 5.0, 0.05, 0.1)
-
-    def answer(self, cohort, w):
-        fitted = fit(cohort, w, self.rule, self.schedule)
-        return Update(fitted.weights, cohort.num_examples).keeping(theta=fitted.state)
-
-    def personal(self, cohort, w):
-        return w | cohort.state("theta", {n: w[n] for n in parameters(cohort.model)})
-
-
-@dataclass(frozen=True)
-class Maml:
-    """Per-FedAvg's step: the gradient after one step of size alpha; w itself takes the outer one.
-
-    With ``delta`` the product of Hessian and gradient is by central differences (HF); without, it
-    is left out (FO).
-    """
-
-    alpha: float
-    beta: float
-    delta: float = 0.0
-
-    def begin(self, params):
-        return {}
-
-    def step(self, oracle, w, batch, state):
-        first, second, third = batch.cut(3) if self.delta else [*batch.cut(2), None]
-        inner, _ = oracle(w, first)
-        outer, loss = oracle(plus(w, -self.alpha, inner), second)
-        if self.delta:
-            up, down = (oracle(plus(w, d, outer), third)[0] for d in (self.delta, -self.delta))
-            hessian = plus(up, -1, down)
-            outer = plus(outer, -self.alpha / (2 * self.delta), hessian)
-        for n in w:
-            w[n] -= self.beta * outer[n]
-        return loss
-
-
-@dataclass(frozen=True)
-class PerFedAvg(Method):
-    rule: Maml = Maml(0.1, 0.1)
-
-    def answer(self, cohort, w):
-        fitted = fit(cohort, w, self.rule, self.schedule)
-        return Update(fitted.weights, cohort.num_examples)
-
-    def personal(self, cohort, w):
-        largest = int(cohort.num_examples.max())
-        return fit(cohort, w, Sgd(self.rule.alpha), Schedule(largest, purpose="meta")).weights
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,12 @@ from fedadapt.strategies.registry import STRATEGIES
 from fedadapt.testing import adaptation_contract, network_contract, strategy_contract
 
 OURS = [name for name, path in STRATEGIES.ours.items() if path.startswith("fedadapt.")]
-ARGUMENTS = {"pfa": {"groups": 2}}
+ARGUMENTS = {
+    "pfa": {"groups": 2},
+    # Any cluster of three clients and more is split, from the first round on.
+    "cfl": {"first_round": 1, "rule": "norms", "eps1": 1e6, "eps2": 1e-6},
+    "pacfl": {"threshold": 30.0},
+}
 
 
 def _name(check) -> str:

@@ -109,6 +109,12 @@ class FlowerStrategyWithState:
                 restored = {n: t.numpy() for n, t in parts.items()}
             setattr(self._strategy, name, restored)
 
+    def pack_clients(self) -> Mapping[int, Mapping[str, Weights]]:
+        return {}
+
+    def unpack_clients(self, clients: Mapping[int, Mapping[str, Weights]]) -> None:
+        """Nothing: a strategy of Flower's knows no client."""
+
     def _taken(self, record: ArrayRecord) -> Weights:
         """The strategy's result in the model's own types; names and shapes must be the model's."""
         returned = records.tensors(record)

@@ -6,7 +6,8 @@
       LATEST                    the name of the newest complete round
       round-00000007/           a folder gets this name only when all in it is on the disk
         state.safetensors       the strategy's tensors
-        kept-<hash>.safetensors client states, if there are any; see ``checkpoint_segments``
+        kept-<hash>.safetensors what clients keep, and what the server keeps of each client, if
+                                there is any; see ``checkpoint_segments``
         manifest.json           facts, configuration, the files' hashes, its own hash
 
 A round is written beside the older ones under a name ending in ``.tmp``, which no reader looks at.
@@ -55,6 +56,7 @@ class Checkpoint:
         default_factory=dict
     )  # JSON: the rest of the state, and offsets in journals
     states: Kept = field(default_factory=dict)  # client -> part -> weights
+    server_states: Kept = field(default_factory=dict)  # the same, of the strategy's state
     config: dict[str, Any] = field(default_factory=dict)  # JSON: the run's settings
 
 
@@ -92,7 +94,7 @@ class Checkpoints:
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            stored = write_kept(unfinished, checkpoint.states, self._stored, self._last)
+            stored = write_kept(unfinished, _together(checkpoint), self._stored, self._last)
             _write(unfinished, checkpoint, stored)
             _rename(unfinished, final)
             self._last, self._stored = final, stored
@@ -232,13 +234,21 @@ def _read(folder: Path) -> Checkpoint:
         if sha256(folder / name) != written:
             raise ValueError(f"{name} is not what was written")
     state = load_file(folder / "state.safetensors")
+    kept = read_kept(folder, manifest["segments"])
     return Checkpoint(
         round=manifest["round"],
         tensors={name: state[name] for name in manifest["names"]},
         metadata=manifest["facts"],
-        states=read_kept(folder, manifest["segments"]),
+        states={client: parts for client, parts in kept.items() if client >= 0},
+        server_states={~client: parts for client, parts in kept.items() if client < 0},
         config=manifest["config"],
     )
+
+
+def _together(checkpoint: Checkpoint) -> Kept:
+    """Return all states by one number: what the server keeps of client d is that of ``~d`` < 0."""
+    of_server = {~client: parts for client, parts in checkpoint.server_states.items()}
+    return {**checkpoint.states, **of_server}
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

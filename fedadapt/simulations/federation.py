@@ -120,6 +120,7 @@ class Federation:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; what was written after it is forgotten."""
         self._method.unpack(checkpoint.tensors, dict(checkpoint.metadata["method"]))
+        self._method.unpack_clients(checkpoint.server_states)
         self._client_pool.restore(checkpoint.states)
         self._journal.truncate(dict(checkpoint.metadata["journal"]))
         self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
@@ -351,6 +352,7 @@ class Federation:
                     "seconds": self._clock(),
                 },
                 states=self._client_pool.states(),
+                server_states=self._method.pack_clients(),
                 config=dict(self._config.to_mapping()),
             ),
         )

@@ -28,11 +28,11 @@ NORMS, STAYING, PERSONAL = "norms", "stays", "personal"  # parts of a client's s
 class SharedModel(Strategy[Weights]):
     """One shared model; the mean of what clients train, weighted by their examples.
 
-    A subclass writes ``train``. It may say with ``stays`` which tensors never leave a client, and
-    with ``personal = "on client"`` that each client has a model of its own, which it keeps in its
-    state as ``personal`` or makes of the shared model and the tensors that stay; ``personal_model``
-    makes it in any other way. ``extras`` are shared beside the network, and ``moved`` is for a
-    server that does not simply take the mean.
+    A subclass writes ``train``. It may say with ``stays`` which tensors never leave a client, with
+    ``fixed`` which ones nobody changes, and with ``personal = "on client"`` that each client has a
+    model of its own, which it keeps in its state as ``personal`` or makes of the shared model and
+    the tensors that stay; ``personal_model`` makes it in any other way. ``extras`` are shared
+    beside the network, and ``moved`` is for a server that does not simply take the mean.
 
     ``batch_norm`` says what becomes of batch-norm layers. ``shared``: scale, shift and running
     statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
@@ -62,6 +62,13 @@ class SharedModel(Strategy[Weights]):
 
     def stays(self, model: nn.Module) -> frozenset[str]:
         """Name the tensors of ``model`` that never leave a client; a selector."""
+        return frozenset()
+
+    def fixed(self, model: nn.Module) -> frozenset[str]:
+        """Name what the server sends and nobody changes: tensors of ``model`` or extras.
+
+        Clients neither send it back nor keep it; ``train`` has to leave it alone.
+        """
         return frozenset()
 
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
@@ -199,8 +206,8 @@ class SharedModel(Strategy[Weights]):
 
     @cached_property
     def _unsent(self) -> frozenset[str]:
-        """Names that never leave a client."""
-        return self._local_norms | self._staying
+        """Names that clients send nothing of."""
+        return self._local_norms | self._staying | self.fixed(self.model)
 
 
 def average(state: Weights, answers: Iterable[Answers], *, statistics: bool = False) -> Weights:

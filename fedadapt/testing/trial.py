@@ -101,8 +101,7 @@ class Trial:
         strategy, sampled = self.strategy, tuple(self.seen if sampled is None else sampled)
         for action in strategy.actions(self.state, number):
             sent = strategy.send(self.state, action, number, sampled)
-            packed, metadata = strategy.pack(self.state)
-            packed = copied(packed)
+            packed, metadata = all_packed(strategy, self.state)
             expected = strategy.expected(action, row(sent.weights, 0))
             sent_copy = copied(sent.weights)
             states = self.clients.states()
@@ -134,7 +133,7 @@ class Trial:
 
     def packed(self) -> dict[str, Tensor]:
         """A copy of the tensors of the server's state."""
-        return copied(self.strategy.pack(self.state)[0])
+        return all_packed(self.strategy, self.state)[0]
 
     def metadata(self) -> Metadata:
         """The rest of the server's state."""
@@ -147,6 +146,15 @@ class Trial:
             for task, models in self.strategy.models_by_task(self.state, clients)
             for name, weights in models.items()
         }
+
+
+def all_packed(strategy: Strategy[Any], state: Any) -> tuple[dict[str, Tensor], Metadata]:
+    """Copies of all tensors that a checkpoint holds of a strategy's state, and the metadata."""
+    tensors, metadata = strategy.pack(state)
+    for client, parts in strategy.pack_clients(state).items():
+        for part, weights in parts.items():
+            tensors = tensors | {f"client {client}, {part}.{n}": t for n, t in weights.items()}
+    return copied(tensors), metadata
 
 
 def by_client(answers: Sequence[Answers]) -> dict[int, Weights]:

@@ -1,25 +1,17 @@
 """Methods of the literature on top of ``fit``: by hand, in their limits, stacked = one by one."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from sketches import (
-    Apfl,
     Ditto,
-    Envelope,
     FedAla,
     FedProto,
     FedRod,
     Ifca,
-    Maml,
-    PerFedAvg,
-    PFedMe,
     Prototypes,
     class_means,
     everywhere,
     merged_prototypes,
-    plus,
     rounds,
 )
 from torch import nn
@@ -66,11 +58,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "apfl, alpha fixed", Apfl(SGD, SCHEDULE, 0.25)
-    yield "apfl, alpha learnt", Apfl(replace(SGD, rates={"alpha": 0.03}), SCHEDULE, learn=True)
-    yield "pfedme", PFedMe(SGD, SCHEDULE)
-    yield "per-fedavg, first order", PerFedAvg(SGD, SCHEDULE)
-    yield "per-fedavg, with the hessian", PerFedAvg(SGD, SCHEDULE, Maml(0.1, 0.1, 1e-2))
     yield "fedala", FedAla(SGD, SCHEDULE)
     yield "fedproto", FedProto(SGD, SCHEDULE, net=start)
     yield "fedrod", FedRod(SGD, SCHEDULE)
@@ -85,14 +72,12 @@ def test_stacked_is_one_by_one(name, make):
     alone = found["sequential"]
     for execution in OTHERS:
         together = found[execution]
-        # Central differences divide rounding errors by delta.
-        how = {"rtol": 1e-7, "atol": 1e-9} if "hessian" in name else {}
-        assert_close(together.base, alone.base, **how)
-        assert_close(together.personal, alone.personal, **how)
+        assert_close(together.base, alone.base)
+        assert_close(together.personal, alone.personal)
         for own, wanted in zip(together.states, alone.states, strict=True):
             assert own.keys() == wanted.keys()
             for part in wanted:
-                assert_close(own[part], wanted[part], **how)
+                assert_close(own[part], wanted[part])
     if name != "ifca":  # two clients may choose one model
         assert not all(torch.allclose(t[0], t[1]) for t in alone.personal.values())
 
@@ -132,38 +117,6 @@ def test_ditto_by_hand():
     assert one.base["w"].item() == pytest.approx(6)
     assert numbers(two.personal) == [3, 5]
     assert two.base["w"].item() == pytest.approx(4)
-
-
-@pytest.mark.parametrize("execution", ["sequential", "vmap"])
-def test_apfl_by_hand(execution):
-    one, two = (toy_rounds(Apfl(HALF, ONCE), number, toys(execution)) for number in (1, 2))
-    assert [s["v"]["v/w"].item() for s in one.states] == pytest.approx([7.5, 8.5])
-    assert one.base["w"].item() == pytest.approx(6)
-    assert numbers(one.personal) == [6.75, 7.25]
-    assert [s["v"]["v/w"].item() for s in two.states] == pytest.approx([5.8125, 7.6875])
-    assert numbers(two.personal) == [4.90625, 5.84375]
-    learnt = Apfl(Sgd(0.5, rates={"alpha": 0.01}), ONCE, learn=True)
-    states = toy_rounds(learnt, 2, toys(execution)).states
-    assert [s["alpha"]["alpha"].item() for s in states] == pytest.approx([0.39875, 0.41875])
-
-
-@pytest.mark.parametrize("execution", ["sequential", "vmap"])
-def test_pfedme_by_hand(execution):
-    method = PFedMe(HALF, ONCE, Envelope(inner=2, lam=1.0, inner_rate=0.5, rate=0.5))
-    found = toy_rounds(method, 1, toys(execution))
-    assert numbers(found.personal) == [5, 7]  # the prox (c + lam w) / (1 + lam), exactly
-    assert found.base["w"].item() == pytest.approx(8)
-
-
-@pytest.mark.parametrize(
-    ("delta", "after", "mean"), [(0.0, (7.5, 8.5), 8), (1e-3, (8.75, 9.25), 9)]
-)
-def test_per_fedavg_by_hand(delta, after, mean):
-    method = PerFedAvg(HALF, ONCE, Maml(0.5, 0.5, delta))
-    update = method.answer(toys(), repeat(at(10.0), 2))
-    assert update.weights["w"].tolist() == pytest.approx(after, rel=1e-9)
-    assert method.merge(update, {})["w"].item() == pytest.approx(mean, rel=1e-9)
-    assert numbers(method.personal(toys(), repeat(at(8.0), 2))) == [4, 6]
 
 
 @pytest.mark.parametrize(("rate", "mixing", "start"), [(0.025, 0.4, 3.6), (1.0, 0.0, 2.0)])
@@ -217,22 +170,10 @@ def fedavg(make, execution="sequential"):
 
 
 @pytest.mark.parametrize("execution", ["sequential", "stacked-kernels"])
-def test_the_base_of_ditto_apfl_and_fedala_without_a_rate_is_fedavg(execution):
-    wanted = fedavg(plain, execution)
-    for method in (Apfl(SGD, SCHEDULE, 0.3), Apfl(SGD, SCHEDULE, learn=True)):
-        members = cohort(plain(), SPLITS, execution)
-        assert_same_bits(rounds(method, members, initial(plain())).base, wanted)
+def test_fedala_without_a_rate_is_fedavg(execution):
     members = cohort(conv(), SPLITS, execution)
     still = FedAla(SGD, SCHEDULE, rate=0.0)
     assert_close(rounds(still, members, initial(conv())).base, fedavg(conv, execution))
-
-
-def test_apfl_with_alpha_0_serves_fedavg_and_with_1_what_was_never_federated():
-    members = cohort(plain(), SPLITS)
-    nobody = rounds(Apfl(SGD, SCHEDULE, 0.0), members, initial(plain()))
-    assert_same_bits(nobody.personal, repeat(nobody.base, 3))
-    alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(plain())).personal
-    assert_close(rounds(Apfl(SGD, SCHEDULE, 1.0), members, initial(plain())).personal, alone)
 
 
 def test_fedproto_without_its_pull_is_what_was_never_federated():
@@ -242,46 +183,6 @@ def test_fedproto_without_its_pull_is_what_was_never_federated():
     alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(conv())).personal
     for d in range(3):
         assert_same_bits(own[d], row(alone, d))
-
-
-def test_pfedme_with_one_whole_step_is_fedavg_and_without_a_pull_w_stays():
-    whole = PFedMe(SGD, SCHEDULE, Envelope(1, 4.0, 0.05, 0.25))
-    members = cohort(plain(), SPLITS)
-    update = fit(members, repeat(initial(plain()), 3), whole.rule, Schedule(100))
-    wanted = fit(members, repeat(initial(plain()), 3), Sgd(0.05), Schedule(100))
-    assert_close(update.weights, wanted.weights)
-    free = PFedMe(SGD, SCHEDULE, Envelope(1, 0.0, 0.05, 0.25))
-    found = fit(members, repeat(initial(plain()), 3), free.rule, SCHEDULE)
-    assert_same_bits(found.weights, repeat(initial(plain()), 3))
-    parameters = fit(members, repeat(initial(plain()), 3), Sgd(0.05), SCHEDULE).weights
-    assert_close(found.state, parameters)
-
-
-def test_the_hessian_of_per_fedavg_is_autograds():
-    """The outer gradient at one point, beside the derivative of F(w - alpha grad F(w))."""
-    own = SPLITS[1].train
-    batch = Batch(own.inputs[None, :4], own.labels[None, :4])
-    one = Batch(batch.inputs.repeat(1, 3, 1, 1, 1), batch.labels.repeat(1, 3))  # three equal parts
-    model, start = plain(), {n: t[None] for n, t in initial(plain()).items()}
-
-    def loss(params):
-        given = {n: t[0] for n, t in params.items()}
-        logits = torch.func.functional_call(model, given, (batch.inputs[0],))
-        return nn.functional.cross_entropy(logits, batch.labels[0])
-
-    def oracle(params, _):
-        return torch.func.grad(loss)(params), loss(params)[None]
-
-    alpha = 0.1
-    exact = torch.func.grad(lambda w: loss(plus(w, -alpha, torch.func.grad(loss)(w))))(start)
-    moved = {n: t.clone() for n, t in start.items()}
-    Maml(alpha, 1.0, 1e-3).step(oracle, moved, one, {})
-    assert_close(plus(start, -1, moved), exact, rtol=1e-3, atol=1e-8)
-    first_order = {n: t.clone() for n, t in start.items()}
-    Maml(alpha, 1.0).step(oracle, first_order, one, {})
-    assert not torch.allclose(
-        start["head.weight"] - first_order["head.weight"], exact["head.weight"]
-    )
 
 
 # FedRoD and FedProto: what their objectives do with features

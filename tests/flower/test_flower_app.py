@@ -447,8 +447,8 @@ def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
     path = os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
     changes = {"rounds": 2, "model": tiny.NORM_MLP, "unseen": 0.0,
-               "adapt": "none,tent:Tent,third_party_adaptations:Asks",
-               "adapt-args": "tent:Tent.epochs=2"}  # fmt: skip
+               "adapt": "none,pseudo_labels:PseudoLabels,third_party_adaptations:Asks",
+               "adapt-args": "pseudo_labels:PseudoLabels.epochs=2"}  # fmt: skip
     wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}

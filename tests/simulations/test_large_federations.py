@@ -10,8 +10,8 @@ from toy_run import SETTINGS, Run, assert_same_run
 
 from fedadapt.records import CommunicationEntry, Evaluation
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints, load_latest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations import federation
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.results import parquet as results
 from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.communication import by_action

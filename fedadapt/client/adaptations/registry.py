@@ -28,6 +28,12 @@ ADAPTATIONS = Registry(
         "fine-tune": "fedadapt.client.adaptations.fine_tune:FineTune",
         "kd": "fedadapt.client.adaptations.kd:Kd",
         "ewc": "fedadapt.client.adaptations.ewc:Ewc",
+        "lp-ft": "fedadapt.client.adaptations.lp_ft:LpFt",
+        "prototype": "fedadapt.client.adaptations.prototype:Prototype",
+        "tent": "fedadapt.client.adaptations.tent:Tent",
+        "bn-mix": "fedadapt.client.adaptations.bn_mix:BnMix",
+        "shot-im": "fedadapt.client.adaptations.shot_im:ShotIm",
+        "t3a": "fedadapt.client.adaptations.t3a:T3A",
     },
 )
 

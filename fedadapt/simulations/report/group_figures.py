@@ -33,29 +33,27 @@ FRAME = COLOURS[2]  # stands out from every blue
 
 @styled
 def distance_matrix(groups: FoundGroups) -> "Figure":
-    """Draw the Euclidean distances between the clients' vectors.
+    """Draw the distances between clients by what was compared.
 
     The groups are framed and the kinds are named at the side; a second panel has a histogram of the
     distances.
     """
-    from scipy.spatial.distance import pdist, squareform
-
     order = np.lexsort((groups.clients, np.array(groups.kinds, dtype=object), groups.labels))
     if len(order) > MOST_COMPARED:
         order = order[np.linspace(0, len(order) - 1, MOST_COMPARED).round().astype(int)]
-    distances = squareform(pdist(groups.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
+    distances = groups.distances(order)
     kinds = [groups.kinds[d] for d in order]
     figure = new_figure(10, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(5, 4))
     image = left.imshow(distances, cmap=near_to_far(), vmin=0, interpolation="nearest")
     bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.8, aspect=30)
-    bar.set_label("Euclidean distance")
+    bar.set_label(groups.unit)
     bar.outline.set_visible(False)
     _frame_groups(left, groups.labels[order])
     _name_kinds(left, groups.labels[order], kinds)
     _number_clients(left, groups.clients[order])
     title(left, "How different clients look", f"{groups.num_groups} groups found, framed")
-    _draw_distances(right, distances, kinds, groups.labels[order])
+    _draw_distances(right, distances, kinds, groups.labels[order], groups.unit)
     return figure
 
 
@@ -110,7 +108,11 @@ def _number_clients(axes: "Axes", clients: NDArray[np.int64]) -> None:
 
 
 def _draw_distances(
-    axes: "Axes", distances: NDArray[np.float64], kinds: list[str], labels: NDArray[np.int64]
+    axes: "Axes",
+    distances: NDArray[np.float64],
+    kinds: list[str],
+    labels: NDArray[np.int64],
+    unit: str,
 ) -> None:
     """Draw histograms of the distances between clients of the same kind and of different kinds.
 
@@ -130,7 +132,7 @@ def _draw_distances(
             )
             axes.axvline(values[part].mean(), color=colour, lw=1.6, ls=(0, (4, 3)))
     axes.set_xlim(0, edges[-1])
-    axes.set_xlabel("Euclidean distance")
+    axes.set_xlabel(unit)
     axes.set_ylabel("pairs of clients, %")
     axes.grid(axis="y")
     if same.size:

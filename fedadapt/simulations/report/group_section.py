@@ -21,27 +21,26 @@ class Section(NamedTuple):
 
 
 def group_sections(run: RunFolder, groups: FoundGroups, *, measure: bool) -> list[Section]:
-    """Return a section with the groups and distances, and one with the map of layers.
+    """Return a section with the groups and the clients' distances, and one with the map of layers.
 
-    The second one says why the map is left out, if it is.
+    The second one says why the map is left out, if it is; strategies that do not compare layers
+    have none.
 
     Args:
         measure: Measure the map of layers if it has not been measured before.
 
     """
     note = f"{as_text(groups)}."
-    if not groups.vectors.size:
+    if not groups.has_distances:
         return [Section("Groups of clients", note, (), tuple(groups.rows))]
-    length = groups.vectors.shape[1]
-    compared = (
-        f"{note} Distances are between what clients reported: {length} numbers, {4 * length} bytes "
-        "each."
-    )
+    if length := groups.vectors.shape[1]:
+        note += (
+            f" Distances are between what clients reported: {length} numbers, {4 * length} bytes "
+            "each."
+        )
     figure = distance_matrix(groups)
-    return [
-        Section("Groups of clients", compared, (figure,), tuple(groups.rows)),
-        _layers(run, measure=measure),
-    ]
+    section = Section("Groups of clients", note, (figure,), tuple(groups.rows))
+    return [section, _layers(run, measure=measure)] if groups.compares_layers else [section]
 
 
 def _layers(run: RunFolder, *, measure: bool) -> Section:

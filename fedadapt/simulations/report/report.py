@@ -201,10 +201,13 @@ def _cards(
             )
         cards += _over_local(after, name)
     if run.groups is not None:
-        how = "drawn at random" if run.groups.method == "random" else "found by sparsity"
         index = run.groups.agreement
         agree = "" if index is None else f"; adjusted Rand index {index:.2f} against the kinds"
-        card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
+        card = {
+            "name": "Groups",
+            "value": str(run.groups.num_groups),
+            "note": f"{run.groups.how}{agree}",
+        }
         cards.append(card)
     if travelled:
         training = [t for t in travelled if t.phase == "training"]

@@ -31,11 +31,32 @@ class FoundGroups:
     clients: NDArray[np.int64]  # [n]
     labels: NDArray[np.int64]  # [n], from 0
     kinds: tuple[str, ...]  # [n]
-    vectors: NDArray[np.float64]  # [n, q]; q is 0 where groups are random
+    vectors: NDArray[np.float64]  # [n, q], what clients reported; q is 0 where that is not told
+    found_by: str = "sparsity"  # what was compared
+    between: NDArray[np.float64] | None = None  # [n, n]: distances, where no vectors are told
+    unit: str = "Euclidean distance"
+    compares_layers: bool = False  # they were found by the activations of a layer
 
     @property
     def num_groups(self) -> int:
         return len(np.unique(self.labels))
+
+    @property
+    def how(self) -> str:
+        """How the groups came about, in words."""
+        return "drawn at random" if self.method == "random" else f"found by {self.found_by}"
+
+    @property
+    def has_distances(self) -> bool:
+        return self.between is not None or self.vectors.size > 0
+
+    def distances(self, order: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return those between the clients at these places, [m, m]."""
+        from scipy.spatial.distance import pdist, squareform
+
+        if self.between is not None:
+            return self.between[np.ix_(order, order)]
+        return squareform(pdist(self.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
 
     @property
     def headline(self) -> dict[str, int | float | None]:
@@ -77,7 +98,11 @@ class FoundGroups:
                 clients=np.array(metadata["clients"], dtype=np.int64),
                 labels=np.array(metadata["labels"], dtype=np.int64),
                 kinds=kinds,
-                vectors=np.array(metadata["vectors"], dtype=np.float64).reshape(count, -1),
+                vectors=np.array(metadata.get("vectors", []), dtype=np.float64).reshape(count, -1),
+                found_by=str(metadata.get("found_by", "sparsity")),
+                between=_matrix(metadata.get("distances"), count),
+                unit=str(metadata.get("unit", "Euclidean distance")),
+                compares_layers="layer" in metadata,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no groups: {error}") from None
@@ -97,11 +122,14 @@ def read_groups(folder: Path) -> FoundGroups | None:
     return FoundGroups.parse(path.read_text("utf-8")) if path.is_file() else None
 
 
+def _matrix(rows: Any, count: int) -> NDArray[np.float64] | None:
+    return None if rows is None else np.array(rows, dtype=np.float64).reshape(count, count)
+
+
 def as_text(groups: FoundGroups) -> str:
     """Return one line: how many groups of how many clients, since which round, and how good."""
     count, clients = groups.num_groups, len(groups.clients)
-    how = "drawn at random" if groups.method == "random" else "found by sparsity"
-    said = f"{count} group{'s' * (count != 1)} of {clients} clients, {how}, from round "
+    said = f"{count} group{'s' * (count != 1)} of {clients} clients, {groups.how}, from round "
     parts = [f"{said}{groups.round} on"]
     if groups.quality is not None:
         parts.append(f"silhouette {groups.quality:.2f}")

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedadapt.server.checks import Expected, validation_errors
-from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.testing.assertions import require, require_close, require_finite, require_same

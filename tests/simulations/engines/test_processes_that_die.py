@@ -15,8 +15,8 @@ from toys import Toys, assert_same_bits, conv, initial, sent, split, training
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.errors import FedadaptError
 from fedadapt.server.client_pool import EvaluationRequest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines import process_worker
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.jobs import Reply, Request
 from fedadapt.simulations.engines.processes import ProcessClients

@@ -9,7 +9,7 @@ from toys import assert_same_bits, copied
 
 from fedadapt.errors import FedadaptError
 from fedadapt.messages import Update
-from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.server.client_states import ClientStates
 from fedadapt.weights import num_bytes
 
 NOWHERE = 0  # a budget: nothing stays in memory
@@ -109,17 +109,17 @@ def test_memory_stays_within_the_budget_and_room_is_used_again(tmp_path):
     client_states = ClientStates(tmp_path, budget=2 * size)
     for seed in range(20):
         client_states.remember((0, 1, 2, 3, 4), update(seed, clients=5))
-        assert client_states._in_memory <= 2 * size
+        assert client_states._storage._in_memory <= 2 * size
     gc.collect()
     # Five states, and one that is written before the one it replaces is let go.
-    assert 3 * size <= client_states._spill_file._end <= 6 * size
+    assert 3 * size <= client_states._storage._spill_file._end <= 6 * size
     assert list(tmp_path.iterdir()) == []  # the file has no name: a kill leaves nothing behind
 
 
 def test_a_state_is_not_read_to_be_counted_or_compared(tmp_path, monkeypatch):
     client_states = ClientStates(tmp_path, NOWHERE)
     client_states.remember((0, 1, 2), update(1))
-    monkeypatch.setattr("fedadapt.simulations.engines.client_states._raw", None)
+    monkeypatch.setattr("fedadapt.server.client_states._raw", None)
     first, again = client_states.snapshot(), client_states.snapshot()
     assert first[1] is again[1]
     assert "personal" in first[1]
