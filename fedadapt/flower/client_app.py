@@ -49,13 +49,13 @@ def count(message: Message, context: Context) -> Message:
 def hello(message: Message, context: Context) -> Message:
     """Who this client is; the server refuses a client that does not fit the run."""
     assembly, client = _self(context)
-    told: Config = {
+    facts: Config = {
         "partition-id": client,
         "version": __version__,
         "manifest": assembly.benchmark.manifest.hash,
         "num-examples": assembly.benchmark.num_train_examples(client),
     }
-    return Message(records.request({}, told), reply_to=message)
+    return Message(records.request({}, facts), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Message:

@@ -140,8 +140,8 @@ class GridClients:
         pass
 
     def _introduce(self, node: int, reply: Message) -> None:
-        told = records.settings(reply.content)
-        client, version = told.get("partition-id"), told.get("version")
+        facts = records.settings(reply.content)
+        client, version = facts.get("partition-id"), facts.get("version")
         if type(client) is not int or client < 0:
             raise InputError(
                 f"client at node {node}: its partition-id is {client!r}; it must be a number >= 0"
@@ -151,9 +151,9 @@ class GridClients:
                 f"client {client}: runs fedadapt {version}, the server {__version__}; "
                 "install the same"
             )
-        if told.get("manifest") != self._manifest:
+        if facts.get("manifest") != self._manifest:
             raise InputError(
-                f"client {client}: its data assignment is {told.get('manifest')!r}, the server's "
+                f"client {client}: its data assignment is {facts.get('manifest')!r}, the server's "
                 f"{self._manifest!r}; use the same benchmark, seed and files"
             )
         if client in self._nodes:

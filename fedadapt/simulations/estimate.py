@@ -69,9 +69,9 @@ def announcement(estimated: Estimate, workers: int) -> str:
         ("local adaptations", estimated.adaptation),
         ("evaluation", estimated.evaluation),
     )
-    told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
+    durations = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
     side = f"{workers} workers" if workers > 1 else "one worker"
-    return f"this will take about {duration(estimated.total)} on {side}: {told}"
+    return f"this will take about {duration(estimated.total)} on {side}: {durations}"
 
 
 def duration(seconds: float) -> str:

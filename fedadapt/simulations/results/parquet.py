@@ -198,8 +198,8 @@ def _batches(folder: Path, kind: type[Table]) -> Iterator[Any]:
                         f"{path}: column {field.name!r} of type {field.type} is missing; "
                         f"expected {', '.join(kind._fields)}"
                     )
-            there = [name for name in kind._fields if name in file.schema_arrow.names]
-            for batch in file.iter_batches(ROWS_READ, columns=there):
+            columns = [name for name in kind._fields if name in file.schema_arrow.names]
+            for batch in file.iter_batches(ROWS_READ, columns=columns):
                 if any(column.null_count for column in batch.columns):
                     raise InputError(f"{path}: has empty cells; every column must be filled")
                 yield batch
