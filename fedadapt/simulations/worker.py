@@ -321,7 +321,7 @@ class Worker:
                         [score] = scores([z], [labels])
                         found.append(self._row(part, d, name, method, HELD_OUT, score))
             if shown.confidence:
-                tests = part.part("test")
+                tests = [split.test for split in part.splits]
                 logits = logits_of(part, after, tests)
                 found += [
                     self._sureness(part, d, name, method, held_out[d], logits[d], tests[d].labels)
