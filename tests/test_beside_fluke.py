@@ -82,4 +82,4 @@ def test_a_difference_is_judged_seed_by_seed(tmp_path, monkeypatch):
     pair = Pair("FedAvg", ("fedavg", "shared"), ("fedavg", "shared"), "")
     monkeypatch.setattr("benchmarks.beside_fluke.table.PAIRS", (pair,))
     *_, row = main_table(Runs(path))
-    assert row == "| FedAvg | 69.00 (4.24) | 67.50 (3.54) | +1.50 (0.71) | no |  |"
+    assert row == "| FedAvg | 69.00 (4.24) | 67.50 (3.54) | **+1.50 (0.71)** |  |  |"

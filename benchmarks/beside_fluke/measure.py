@@ -21,6 +21,7 @@ from benchmarks.beside_fluke.write import arrays
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "runs.jsonl"
 THEIRS = [name for name in METHODS if name != "fedproto, classifier"]  # a look at the same run
+VARIANTS = ("ours", "as-it-is", "from-rest", "batches", "mended")
 MENDED = ["ditto", "fedbabu", "apfl", "fedproto"]
 
 
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    parser.add_argument("--variants", nargs="+", default=["ours", "as-it-is", "batches", "mended"])
+    parser.add_argument(
+        "--variants", nargs="+", default=["ours", "as-it-is", "from-rest", "batches", "mended"]
+    )
     given = parser.parse_args(arguments)
     given.results.touch()
     known = {(r["method"], r["variant"], r["seed"]) for r in done(given.results)}

@@ -5,6 +5,7 @@
 Variants:
   as-it-is  nothing of fluke is touched: its own order of images, and optimisers that live on from
             round to round
+  from-rest the same, but velocities start at 0 in each round
   batches   clients go through their images in our order, and velocities start at 0 in each round
   mended    the same, and what a method does otherwise than its paper is put right: ``MENDED``
 
@@ -44,7 +45,8 @@ from torch.func import functional_call
 from torch.optim.lr_scheduler import StepLR
 from torchmetrics import Accuracy
 
-VARIANTS = ("as-it-is", "batches", "mended")
+VARIANTS = ("as-it-is", "from-rest", "batches", "mended")
+OURS = ("batches", "mended")  # variants in which clients go through their images as ours do
 given: dict[str, np.ndarray] = {}
 setting: dict[str, Any] = {}
 numbers: dict[str, float] = {}
@@ -245,7 +247,7 @@ class Method:
         self.variant = variant
 
     def made(self) -> CentralizedFL:
-        purposes = None if self.variant == "as-it-is" else list(self.purposes)
+        purposes = list(self.purposes) if self.variant in OURS else None
         client = {
             "batch_size": setting["batch_size"],
             "local_epochs": setting["local_epochs"],
@@ -446,12 +448,12 @@ class FedALAMethod(FedAvgMethod):
             "conergence_threshold": 0.0,
             "loss_window_size": 10,
         }
-        if variant != "as-it-is":
+        if variant in OURS:
             self.algorithm = with_parts(FedALA, SubsetOfOurs)
 
     def made(self) -> CentralizedFL:
         algorithm = super().made()
-        if self.variant != "as-it-is":  # where an epoch is short, 100 batches would be more of them
+        if self.variant in OURS:  # where an epoch is short, 100 batches would be more of them
             for one in algorithm.clients:
                 batches = -(-given[f"order/ala/{one.index}"].shape[-1] // setting["batch_size"])
                 one.hyper_params.conergence_threshold = torch.inf
