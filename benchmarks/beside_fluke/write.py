@@ -79,12 +79,31 @@ def _of_client(
     return np.stack([images[generator.permutation(len(images))] for _ in range(epochs)])
 
 
+def perturbed(found: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """The same with initial weights that are a millionth off: how much rounding can do."""
+    rng = np.random.default_rng(seed)
+    return {
+        n: (t * (1 + 1e-6 * rng.standard_normal(t.shape))).astype(t.dtype)
+        if n.startswith("weights/")
+        else t
+        for n, t in found.items()
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--perturb", type=int, help="seed of initial weights a millionth off")
+    parser.add_argument("--fluke-seed", type=int, help="of orders of fluke's own (default: seed)")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
-    np.savez_compressed(given.out, **arrays(given.seed))
+    found = arrays(given.seed)
+    if given.perturb is not None:
+        found = perturbed(found, given.perturb)
+    if given.fluke_seed is not None:
+        facts = json.loads(str(found["setting"])) | {"seed": given.fluke_seed}
+        found["setting"] = np.array(json.dumps(facts))
+    np.savez_compressed(given.out, **found)
 
 
 if __name__ == "__main__":
