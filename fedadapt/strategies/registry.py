@@ -22,6 +22,7 @@ STRATEGIES = Registry(
         "fedavg": "fedadapt.strategies.shared.fedavg:FedAvg",
         "fedprox": "fedadapt.strategies.shared.fedprox:FedProx",
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
+        "embedding": "fedadapt.strategies.shared.embedding:EmbeddedModels",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "fedper": "fedadapt.strategies.shared.fedper:FedPer",
         "fedrep": "fedadapt.strategies.shared.fedrep:FedRep",

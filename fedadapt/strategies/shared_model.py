@@ -32,7 +32,8 @@ class SharedModel(Strategy[Weights]):
     ``fixed`` which ones nobody changes, and with ``personal = "on client"`` that each client has a
     model of its own, which it keeps in its state as ``personal`` or makes of the shared model and
     the tensors that stay; ``personal_model`` makes it in any other way. ``extras`` are shared
-    beside the network, and ``moved`` is for a server that does not simply take the mean.
+    beside the network; with ``personal = "from extras"`` they are sent wherever a personal model is
+    asked for, and it is made of them. ``moved`` is for a server that does not simply take the mean.
 
     ``batch_norm`` says what becomes of batch-norm layers. ``shared``: scale, shift and running
     statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
@@ -43,7 +44,7 @@ class SharedModel(Strategy[Weights]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
-    personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
+    personal: ClassVar[Literal["nowhere", "on client", "from extras"]] = "nowhere"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -78,7 +79,8 @@ class SharedModel(Strategy[Weights]):
         trained: it may train, but keeps nothing, and draws with a purpose of its own.
 
         Args:
-            shared: The shared model, with the tensors that stay on the clients.
+            shared: The shared model, with the tensors that stay on the clients; also the extras
+                where it is made from them.
 
         """
         return shared | cohort.state(PERSONAL, shared)
@@ -153,9 +155,10 @@ class SharedModel(Strategy[Weights]):
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action == STATISTICS:
             schedule = Schedule(STATISTICS_BATCH, 1, "train", STATISTICS)
-            statistics = batch_norm_statistics(cohort, received.weights, schedule)
+            network = self._network(received.weights)
+            statistics = batch_norm_statistics(cohort, network, schedule)
             return Update(statistics, cohort.num_examples)
-        shared = self.localise(cohort, received.weights)
+        shared = _with_part(cohort, received.weights, NORMS, self._local_norms)
         return self.train(cohort, _with_part(cohort, shared, STAYING, self._staying))
 
     @final
@@ -178,13 +181,15 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def models(self, state: Weights, clients: Sequence[int]) -> Mapping[str, Weights]:
-        network = self.model.state_dict()
-        return {"base": repeat({n: t for n, t in state.items() if n in network}, len(clients))}
+        models = {"base": self._network(state)}
+        if self.personal == "from extras":
+            models[PERSONAL] = state
+        return {name: repeat(weights, len(clients)) for name, weights in models.items()}
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         weights = _with_part(cohort, weights, NORMS, self._local_norms)
-        if model != PERSONAL:
+        if model != PERSONAL and not self._has_extras(weights):
             return weights
         return self.personal_model(cohort, _with_part(cohort, weights, STAYING, self._staying))
 
@@ -195,6 +200,17 @@ class SharedModel(Strategy[Weights]):
     @final
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> Weights:
         return dict(tensors)
+
+    def _network(self, weights: Weights) -> Weights:
+        """What of ``weights`` is the network's."""
+        names = self.model.state_dict()
+        return {n: t for n, t in weights.items() if n in names}
+
+    def _has_extras(self, weights: Weights) -> bool:
+        """Whether what came is what a personal model is made of, under whichever name."""
+        if self.personal != "from extras":
+            return False
+        return not weights.keys() <= self.model.state_dict().keys()
 
     @cached_property
     def _local_norms(self) -> frozenset[str]:
