@@ -32,19 +32,19 @@ class SharedModel(Strategy[Weights]):
     ``fixed`` which ones nobody changes, and with ``personal = "on client"`` that each client has a
     model of its own, which it keeps in its state as ``personal`` or makes of the shared model and
     the tensors that stay; ``personal_model`` makes it in any other way. ``extras`` are shared
-    beside the network; with ``personal = "from extras"`` they are sent wherever a personal model is
-    asked for, and it is made of them. ``moved`` is for a server that does not simply take the mean.
+    beside the network, ``base_model`` makes the base model of all that is shared, and ``moved`` is
+    for a server that does not simply take the mean.
 
     ``batch_norm`` says what becomes of batch-norm layers. ``shared``: scale, shift and running
     statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
     client that never trained uses the initial ones. ``reestimate``: scale and shift are averaged,
     the statistics are measured anew on the clients' training images under the averaged weights
-    (one more exchange a round) and pooled over clients: mean = sum p_k m_k,
+    (one more exchange a round, where they are shared) and pooled over clients: mean = sum p_k m_k,
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
     query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
-    personal: ClassVar[Literal["nowhere", "on client", "from extras"]] = "nowhere"
+    personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -72,6 +72,16 @@ class SharedModel(Strategy[Weights]):
         """
         return frozenset()
 
+    def base_model(self, shared: Weights) -> Weights:
+        """Return the base model of what is shared, extras included: the network's part of it.
+
+        Args:
+            shared: On the server [...], on clients [D, ...].
+
+        """
+        network = self.model.state_dict()
+        return {n: t for n, t in shared.items() if n in network}
+
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
         """Return the clients' own models, [D, ...], of the shared one and what each has kept.
 
@@ -79,17 +89,17 @@ class SharedModel(Strategy[Weights]):
         trained: it may train, but keeps nothing, and draws with a purpose of its own.
 
         Args:
-            shared: The shared model, with the tensors that stay on the clients; also the extras
-                where it is made from them.
+            shared: All that is shared, extras included, with the tensors that stay on the clients.
 
         """
-        return shared | cohort.state(PERSONAL, shared)
+        base = self.base_model(shared)
+        return base | cohort.state(PERSONAL, base)
 
     def extras(self, start: Weights) -> Weights:
         """Return tensors that are shared beside the network's, as they are at first, [...].
 
         They are sent, trained and averaged with the model, and are no part of it: their names are
-        not the network's.
+        not the network's. Clients that make personal models get them at an evaluation too.
         """
         return {}
 
@@ -145,7 +155,8 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def actions(self, state: Weights, round: int) -> tuple[str, ...]:
-        return ("train", STATISTICS) if self.batch_norm == "reestimate" else ("train",)
+        measured = self.batch_norm == "reestimate" and not norms(self.model) <= self._unsent
+        return ("train", STATISTICS) if measured else ("train",)
 
     @final
     def send(self, state: Weights, action: str, round: int, clients: Sequence[int]) -> Sent:
@@ -155,10 +166,10 @@ class SharedModel(Strategy[Weights]):
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action == STATISTICS:
             schedule = Schedule(STATISTICS_BATCH, 1, "train", STATISTICS)
-            network = self._network(received.weights)
-            statistics = batch_norm_statistics(cohort, network, schedule)
+            base = self.base_model(received.weights)
+            statistics = batch_norm_statistics(cohort, base, schedule)
             return Update(statistics, cohort.num_examples)
-        shared = _with_part(cohort, received.weights, NORMS, self._local_norms)
+        shared = self.localise(cohort, received.weights)
         return self.train(cohort, _with_part(cohort, shared, STAYING, self._staying))
 
     @final
@@ -181,15 +192,16 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def models(self, state: Weights, clients: Sequence[int]) -> Mapping[str, Weights]:
-        models = {"base": self._network(state)}
-        if self.personal == "from extras":
-            models[PERSONAL] = state
-        return {name: repeat(weights, len(clients)) for name, weights in models.items()}
+        base = self.base_model(state)
+        models = {"base": repeat(base, len(clients))}
+        if self.made_on_client and any(base.get(n) is not t for n, t in state.items()):
+            models[PERSONAL] = repeat(state, len(clients))  # the base model would not be enough
+        return models
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         weights = _with_part(cohort, weights, NORMS, self._local_norms)
-        if model != PERSONAL and not self._has_extras(weights):
+        if model != PERSONAL:
             return weights
         return self.personal_model(cohort, _with_part(cohort, weights, STAYING, self._staying))
 
@@ -200,17 +212,6 @@ class SharedModel(Strategy[Weights]):
     @final
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> Weights:
         return dict(tensors)
-
-    def _network(self, weights: Weights) -> Weights:
-        """What of ``weights`` is the network's."""
-        names = self.model.state_dict()
-        return {n: t for n, t in weights.items() if n in names}
-
-    def _has_extras(self, weights: Weights) -> bool:
-        """Whether what came is what a personal model is made of, under whichever name."""
-        if self.personal != "from extras":
-            return False
-        return not weights.keys() <= self.model.state_dict().keys()
 
     @cached_property
     def _local_norms(self) -> frozenset[str]:

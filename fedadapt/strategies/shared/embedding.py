@@ -62,7 +62,7 @@ class EmbeddedModels(SharedModel):
     has the statistics of its own images, as AdaBN has it. ``base`` is w alone.
     """
 
-    personal = "from extras"
+    personal = "on client"
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
     seed: int = from_run(default=0)
