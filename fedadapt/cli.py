@@ -85,17 +85,17 @@ def _run_options(*left_out: str) -> Callable[[Any], Any]:
     return add
 
 
-def _keys(given: dict[str, Any]) -> list[str]:
+def _keys(options: dict[str, Any]) -> list[str]:
     """The keys that were given on the command line."""
-    return [name.replace("_", "-") for name, value in given.items() if value is not None]
+    return [name.replace("_", "-") for name, value in options.items() if value is not None]
 
 
-def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
+def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
     """The settings given, on top of a saved run's or the defaults."""
-    if given.get("clients") == 0:
+    if options.get("clients") == 0:
         raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
     base = saved.to_mapping() if saved else {}
-    chosen = {k.replace("_", "-"): v for k, v in given.items() if v is not None}
+    chosen = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
     if saved is None:
         chosen = defaults_of_tasks(chosen) | chosen
     try:
@@ -108,7 +108,7 @@ def _config(given: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
 @_run_options()
 @click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
-def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
+def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
     """Train, personalise and evaluate on simulated clients; write a run folder.
 
     Without options: a hundred clients with handwritten digits, each seeing two of the ten classes.
@@ -121,14 +121,14 @@ def simulate(resume: Path | None, verbose: bool, **given: Any) -> None:
         path = resume / "config.toml"
         if not path.is_file():
             raise InputError(f"resume: {path} is not there; name the folder of a run")
-        if given["out"]:
+        if options["out"]:
             raise InputError(f"out: a run goes on where it is, in {resume}; leave --out away")
-        config = _config(given, RunConfig.from_toml(path))
-        check(config, _keys(given))
+        config = _config(options, RunConfig.from_toml(path))
+        check(config, _keys(options))
         folder = resume
     else:
-        config = _config(given)
-        check(config, _keys(given))
+        config = _config(options)
+        check(config, _keys(options))
         folder = new_folder(config)
     console = Console(stderr=True)
     console.print(_headline(config, folder), soft_wrap=True)
@@ -172,7 +172,7 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
 def _by_task(tasks: dict[str, Any]) -> Table:
     """Accuracy on each task at the end, and what was forgotten on the way."""
     table = Table(title="by task, %; forgetting in points", box=None, header_style="bold")
-    last = [found["matrix"][-1] for found in tasks.values()]
+    last = [scores["matrix"][-1] for scores in tasks.values()]
     heads = (
         "accuracy",
         "forgetting",
@@ -181,8 +181,8 @@ def _by_task(tasks: dict[str, Any]) -> Table:
     )
     for head in ("client model", *heads):
         table.add_column(head, justify="left" if head == "client model" else "right")
-    for (label, found), row in zip(tasks.items(), last, strict=True):
-        cells = (found["accuracy"], found["forgetting"], found["forgetting_over_all"], *row)
+    for (label, scores), row in zip(tasks.items(), last, strict=True):
+        cells = (scores["accuracy"], scores["forgetting"], scores["forgetting_over_all"], *row)
         table.add_row(label, *(f"{100 * cell:.2f}" for cell in cells))
     return table
 
@@ -209,7 +209,7 @@ def _prepare(verbose: bool) -> None:
 @click.option("--seeds", default="1,2,3", help="seeds separated by commas  [1,2,3]")
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
-def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: Any) -> None:
+def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **options: Any) -> None:
     """Run several strategies x adaptations x seeds on the same clients; one table of all.
 
     Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
@@ -218,10 +218,10 @@ def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **given: A
     from fedadapt.simulations.results.table_formats import to_rich
 
     _prepare(verbose)
-    base = _config(given)
+    base = _config(options)
     folder = comparing.folder_of(base, out)
     runs = comparing.plan(base, listed, seeds, folder)
-    comparing.check_all(runs, _keys(given))
+    comparing.check_all(runs, _keys(options))
     console = Console(stderr=True)
     table, files = comparing.carry_out(runs, folder, console)
     Console().print(to_rich(table))
@@ -284,13 +284,13 @@ def benchmarks(data_root: str) -> None:
     from fedadapt.datasets.task_incremental.task_listing import task_rows
 
     sections = (("", benchmark_rows(data_root)), ("learnt task after task", task_rows(data_root)))
-    for title, found in sections:
+    for title, rows in sections:
         table = Table(
             title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
         )
-        for column in found[0]._fields:
+        for column in rows[0]._fields:
             table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-        for row in found:
+        for row in rows:
             table.add_row(*(_word(value) for value in row))
         Console().print(table)
 

@@ -90,7 +90,10 @@ class RunConfig:
     momentum: float = param(0.5, "its momentum", at_least=0, below=1)
     weight_decay: float = param(0.0, "its weight decay", at_least=0)
     # What they do with it.
-    adapt: str = param("none,fine-tune", "local adaptations to compare, separated by commas")
+    adapt: str = param(
+        "none,fine-tune",
+        "local adaptations to compare, separated by commas; a+b is a and then b",
+    )
     adapt_args: str = param("", 'their arguments, e.g. "fine-tune.epochs=10 kd.lr=0.01"')
     evaluate_every: int = param(
         0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
@@ -110,6 +113,11 @@ class RunConfig:
         "all: every model and adaptation is a row; best-on-adapt: and a row `served`, where each "
         "client keeps the base model unless its adapt images say that another one is better",
         choices=("all", "best-on-adapt"),
+    )
+    confidence: bool = param(
+        False,
+        "record how sure models are of each test image, with a temperature fitted to the client's "
+        "adapt images: calibration, and accuracy against coverage",
     )
     local: bool = param(
         True,
@@ -186,14 +194,14 @@ class RunConfig:
         return tuple(f.name.replace("_", "-") for f in fields(RunConfig))
 
     @staticmethod
-    def from_mapping(given: Mapping[str, Any], where: str = "run config") -> "RunConfig":
+    def from_mapping(settings: Mapping[str, Any], where: str = "run config") -> "RunConfig":
         """Build from kebab-case keys; an unknown key or a bad value is one clear line."""
         known = RunConfig.keys()
-        for key in given:
+        for key in settings:
             if key not in known:
                 raise InputError(f"{where}: unknown key {key!r}{nearest(key, known)}")
         try:
-            return RunConfig(**{k.replace("-", "_"): v for k, v in given.items()})
+            return RunConfig(**{k.replace("-", "_"): v for k, v in settings.items()})
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
 
@@ -228,6 +236,12 @@ class RunConfig:
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
 
 
+def adaptations_of(adapt: str) -> tuple[str, ...]:
+    """``"none, adabn + fine-tune"`` -> ("none", "adabn+fine-tune"): names in the order given."""
+    chains = (chain.split("+") for chain in adapt.split(",") if chain.strip())
+    return tuple("+".join(name.strip() for name in chain) for chain in chains)
+
+
 def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
     """``"eta=0.1 name=x flag=true"`` -> {"eta": 0.1, "name": "x", "flag": True}.
 
@@ -235,7 +249,7 @@ def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
     """
     import shlex
 
-    found: dict[str, Scalar] = {}
+    arguments: dict[str, Scalar] = {}
     try:
         words = shlex.split(text)
     except ValueError as error:
@@ -244,7 +258,7 @@ def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise InputError(f"{where}: {word!r} is not of the form name=value")
-        if name in found:
+        if name in arguments:
             raise InputError(f"{where}: {name!r} is given twice")
         try:
             parsed = tomllib.loads(f"x = {value}")["x"]
@@ -252,5 +266,5 @@ def parse_arguments(text: str, where: str) -> dict[str, Scalar]:
             parsed = value
         if not isinstance(parsed, bool | int | float | str):
             raise InputError(f"{where}: {word!r}: a value is a number, true, false or a word")
-        found[name] = parsed
-    return found
+        arguments[name] = parsed
+    return arguments

@@ -108,6 +108,30 @@ def cross_entropy(view: View) -> Tensor:
     return each.view(labels.shape).mean(1)
 
 
+def entropy(view: View) -> Tensor:
+    """Mean entropy of the predictions, nats; no labels. Wang et al. 2021, eq. 1."""
+    log_p = view.logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(2).mean(1)
+
+
+@dataclass(frozen=True)
+class InformationMaximisation:
+    """Mean entropy of the predictions - diversity x entropy of the mean prediction; no labels.
+
+    Liang et al. 2020, with 1e-5 in each logarithm, as in the released code.
+    """
+
+    diversity: float = 1.0
+
+    def __call__(self, view: View) -> Tensor:
+        p = view.logits.softmax(-1)
+        return _spread(p).mean(1) - self.diversity * _spread(p.mean(1))
+
+
+def _spread(p: Tensor) -> Tensor:
+    return -(p * (p + 1e-5).log()).sum(-1)
+
+
 @dataclass(frozen=True)
 class Proximal:
     """Task loss + (mu/2) ||w - w_anchor||^2. FedProx (Li et al. 2020, eq. 2)."""

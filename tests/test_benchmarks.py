@@ -71,7 +71,7 @@ def test_every_client_has_images_of_its_own_and_the_same_each_time(name):
     assert not torch.equal(clients.split(0).train.inputs, clients.split(1).train.inputs)
 
 
-def test_a_work_goes_through_a_word():
+def test_a_benchmark_task_survives_being_written_as_a_word():
     assert parsed("W1") == WORKS["W1"]
     assert parsed(word(small("W3", 7))) == small("W3", 7)
 
@@ -124,7 +124,7 @@ def test_the_bare_loop_and_fedadapt_answer_queries_alike(name):
 
 
 @pytest.mark.parametrize("name", WORKS)
-def test_every_work_runs_to_its_end(name):
+def test_every_benchmark_task_runs_to_its_end(name):
     work = small(name, 2, examples=2)
     assert "at a time" in ours.run(work, Rounds(2), workers=1)
     loop = bare.Loop(work, channels_last=True, bf16=False)
@@ -179,7 +179,7 @@ def test_engines_take_turns_and_all_is_written_down(monkeypatch, tmp_path, capsy
     assert found["bare"]["clients per second"] == []
 
 
-def test_a_work_is_done_by_those_who_can():
+def test_a_benchmark_task_is_run_by_the_engines_that_support_it():
     assert not {"flower", "bare-cl"} & set(speed.engines_for(WORKS["mas"]))
     assert speed.engines_for(WORKS["mas"], ["flower", "ours-ray"]) == ["ours-ray"]
     assert "bare-cl" not in speed.engines_for(WORKS["W1"])

@@ -8,7 +8,13 @@ from fedadapt.strategies.registry import STRATEGIES
 from fedadapt.testing import adaptation_contract, network_contract, strategy_contract
 
 OURS = [name for name, path in STRATEGIES.ours.items() if path.startswith("fedadapt.")]
-ARGUMENTS = {"pfa": {"groups": 2}}
+ARGUMENTS = {
+    "pfa": {"groups": 2},
+    # Any cluster of three clients and more is split, from the first round on.
+    "cfl": {"first_round": 1, "rule": "norms", "eps1": 1e6, "eps2": 1e-6},
+    "pacfl": {"threshold": 30.0},
+}
+COMPOSITIONS = ("adabn+ewc", "bn-mix+t3a")  # one asks and reads labels, the other does neither
 
 
 def _name(check) -> str:
@@ -22,7 +28,7 @@ def test_a_strategy_keeps_the_contract(name, check):
 
 
 @pytest.mark.parametrize("check", adaptation_contract, ids=_name)
-@pytest.mark.parametrize("name", ADAPTATIONS.ours)
+@pytest.mark.parametrize("name", [*ADAPTATIONS.ours, *COMPOSITIONS])
 def test_an_adaptation_keeps_the_contract(name, check):
     check(name)
 

@@ -38,7 +38,7 @@ def _on_the_path(tmp_path_factory, monkeypatch):
     tiny.without_pictures(monkeypatch)
 
 
-def test_it_is_short():
+def test_the_ditto_example_is_short():
     assert len((EXAMPLES / "ditto.py").read_text("utf-8").splitlines()) <= 40
 
 

@@ -103,4 +103,4 @@ def test_the_tables_made_from_the_code_are_up_to_date(script, page):
 
 
 def test_the_adaptation_shown_is_the_example():
-    assert (ROOT / "examples/tent.py").read_text("utf-8") in TEXTS["docs/adaptations.md"]
+    assert (ROOT / "examples/pseudo_labels.py").read_text("utf-8") in TEXTS["docs/adaptations.md"]

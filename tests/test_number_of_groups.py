@@ -53,7 +53,7 @@ def test_the_rules_that_are_compared_are_what_they_are_called(rule):
     np.testing.assert_allclose(rest, rest[0], atol=1e-9)
 
 
-def test_kinds_far_apart_are_found_by_all_and_the_table_is_printed(monkeypatch, capsys):
+def test_every_rule_separates_kinds_far_apart_and_the_table_is_printed(monkeypatch, capsys):
     monkeypatch.setattr(number_of_groups, "WIDTHS", (4.0,))
     number_of_groups.main(["--count", "2"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]

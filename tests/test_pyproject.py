@@ -59,7 +59,7 @@ def test_a_client_installs_neither_ray_nor_datasets():
     assert flower == f"flwr>={FLOWER['flwr-version-target']}"
 
 
-def test_extras_are_the_promised_ones():
+def test_the_extras_simulation_and_test_exist_and_python_is_3_11():
     assert {"simulation", "test"} <= set(PROJECT["project"]["optional-dependencies"])
     assert PROJECT["project"]["requires-python"] == ">=3.11"
 

@@ -149,7 +149,7 @@ def test_unseen_clients_are_evaluated_and_never_trained(finished):
     assert summary["accuracy_unseen"]["base+fine-tune"]["num_clients"] == 2
 
 
-def test_every_client_asked_is_in_the_ledger_once_a_round(finished):
+def test_every_client_asked_is_in_the_communication_log_once_a_round(finished):
     counts = Counter((e.round, e.client, e.action) for e in read_communication(finished))
     del counts[0, 0, "evaluate"]
     trained = [key for key in counts if key[2] == "train"]

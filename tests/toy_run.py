@@ -12,14 +12,15 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.server.checkpoint import load_latest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.alone import TrainingAlone, local_epochs
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.base import ServerSide
 from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.strategies.stateful import StrategyWithState
 
@@ -61,10 +62,11 @@ class Run:
 
     def __init__(
         self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
-        stop=None, lose=None, adaptations=METHODS, num_workers=0, initial_is_sent=False, **engine,
+        stop=None, lose=None, adaptations=METHODS, num_workers=0, initial_is_sent=False,
+        strategy=FedAvg, **engine,
     ):  # fmt: skip
         model = conv()
-        strategy = FedAvg(
+        strategy = strategy(
             training=training(0.1, 2, momentum=0.5), model=model, batch_norm=batch_norm
         )
         benchmark = Toys(splits, unseen=unseen, everywhere=EVERYWHERE)
@@ -74,7 +76,8 @@ class Run:
             benchmark, model, strategy, adaptations, seed=config.seed, alone=alone, **how
         )
         self.folder = folder
-        self.method = StrategyWithState(strategy)
+        server = ServerSide(config=config, tasks=None, folder=folder, compute=worker.compute)
+        self.method = StrategyWithState(strategy.prepare(server))
         if num_workers:
             engine |= {"num_workers": num_workers, "client_states": ClientStates()}
             self.client_pool = ProcessClients(worker, **engine)

@@ -16,8 +16,8 @@ from fedadapt.client.statistics.sparsity import SPARSITY, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.server.client_pool import EvaluationRequest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.assembly import Assembly, compute_device, run_of
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.execution import plan_for
 from fedadapt.simulations.engines.ray_clients import RayWorkers
 from fedadapt.simulations.engines.select import Engine, engine_for

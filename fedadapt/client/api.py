@@ -190,16 +190,16 @@ def importance(
 
     """
     _ImportanceArguments(kind=kind, granularity=granularity, batch_size=batch_size)
-    given = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    if len(given) != len(images) or not len(images):
+    targets = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    if len(targets) != len(images) or not len(images):
         raise InputError(
-            f"importance: {len(images)} images and {len(given)} labels; one label an image"
+            f"importance: {len(images)} images and {len(targets)} labels; one label an image"
         )
     seed = 0
     if generator is not None:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    cohort = _alone(model, Examples(images, given.to(images.device)), seed)
-    found = importances(
+    cohort = _alone(model, Examples(images, targets.to(images.device)), seed)
+    stacked = importances(
         cohort,
         repeat({n: t.detach() for n, t in model.state_dict().items()}, 1),
         kind="true-fisher" if kind == "fisher" and labels is None else kind,
@@ -207,15 +207,15 @@ def importance(
         batch_size=batch_size,
         exclude=exclude,
     )
-    return row(found, 0)
+    return row(stacked, 0)
 
 
 def _whole_numbers(channels: Sequence[int]) -> list[int]:
     """Of any sequence, a tensor or an array among them."""
-    found = [c.item() if hasattr(c, "item") else c for c in channels]
-    if not all(type(c) is int for c in found):
-        raise InputError(f"sparsity: channels: {found[:3]}; they must be whole numbers")
-    return found
+    numbers = [c.item() if hasattr(c, "item") else c for c in channels]
+    if not all(type(c) is int for c in numbers):
+        raise InputError(f"sparsity: channels: {numbers[:3]}; they must be whole numbers")
+    return numbers
 
 
 def _alone(model: nn.Module, images: Examples, seed: int) -> Cohort:

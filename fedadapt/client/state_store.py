@@ -87,8 +87,10 @@ class ClientStateStore:
         return self.folder / f"round-{round:08d}.safetensors"
 
     def _rounds(self) -> list[int]:
-        names = (re.fullmatch(r"round-(\d{8,})", p.stem) for p in self.folder.glob("*.safetensors"))
-        return sorted(int(found[1]) for found in names if found)
+        matches = (
+            re.fullmatch(r"round-(\d{8,})", p.stem) for p in self.folder.glob("*.safetensors")
+        )
+        return sorted(int(match[1]) for match in matches if match)
 
 
 def _file_name(what: str, text: str) -> str:
@@ -144,9 +146,9 @@ def _read(path: Path) -> tuple[dict[str, Weights], int | None]:
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, object]) -> str:
     """A hash of all that matters: the facts, and every tensor with its name, type and shape."""
-    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

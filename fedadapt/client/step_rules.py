@@ -40,8 +40,9 @@ class Sgd:
     """g <- g + weight_decay w;  v <- momentum v + g;  w <- w - learning_rate v.
 
     ``rates`` gives some names a learning rate of their own. ``clamp`` keeps some names between a
-    least and a largest value, after each step. Names in them that are not being trained are passed
-    over, so that one rule serves several phases.
+    least and a largest value, after each step. ``undecayed`` names are not drawn to 0 by the weight
+    decay. Names in them that are not being trained are passed over, so that one rule serves several
+    phases.
     """
 
     learning_rate: float
@@ -49,6 +50,7 @@ class Sgd:
     weight_decay: float = 0.0
     rates: Mapping[str, float] | None = field(default=None, hash=False)
     clamp: Mapping[str, tuple[float, float]] | None = field(default=None, hash=False)
+    undecayed: frozenset[str] = frozenset()
 
     def begin(self, params: Weights) -> Weights:
         return {n: torch.zeros_like(w) for n, w in params.items()} if self.momentum else {}
@@ -64,7 +66,9 @@ class Sgd:
         """One step: ``params`` and ``velocity`` move in place."""
         moving, change = list(params.values()), [grads[n] for n in params]
         if self.weight_decay:
-            change = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
+            decayed = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
+            both = zip(params, change, decayed, strict=True)
+            change = [g if n in self.undecayed else decay for n, g, decay in both]
         if self.momentum:
             states = [velocity[n] for n in params]
             if states and states[0].is_cuda:  # few calls

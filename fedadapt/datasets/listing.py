@@ -23,8 +23,8 @@ class BenchmarkRow(NamedTuple):
 def benchmark_rows(given_root: str = "") -> list[BenchmarkRow]:
     """Each benchmark, and whether its files are there; those of other packages come last."""
     root = data_root(given_root)
-    theirs = [user_entry(name, path) for name, path in BENCHMARKS.theirs().items()]
-    return [_row(entry, root) for entry in (*ENTRIES, ANY_FOLDER, *theirs)]
+    others = [user_entry(name, path) for name, path in BENCHMARKS.theirs().items()]
+    return [_row(entry, root) for entry in (*ENTRIES, ANY_FOLDER, *others)]
 
 
 def _row(entry: DataEntry, root: Path | None) -> BenchmarkRow:

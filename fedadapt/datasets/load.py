@@ -153,8 +153,8 @@ def measure(store: Store, rows: Rows) -> MeasuredScaling:
     for channel in range(store.pixels.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
         for start in range(0, len(rows), 1024):
-            some = torch.from_numpy(rows[start : start + 1024])
-            counts += torch.bincount(store.pixels[some, channel].flatten(), minlength=256)
+            batch = torch.from_numpy(rows[start : start + 1024])
+            counts += torch.bincount(store.pixels[batch, channel].flatten(), minlength=256)
         share = counts.double() / counts.sum()
         mean = (share * levels).sum()
         variance = (share * (levels - mean) ** 2).sum()

@@ -41,21 +41,21 @@ app = RunClientApp(mods=[guard])
 @app.query("count")
 def count(message: Message, context: Context) -> Message:
     """How many clients there are, for a run that did not say."""
-    found = {"clients": _config(context).clients}
-    return Message(records.request({}, found), reply_to=message)
+    settings = {"clients": _config(context).clients}
+    return Message(records.request({}, settings), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Who this client is; the server refuses a client that does not fit the run."""
     assembly, client = _self(context)
-    told: Config = {
+    facts: Config = {
         "partition-id": client,
         "version": __version__,
         "manifest": assembly.benchmark.manifest.hash,
         "num-examples": assembly.benchmark.num_train_examples(client),
     }
-    return Message(records.request({}, told), reply_to=message)
+    return Message(records.request({}, facts), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -68,9 +68,9 @@ def answer(message: Message, context: Context) -> Message:
     # A round that is trained again begins as it did; all else is asked of what there is now.
     states = store.load(before=round) if action == "train" else store.load()
     update = assembly.worker.answer(action, round, sent, [states])
-    mine = {part: row(weights, 0) for part, weights in update.states.items()}
-    if mine and all(is_finite(weights) for weights in mine.values()):
-        store.save({**states, **mine}, round)
+    new_states = {part: row(weights, 0) for part, weights in update.states.items()}
+    if new_states and all(is_finite(weights) for weights in new_states.values()):
+        store.save({**states, **new_states}, round)
     return Message(records.answer(update), reply_to=message)
 
 
@@ -110,11 +110,12 @@ def evaluate(message: Message, context: Context) -> Message:
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
         held_out=bool(config.get("held-out", False)),
+        confidence=bool(config.get("confidence", False)),
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )
     keep_models(assembly.config, assembly.worker, store, (round, task), collected.models)
-    return Message(records.rows_record(evaluated.rows, evaluated.failures), reply_to=message)
+    return Message(records.rows_record(*evaluated), reply_to=message)
 
 
 def _config(context: Context) -> RunConfig:

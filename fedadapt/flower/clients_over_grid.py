@@ -14,9 +14,9 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import HELD_OUT, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.checks import Expected
-from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
 from fedadapt.weights import Weights, is_shared, row
 
 HELLO, COUNT = "query.hello", "query.count"
@@ -109,13 +109,14 @@ class GridClients:
             "on-global": request.on_global,
             "curves": request.curves,
             "held-out": request.held_out,
+            "confidence": request.confidence,
             "task": request.task,
             "on-client": list(request.on_client),
         }
         if request.collect:
             config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
-        asked = (records.request({**mine, **pooled}, config) for mine in contents)
+        asked = (records.request({**arrays, **pooled}, config) for arrays in contents)
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})
@@ -123,11 +124,14 @@ class GridClients:
             try:
                 rows = records.rows(reply.content, request.round, client)
                 failed = records.failures(reply.content, request.round, client)
+                confidences = records.confidences(reply.content, request.round, client)
                 check_as_asked(rows, failed, request)
+                check_confidences(rows, confidences, request)
             except ValueError as error:
                 yield EvaluationAnswers((), [], {client: Failure("rejected", str(error))})
                 continue
-            yield EvaluationAnswers((client,), rows, {}, 8 * 3 * len(rows), failed=failed)
+            up = result_bytes(rows, confidences)
+            yield EvaluationAnswers((client,), rows, {}, up, failed=failed, confidences=confidences)
 
     def states(self) -> dict[int, dict[str, Weights]]:
         return {}  # on the clients' own disks
@@ -136,8 +140,8 @@ class GridClients:
         pass
 
     def _introduce(self, node: int, reply: Message) -> None:
-        told = records.settings(reply.content)
-        client, version = told.get("partition-id"), told.get("version")
+        facts = records.settings(reply.content)
+        client, version = facts.get("partition-id"), facts.get("version")
         if type(client) is not int or client < 0:
             raise InputError(
                 f"client at node {node}: its partition-id is {client!r}; it must be a number >= 0"
@@ -147,9 +151,9 @@ class GridClients:
                 f"client {client}: runs fedadapt {version}, the server {__version__}; "
                 "install the same"
             )
-        if told.get("manifest") != self._manifest:
+        if facts.get("manifest") != self._manifest:
             raise InputError(
-                f"client {client}: its data assignment is {told.get('manifest')!r}, the server's "
+                f"client {client}: its data assignment is {facts.get('manifest')!r}, the server's "
                 f"{self._manifest!r}; use the same benchmark, seed and files"
             )
         if client in self._nodes:
@@ -174,8 +178,8 @@ class GridClients:
             )
             for client, content in zip(clients, contents, strict=True)
         ]
-        found = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in found}
+        received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
+        replies = {reply.metadata.src_node_id: reply for reply in received}
         for client in clients:
             reply = replies.get(self._nodes[client])
             if reply is None:
@@ -196,12 +200,12 @@ def models_by_client(
         if is_shared(weights)
     }
     for d in range(count):
-        own = {
+        per_client = {
             name: records.array_record(row(weights, d))
             for name, weights in stacked.items()
             if name not in shared
         }
-        yield {**shared, **own}
+        yield {**shared, **per_client}
 
 
 def check_as_asked(
@@ -218,7 +222,7 @@ def check_as_asked(
         return {(model, method, split) for model in request.names for method in request.adaptations}
 
     every = Counter((row.model, row.adaptation, row.split, row.epoch) for row in rows)
-    found = {(*words,) for *words, epoch in every if epoch == 0}
+    evaluated = {(*words,) for *words, epoch in every if epoch == 0}
     failed = Counter((failure.model, failure.adaptation, "test") for failure in failures)
     allowed = of("test") | (of("global") if request.on_global else set())
     if request.curves:
@@ -227,14 +231,33 @@ def check_as_asked(
         allowed |= of(HELD_OUT)
     on_the_way = {(*words,) for *words, epoch in every if epoch != 0}
     if (
-        not found <= allowed
-        or of("test") & found != of("test") - failed.keys()
+        not evaluated <= allowed
+        or of("test") & evaluated != of("test") - failed.keys()
         or not failed.keys() <= of("test")
         or every.total() > len(every)
         or failed.total() > len(failed)
-        or not on_the_way <= (found if request.curves else set())
+        or not on_the_way <= (evaluated if request.curves else set())
     ):
         raise ValueError("evaluation results are not of the models and adaptations asked for")
+
+
+def check_confidences(
+    rows: list[Evaluation], confidences: list[Confidence], request: EvaluationRequest
+) -> None:
+    """Refuse what was not asked for, or does not fit the results on the same test images.
+
+    Raises:
+        ValueError: it is not of the models in the results, each once, or of other images.
+
+    """
+    images = {row.label: row.num_examples for row in rows if row.split == "test" and not row.epoch}
+    counted = Counter(confidence.label for confidence in confidences)
+    if (
+        (confidences and not request.confidence)
+        or counted.total() > len(counted)
+        or any(images.get(c.label) != len(c.right) for c in confidences)
+    ):
+        raise ValueError("confidences are not of the models and images asked for")
 
 
 def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:

@@ -49,9 +49,9 @@ class FlowerStrategyWithState:
             arrays = records.array_record(floats(self._weights))
             messages = self._strategy.configure_train(number, arrays, ConfigRecord(), grid)
             replies = grid.send_and_receive(messages)
-            found, _ = self._strategy.aggregate_train(number, replies)
-            if found is not None:
-                self._weights = self._taken(found)
+            aggregated, _ = self._strategy.aggregate_train(number, replies)
+            if aggregated is not None:
+                self._weights = self._taken(aggregated)
                 arrays = records.array_record(floats(self._weights))
             messages = self._strategy.configure_evaluate(number, arrays, ConfigRecord(), grid)
             try:
@@ -99,26 +99,32 @@ class FlowerStrategyWithState:
         for name, fact in metadata.items():
             kind, value = cast(list[Any], fact)
             prefix = f"strategy/{name}/"
-            own = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
+            parts = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
             restored: Any = value
             if kind == "array":
-                restored = own[""].numpy()
+                restored = parts[""].numpy()
             elif kind == "record":
-                restored = records.array_record(own)
+                restored = records.array_record(parts)
             elif kind == "dict":
-                restored = {n: t.numpy() for n, t in own.items()}
+                restored = {n: t.numpy() for n, t in parts.items()}
             setattr(self._strategy, name, restored)
+
+    def pack_clients(self) -> Mapping[int, Mapping[str, Weights]]:
+        return {}
+
+    def unpack_clients(self, clients: Mapping[int, Mapping[str, Weights]]) -> None:
+        """Nothing: a strategy of Flower's knows no client."""
 
     def _taken(self, record: ArrayRecord) -> Weights:
         """The strategy's result in the model's own types; names and shapes must be the model's."""
-        found = records.tensors(record)
+        returned = records.tensors(record)
         known = floats(self._weights)
-        for n in [*known, *found]:
-            if n not in found or n not in known or found[n].shape != known[n].shape:
-                what = list(found[n].shape) if n in found else "missing"
+        for n in [*known, *returned]:
+            if n not in returned or n not in known or returned[n].shape != known[n].shape:
+                what = list(returned[n].shape) if n in returned else "missing"
                 want = list(known[n].shape) if n in known else "not of this model"
                 raise InputError(f"strategy: it returned {n!r} as {what}; the model's is {want}")
-        taken = {n: found[n].to(t.dtype) for n, t in known.items()}
+        taken = {n: returned[n].to(t.dtype) for n, t in known.items()}
         for n in taken:
             if n.endswith(".running_var"):  # an adaptive server may step below zero
                 taken[n] = taken[n].clamp(min=0)
@@ -130,7 +136,7 @@ class SelectedFlowerStrategy:
 
     learns_tasks = False
 
-    def __init__(self, name: str, cls: type[Flower], given: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, cls: type[Flower], strategy_args: Mapping[str, Any]) -> None:
         """Check what can be checked before it is constructed.
 
         Raises:
@@ -143,7 +149,7 @@ class SelectedFlowerStrategy:
                 "hooks and runs the rounds itself"
             )
         accepted = constructor_parameters(cls)
-        arguments = {key.replace("-", "_"): value for key, value in given.items()}
+        arguments = {key.replace("-", "_"): value for key, value in strategy_args.items()}
         for argument in arguments:
             if accepted is not None and argument not in accepted:
                 known = tuple(accepted)

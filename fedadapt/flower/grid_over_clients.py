@@ -76,17 +76,17 @@ class GridOverClients(SynchronousGrid):
             yield Message(Error(FAILED, "no usable answer"), reply_to=message)
 
     def _sent(self, messages: list[Message]) -> Sent:
-        found = [_arrays(message) for message in messages]
-        if all(record is found[0] for record in found):
-            weights = repeat(self._model(found[0]), len(messages))
+        arrays = [_arrays(message) for message in messages]
+        if all(record is arrays[0] for record in arrays):
+            weights = repeat(self._model(arrays[0]), len(messages))
         else:
-            weights = stack([self._model(record) for record in found])
+            weights = stack([self._model(record) for record in arrays])
         clients = tuple(m.metadata.dst_node_id - 1 for m in messages)
         return Sent(clients, weights, records.settings(messages[0].content))
 
     def _model(self, record: ArrayRecord) -> Weights:
-        given = records.tensors(record)
-        return {n: t.to(self._types.get(n, t.dtype)) for n, t in given.items()} | self._held
+        tensors = records.tensors(record)
+        return {n: t.to(self._types.get(n, t.dtype)) for n, t in tensors.items()} | self._held
 
     def _replies(self, answers: Answers, waiting: dict[int, Message]) -> Iterator[Message]:
         update = answers.update
@@ -124,10 +124,12 @@ def flower_identity() -> Iterator[None]:
 
 
 def _arrays(message: Message) -> ArrayRecord:
-    found = list(message.content.array_records.values())
-    if len(found) != 1:
-        raise InputError(f"strategy: a message holds {len(found)} array records; it must hold one")
-    return found[0]
+    array_records = list(message.content.array_records.values())
+    if len(array_records) != 1:
+        raise InputError(
+            f"strategy: a message holds {len(array_records)} array records; it must hold one"
+        )
+    return array_records[0]
 
 
 def floats(weights: Mapping[str, torch.Tensor]) -> Weights:

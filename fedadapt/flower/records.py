@@ -12,18 +12,19 @@
 | ``failures`` | what of ``evaluate`` has no result, one list a column |
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedadapt.messages import Config, Sent, Update
-from fedadapt.records import Evaluation, EvaluationFailure
+from fedadapt.records import Confidence, Evaluation, EvaluationFailure
 from fedadapt.weights import Weights, repeat
 
-ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES = (
+ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES, CONFIDENCES = (
     "arrays",
     "config",
     "metrics",
@@ -31,6 +32,7 @@ ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES = (
     "rows",
     "labels",
     "failures",
+    "confidences",
 )
 POOLED = "pooled."
 NUM_EXAMPLES = "num-examples"
@@ -66,14 +68,14 @@ def metric_record(numbers: Mapping[str, float]) -> MetricRecord:
 
 def settings(content: RecordDict) -> Config:
     """All settings of a message; anything but numbers, words and lists of them is left out."""
-    found: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {}
+    values: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {}
     for record in content.config_records.values():
         for name, value in record.items():
             if isinstance(value, bool | int | float | str) or (
                 isinstance(value, list) and not any(isinstance(v, bytes) for v in value)
             ):
-                found[name] = value  # type: ignore[assignment]
-    return found
+                values[name] = value  # type: ignore[assignment]
+    return values
 
 
 def request(weights: Mapping[str, ArrayRecord], config: Config) -> RecordDict:
@@ -107,10 +109,12 @@ def answer(update: Update) -> RecordDict:
 
 
 def rows_record(
-    rows: Sequence[Evaluation], failures: Sequence[EvaluationFailure] = ()
+    rows: Sequence[Evaluation],
+    failures: Sequence[EvaluationFailure] = (),
+    confidences: Sequence[Confidence] = (),
 ) -> RecordDict:
     """Results of one client, without its number: the server knows whom it asked."""
-    return RecordDict(
+    content = RecordDict(
         {
             ROWS: MetricRecord(
                 {
@@ -138,6 +142,57 @@ def rows_record(
             ),
         }
     )
+    if confidences:
+        content[CONFIDENCES] = ConfigRecord(
+            {
+                "seen": [c.seen for c in confidences],
+                "model": [c.model for c in confidences],
+                "adaptation": [c.adaptation for c in confidences],
+                "temperature": [c.temperature for c in confidences],
+                "images": [len(c.right) for c in confidences],
+                # Of all images of all models, one after the other.
+                "right": [right for c in confidences for right in c.right],
+                "raw": [sure for c in confidences for sure in c.raw],
+                "calibrated": [sure for c in confidences for sure in c.calibrated],
+            }
+        )
+    return content
+
+
+def confidences(content: RecordDict, round: int, client: int) -> list[Confidence]:
+    """How sure a client's models are; [] where it was not asked. The inverse of ``rows_record``.
+
+    Raises:
+        ValueError: Columns are missing, of different length or not of their types, or a
+            probability or a temperature is none.
+
+    """
+    if CONFIDENCES not in content.config_records:
+        return []
+    try:
+        columns: dict[str, Any] = dict(content.config_records[CONFIDENCES])
+        heads = [columns[n] for n in ("seen", "model", "adaptation", "temperature", "images")]
+        images = [columns[n] for n in ("right", "raw", "calibrated")]
+        parsed, first = [], 0
+        for *words, count in zip(*heads, strict=True):
+            parts = [column[first : first + count] for column in images]
+            if not count > 0 or any(len(part) != count for part in parts):
+                raise ValueError("images")
+            parsed.append(Confidence(round, client, *words, *parts))
+            first += count
+        if any(len(column) != first for column in images):
+            raise ValueError("images")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"confidences are malformed: {type(error).__name__}") from None
+    for confidence in parsed:
+        sure = [*confidence.raw, *confidence.calibrated]
+        types = [type(value) for value in confidence[2:6]] == [bool, str, str, float]
+        flags = all(type(right) is bool for right in confidence.right)
+        if not types or not flags or not all(type(p) is float and 0 <= p <= 1 for p in sure):
+            raise ValueError("confidences are malformed: values of other types")
+        if not 0 < confidence.temperature < math.inf:
+            raise ValueError(f"temperature {confidence.temperature}")
+    return parsed
 
 
 def failures(content: RecordDict, round: int, client: int) -> list[EvaluationFailure]:
@@ -149,12 +204,12 @@ def failures(content: RecordDict, round: int, client: int) -> list[EvaluationFai
     """
     try:
         columns = [content.config_records[FAILURES][n] for n in ("model", "adaptation", "reason")]
-        found = [EvaluationFailure(round, client, *words) for words in zip(*columns, strict=True)]
+        parsed = [EvaluationFailure(round, client, *words) for words in zip(*columns, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation failures are malformed: {type(error).__name__}") from None
-    if not all(isinstance(word, str) for failure in found for word in failure[2:5]):
+    if not all(isinstance(word, str) for failure in parsed for word in failure[2:5]):
         raise ValueError("evaluation failures are malformed: values of other types")
-    return [failure._replace(reason=failure.reason[:REASON]) for failure in found]
+    return [failure._replace(reason=failure.reason[:REASON]) for failure in parsed]
 
 
 def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
@@ -177,12 +232,12 @@ def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
             numbers["loss"],
             numbers["epoch"],
         )
-        found = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+        evaluations = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation results are malformed: {type(error).__name__}") from None
-    for row in found:
+    for row in evaluations:
         if [type(value) for value in row] != COLUMNS:
             raise ValueError("evaluation results are malformed: values of other types")
         if not 0 <= row.accuracy <= 1 or row.num_examples < 1:
             raise ValueError(f"accuracy {row.accuracy} over {row.num_examples} images")
-    return found
+    return evaluations

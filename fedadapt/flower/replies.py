@@ -131,8 +131,8 @@ def _records(message: Message, expected: Expected) -> tuple[ArrayRecord, ArrayRe
     arrays, metrics = message.content.array_records, message.content.metric_records
     extra = sorted(set(arrays) - {ARRAYS, REPORT})
     if extra or (ARRAYS not in arrays and expected.arrays):
-        found = listed(sorted(arrays)) or "none"
-        raise ReplyError(f"array records: {found}; expected {ARRAYS!r} and at most {REPORT!r}")
+        names = listed(sorted(arrays)) or "none"
+        raise ReplyError(f"array records: {names}; expected {ARRAYS!r} and at most {REPORT!r}")
     if set(metrics) != {METRICS}:
         raise ReplyError(
             f"metric records: {listed(sorted(metrics)) or 'none'}; expected {METRICS!r} only"
@@ -151,8 +151,8 @@ def _numbers(record: MetricRecord, names: tuple[str, ...] | None) -> tuple[float
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ReplyError(f"{label}: is of type {type(value).__name__}, expected a number")
         if not abs(value) <= sys.float_info.max:  # also what a whole number cannot be as a float
-            found = value if isinstance(value, float) else f"a number of {value.bit_length()} bits"
-            raise ReplyError(f"{label}: is {found}, expected a finite number")
+            shown = value if isinstance(value, float) else f"a number of {value.bit_length()} bits"
+            raise ReplyError(f"{label}: is {shown}, expected a finite number")
         values[name] = float(value)
     num_examples = values.pop(NUM_EXAMPLES)
     if not 0 < num_examples <= MAX_EXAMPLES:

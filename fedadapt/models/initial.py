@@ -98,28 +98,28 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         InputError: No tensor fits, or one is unknown, of another shape or type, or not finite.
 
     """
-    own = model.state_dict()
+    needed = model.state_dict()
     filters = _first_filters(model)
     new: Weights = {}
     left_out: list[str] = []
-    for given, tensor in state.items():
-        name = given if given in own else f"body.{given}"
-        if name not in own:
-            if given.startswith(FOREIGN_HEADS):
-                left_out.append(given)
+    for stored, tensor in state.items():
+        name = stored if stored in needed else f"body.{stored}"
+        if name not in needed:
+            if stored.startswith(FOREIGN_HEADS):
+                left_out.append(stored)
                 continue
             raise InputError(
-                f"weights: {source} has {given!r}, the model has not; it has {_examples(own)}"
+                f"weights: {source} has {stored!r}, the model has not; it has {_examples(needed)}"
             )
         if name in new:
             raise InputError(f"weights: {source} has {name!r} twice, with 'body.' and without")
-        if name in filters and tensor.dim() == 4 and tensor.shape[1] == 3 != own[name].shape[1]:
+        if name in filters and tensor.dim() == 4 and tensor.shape[1] == 3 != needed[name].shape[1]:
             tensor = tensor.sum(1, keepdim=True)
-        _check_fit(given, tensor, own[name], source)
+        _check_fit(stored, tensor, needed[name], source)
         new[name] = tensor
     if not new:
         raise InputError(
-            f"weights: {source} has no tensor for the model, which has {_examples(own)}"
+            f"weights: {source} has no tensor for the model, which has {_examples(needed)}"
         )
     classifier = head(model)
     absent = sorted(classifier - new.keys())
@@ -127,22 +127,22 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         raise InputError(f"weights: {source} has a part of the head only; {absent[0]!r} is missing")
     with torch.no_grad():
         for name, tensor in new.items():
-            own[name].copy_(tensor)
-    initial = tuple(name for name in own if name not in new)
-    return Loaded(source, tuple(n for n in own if n in new), initial, tuple(left_out))
+            needed[name].copy_(tensor)
+    initial = tuple(name for name in needed if name not in new)
+    return Loaded(source, tuple(n for n in needed if n in new), initial, tuple(left_out))
 
 
-def _check_fit(name: str, given: Tensor, needed: Tensor, source: str) -> None:
-    if given.shape != needed.shape:
+def _check_fit(name: str, tensor: Tensor, needed: Tensor, source: str) -> None:
+    if tensor.shape != needed.shape:
         raise InputError(
-            f"weights: {source}: {name!r} has shape {list(given.shape)}, the model needs "
+            f"weights: {source}: {name!r} has shape {list(tensor.shape)}, the model needs "
             f"{list(needed.shape)}"
         )
-    if given.is_floating_point() != needed.is_floating_point():
+    if tensor.is_floating_point() != needed.is_floating_point():
         raise InputError(
-            f"weights: {source}: {name!r} is {given.dtype}, the model needs {needed.dtype}"
+            f"weights: {source}: {name!r} is {tensor.dtype}, the model needs {needed.dtype}"
         )
-    if not given.isfinite().all():
+    if not tensor.isfinite().all():
         raise InputError(f"weights: {source}: {name!r} holds values that are not finite numbers")
 
 

@@ -64,6 +64,25 @@ ENTRIES: tuple[NetworkEntry, ...] = (
         batch_norm=False,
     ),
     NetworkEntry(
+        name="vit-tiny",
+        factory="fedadapt.models.vit:vit_tiny",
+        description="vision transformer: 4 blocks of width 64",
+        usual_shape=(1, 28, 28),
+        num_parameters=205_066,
+        min_size=2,
+        batch_norm=False,
+    ),
+    NetworkEntry(
+        name="vit-tiny-prompts",
+        factory="fedadapt.models.vit:vit_tiny",
+        arguments={"prompts": 10},
+        description="the same with 10 prompts (pFedPG)",
+        usual_shape=(1, 28, 28),
+        num_parameters=205_706,
+        min_size=2,
+        batch_norm=False,
+    ),
+    NetworkEntry(
         name="vgg11",
         factory="fedadapt.models.vgg:vgg11",
         description="VGG-11 convolutions, average pool (PFA)",
@@ -222,7 +241,7 @@ class NetworkRow(NamedTuple):
 
 def network_rows() -> list[NetworkRow]:
     """Each network, those of other packages last. Nothing is imported."""
-    ours = [
+    built_in = [
         NetworkRow(
             entry.name,
             entry.description,
@@ -234,7 +253,7 @@ def network_rows() -> list[NetworkRow]:
         )
         for entry in ENTRIES
     ]
-    theirs = [
+    others = [
         NetworkRow(name, f"made by {path}", *[""] * 5) for name, path in NETWORKS.theirs().items()
     ]
-    return [*ours, *theirs, NetworkRow("module:factory", "your own", *[""] * 5)]
+    return [*built_in, *others, NetworkRow("module:factory", "your own", *[""] * 5)]

@@ -53,13 +53,13 @@ class Spread(NamedTuple):
 class Analysis:
     """What an attack made of the images.
 
-    ``found`` has an array [N, C, H, W] in [0, 1] for every (layer, property). ``blind`` is what a
-    mid-grey image would reach, which tells nothing: the zero of both measures.
+    ``reconstructions`` has an array [N, C, H, W] in [0, 1] for every (layer, property). ``blind``
+    is what a mid-grey image would reach, which tells nothing: the zero of both measures.
     """
 
     layers: dict[int, Activation]
     originals: Pixels  # [N, C, H, W], in [0, 1]
-    found: dict[tuple[int, str], Pixels]
+    reconstructions: dict[tuple[int, str], Pixels]
     rows: list[Inversion]
     blind: dict[str, Spread]  # by measure
 
@@ -125,7 +125,7 @@ def analyse(
     model = victim.model.to(device or torch.device("cpu"))
     layers = relu_layers(model, shape, attack.layers)
     originals = (victim.images / 255).numpy()
-    found: dict[tuple[int, str], Pixels] = {}
+    reconstructions: dict[tuple[int, str], Pixels] = {}
     rows: list[Inversion] = []
     batches = victim.images.split(AT_ONCE)
     with evaluating(model):
@@ -134,7 +134,7 @@ def analyse(
                 started(f"ReLU {number}, {name}", attack.steps * len(batches))
                 parts = [_attacked(victim, attack, layer, name, b, progress) for b in batches]
                 pixels = np.concatenate([images for images, _ in parts])
-                found[number, name] = pixels
+                reconstructions[number, name] = pixels
                 misfits = torch.cat([misfit for _, misfit in parts]).tolist()
                 rows += [
                     Inversion(i, number, name, *_quality(originals[i], pixels[i]), misfits[i])
@@ -142,11 +142,11 @@ def analyse(
                 ]
     grey = np.full_like(originals[0], 0.5)
     blind = {key: _spread([of(image, grey) for image in originals]) for key, of in MEASURES.items()}
-    return Analysis(layers, originals, found, rows, blind)
+    return Analysis(layers, originals, reconstructions, rows, blind)
 
 
-def _quality(original: Pixels, found: Pixels) -> tuple[float, float]:
-    return MEASURES["psnr"](original, found), MEASURES["ssim"](original, found)
+def _quality(original: Pixels, reconstruction: Pixels) -> tuple[float, float]:
+    return MEASURES["psnr"](original, reconstruction), MEASURES["ssim"](original, reconstruction)
 
 
 def _attacked(

@@ -103,8 +103,8 @@ def privacy_inversion(
         sys.path.insert(0, "")  # module:factory of the folder one works in
     effort = {key: options.pop(key) for key in parameters(Attack)}
     attack = Attack(layers=layers(layers_text), properties=words(properties_text), **effort)
-    given = {key: value for key, value in options.items() if value is not None}
-    config = _without_run(given, attack) if run is None else _of_run(run, given)
+    chosen = {key: value for key, value in options.items() if value is not None}
+    config = _without_run(chosen, attack) if run is None else _of_run(run, chosen)
     check_model(config)
     check_data(config)
     base = None if run is None else run / "models" / "base.safetensors"
@@ -112,24 +112,24 @@ def privacy_inversion(
     _attack(config, base, attack, device, folder)
 
 
-def _without_run(given: dict[str, Any], attack: Attack) -> RunConfig:
+def _without_run(chosen: dict[str, Any], attack: Attack) -> RunConfig:
     """Settings without a run: as many clients as images, so that each client has one image."""
-    config = RunConfig(**{"model": "cnn", "seed": attack.seed, "clients": 1, **given})
+    config = RunConfig(**{"model": "cnn", "seed": attack.seed, "clients": 1, **chosen})
     domains = find_benchmark(config.benchmark).domains
     clients = max(min(attack.images, MOST_CLIENTS), domains)
     return RunConfig.from_mapping(config.to_mapping() | {"clients": clients})
 
 
-def _of_run(run: Path, given: dict[str, Any]) -> RunConfig:
+def _of_run(run: Path, chosen: dict[str, Any]) -> RunConfig:
     """The settings of a run, whose data may have moved."""
-    extra = [key.replace("_", "-") for key in WITHOUT_RUN if key in given]
+    extra = [key.replace("_", "-") for key in WITHOUT_RUN if key in chosen]
     if extra:
         raise InputError(f"{extra[0]}: a run has its own; leave --{extra[0]} or --run away")
     for needed in (run / "config.toml", run / "models" / "base.safetensors"):
         if not needed.is_file():
             raise InputError(f"run: {needed} is not there; name the folder of a finished run")
     settings = RunConfig.from_toml(run / "config.toml").to_mapping()
-    moved = {"data-root": given["data_root"]} if "data_root" in given else {}
+    moved = {"data-root": chosen["data_root"]} if "data_root" in chosen else {}
     return RunConfig.from_mapping(settings | {"weights": ""} | moved)
 
 

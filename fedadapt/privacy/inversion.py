@@ -48,19 +48,19 @@ PROPERTIES: dict[str, View] = {
 
 def relu_map(model: nn.Module, layer: Activation, images: Tensor) -> Tensor:
     """The layer's output [B, C, H, W]; what comes after it is not computed."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     calls = 0
 
     def listen(path: str, output: Tensor) -> None:
         nonlocal calls
         calls += path == layer.path
         if calls > layer.call:
-            found.append(output)
+            outputs.append(output)
             raise StopForward
 
     with listening(model, listen):
         model(images)
-    return found[0]
+    return outputs[0]
 
 
 def relu_layers(
@@ -82,11 +82,11 @@ def relu_layers(
         seen = trace(model, lambda: model(image), 0.0)
     maps = [number for number, layer in enumerate(seen) if layer.positions > 1]
     try:
-        found = [layer for word in wanted for layer in chosen(model, seen, word)]
+        named = [layer for word in wanted for layer in chosen(model, seen, word)]
     except InputError as error:
         line = str(error).removeprefix("sparsity: ").removeprefix("layer: ")
         raise InputError(f"layers: {line}") from None
-    numbers = [seen.index(layer) for layer in found] if wanted else maps[:MOST_LAYERS]
+    numbers = [seen.index(layer) for layer in named] if wanted else maps[:MOST_LAYERS]
     if not maps:
         raise InputError(
             "model: no ReLU of this network has maps, only hidden units, which have nothing to be "

@@ -31,7 +31,7 @@ def shown_images(analysis: Analysis) -> list[int]:
     """Which images are drawn: evenly spaced, not by how well the attack went."""
     count = len(analysis.originals)
     shown = min(SHOWN, count)
-    return [place * count // shown for place in range(shown)]
+    return [i * count // shown for i in range(shown)]
 
 
 @styled
@@ -45,7 +45,7 @@ def inversions(analysis: Analysis) -> "Figure":
     figure = new_figure(width, height)
     figure.set_layout_engine("none")
 
-    def place(left: float, top: float, side: float) -> "Axes":
+    def axes_at(left: float, top: float, side: float) -> "Axes":
         return figure.add_axes(
             (left / width, 1 - (top + side) / height, side / width, side / height)
         )
@@ -68,12 +68,12 @@ def inversions(analysis: Analysis) -> "Figure":
     for number, image in enumerate(images):
         left = NAMES + number * (max(block, ORIGINAL) + BLOCK_GAP)
         middle = left + block / 2
-        _draw(place(middle - ORIGINAL / 2, TOP, ORIGINAL - 0.1), analysis.originals[image])
+        _draw(axes_at(middle - ORIGINAL / 2, TOP, ORIGINAL - 0.1), analysis.originals[image])
         for column, layer in enumerate(analysis.layers):
             x = left + column * (TILE + GAP)
             write(x + TILE / 2, above - 0.07, f"ReLU {layer}", ha="center", fontsize=9)
             for name, top in zip(analysis.properties, tops, strict=True):
-                _draw(place(x, top, TILE), analysis.found[layer, name][image])
+                _draw(axes_at(x, top, TILE), analysis.reconstructions[layer, name][image])
                 value = f"{values[image, layer, name]:.1f}"
                 write(
                     x + TILE / 2, top + TILE + 0.03, value, ha="center", va="top", fontsize=8,

@@ -11,7 +11,7 @@ BEST = 100.0  # dB: less than a thousandth of a byte's step; equal images have n
 WINDOW = 7  # pixels, scikit-image's default; smaller images have a smaller one
 
 
-def psnr(original: Pixels, found: Pixels) -> float:
+def psnr(original: Pixels, reconstruction: Pixels) -> float:
     """Peak signal-to-noise ratio, -10 log10 of the mean squared error of [C, H, W] in [0, 1].
 
     In dB, at most 100; 20 and less is a poor likeness.
@@ -20,10 +20,10 @@ def psnr(original: Pixels, found: Pixels) -> float:
 
     measure: Any = peak_signal_noise_ratio  # scikit-image has no types
     with np.errstate(divide="ignore"):
-        return min(float(measure(original, found, data_range=1.0)), BEST)
+        return min(float(measure(original, reconstruction, data_range=1.0)), BEST)
 
 
-def ssim(original: Pixels, found: Pixels) -> float:
+def ssim(original: Pixels, reconstruction: Pixels) -> float:
     """Structural similarity (Wang et al. 2004), mean over windows and channels of [C, H, W].
 
     1 where they are equal, about 0 where structures have nothing to do with each other.
@@ -33,7 +33,7 @@ def ssim(original: Pixels, found: Pixels) -> float:
     measure: Any = structural_similarity
     side = min(WINDOW, *original.shape[1:])
     odd = side - (side + 1) % 2
-    return float(measure(original, found, data_range=1.0, channel_axis=0, win_size=odd))
+    return float(measure(original, reconstruction, data_range=1.0, channel_axis=0, win_size=odd))
 
 
 MEASURES: dict[str, Callable[[Pixels, Pixels], float]] = {"psnr": psnr, "ssim": ssim}

@@ -44,8 +44,8 @@ class Attack:
         for name in self.properties:
             if name not in MEANING:
                 raise unknown("properties", name, tuple(MEANING))
-        for key, given in (("properties", self.properties), ("layers", self.layers)):
-            twice = next((one for one in given if given.count(one) > 1), None)
+        for key, values in (("properties", self.properties), ("layers", self.layers)):
+            twice = next((one for one in values if values.count(one) > 1), None)
             if twice is not None:
                 raise InputError(f"{key}: {twice} is given twice; once is enough")
         if not self.properties:

@@ -51,8 +51,8 @@ def _choose(benchmark: Benchmark, model: nn.Module, count: int, seed: int) -> Vi
     random = np.random.default_rng(seed)
     seen = benchmark.seen
     images, clients, labels = [], [], []
-    for place, client in enumerate(seen):
-        share = (place + 1) * count // len(seen) - place * count // len(seen)
+    for index, client in enumerate(seen):
+        share = (index + 1) * count // len(seen) - index * count // len(seen)
         if not share:
             continue
         train = benchmark.split(client).train

@@ -11,7 +11,7 @@ from fedadapt.errors import InputError, unknown
 from fedadapt.parameters import parameters
 from fedadapt.reproductions.catalog import EXPERIMENTS
 from fedadapt.reproductions.dua import command as dua_command
-from fedadapt.reproductions.options import OVERRIDES, Given
+from fedadapt.reproductions.options import OVERRIDES, Options
 from fedadapt.reproductions.pfa import command as pfa_command
 
 
@@ -20,7 +20,7 @@ class Paper(Protocol):
 
     OPTIONS: frozenset[str]
 
-    def reproduce(self, name: str, given: Given) -> None: ...
+    def reproduce(self, name: str, options: Options) -> None: ...
 
 
 PAPERS: dict[str, Paper] = {"pfa": pfa_command, "dua": dua_command}
@@ -58,11 +58,11 @@ def reproduce(name: str, **options: Any) -> None:
     if name not in EXPERIMENTS:
         raise unknown("reproduce", name, tuple(EXPERIMENTS))
     paper = PAPERS[name.partition("-")[0]]
-    given = {option: value for option, value in options.items() if value is not None}
-    for option in given:
+    chosen = {option: value for option, value in options.items() if value is not None}
+    for option in chosen:
         if option not in paper.OPTIONS:
             known = ", ".join(sorted(word.replace("_", "-") for word in paper.OPTIONS))
             raise InputError(
                 f"{option.replace('_', '-')}: {name} has no such option; it has {known}"
             )
-    paper.reproduce(name, given)
+    paper.reproduce(name, chosen)

@@ -55,22 +55,24 @@ def curve(rows: Iterable[Evaluation], model: str, adaptation: str = "none") -> C
         InputError: The run has no such rows, or some are missing.
 
     """
-    mine = [r for r in rows if r.model == model and r.adaptation == adaptation and r.client >= 0]
-    last = max((r.round for r in mine), default=0)
+    of_model = [
+        r for r in rows if r.model == model and r.adaptation == adaptation and r.client >= 0
+    ]
+    last = max((r.round for r in of_model), default=0)
     if adaptation == "none":
-        found = {(r.split, r.round, r.client): r.accuracy for r in mine if r.round > 0}
+        accuracy_at = {(r.split, r.round, r.client): r.accuracy for r in of_model if r.round > 0}
     else:
-        at_end = [r for r in mine if r.round == last]
+        at_end = [r for r in of_model if r.round == last]
         on_the_way = sorted({r.epoch for r in at_end} - {0})
         end = on_the_way[-1] + on_the_way[0] if on_the_way else 1  # stages are equally long
-        found = {(r.split, r.epoch or end, r.client): r.accuracy for r in at_end}
-    steps = tuple(sorted({step for _, step, _ in found}))
-    clients = tuple(sorted({client for *_, client in found}))
+        accuracy_at = {(r.split, r.epoch or end, r.client): r.accuracy for r in at_end}
+    steps = tuple(sorted({step for _, step, _ in accuracy_at}))
+    clients = tuple(sorted({client for *_, client in accuracy_at}))
     try:
         if not steps:
             raise KeyError
         test, validation = (
-            np.array([[found[split, s, d] for d in clients] for s in steps])
+            np.array([[accuracy_at[split, s, d] for d in clients] for s in steps])
             for split in ("test", "adapt")
         )
     except KeyError:

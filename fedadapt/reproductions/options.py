@@ -12,13 +12,13 @@ OVERRIDES: dict[str, type] = {
 }  # fmt: skip
 """Settings of the runs that may be changed: fields of ``RunConfig``."""
 
-Given = Mapping[str, Any]
+Options = Mapping[str, Any]
 """The options that were given on the command line, by name."""
 
 
-def overrides(given: Given) -> dict[str, Any]:
+def overrides(options: Options) -> dict[str, Any]:
     """Return the options that change settings of the runs."""
-    return {name: value for name, value in given.items() if name in OVERRIDES}
+    return {name: value for name, value in options.items() if name in OVERRIDES}
 
 
 def numbers(text: str, what: str) -> tuple[int, ...]:
@@ -29,9 +29,9 @@ def numbers(text: str, what: str) -> tuple[int, ...]:
 
     """
     try:
-        found = tuple(int(word) for word in text.split(","))
+        parsed = tuple(int(word) for word in text.split(","))
     except ValueError:
-        found = ()
-    if not found or len(set(found)) < len(found) or min(found) < 0:
+        parsed = ()
+    if not parsed or len(set(parsed)) < len(parsed) or min(parsed) < 0:
         raise InputError(f"{what}: {text!r}; give different whole numbers separated by commas")
-    return found
+    return parsed

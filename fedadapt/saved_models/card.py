@@ -147,32 +147,32 @@ class Card:
 
         """
         try:
-            found = json.loads(text)
-            if found["format"] != FORMAT:
+            card = json.loads(text)
+            if card["format"] != FORMAT:
                 raise InputError(
-                    f"{where}: its card has format {found['format']}; this fedadapt reads {FORMAT}"
+                    f"{where}: its card has format {card['format']}; this fedadapt reads {FORMAT}"
                 )
-            given = found["input"]
-            channels, height, width = (int(side) for side in given["shape"])
-            adaptation = dict(found["adaptation"])
+            image_input = card["input"]
+            channels, height, width = (int(side) for side in image_input["shape"])
+            adaptation = dict(card["adaptation"])
             return Card(
-                network=str(found["network"]["name"]),
+                network=str(card["network"]["name"]),
                 image_shape=(channels, height, width),
-                classes=tuple(str(name) for name in found["classes"]),
-                mean=tuple(float(x) for x in given["mean"]),
-                std=tuple(float(x) for x in given["std"]),
-                reading=str(given["reading"]),
-                model=str(found["model"]),
+                classes=tuple(str(name) for name in card["classes"]),
+                mean=tuple(float(x) for x in image_input["mean"]),
+                std=tuple(float(x) for x in image_input["std"]),
+                reading=str(image_input["reading"]),
+                model=str(card["model"]),
                 adaptation=str(adaptation.pop("name")),
                 adaptation_arguments=adaptation,
-                method=dict(found["method"]),
-                client=_whole(found["client"]),
-                domain=str(found["domain"]),
-                task=_whole(found["task"]),
-                run=dict(found["run"]),
-                accuracy=_number(found["accuracy_on_adapt_images"]),
-                num_images=int(found["adapt_images"]),
-                versions=dict(found["versions"]),
+                method=dict(card["method"]),
+                client=_whole(card["client"]),
+                domain=str(card["domain"]),
+                task=_whole(card["task"]),
+                run=dict(card["run"]),
+                accuracy=_number(card["accuracy_on_adapt_images"]),
+                num_images=int(card["adapt_images"]),
+                versions=dict(card["versions"]),
             )
         except InputError:
             raise

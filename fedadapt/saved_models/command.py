@@ -24,8 +24,8 @@ def _which_model(command: Any) -> Any:
         ),
         click.option(
             "--model",
-            type=click.Choice(("base", "personal")),
-            help="base or personal model  [personal where there is one]",
+            type=click.Choice(("base", "personal", "served")),
+            help="base, personal, or what the client chose  [served, else personal, else base]",
         ),
         click.option("--task", type=int, help="of a task-incremental run: the number of the task"),
     ]
@@ -63,7 +63,7 @@ def predict(
     from fedadapt.saved_models.predict import predict as predictions
 
     network, card = load_with_card(find(run, client, adaptation, model, task))
-    found = list(predictions(network, card, images))
+    predicted = list(predictions(network, card, images))
     if as_json:
         rows = [
             {
@@ -72,7 +72,7 @@ def predict(
                 "confidence": p.confidence,
                 "probabilities": p.probabilities,
             }
-            for p in found
+            for p in predicted
         ]
         click.echo(json.dumps(rows, indent=1))
         return
@@ -81,7 +81,7 @@ def predict(
     table.add_column("image", overflow="fold")
     table.add_column("class", overflow="fold")
     table.add_column("confidence, %", justify="right")
-    for p in found:
+    for p in predicted:
         table.add_row(p.image, p.name, f"{100 * p.confidence:.1f}")
     Console().print(table)
 

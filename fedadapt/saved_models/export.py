@@ -154,9 +154,9 @@ def _compare(form: str, again: Callable[[Tensor], Tensor], network: nn.Module, c
     """Refuse a program whose logits are not the network's, on batches of several sizes."""
     for count in BATCHES:
         images = _images(card, count)
-        found, wanted = again(images), network(images)
-        if found.shape != wanted.shape or not torch.allclose(
-            found, wanted, rtol=TOLERANCE, atol=TOLERANCE
+        exported, original = again(images), network(images)
+        if exported.shape != original.shape or not torch.allclose(
+            exported, original, rtol=TOLERANCE, atol=TOLERANCE
         ):
             raise FedadaptError(
                 f"{form}: the exported program does not compute what the network computes; "

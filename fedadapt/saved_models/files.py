@@ -20,6 +20,7 @@ from torch import Tensor
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.older_runs import refuse_older_run
+from fedadapt.records import SERVED
 from fedadapt.saved_models.card import Card, label
 from fedadapt.weights import Weights
 
@@ -105,7 +106,8 @@ def find(
     Args:
         run: The folder that has ``models/``; or the file itself, and nothing else is given then.
         client: None: the base model that is the same for all.
-        model: ``base`` or ``personal``; None: personal where there is one, else base.
+        model: ``base``, ``personal``, or ``served`` for the model and adaptation that the client
+            chose; None: the served one where clients chose, else personal, else base.
         task: Of a task-incremental run.
 
     Raises:
@@ -119,6 +121,13 @@ def find(
         return run
     refuse_older_run(run)
     models = _folder_of(run, task)
+    if client is not None and adaptation == "none" and model in (None, SERVED):
+        model, adaptation = _chosen(run, client) or (model, adaptation)
+    if model == SERVED:
+        raise InputError(
+            f"{run}: no client chose a model there; a run with --serve best-on-adapt saves what "
+            "each chose, and it goes with the number of a client, without an adaptation"
+        )
     wanted = ("personal", "base") if model is None else (model,)
     if client is None:
         if adaptation != "none" or "base" not in wanted:
@@ -169,6 +178,17 @@ def _common_base(run: Path, models: Path) -> Path:
     return path
 
 
+def _chosen(run: Path, client: int) -> tuple[str, str] | None:
+    """The model and the adaptation that a client chose, if the run had its clients choose."""
+    try:
+        model, adaptation = json.loads((run / MODELS / INDEX).read_text("utf-8"))[SERVED][
+            str(client)
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return model, adaptation
+
+
 def _check_client(run: Path, client: int) -> None:
     """The base model is everybody's; a client that the run does not have has none."""
     try:
@@ -191,13 +211,13 @@ def _no_such_model(
             f"{run}: no model {labels} of client {client}; there are those of clients "
             f"{in_words(of_others)}"
         )
-    mine = [name for name, clients in here.items() if client in clients]
-    if mine:
+    of_client = [name for name, clients in here.items() if client in clients]
+    if of_client:
         return InputError(
-            f"{run}: no model {labels} of client {client}; there are: {', '.join(mine)}"
+            f"{run}: no model {labels} of client {client}; there are: {', '.join(of_client)}"
         )
     if here:
-        clients = sorted({c for some in here.values() for c in some})
+        clients = sorted({c for listed in here.values() for c in listed})
         return InputError(
             f"{run}: no model of client {client}; there are {', '.join(here)} of clients "
             f"{in_words(clients)}"

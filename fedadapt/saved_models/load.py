@@ -28,7 +28,8 @@ def load(
         run: The folder of a run, the state folder of a client, or the file of one model.
         client: Whose model; None: the base model that is the same for all.
         adaptation: ``none`` or one of the run's local adaptations.
-        model: ``base`` or ``personal``; None: personal where there is one, else base.
+        model: ``base``, ``personal``, or ``served``, what the client chose by its adapt images;
+            None: the served one where clients chose, else personal, else base.
         task: Of a task-incremental run.
 
     Raises:

@@ -30,9 +30,9 @@ def predict(network: nn.Module, card: Card, paths: Sequence[str | Path]) -> Iter
 
     """
     for first in range(0, len(paths), AT_ONCE):
-        some = paths[first : first + AT_ONCE]
-        probabilities = logits(network, card, card.images(some)).double().softmax(1)
-        for path, row in zip(some, probabilities.tolist(), strict=True):
+        batch = paths[first : first + AT_ONCE]
+        probabilities = logits(network, card, card.images(batch)).double().softmax(1)
+        for path, row in zip(batch, probabilities.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             each = dict(zip(card.classes, row, strict=True))
             yield Prediction(str(path), card.classes[best], row[best], each)

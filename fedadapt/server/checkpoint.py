@@ -6,7 +6,8 @@
       LATEST                    the name of the newest complete round
       round-00000007/           a folder gets this name only when all in it is on the disk
         state.safetensors       the strategy's tensors
-        kept-<hash>.safetensors client states, if there are any; see ``checkpoint_segments``
+        kept-<hash>.safetensors what clients keep, and what the server keeps of each client, if
+                                there is any; see ``checkpoint_segments``
         manifest.json           facts, configuration, the files' hashes, its own hash
 
 A round is written beside the older ones under a name ending in ``.tmp``, which no reader looks at.
@@ -32,7 +33,7 @@ from fedadapt.config import RUNNING
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.files import crash_point, sha256, sync, write_atomically
 from fedadapt.older_runs import older_run, refuse_older_run
-from fedadapt.server.checkpoint_segments import Kept, Place, described, read_kept, write_kept
+from fedadapt.server.checkpoint_segments import Kept, StoredState, described, read_kept, write_kept
 
 FORMAT = 3  # fedadapt 0.1.0 wrote formats 1 and 2, which are not read
 
@@ -55,6 +56,7 @@ class Checkpoint:
         default_factory=dict
     )  # JSON: the rest of the state, and offsets in journals
     states: Kept = field(default_factory=dict)  # client -> part -> weights
+    server_states: Kept = field(default_factory=dict)  # the same, of the strategy's state
     config: dict[str, Any] = field(default_factory=dict)  # JSON: the run's settings
 
 
@@ -72,7 +74,7 @@ class Checkpoints:
         self._base = folder / "checkpoint"
         self._keep = keep
         self._last = self._base
-        self._places: dict[int, Place] = {}  # of client states, in ``_last``
+        self._stored: dict[int, StoredState] = {}  # of client states, in ``_last``
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint, then remove those that are too old.
@@ -92,10 +94,10 @@ class Checkpoints:
         try:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
-            places = write_kept(unfinished, checkpoint.states, self._places, self._last)
-            _write(unfinished, checkpoint, places)
+            stored = write_kept(unfinished, _together(checkpoint), self._stored, self._last)
+            _write(unfinished, checkpoint, stored)
             _rename(unfinished, final)
-            self._last, self._places = final, places
+            self._last, self._stored = final, stored
             write_atomically(self._base / "LATEST", f"{final.name}\n".encode())
         except (OSError, SafetensorError) as error:
             raise FedadaptError(
@@ -142,8 +144,8 @@ def load_latest(folder: Path) -> Checkpoint:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("%s: damaged (%s); trying another one", candidate, _one_line(error))
-    found = f"none of {len(candidates)} checkpoints is intact" if candidates else "no checkpoint"
-    raise InputError(f"{base}: {found}; start the run anew, without --resume")
+    problem = f"none of {len(candidates)} checkpoints is intact" if candidates else "no checkpoint"
+    raise InputError(f"{base}: {problem}; start the run anew, without --resume")
 
 
 def check_same_config(
@@ -179,8 +181,8 @@ def _one_line(error: Exception) -> str:
 
 def _rounds(base: Path) -> list[Path]:
     """Return the complete checkpoints, newest first; a replaced one (``.old``) comes last."""
-    found = [p for p in base.glob("round-*") if re.fullmatch(r"round-\d+(\.old)?", p.name)]
-    return sorted(found, key=lambda p: (p.stem, not p.suffix), reverse=True)
+    folders = [p for p in base.glob("round-*") if re.fullmatch(r"round-\d+(\.old)?", p.name)]
+    return sorted(folders, key=lambda p: (p.stem, not p.suffix), reverse=True)
 
 
 def _rename(unfinished: Path, final: Path) -> None:
@@ -195,17 +197,17 @@ def _rename(unfinished: Path, final: Path) -> None:
     crash_point("renamed")
 
 
-def _write(folder: Path, checkpoint: Checkpoint, places: Mapping[int, Place]) -> None:
+def _write(folder: Path, checkpoint: Checkpoint, stored: Mapping[int, StoredState]) -> None:
     state, manifest_file = folder / "state.safetensors", folder / "manifest.json"
     save_file(_storable(checkpoint.tensors), state)
-    segments = {place.segment for place in places.values()}
+    segments = {entry.segment for entry in stored.values()}
     manifest = {
         "format": FORMAT,
         "round": checkpoint.round,
         "facts": checkpoint.metadata,
         "config": checkpoint.config,
         "names": list(checkpoint.tensors),  # their order: sums over names depend on it
-        "segments": described(places),
+        "segments": described(stored),
         "sha256": {state.name: sha256(state)} | {s.file: s.sha256 for s in segments},
     }
     text = json.dumps(manifest)
@@ -232,13 +234,21 @@ def _read(folder: Path) -> Checkpoint:
         if sha256(folder / name) != written:
             raise ValueError(f"{name} is not what was written")
     state = load_file(folder / "state.safetensors")
+    kept = read_kept(folder, manifest["segments"])
     return Checkpoint(
         round=manifest["round"],
         tensors={name: state[name] for name in manifest["names"]},
         metadata=manifest["facts"],
-        states=read_kept(folder, manifest["segments"]),
+        states={client: parts for client, parts in kept.items() if client >= 0},
+        server_states={~client: parts for client, parts in kept.items() if client < 0},
         config=manifest["config"],
     )
+
+
+def _together(checkpoint: Checkpoint) -> Kept:
+    """Return all states by one number: what the server keeps of client d is that of ``~d`` < 0."""
+    of_server = {~client: parts for client, parts in checkpoint.server_states.items()}
+    return {**checkpoint.states, **of_server}
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ class Segment:
     clients: tuple[int, ...]  # whose states it held when it was written
 
 
-class Place(NamedTuple):
+class StoredState(NamedTuple):
     """The segment that holds a client's state, and the parts as they were then."""
 
     parts: Mapping[str, Weights]
@@ -46,8 +46,8 @@ class Place(NamedTuple):
 
 
 def write_kept(
-    folder: Path, states: Kept, before: Mapping[int, Place], there: Path
-) -> dict[int, Place]:
+    folder: Path, states: Kept, before: Mapping[int, StoredState], old_folder: Path
+) -> dict[int, StoredState]:
     """Write ``states`` into the folder of a new checkpoint; files are synced, the folder is not.
 
     A state that is the same object as before is not written again, unless it is a ``dict``, whose
@@ -55,34 +55,34 @@ def write_kept(
 
     Args:
         before: The result of this function for the checkpoint before; empty for the first.
-        there: The folder of that checkpoint.
+        old_folder: The folder of that checkpoint.
 
     """
     same = {
-        d: place
-        for d, place in before.items()
-        if states.get(d) is place.parts and not isinstance(place.parts, dict)
+        d: entry
+        for d, entry in before.items()
+        if states.get(d) is entry.parts and not isinstance(entry.parts, dict)
     }
-    alive = Counter(place.segment for place in same.values())
+    alive = Counter(entry.segment for entry in same.values())
     used = {
         segment
         for segment, count in alive.items()
-        if 2 * count >= len(segment.clients) and (there / segment.file).is_file()
+        if 2 * count >= len(segment.clients) and (old_folder / segment.file).is_file()
     }
     for segment in used:
-        _link(there / segment.file, folder / segment.file)
-    places = {d: place for d, place in same.items() if place.segment in used}
-    for some in _portions(states, [d for d in sorted(states) if d not in places]):
-        segment = _write(folder, some)
-        places |= {d: Place(states[d], segment) for d in some}
-    return places
+        _link(old_folder / segment.file, folder / segment.file)
+    stored = {d: entry for d, entry in same.items() if entry.segment in used}
+    for portion in _portions(states, [d for d in sorted(states) if d not in stored]):
+        segment = _write(folder, portion)
+        stored |= {d: StoredState(states[d], segment) for d in portion}
+    return stored
 
 
-def described(places: Mapping[int, Place]) -> list[dict[str, Any]]:
+def described(stored: Mapping[int, StoredState]) -> list[dict[str, Any]]:
     """Describe the segments for a manifest, as JSON."""
     alive: dict[Segment, list[int]] = {}
-    for client in sorted(places):
-        alive.setdefault(places[client].segment, []).append(client)
+    for client in sorted(stored):
+        alive.setdefault(stored[client].segment, []).append(client)
     return [
         {"file": segment.file, "clients": clients, "groups": segment.groups}
         for segment, clients in alive.items()
@@ -106,27 +106,27 @@ def read_kept(folder: Path, segments: list[dict[str, Any]]) -> dict[int, dict[st
 
 def _portions(states: Kept, clients: list[int]) -> Iterator[dict[int, Mapping[str, Weights]]]:
     """Yield the clients' parts, as many at a time as fit into a segment."""
-    some: dict[int, Mapping[str, Weights]] = {}
+    portion: dict[int, Mapping[str, Weights]] = {}
     size = 0
     for client in clients:
-        some[client] = dict(states[client])
-        size += sum(num_bytes(weights) for weights in some[client].values())
+        portion[client] = dict(states[client])
+        size += sum(num_bytes(weights) for weights in portion[client].values())
         if size >= PORTION:
-            yield some
-            some, size = {}, 0
-    if some:
-        yield some
+            yield portion
+            portion, size = {}, 0
+    if portion:
+        yield portion
 
 
-def _write(folder: Path, some: Mapping[int, Mapping[str, Weights]]) -> Segment:
-    groups, stacks = _stacked(some)
+def _write(folder: Path, portion: Mapping[int, Mapping[str, Weights]]) -> Segment:
+    groups, stacks = _stacked(portion)
     unnamed = folder / "kept.tmp"
     save_file(stacks, unnamed)
     sync(unnamed)
     digest = sha256(unnamed)
     file = f"kept-{digest[:16]}.safetensors"
     unnamed.replace(folder / file)
-    return Segment(file, digest, groups, tuple(some))
+    return Segment(file, digest, groups, tuple(portion))
 
 
 def _stacked(states: Kept) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

@@ -37,8 +37,8 @@ class Expected:
 
     def names_fault(self, names: Iterable[str], what: str = "arrays") -> str:
         """Describe missing and unexpected names; an empty string if there are none."""
-        found = set(names)
-        missing, extra = sorted(set(self.arrays) - found), sorted(found - set(self.arrays))
+        present = set(names)
+        missing, extra = sorted(set(self.arrays) - present), sorted(present - set(self.arrays))
         validation_errors = [f"missing {listed(missing)}"] if missing else []
         validation_errors += [f"unexpected {listed(extra)}"] if extra else []
         return f"{what}: {'; '.join(validation_errors)}" if validation_errors else ""
@@ -95,7 +95,7 @@ def validation_errors(
             norms <= max_norm,
             lambda d: f"arrays: L2 norm {norms[d].item():g} of the update, at most {max_norm:g}",
         )
-    return reasons.found
+    return reasons.faults
 
 
 def accept(answers: Answers, validation_errors: Mapping[int, str]) -> Answers:
@@ -131,8 +131,8 @@ def _structure_fault(update: Update, expected: Expected, num_clients: int) -> st
     for name, spec in expected.arrays.items():
         tensor = update.weights[name]
         if tuple(tensor.shape) != (num_clients, *spec.shape):
-            found, wanted = tuple(tensor.shape), (num_clients, *spec.shape)
-            return f"array {name!r}: stacked shape {found}, expected {wanted}"
+            shape, wanted = tuple(tensor.shape), (num_clients, *spec.shape)
+            return f"array {name!r}: stacked shape {shape}, expected {wanted}"
         if tensor.dtype != spec.dtype:
             return f"array {name!r}: dtype {word(tensor.dtype)}, expected {word(spec.dtype)}"
     numbers = {"num-examples": update.num_examples}
@@ -144,8 +144,8 @@ def _structure_fault(update: Update, expected: Expected, num_clients: int) -> st
             return f"{label}: dtype {word(tensor.dtype)}, expected real numbers"
     for name, tensor in update.report.items():
         if tensor.shape[:1] != (num_clients,):
-            found = tuple(tensor.shape)
-            return f"report {name!r}: shape {found}, expected {num_clients} rows, one a client"
+            shape = tuple(tensor.shape)
+            return f"report {name!r}: shape {shape}, expected {num_clients} rows, one a client"
     return ""
 
 
@@ -154,14 +154,14 @@ class _Reasons:
 
     def __init__(self, clients: tuple[int, ...]) -> None:
         self.clients = clients
-        self.found: dict[int, str] = {}
+        self.faults: dict[int, str] = {}
 
     def add(self, ok: Tensor, reason: Callable[[int], str]) -> None:
         """Record ``reason(d)`` for every row d in which ``ok`` ([D], bool) is false."""
         if ok.all():
             return
         for d in (~ok).nonzero().flatten().tolist():
-            self.found.setdefault(self.clients[d], reason(d))
+            self.faults.setdefault(self.clients[d], reason(d))
 
     def add_finite(self, what: str, tensors: Weights) -> None:
         """Record every client with a NaN or an infinity.
@@ -182,7 +182,7 @@ class _Reasons:
                 if bad:
                     values = f"{bad} of {tensor[d].numel()} values"
                     reason = f"{what} {name!r}: {values} NaN or infinite, expected finite"
-                    self.found.setdefault(self.clients[d], reason)
+                    self.faults.setdefault(self.clients[d], reason)
 
 
 def _change(weights: Weights, sent: Weights, num_clients: int) -> Tensor:

@@ -78,11 +78,15 @@ class Exchange:
     ) -> Iterator[Answers]:
         """Ask the clients, and yield the usable answers in client order.
 
+        Where there is nobody to ask, there is no quorum to be lost.
+
         Args:
             more_validation_errors: Names the faults that the strategy itself finds; see
                 ``Strategy.validation_errors``.
 
         """
+        if not sent.clients:
+            return
         shape = Expected.of(expected)
         limit = self._max_update_norm if action == "train" else 0.0  # other answers are no updates
         down = num_bytes({n: t[0] for n, t in sent.weights.items()})
@@ -95,8 +99,8 @@ class Exchange:
         for answers in stream:
             at = [position[d] for d in answers.clients]
             base = {n: t[at] for n, t in sent.weights.items()} if limit else None
-            found = validation_errors(answers, shape, base, max_norm=limit)
-            usable = accept(answers, found)
+            errors = validation_errors(answers, shape, base, max_norm=limit)
+            usable = accept(answers, errors)
             if usable.update is not None:
                 rows = more_validation_errors(action, usable.update)
                 usable = accept(usable, {usable.clients[d]: why for d, why in rows.items()})

@@ -45,11 +45,11 @@ def sparse_frame(
     first_of_class = np.arange(num_classes) * num_features
     kept[first_of_class + random.integers(num_features, size=num_classes)] = True
     kept[random.permutation(np.flatnonzero(~kept))[: left - num_classes]] = True
-    kept = kept.reshape(num_classes, num_features)
-    frame = np.where(kept, frame, 0)
+    mask = kept.reshape(num_classes, num_features)
+    frame = np.where(mask, frame, 0)
     first, second = np.zeros_like(frame), np.zeros_like(frame)
     for step in range(1, STEPS + 1):
-        gradient = np.where(kept, _gradient(frame, norm), 0)
+        gradient = np.where(mask, _gradient(frame, norm), 0)
         first = 0.9 * first + 0.1 * gradient
         second = 0.999 * second + 0.001 * gradient**2
         change = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)

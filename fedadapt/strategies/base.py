@@ -92,6 +92,10 @@ class ClientSide(ABC):
     """The queries that are declared: message types beside ``train``, ``query.`` and a Python
     identifier. Clients answer these, and refuse every other query; nothing has to be registered."""
 
+    ignores: ClassVar[frozenset[str]] = frozenset()
+    """Settings without effect on the method, of those that its fields are made from: ``momentum``
+    where ``training`` is made from it and every step is one of the method's own."""
+
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
     fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""
@@ -216,6 +220,18 @@ class Strategy(ClientSide, Generic[State]):
     @abstractmethod
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> State:
         """Return the state that ``pack`` packed."""
+
+    def pack_clients(self, state: State) -> Mapping[int, Mapping[str, Weights]]:
+        """Return what of the state is a client's, where that may be too large for ``pack``.
+
+        By client and part, as ``StateStorage`` makes it: a checkpoint writes only what has changed,
+        a client at a time.
+        """
+        return {}
+
+    def unpack_clients(self, state: State, clients: Mapping[int, Mapping[str, Weights]]) -> State:
+        """Return the state that ``unpack`` returned, with what ``pack_clients`` packed."""
+        return state
 
 
 def require_batch_norm(model: nn.Module, name: str) -> None:

@@ -1,7 +1,7 @@
 """Clusters of clients on the server: made, joined by others, averaged and written down."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from fedadapt.server.clustering.grouping import Grouping, nearest
 from fedadapt.weights import Weights, repeat, rows, stack
 
 Vectors = Mapping[int, Tensor]
-"""Client -> its sparsity vector, [q], float32."""
+"""Client -> what it is compared by, [q], float32: PFA's sparsity vector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +24,13 @@ class Clusters:
     """Which clients have similar data, and the model of each cluster."""
 
     clients: tuple[int, ...]  # that have a group, ascending
-    vectors: Tensor  # [n, q], float32, as they answered; q = 0 where groups are random
+    vectors: Tensor  # [n, q], float32, as they answered; q = 0 where no vectors are compared
     labels: Tensor  # [n], int64
     centroids: Tensor  # [G, q], float64: mean vector of the clients that were grouped
     models: tuple[Weights, ...]  # [...] each
     since: int  # the round in which they were made
     quality: float  # silhouette; NaN where there is none
-    method: str  # what made them in the end: efficient, exact or random
+    method: str = ""  # what made them in the end, where there are several ways
 
     @cached_property
     def of(self) -> dict[int, int]:
@@ -41,6 +41,10 @@ class Clusters:
     def answered(self) -> dict[int, Tensor]:
         return dict(zip(self.clients, self.vectors, strict=True))
 
+    def model_of(self, client: int) -> Weights | None:
+        """The model of a client's group, [...]; None for a client without one."""
+        return self.models[self.of[client]] if client in self.of else None
+
     def personal(self, base: Weights, clients: Sequence[int]) -> Weights:
         """Each client's group model, [D, ...]; ``base`` for a client without a group."""
         which = [self.of.get(client, -1) for client in clients]
@@ -50,13 +54,19 @@ class Clusters:
         every = (base, *self.models)
         return {n: torch.stack([model[n] for model in every])[index] for n in base}
 
-    def joined_by(self, found: Vectors) -> "Clusters":
-        """With these clients in the groups whose mean vectors are nearest; nobody else moves."""
+    def joined_by(self, found: Vectors, where: "Nearest | None" = None) -> "Clusters":
+        """With these clients in the groups that are nearest to them; nobody else moves.
+
+        Args:
+            where: Which group is nearest to each vector; None: that of the nearest mean vector.
+
+        """
         if not found:
             return self
         vectors = self.answered | dict(found)
-        their = nearest(self.centroids, torch.stack([v.double() for v in found.values()])).tolist()
-        of = self.of | dict(zip(found, their, strict=True))
+        theirs = torch.stack(list(found.values()))
+        chosen = nearest(self.centroids, theirs) if where is None else where(self, theirs)
+        of = self.of | dict(zip(found, chosen.tolist(), strict=True))
         clients = tuple(sorted(vectors))
         return replace(
             self,
@@ -65,28 +75,65 @@ class Clusters:
             labels=torch.tensor([of[d] for d in clients]),
         )
 
-    def trained(self, answers: Iterable[Answers]) -> "Clusters":
-        """FedAvg inside each group, streamed; what a client without a group trained is not used."""
+    @property
+    def largest(self) -> int:
+        """The group of most clients, the first of equals; 0 where nobody has one."""
+        return int(torch.bincount(self.labels, minlength=len(self.models)).argmax())
+
+    def without(self, clients: Collection[int]) -> "Clusters":
+        """With no group for these clients."""
+        staying = [i for i, d in enumerate(self.clients) if d not in clients]
+        return replace(
+            self,
+            clients=tuple(self.clients[i] for i in staying),
+            vectors=self.vectors[staying],
+            labels=self.labels[staying],
+        )
+
+    def divided(self, group: int, leaving: Collection[int]) -> "Clusters":
+        """With a new group, the last one, of some of a group's clients; both have its model."""
+        number = len(self.models)
+        labels = [number if d in leaving else k for d, k in self.of.items()]
+        return replace(
+            self,
+            labels=torch.tensor(labels),
+            centroids=self.centroids.new_zeros(number + 1, self.centroids.shape[1]),
+            models=(*self.models, self.models[group]),
+        )
+
+    def trained(
+        self, answers: Iterable[Answers], of: Mapping[int, int] | None = None
+    ) -> "Clusters":
+        """FedAvg inside each group, streamed; what a client without a group trained is not used.
+
+        Args:
+            of: Client -> group, of whose model it trained; it may be filled as answers come in.
+
+        """
+        of = self.of if of is None else of
         means = [StreamingMean() for _ in self.models]
-        for client, one in _one_by_one(answers):
-            if client in self.of:
-                means[self.of[client]].add(one.weights, one.num_examples)
+        for client, one in one_by_one(answers):
+            if client in of:
+                means[of[client]].add(one.weights, one.num_examples)
         models = tuple(
             model if mean.empty else model | mean.result()
             for model, mean in zip(self.models, means, strict=True)
         )
         return replace(self, models=models)
 
-    def parted(self, answers: Iterable[Answers]) -> list[list[Answers]]:
-        """The answers of each group, all held in memory."""
+    def parted(
+        self, answers: Iterable[Answers], of: Mapping[int, int] | None = None
+    ) -> list[list[Answers]]:
+        """The answers of each group, all held in memory; ``of`` as in ``trained``."""
+        of = self.of if of is None else of
         parts: list[list[Answers]] = [[] for _ in self.models]
-        for client, one in _one_by_one(answers):
-            if client in self.of:
-                parts[self.of[client]].append(Answers((client,), one))
+        for client, one in one_by_one(answers):
+            if client in of:
+                parts[of[client]].append(Answers((client,), one))
         return parts
 
-    def describe(self) -> dict[str, Any]:
-        """Who is in which group, and by what; JSON."""
+    def members(self) -> dict[str, Any]:
+        """Who is in which group; JSON."""
         return {
             "round": self.since,
             "num_groups": len(self.models),
@@ -94,8 +141,11 @@ class Clusters:
             "method": self.method,
             "clients": list(self.clients),
             "labels": self.labels.tolist(),
-            "vectors": self.vectors.tolist(),
         }
+
+    def describe(self) -> dict[str, Any]:
+        """Who is in which group, and by what; JSON."""
+        return self.members() | {"vectors": self.vectors.tolist()}
 
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"vectors": self.vectors, "labels": self.labels, "centroids": self.centroids}
@@ -121,6 +171,17 @@ class Clusters:
             quality=float("nan") if metadata["quality"] is None else metadata["quality"],
             method=metadata.get("method", ""),  # older checkpoints do not say
         )
+
+
+Nearest = Callable[[Clusters, Tensor], Tensor]
+"""Clusters and vectors [m, q] -> the group that is nearest to each, [m], int64."""
+
+
+def nearest_on_average(distances: Tensor, clusters: Clusters) -> Tensor:
+    """The group whose clients are nearest on average: distances [m, n] to them -> [m], int64."""
+    groups = range(len(clusters.models))
+    means = [distances[:, clusters.labels == g].mean(1) for g in groups]
+    return torch.stack(means, 1).nan_to_num(nan=torch.inf).argmin(1)
 
 
 def below(tensors: Mapping[str, Tensor], name: str) -> Weights:
@@ -193,7 +254,7 @@ def _mean_of(had: Counter[int], models: Sequence[Weights]) -> Weights:
     return models[chosen[0]] | mean.result()
 
 
-def _one_by_one(answers: Iterable[Answers]) -> Iterator[tuple[int, Update]]:
+def one_by_one(answers: Iterable[Answers]) -> Iterator[tuple[int, Update]]:
     """Each client's weights and weight, [1, ...], as views."""
     for some in answers:
         if some.update is None:

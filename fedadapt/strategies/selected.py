@@ -77,6 +77,7 @@ SAMPLING = frozenset({"fraction", "max-update-norm"})
 def settings_of(cls: type[ClientSide]) -> frozenset[str]:
     """Name the settings that the fields of a strategy are made from."""
     made_from = frozenset[str]().union(*(SETTINGS[name] for name in fields_from_run(cls)))
+    made_from -= cls.ignores
     if issubclass(cls, Strategy) and not cls.samples_clients:
         return made_from
     return made_from | SAMPLING

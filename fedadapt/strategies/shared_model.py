@@ -39,7 +39,7 @@ class SharedModel(Strategy[Weights]):
     statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
     client that never trained uses the initial ones. ``reestimate``: scale and shift are averaged,
     the statistics are measured anew on the clients' training images under the averaged weights
-    (one more exchange a round) and pooled over clients: mean = sum p_k m_k,
+    (one more exchange a round, where they are shared) and pooled over clients: mean = sum p_k m_k,
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
@@ -155,7 +155,8 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def actions(self, state: Weights, round: int) -> tuple[str, ...]:
-        return ("train", STATISTICS) if self.batch_norm == "reestimate" else ("train",)
+        measured = self.batch_norm == "reestimate" and not norms(self.model) <= self._unsent
+        return ("train", STATISTICS) if measured else ("train",)
 
     @final
     def send(self, state: Weights, action: str, round: int, clients: Sequence[int]) -> Sent:

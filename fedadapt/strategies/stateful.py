@@ -38,6 +38,12 @@ class StatefulStrategy(Protocol):
 
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None: ...
 
+    def pack_clients(self) -> Mapping[int, Mapping[str, Weights]]: ...
+
+    def unpack_clients(self, clients: Mapping[int, Mapping[str, Weights]]) -> None:
+        """What ``pack_clients`` packed, after ``unpack``."""
+        ...
+
 
 class StrategyWithState:
     """A strategy of ours, and its state."""
@@ -76,3 +82,9 @@ class StrategyWithState:
 
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None:
         self._state = self._strategy.unpack(tensors, metadata)
+
+    def pack_clients(self) -> Mapping[int, Mapping[str, Weights]]:
+        return self._strategy.pack_clients(self._state)
+
+    def unpack_clients(self, clients: Mapping[int, Mapping[str, Weights]]) -> None:
+        self._state = self._strategy.unpack_clients(self._state, clients)

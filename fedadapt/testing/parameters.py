@@ -29,9 +29,9 @@ def require_described(
         one_line = "\n" not in described.param.help
         require(one_line, f"{label}: the help of {key} has more than one line")
         for value in _not_allowed(described):
-            given = {described.name: value}
-            _require_refused(lambda: arguments_for(cls, given, "arguments", label), label, given)  # noqa: B023
-            _require_refused(lambda: construct(given), label, given)  # noqa: B023
+            change = {described.name: value}
+            _require_refused(lambda: arguments_for(cls, change, "arguments", label), label, change)  # noqa: B023
+            _require_refused(lambda: construct(change), label, change)  # noqa: B023
     _require_refused(
         lambda: arguments_for(cls, {"no-such-argument": 1}, "arguments", label),
         label,
@@ -39,8 +39,8 @@ def require_described(
     )
 
 
-def _require_refused(call: Callable[[], object], label: str, given: dict[str, Any]) -> None:
-    [(key, value)] = given.items()
+def _require_refused(call: Callable[[], object], label: str, changes: dict[str, Any]) -> None:
+    [(key, value)] = changes.items()
     try:
         call()
     except InputError as error:

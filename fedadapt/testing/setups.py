@@ -173,8 +173,8 @@ def few_setups(name: str, arguments: Arguments | None = None) -> Iterator[list[S
 
     For rules that have nothing to do with how a network is computed.
     """
-    with setups(name, arguments) as found:
-        yield found[1:] or found
+    with setups(name, arguments) as cases:
+        yield cases[1:] or cases
 
 
 @contextmanager
@@ -250,8 +250,8 @@ def new_folder(setup: Setup) -> Path:
 def _config_of_tasks(name: str, arguments: Arguments) -> RunConfig:
     """A run of seconds; experts train for an epoch where the strategy has them."""
     quick: dict[str, Scalar] = {"epochs": 1} if "epochs" in parameters(find(name)) else {}
-    given = {**quick, **{key.replace("-", "_"): value for key, value in arguments.items()}}
-    written = " ".join(f"{key}={_written(value)}" for key, value in given.items())
+    chosen = {**quick, **{key.replace("-", "_"): value for key, value in arguments.items()}}
+    written = " ".join(f"{key}={_written(value)}" for key, value in chosen.items())
     return RunConfig(
         benchmark="digits-tasks",
         clients=TASK_CLIENTS,

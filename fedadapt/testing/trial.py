@@ -41,9 +41,9 @@ class DirectClients:
         for first in range(0, len(sent.clients), self._cohort_size):
             last = min(first + self._cohort_size, len(sent.clients))
             clients = sent.clients[first:last]
-            some = Sent(clients, rows(sent.weights, first, last), sent.config)
+            cohort_sent = Sent(clients, rows(sent.weights, first, last), sent.config)
             states = [self._states.get(client, {}) for client in clients]
-            update = self._worker.answer(action, round, some, states)
+            update = self._worker.answer(action, round, cohort_sent, states)
             for d, client in enumerate(clients):
                 new = {part: copied(row(w, d)) for part, w in update.states.items()}
                 self._states[client] = {**self._states.get(client, {}), **new}
@@ -101,8 +101,7 @@ class Trial:
         strategy, sampled = self.strategy, tuple(self.seen if sampled is None else sampled)
         for action in strategy.actions(self.state, number):
             sent = strategy.send(self.state, action, number, sampled)
-            packed, metadata = strategy.pack(self.state)
-            packed = copied(packed)
+            packed, metadata = all_packed(strategy, self.state)
             expected = strategy.expected(action, row(sent.weights, 0))
             sent_copy = copied(sent.weights)
             states = self.clients.states()
@@ -134,7 +133,7 @@ class Trial:
 
     def packed(self) -> dict[str, Tensor]:
         """A copy of the tensors of the server's state."""
-        return copied(self.strategy.pack(self.state)[0])
+        return all_packed(self.strategy, self.state)[0]
 
     def metadata(self) -> Metadata:
         """The rest of the server's state."""
@@ -149,13 +148,22 @@ class Trial:
         }
 
 
+def all_packed(strategy: Strategy[Any], state: Any) -> tuple[dict[str, Tensor], Metadata]:
+    """Copies of all tensors that a checkpoint holds of a strategy's state, and the metadata."""
+    tensors, metadata = strategy.pack(state)
+    for client, parts in strategy.pack_clients(state).items():
+        for part, weights in parts.items():
+            tensors = tensors | {f"client {client}, {part}.{n}": t for n, t in weights.items()}
+    return copied(tensors), metadata
+
+
 def by_client(answers: Sequence[Answers]) -> dict[int, Weights]:
     """Everything of each client's answer, by client and dotted name."""
     return {
-        client: flat(some.update, d)
-        for some in answers
-        if some.update is not None
-        for d, client in enumerate(some.clients)
+        client: flat(answer.update, d)
+        for answer in answers
+        if answer.update is not None
+        for d, client in enumerate(answer.clients)
     }
 
 
@@ -163,5 +171,7 @@ def flat(update: Update, index: int) -> Weights:
     """Every tensor of one client's answer, by dotted name."""
     parts = {"weights": update.weights, "metrics": update.metrics, "report": update.report}
     parts |= {f"state {part}": weights for part, weights in update.states.items()}
-    found = {f"{part}.{n}": t[index] for part, weights in parts.items() for n, t in weights.items()}
-    return found | {"num-examples": update.num_examples[index]}
+    tensors = {
+        f"{part}.{n}": t[index] for part, weights in parts.items() for n, t in weights.items()
+    }
+    return tensors | {"num-examples": update.num_examples[index]}

@@ -61,7 +61,7 @@ def test_a_client_that_is_done_appears_in_no_further_step():
     assert [len(b) for b in found[1]] == [4, 4, 3]
 
 
-def test_the_order_depends_on_neither_the_company_nor_its_order():
+def test_a_clients_batches_depend_neither_on_the_other_clients_nor_on_their_order():
     three, other = [numbered(9), numbered(5), numbered(12)], (10, 11, 12)
     all_three = batches(cohort(dense(), three), Schedule(4, 2))
     turned = batches(cohort(dense(), three[::-1], clients=other[::-1]), Schedule(4, 2))
@@ -80,7 +80,7 @@ def test_the_order_depends_on_neither_the_company_nor_its_order():
     ],
     ids=["seed", "round", "client", "purpose"],
 )
-def test_the_order_differs_with(settings, schedule):
+def test_the_order_of_images_differs_by_seed_round_client_and_purpose(settings, schedule):
     usual = batches(cohort(dense(), [numbered(20)]), Schedule(4))[0]
     assert batches(cohort(dense(), [numbered(20)]), Schedule(4))[0] == usual
     assert batches(cohort(dense(), [numbered(20)], **settings), schedule)[0] != usual

@@ -116,7 +116,7 @@ def remembered(states: Weights) -> tuple[dict[str, Weights], ...]:
     return tuple({"release": {n: t[d] for n, t in states.items()}} for d in range(2))
 
 
-def test_asked_the_same_again_a_client_repeats_itself():
+def test_a_client_gives_the_same_noisy_answer_to_the_same_question():
     weights = toys.initials(toys.dense(), 2)
     said, states = answered(asked(weights))
     again, still = answered(asked(weights, round=2), remembered(states))
@@ -158,7 +158,7 @@ def test_a_client_with_an_epsilon_of_its_own_says_nothing_with_less():
     "bad",
     [(-1.0, 1e-5), (1e7, 1e-5), (1e-7, 1e-5), (math.inf, 1e-5), (math.nan, 1e-5), (1, 0), (1, 1)],
 )
-def test_a_promise_that_cannot_be_kept_is_refused_in_one_line(bad):
+def test_an_impossible_privacy_guarantee_is_refused_in_one_line(bad):
     with pytest.raises(InputError, match="dp_") as error:
         check(Guarantee(*bad))
     assert "\n" not in str(error.value)

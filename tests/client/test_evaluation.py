@@ -85,7 +85,7 @@ def test_each_client_is_scored_with_its_own_model_on_its_own_images(execution):
 
 
 @pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
-def test_nothing_moves(execution):
+def test_evaluation_changes_neither_weights_nor_the_training_mode(execution):
     weights = initials(conv(), 3)
     before = copied(weights)
     members = cohort(conv(), SPLITS, execution)

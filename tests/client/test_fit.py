@@ -166,7 +166,7 @@ def test_one_model_for_all_is_expanded_memory_that_nobody_writes_to(execution):
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS)
-def test_who_else_is_there_changes_nothing(execution):
+def test_other_clients_in_the_cohort_do_not_change_a_clients_result(execution):
     def trained(*order):
         members = cohort(
             conv(),
@@ -290,7 +290,7 @@ def test_training_goes_on_where_it_stopped_with_the_velocity_it_had(make, execut
         assert_close(row(found.state, d), buffers)
 
 
-def test_from_rest_is_another_way_on_and_without_momentum_there_is_no_velocity():
+def test_going_on_without_the_velocity_differs_and_sgd_without_momentum_has_none():
     members, start = cohort(plain(), SPLITS), initials(plain(), 3)
     half = fit(members, start, Sgd(0.1, 0.9), Schedule(4))
     rest = {n: torch.zeros_like(t) for n, t in half.state.items()}

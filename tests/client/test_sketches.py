@@ -1,25 +1,12 @@
 """Methods of the literature on top of ``fit``: by hand, in their limits, stacked = one by one."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from sketches import (
-    Apfl,
     Ditto,
-    Envelope,
-    FedAla,
-    FedProto,
     FedRod,
     Ifca,
-    Maml,
-    PerFedAvg,
-    PFedMe,
-    Prototypes,
-    class_means,
     everywhere,
-    merged_prototypes,
-    plus,
     rounds,
 )
 from torch import nn
@@ -27,7 +14,6 @@ from toys import (
     CLASSES,
     Quadratic,
     assert_close,
-    assert_same_bits,
     cohort,
     conv,
     dense,
@@ -44,7 +30,6 @@ from fedadapt.client.fit import Sgd, fit
 from fedadapt.models.network import Network
 from fedadapt.models.resnet import BasicBlock
 from fedadapt.objectives import Batch, Proximal, cross_entropy
-from fedadapt.selectors import everything
 from fedadapt.weights import repeat, row
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 7, 6))]
@@ -66,13 +51,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "apfl, alpha fixed", Apfl(SGD, SCHEDULE, 0.25)
-    yield "apfl, alpha learnt", Apfl(replace(SGD, rates={"alpha": 0.03}), SCHEDULE, learn=True)
-    yield "pfedme", PFedMe(SGD, SCHEDULE)
-    yield "per-fedavg, first order", PerFedAvg(SGD, SCHEDULE)
-    yield "per-fedavg, with the hessian", PerFedAvg(SGD, SCHEDULE, Maml(0.1, 0.1, 1e-2))
-    yield "fedala", FedAla(SGD, SCHEDULE)
-    yield "fedproto", FedProto(SGD, SCHEDULE, net=start)
     yield "fedrod", FedRod(SGD, SCHEDULE)
     yield "ifca", Ifca(SGD, SCHEDULE, (start, initial(make(), 5)))
 
@@ -85,14 +63,12 @@ def test_stacked_is_one_by_one(name, make):
     alone = found["sequential"]
     for execution in OTHERS:
         together = found[execution]
-        # Central differences divide rounding errors by delta.
-        how = {"rtol": 1e-7, "atol": 1e-9} if "hessian" in name else {}
-        assert_close(together.base, alone.base, **how)
-        assert_close(together.personal, alone.personal, **how)
+        assert_close(together.base, alone.base)
+        assert_close(together.personal, alone.personal)
         for own, wanted in zip(together.states, alone.states, strict=True):
             assert own.keys() == wanted.keys()
             for part in wanted:
-                assert_close(own[part], wanted[part], **how)
+                assert_close(own[part], wanted[part])
     if name != "ifca":  # two clients may choose one model
         assert not all(torch.allclose(t[0], t[1]) for t in alone.personal.values())
 
@@ -134,47 +110,6 @@ def test_ditto_by_hand():
     assert two.base["w"].item() == pytest.approx(4)
 
 
-@pytest.mark.parametrize("execution", ["sequential", "vmap"])
-def test_apfl_by_hand(execution):
-    one, two = (toy_rounds(Apfl(HALF, ONCE), number, toys(execution)) for number in (1, 2))
-    assert [s["v"]["v/w"].item() for s in one.states] == pytest.approx([7.5, 8.5])
-    assert one.base["w"].item() == pytest.approx(6)
-    assert numbers(one.personal) == [6.75, 7.25]
-    assert [s["v"]["v/w"].item() for s in two.states] == pytest.approx([5.8125, 7.6875])
-    assert numbers(two.personal) == [4.90625, 5.84375]
-    learnt = Apfl(Sgd(0.5, rates={"alpha": 0.01}), ONCE, learn=True)
-    states = toy_rounds(learnt, 2, toys(execution)).states
-    assert [s["alpha"]["alpha"].item() for s in states] == pytest.approx([0.39875, 0.41875])
-
-
-@pytest.mark.parametrize("execution", ["sequential", "vmap"])
-def test_pfedme_by_hand(execution):
-    method = PFedMe(HALF, ONCE, Envelope(inner=2, lam=1.0, inner_rate=0.5, rate=0.5))
-    found = toy_rounds(method, 1, toys(execution))
-    assert numbers(found.personal) == [5, 7]  # the prox (c + lam w) / (1 + lam), exactly
-    assert found.base["w"].item() == pytest.approx(8)
-
-
-@pytest.mark.parametrize(
-    ("delta", "after", "mean"), [(0.0, (7.5, 8.5), 8), (1e-3, (8.75, 9.25), 9)]
-)
-def test_per_fedavg_by_hand(delta, after, mean):
-    method = PerFedAvg(HALF, ONCE, Maml(0.5, 0.5, delta))
-    update = method.answer(toys(), repeat(at(10.0), 2))
-    assert update.weights["w"].tolist() == pytest.approx(after, rel=1e-9)
-    assert method.merge(update, {})["w"].item() == pytest.approx(mean, rel=1e-9)
-    assert numbers(method.personal(toys(), repeat(at(8.0), 2))) == [4, 6]
-
-
-@pytest.mark.parametrize(("rate", "mixing", "start"), [(0.025, 0.4, 3.6), (1.0, 0.0, 2.0)])
-def test_fedala_by_hand(rate, mixing, start):
-    method = FedAla(HALF, ONCE, share=1.0, rate=rate, top=everything)
-    members = cohort(Quadratic(), [quadratic_split(1.0, 0.0)], states=({"old": at(2.0)},))
-    weights, a = method.mixture(members, repeat(at(6.0), 1))
-    assert [mixing] == numbers(a, "a/w")  # the gradient is 6 * 4 = 24
-    assert [start] == numbers(weights)
-
-
 def test_fedamp_by_hand():
     near = Proximal(0.5)  # lam / alpha_k
     cloud = {
@@ -192,96 +127,11 @@ def test_ifca_by_hand():
     assert numbers(update.weights) == [0.5, 4.5]
 
 
-def test_prototypes_of_all_are_weighted_by_how_many_images_there_are():
-    p = torch.tensor([[[1.0]], [[5.0]]])
-    assert merged_prototypes(p, torch.tensor([[3.0], [1.0]]))["p"].item() == 2
-
-
-def test_class_means_are_those_of_each_class():
-    members, weights = cohort(conv(), SPLITS), repeat(initial(conv()), 3)
-    means = class_means(members, weights, CLASSES)
-    for d, own in enumerate(SPLITS):
-        z = members.only(d).features(repeat(initial(conv()), 1), own.train.inputs[None])[0]
-        for c in range(CLASSES):
-            chosen = own.train.labels == c
-            assert means["n"][d, c] == chosen.sum()
-            if chosen.any():
-                torch.testing.assert_close(means["p"][d, c], z[chosen].mean(0))
-
-
 # Limits: what a method is when the part of it that is new is switched off
 
 
 def fedavg(make, execution="sequential"):
     return rounds(Ditto(SGD, SCHEDULE), cohort(make(), SPLITS, execution), initial(make())).base
-
-
-@pytest.mark.parametrize("execution", ["sequential", "stacked-kernels"])
-def test_the_base_of_ditto_apfl_and_fedala_without_a_rate_is_fedavg(execution):
-    wanted = fedavg(plain, execution)
-    for method in (Apfl(SGD, SCHEDULE, 0.3), Apfl(SGD, SCHEDULE, learn=True)):
-        members = cohort(plain(), SPLITS, execution)
-        assert_same_bits(rounds(method, members, initial(plain())).base, wanted)
-    members = cohort(conv(), SPLITS, execution)
-    still = FedAla(SGD, SCHEDULE, rate=0.0)
-    assert_close(rounds(still, members, initial(conv())).base, fedavg(conv, execution))
-
-
-def test_apfl_with_alpha_0_serves_fedavg_and_with_1_what_was_never_federated():
-    members = cohort(plain(), SPLITS)
-    nobody = rounds(Apfl(SGD, SCHEDULE, 0.0), members, initial(plain()))
-    assert_same_bits(nobody.personal, repeat(nobody.base, 3))
-    alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(plain())).personal
-    assert_close(rounds(Apfl(SGD, SCHEDULE, 1.0), members, initial(plain())).personal, alone)
-
-
-def test_fedproto_without_its_pull_is_what_was_never_federated():
-    method = FedProto(SGD, SCHEDULE, lam=0.0, net=initial(conv()))
-    members = cohort(conv(), SPLITS)
-    own = [s["net"] for s in rounds(method, members, initial(conv())).states]
-    alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(conv())).personal
-    for d in range(3):
-        assert_same_bits(own[d], row(alone, d))
-
-
-def test_pfedme_with_one_whole_step_is_fedavg_and_without_a_pull_w_stays():
-    whole = PFedMe(SGD, SCHEDULE, Envelope(1, 4.0, 0.05, 0.25))
-    members = cohort(plain(), SPLITS)
-    update = fit(members, repeat(initial(plain()), 3), whole.rule, Schedule(100))
-    wanted = fit(members, repeat(initial(plain()), 3), Sgd(0.05), Schedule(100))
-    assert_close(update.weights, wanted.weights)
-    free = PFedMe(SGD, SCHEDULE, Envelope(1, 0.0, 0.05, 0.25))
-    found = fit(members, repeat(initial(plain()), 3), free.rule, SCHEDULE)
-    assert_same_bits(found.weights, repeat(initial(plain()), 3))
-    parameters = fit(members, repeat(initial(plain()), 3), Sgd(0.05), SCHEDULE).weights
-    assert_close(found.state, parameters)
-
-
-def test_the_hessian_of_per_fedavg_is_autograds():
-    """The outer gradient at one point, beside the derivative of F(w - alpha grad F(w))."""
-    own = SPLITS[1].train
-    batch = Batch(own.inputs[None, :4], own.labels[None, :4])
-    one = Batch(batch.inputs.repeat(1, 3, 1, 1, 1), batch.labels.repeat(1, 3))  # three equal parts
-    model, start = plain(), {n: t[None] for n, t in initial(plain()).items()}
-
-    def loss(params):
-        given = {n: t[0] for n, t in params.items()}
-        logits = torch.func.functional_call(model, given, (batch.inputs[0],))
-        return nn.functional.cross_entropy(logits, batch.labels[0])
-
-    def oracle(params, _):
-        return torch.func.grad(loss)(params), loss(params)[None]
-
-    alpha = 0.1
-    exact = torch.func.grad(lambda w: loss(plus(w, -alpha, torch.func.grad(loss)(w))))(start)
-    moved = {n: t.clone() for n, t in start.items()}
-    Maml(alpha, 1.0, 1e-3).step(oracle, moved, one, {})
-    assert_close(plus(start, -1, moved), exact, rtol=1e-3, atol=1e-8)
-    first_order = {n: t.clone() for n, t in start.items()}
-    Maml(alpha, 1.0).step(oracle, first_order, one, {})
-    assert not torch.allclose(
-        start["head.weight"] - first_order["head.weight"], exact["head.weight"]
-    )
 
 
 # FedRoD and FedProto: what their objectives do with features
@@ -332,30 +182,3 @@ def test_the_folded_heads_are_the_sum_of_both():
         [score] = evaluate(members.only(d), repeat(row(found.personal, d), 1), [SPLITS[d].test])
         wanted = nn.functional.cross_entropy(logits, SPLITS[d].test.labels)
         assert score.loss == pytest.approx(wanted.item(), rel=1e-9)
-
-
-def test_the_nearest_prototype_is_a_head():
-    method = FedProto(SGD, SCHEDULE, net=initial(conv()))
-    members = cohort(conv(), SPLITS)
-    p = torch.randn(CLASSES, 16, generator=torch.Generator().manual_seed(3)).double()
-    known = {"p": p, "n": torch.tensor([2.0, 0.0, 1.0]).double()}
-    served = method.personal(members, repeat(known, 3))
-    x = torch.stack([s.test.inputs for s in SPLITS])
-    z = members.features(served, x)
-    far = ((z.unsqueeze(2) - p) ** 2).sum(3)
-    far[..., 1] = torch.inf  # nobody has this class
-    logits = z @ served["head.weight"].transpose(1, 2) + served["head.bias"].unsqueeze(1)
-    assert torch.equal(logits.argmax(2), far.argmin(2))
-
-
-def test_features_are_pulled_to_the_prototypes_of_their_class_and_of_no_missing_one():
-    batch = Batch(SPLITS[1].train.inputs[None, :6], torch.tensor([[0, 1, 2, 2, 1, 0]]))
-    p = torch.randn(1, CLASSES, 5, generator=torch.Generator().manual_seed(3)).double()
-    memory = {"prototypes": {"p": p, "n": torch.tensor([[4.0, 0.0, 1.0]])}}
-    view = seen(plain(), initial(plain()), batch, memory, {})
-    pulled = Prototypes(0.7)(view) - cross_entropy(view)
-    wanted = [
-        0.7 * ((view.features[0, i] - p[0, c]) ** 2).mean() * (c != 1)
-        for i, c in enumerate(batch.labels[0].tolist())
-    ]
-    torch.testing.assert_close(pulled[0], sum(wanted) / 6)

@@ -74,7 +74,7 @@ def test_going_back_further_than_is_remembered_is_refused(store):
         store.load(before=4)
 
 
-def test_clients_and_experiments_do_not_meet(tmp_path):
+def test_clients_and_experiments_have_separate_files(tmp_path):
     places = [("e", "d"), ("e", "D 2"), ("e/d", "d"), ("e", ".."), ("..", "d"), ("e", "e/d")]
     for number, place in enumerate(places):
         ClientStateStore(tmp_path / "state", *place).save(states(number), round=1)

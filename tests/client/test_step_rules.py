@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from sketches import Envelope, Maml
 from toys import assert_close, assert_same_bits, cohort, conv, copied, dense, initials, split
 
 from fedadapt.client.cohort import Schedule
@@ -10,6 +9,8 @@ from fedadapt.client.fit import fit
 from fedadapt.client.step_rules import Sgd
 from fedadapt.objectives import Batch
 from fedadapt.selectors import head
+from fedadapt.strategies.shared.per_fedavg import Meta
+from fedadapt.strategies.shared.pfedme import Envelope
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 12, 10))]
 EXECUTIONS = ("sequential", "per-client", "stacked-kernels", "vmap")
@@ -38,11 +39,12 @@ def stepped(rule, *values, steps=1):
         (Sgd(0.5, rates={"w": 0.25, "other": 3.0}), (7.5, 8.5)),
         (Sgd(0.5, clamp={"w": (6.0, 6.5), "other": (0.0, 0.0)}), (6, 6.5)),
         (Sgd(0.5, weight_decay=0.1), (4.5, 6.5)),
+        (Sgd(0.5, weight_decay=0.1, undecayed=frozenset({"w", "other"})), (5, 7)),
         (Envelope(2, 1.0, 0.5, 0.5), (7.5, 8.5)),
-        (Maml(0.5, 0.5), (7.5, 8.5)),
-        (Maml(0.5, 0.5, 1e-3), (8.75, 9.25)),
+        (Meta(0.5, 0.5), (7.5, 8.5)),
+        (Meta(0.5, 0.5, 1e-3), (8.75, 9.25)),
     ],
-    ids=["sgd", "rates", "clamp", "weight decay", "pfedme", "first order", "hessian"],
+    ids=["sgd", "rates", "clamp", "weight decay", "undecayed", "pfedme", "first order", "hessian"],
 )
 def test_one_step_by_hand(rule, after):
     assert stepped(rule, 10.0, 10.0)[0] == pytest.approx(after, rel=1e-9)

@@ -206,7 +206,7 @@ def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
     assert torch.equal(vector, other[[1, 0, 2]])
 
 
-def test_moments_and_importance_answer_with_what_they_are_of(client):
+def test_queries_for_batch_norm_statistics_and_importance_answer_with_their_own_tensors(client):
     statistics = tensors(client.ask("query.moments", client.told()).content["arrays"])
     assert set(statistics) == {"2.running_mean", "2.running_var"}
     importance = tensors(client.ask("query.ewc_fisher", client.told()).content["arrays"])
@@ -227,6 +227,20 @@ def test_evaluate_answers_with_rows_and_never_with_a_model(client):
         1, [2], {"base": {n: t[None] for n, t in client.model.items()}},
         adaptations=client.assembly.worker.adaptations[:2], on_global=True,
     ).rows  # fmt: skip
+
+
+def test_a_composition_gets_the_answer_that_its_part_asked_for(tmp_path):
+    some = Client(tmp_path, adapt="none,adabn+ewc")
+
+    def loss(pooled: dict[str, torch.Tensor] | None = None) -> float:
+        content = some.told(adaptations=["adabn+ewc"], **{"on-global": False})
+        if pooled is not None:
+            content["pooled.ewc"] = array_record(pooled)
+        [row] = rows(some.ask("evaluate", content).content, 1, 2)
+        assert row.label == "base+adabn+ewc"
+        return row.loss
+
+    assert loss() != loss({n: t.abs() for n, t in some.model.items()})
 
 
 def test_training_alone_needs_no_weights_and_takes_those_that_are_sent(client):
@@ -308,7 +322,8 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {},
         {"fraction": 0.5, "unseen": 0.34, "global_test": "all"},
         {"model": tiny.NORM_MLP, "batch_norm": "local",
-         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1", "serve": "best-on-adapt"},
+         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1", "serve": "best-on-adapt",
+         "confidence": True},
         {"model": tiny.NORM_MLP, "batch_norm": "reestimate", "adapt": "none,adabn-s",
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
@@ -369,7 +384,7 @@ def test_clients_are_counted_where_the_run_does_not_say(tmp_path):
     assert grid.sent[0] == ("query.count", 2)
 
 
-def test_a_client_that_fails_is_in_the_ledger_and_the_rest_goes_on(tmp_path, caplog):
+def test_a_client_that_fails_is_in_the_communication_log_and_the_rest_goes_on(tmp_path, caplog):
     """Node 88 never answers, node 4 answers NaN; the others are averaged."""
     caplog.set_level(logging.CRITICAL)
     config = run_config(tmp_path / "out", rounds=1, adapt="none")
@@ -440,15 +455,16 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
     """From the repository, by Flower's command, with as many nodes as Flower was told.
 
-    Also with anybody's adaptations: one from a file, and one that asks a query of its own.
+    Also with anybody's adaptations: one from a file, and after AdaBN one that asks a query of its
+    own.
     """
     examples = str(tiny.ROOT / "examples")
     monkeypatch.syspath_prepend(examples)
     path = os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
     changes = {"rounds": 2, "model": tiny.NORM_MLP, "unseen": 0.0,
-               "adapt": "none,tent:Tent,third_party_adaptations:Asks",
-               "adapt-args": "tent:Tent.epochs=2"}  # fmt: skip
+               "adapt": "none,pseudo_labels:PseudoLabels,adabn+third_party_adaptations:Asks",
+               "adapt-args": "pseudo_labels:PseudoLabels.epochs=2"}  # fmt: skip
     wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}

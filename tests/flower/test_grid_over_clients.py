@@ -134,7 +134,7 @@ def test_messages_with_other_settings_are_asked_apart():
     ]
 
 
-def test_a_bad_answer_is_an_error_for_the_strategy_and_a_reason_in_the_ledger():
+def test_a_bad_answer_is_an_error_for_the_strategy_and_an_outcome_in_the_communication_log():
     communication: list = []
     found = by_client(
         over(ClientPool(corrupted=(5,), failed=(8,)), communication).send_and_receive(to_all())
@@ -197,7 +197,7 @@ def test_messages_made_by_the_grid_are_flower_s():
     assert (message.metadata.dst_node_id, message.metadata.group_id) == (4, "7")
 
 
-def test_the_identity_is_lent_and_given_back(monkeypatch):
+def test_the_task_identity_is_set_only_inside_the_block(monkeypatch):
     """Inside a real Flower process there is one already, and it stays."""
     for name in ("_task_id", "_run_id", "_node_id"):
         monkeypatch.setattr(TaskIdentity, name, None)

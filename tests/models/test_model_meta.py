@@ -28,7 +28,7 @@ def images():
     return torch.rand(9, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_shell_computes_with_given_weights_and_what_is_in_no_state_dict(images):
+def test_a_model_on_meta_computes_with_given_weights_and_keeps_unsaved_buffers(images):
     model = Shifted()
     empty = on_meta(model.eval())
     assert {n for n, t in empty.named_buffers() if not t.is_meta} == {"mean"}

@@ -58,11 +58,13 @@ def test_every_image_layer_and_property_has_its_row(done):
     keys = {(row.image, row.layer, row.property) for row in done.rows}
     assert keys == {(i, n, p) for i in range(4) for n in (0, 1) for p in ORDERED}
     assert len(done.rows) == len(keys)
-    assert all(found.shape == (4, 1, 12, 12) for found in done.found.values())
-    assert all(found.min() >= 0 and found.max() <= 1 for found in done.found.values())
+    assert all(images.shape == (4, 1, 12, 12) for images in done.reconstructions.values())
+    for images in done.reconstructions.values():
+        assert images.min() >= 0
+        assert images.max() <= 1
 
 
-def test_an_image_that_is_found_has_the_property(done):
+def test_a_reconstructed_image_has_the_property_that_was_attacked(done):
     assert all(row.misfit < 0.01 for row in done.rows if row.layer == 0)
 
 
@@ -92,7 +94,7 @@ def test_the_same_seed_gives_the_same_and_the_batch_does_not_show(monkeypatch):
         assert together[3:] == pytest.approx(apart[3:], rel=1e-3)
 
 
-def test_of_the_true_sparsity_nothing_is_found():
+def test_nothing_can_be_reconstructed_from_the_true_sparsity():
     """The start has no gradient to follow but that of its own smoothness."""
     attack = replace(ATTACK, layers=(0,), properties=("fm", "sparsity"), steps=60)
     found = analyse(made_victim(), attack)

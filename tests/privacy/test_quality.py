@@ -19,7 +19,7 @@ def test_equal_images_are_as_like_as_can_be():
     assert ssim(IMAGE, IMAGE) == pytest.approx(1.0)
 
 
-def test_noise_is_unlike_and_more_noise_more_so():
+def test_noise_lowers_the_similarity_and_more_noise_lowers_it_further():
     little, much = (np.clip(IMAGE + s * RANDOM.normal(size=IMAGE.shape), 0, 1) for s in (0.1, 0.5))
     assert 1 > ssim(IMAGE, little) > ssim(IMAGE, much)
     assert abs(ssim(IMAGE, RANDOM.random(IMAGE.shape))) < 0.2

@@ -35,7 +35,7 @@ def test_it_is_the_mean_weighted_by_examples_and_not_the_plain_one():
 
 
 @pytest.mark.parametrize("chunks", [(1, 1, 1, 1, 1), (2, 3), (3, 2), (4, 1)])
-def test_cohorts_change_not_a_bit(chunks):
+def test_the_mean_is_the_same_bits_however_clients_are_split_into_cohorts(chunks):
     weights = single(initials(conv(), 5))
     assert_same_bits(mean(weights, BY, *chunks), mean(weights, BY, 5))
 

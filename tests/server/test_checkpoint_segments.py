@@ -152,3 +152,16 @@ def test_dying_at_any_step_leaves_a_whole_round(tmp_path, step, last):
         Checkpoint(last + 1, states={d: MappingProxyType(p) for d, p in found.states.items()})
     )
     assert values(load_latest(tmp_path).states) == values(found.states)
+
+
+def test_the_server_keeps_states_of_the_same_clients_beside_their_own(tmp_path):
+    saver = Checkpoints(tmp_path)
+    own, of_server = {d: state(d) for d in range(3)}, {d: state(d) for d in range(2)}
+    first = files(saver.save(Checkpoint(1, states=own, server_states=of_server)))
+    of_server = {**of_server, 2: state(7)}
+    place = saver.save(Checkpoint(2, states=own, server_states=of_server))
+    found = load_latest(tmp_path)
+    assert values(found.states) == values(own)
+    assert values(found.server_states) == values(of_server)
+    assert first < files(place)  # client 0 too: only the new state was written
+    assert segments_read(place) == 6

@@ -181,7 +181,7 @@ def test_good_answers_pass_as_they_are():
     assert accept(good, found) is good
 
 
-def test_nobody_answering_is_no_fault():
+def test_no_answer_is_no_validation_error():
     nobody = Answers((), None, {3: Failure("late", "")})
     assert validation_errors(nobody, EXPECTED, None) == {}
 

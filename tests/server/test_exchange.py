@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import assert_same_bits, copied, sent
 
-from fedadapt.messages import Answers, Failure, Update
+from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.exchange import Exchange, RoundFailedError
 
@@ -135,6 +135,12 @@ def test_a_quorum_that_is_met_exactly_is_met(share):
     assert list(made.ask("train", sent(MODEL, range(1, 101)), MODEL))
 
 
+def test_an_exchange_with_nobody_has_no_quorum_to_lose():
+    made, communication, _ = exchange(min_replies=1.0)
+    assert list(made.ask("query.install", Sent((), {}, {}), {})) == []
+    assert communication == []
+
+
 def test_a_rejected_answer_does_not_count_for_the_quorum():
     for stream in (
         [good([10, 11], corrupt_reply=[11])],
@@ -145,7 +151,7 @@ def test_a_rejected_answer_does_not_count_for_the_quorum():
             list(made.ask("train", sent(MODEL, (10, 11)), MODEL))
 
 
-def test_whoever_folds_below_quorum_gets_nothing():
+def test_a_mean_below_quorum_is_not_made():
     state = copied(MODEL)
     made, _, _ = exchange(good([10, 11]), failed(12), min_replies=0.5)
     with pytest.raises(RoundFailedError) as caught:

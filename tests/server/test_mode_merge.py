@@ -32,7 +32,7 @@ def scalars(*values):
     return [{"w": torch.tensor([v], dtype=torch.float64)} for v in values]
 
 
-def test_each_element_is_the_mean_weighted_by_mixing_and_precision():
+def test_each_element_is_the_mean_weighted_by_mixing_and_importance():
     models, omegas, alphas = experts(), importances(), [0.5, 0.2, 0.3]
     found = mode_merge(models, omegas, mixing=alphas)
     for n in MERGED:
@@ -54,14 +54,14 @@ def test_weights_lie_in_0_to_1_and_sum_to_1():
 
 
 @pytest.mark.parametrize("zero_importance", ["mean", "zero"])
-def test_equal_precisions_give_the_mean(zero_importance):
+def test_equal_importances_give_the_mean(zero_importance):
     models = experts()
     found = mode_merge(models, importances(1) * 3, zero_importance=zero_importance)
     mean = {n: torch.stack([m[n] for m in models]).mean(0) for n in MERGED}
     assert_close({n: found[n] for n in MERGED}, mean)
 
 
-def test_equal_precisions_leave_the_mixing():
+def test_with_equal_importances_only_the_mixing_counts():
     found = mode_merge(scalars(1.0, 5.0), scalars(2.0, 2.0), mixing=[0.75, 0.25])
     assert found["w"].item() == 2.0
 
@@ -76,7 +76,7 @@ def test_an_expert_that_dominates_wins_where_it_does():
 
 
 @pytest.mark.parametrize("scale", [1e-290, 1e-3, 1e290])
-def test_the_scale_of_precisions_does_not_matter(scale):
+def test_the_scale_of_importances_does_not_matter(scale):
     models, omegas = experts(), importances()
     scaled = [{n: t * scale for n, t in omega.items()} for omega in omegas]
     assert_close(mode_merge(models, scaled), mode_merge(models, omegas))
@@ -92,7 +92,7 @@ def test_the_order_of_experts_matters_only_for_what_is_not_merged():
 
 
 @pytest.mark.parametrize("size", [1e-40, 1e-45, 3e38])
-def test_precisions_at_the_ends_of_float32_keep_their_ratio(size):
+def test_importances_at_the_ends_of_float32_keep_their_ratio(size):
     """Products with weights, and sums, would vanish or overflow in float32."""
     omegas = [{"w": torch.full((1,), size)} for _ in range(2)]
     models = [{"w": torch.tensor([v])} for v in (1e-3, 3e-3)]
@@ -101,7 +101,7 @@ def test_precisions_at_the_ends_of_float32_keep_their_ratio(size):
     torch.testing.assert_close(found, torch.tensor([2e-3]))
 
 
-def test_precisions_at_the_ends_of_float64_keep_their_ratio():
+def test_importances_at_the_ends_of_float64_keep_their_ratio():
     for size in (5e-324, 1.7e308):
         assert mode_merge(scalars(1.0, 3.0), scalars(size, size))["w"].item() == 2.0
 
@@ -201,7 +201,7 @@ def corrupted(value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e-30, -float("inf")])
-def test_what_is_no_precision_is_refused_by_name(value):
+def test_a_negative_or_infinite_importance_is_refused_by_name(value):
     with pytest.raises(InputError) as error:
         mode_merge(experts(), corrupted(value))
     assert str(error.value) == (

@@ -25,7 +25,7 @@ def test_seed_and_round_decide_and_nothing_else():
     assert len(set(draws.values())) > 12
 
 
-def test_everybody_has_a_turn():
+def test_every_client_is_sampled_about_equally_often():
     turns = [d for r in range(400) for d in sample(CLIENTS, 0.3, 1, r)]
     assert all(80 < turns.count(d) < 160 for d in CLIENTS)  # 120 each on average
 

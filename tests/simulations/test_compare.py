@@ -26,7 +26,7 @@ def test_every_strategy_runs_with_every_seed(tmp_path):
     assert all(Path(r.out).parent == tmp_path for r in runs)
 
 
-def test_all_else_is_the_same(tmp_path):
+def test_compared_runs_differ_in_strategy_seed_and_folder_only(tmp_path):
     base = tiny.config(lr=0.01, benchmark="digits-domains")
     [run] = comparing.plan(base, "krum", "5", tmp_path)
     changed = {k for k, v in run.to_mapping().items() if v != base.to_mapping()[k]}
@@ -59,7 +59,7 @@ def test_malformed_lists_are_refused(tmp_path, strategies, seeds, line):
     assert str(refused.value).startswith(line)
 
 
-def test_runs_go_where_they_are_told_or_where_they_are_found_again():
+def test_runs_go_into_the_folder_asked_for_or_one_named_after_the_benchmark():
     base = tiny.config(benchmark="folder:/data/x y")
     assert comparing.folder_of(base, Path("mine")) == Path("mine")
     assert comparing.folder_of(base, None) == Path("runs/compare-folder-data-x-y")

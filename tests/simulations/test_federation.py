@@ -43,7 +43,7 @@ def test_evaluations_are_of_everybody_at_the_start_now_and_then_and_at_the_end(w
     assert [(r.round, r.client, r.label) for r in everywhere] == [(4, -1, "base")]
 
 
-def test_the_ledger_has_a_line_for_every_message(whole):
+def test_the_communication_log_has_a_line_for_every_message(whole):
     communication = whole.rows(CommunicationEntry)
     for number in range(1, 5):
         asked = [e.client for e in communication if (e.action, e.round) == ("train", number)]
@@ -192,7 +192,7 @@ def test_everybody_failing_ends_the_run_as_lost(tmp_path):
         Run(tmp_path, splits=unreadable).go()
 
 
-def test_some_diverging_is_the_ledgers_business_only(tmp_path):
+def test_clients_that_diverge_are_rejected_and_the_others_train_on(tmp_path):
     run = Run(tmp_path, splits=[corrupted(SPLITS[0]), *SPLITS[1:]], adaptations=METHODS[:2]).go()
     rejected = {e.client for e in run.rows(CommunicationEntry) if e.outcome == "rejected"}
     assert rejected == {0}
@@ -322,7 +322,7 @@ def test_clients_train_on_while_the_last_models_are_tried_but_for_checkpoints(
 
 
 @pytest.mark.parametrize("batch_norm", ["local", "shared"])
-def test_trials_of_worker_processes_are_of_their_own_round(tmp_path, batch_norm):
+def test_evaluations_in_worker_processes_see_the_states_of_their_own_round(tmp_path, batch_norm):
     """While the next one has begun: what clients keep is as it was, too."""
     config = replace(SETTINGS, evaluate_every=1, checkpoint_every=9)
     of = {"batch_norm": batch_norm, "adaptations": METHODS[:2]}
@@ -340,7 +340,7 @@ def test_rounds_after_the_last_save_are_done_again(tmp_path, whole):
     assert found.rows(Evaluation) == whole.rows(Evaluation)
 
 
-def test_who_does_not_answer_a_trial_is_lost_and_who_fails_is_an_error_of_that_round(tmp_path):
+def test_clients_without_an_evaluation_are_lost_and_failures_are_errors_of_that_round(tmp_path):
     class Mute(Faulty):
         def evaluate(self, request):
             return (a for a in super().evaluate(request) if 3 not in a.clients)

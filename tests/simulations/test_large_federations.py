@@ -10,8 +10,8 @@ from toy_run import SETTINGS, Run, assert_same_run
 
 from fedadapt.records import CommunicationEntry, Evaluation
 from fedadapt.server.checkpoint import Checkpoint, Checkpoints, load_latest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations import federation
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.results import parquet as results
 from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.communication import by_action
@@ -144,7 +144,7 @@ def test_a_run_whose_clients_keep_on_the_disk_goes_on_after_a_stop_as_any_other(
     )
 
 
-def test_a_keepers_states_are_written_to_a_checkpoint_once(tmp_path):
+def test_client_states_on_disk_are_written_to_a_checkpoint_once(tmp_path):
     run = Run(tmp_path / "run", client_states=ClientStates(tmp_path, budget=0)).go()
     saver, states = Checkpoints(tmp_path), run.states
     first = {p.name for p in saver.save(Checkpoint(1, states=states)).glob("kept-*")}

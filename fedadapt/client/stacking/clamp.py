@@ -13,7 +13,7 @@ class Clamp(NamedTuple):
 
 
 def clamp_of(layer: nn.Module) -> Clamp | None:
-    """Return the bounds of an activation that only clamps."""
+    """Return the bounds of an activation that only clamps, such as ReLU; None for other layers."""
     if type(layer) is nn.ReLU:
         return Clamp(0.0)
     if type(layer) in (nn.ReLU6, nn.Hardtanh):
@@ -22,7 +22,7 @@ def clamp_of(layer: nn.Module) -> Clamp | None:
 
 
 def clamp_(x: Tensor, clamp: Clamp) -> Tensor:
-    """In place."""
+    """Clamp ``x`` between the bounds, in place, and return it."""
     if clamp.low == 0.0 and clamp.high == math.inf:
         return torch.relu_(x)
     return torch.nn.functional.hardtanh_(x, clamp.low, clamp.high)

@@ -18,7 +18,7 @@ HEAVY = 10  # the filters have so many times as many numbers as the output
 
 
 def suits_columns(layer: nn.Conv2d, x: Stacked) -> bool:
-    """Whether ``by_columns`` can compute it, and is fast on so many pixels."""
+    """Return whether ``by_columns`` can compute the layer and is fast on an input of this size."""
     batch, _, height, width = x.shape
     (down, across), (high, wide) = layer.stride, layer.kernel_size
     places = batch * -(-height // down) * -(-width // across)
@@ -27,7 +27,10 @@ def suits_columns(layer: nn.Conv2d, x: Stacked) -> bool:
 
 
 def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked]:
-    """The convolution of every client's images [D, B, C, H, W]; differentiable by them too."""
+    """Return a kernel for the convolution of every client's images, [D, B, C, H, W].
+
+    The kernel can also be differentiated by the images.
+    """
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         images, padding = x.plain(), _padding(layer)
@@ -48,7 +51,7 @@ def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
 
 
 def _size(layer: nn.Conv2d, size: torch.Size) -> list[int]:
-    """Return height and width of the output."""
+    """Return height and width, in pixels, of the output for an input of [height, width]."""
     padding = _padding(layer)
     spans = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
     return [(size[i] + 2 * padding[i] - spans[i]) // layer.stride[i] + 1 for i in (0, 1)]

@@ -19,7 +19,11 @@ FEW_PIXELS = 4  # up to here a depthwise filter is a matrix over all pixels
 
 
 def convolution(path: str, layer: nn.Conv2d) -> Kernel:
-    """Matrix products where they win: 1x1, on a CPU first layers and few pixels; else PyTorch's."""
+    """Return the fastest kernel for a convolution of all clients.
+
+    Matrix products compute 1x1 convolutions and, on a CPU, the first layer of a network and layers
+    with few pixels. PyTorch's own grouped convolution computes all others.
+    """
     if layer.padding_mode != "zeros":
         raise Unstackable(f"{path}: padding_mode {layer.padding_mode}")
     convolve = _convolve(layer)
@@ -67,7 +71,7 @@ def _pointwise(layer: nn.Conv2d) -> Convolve:
 
 
 def _grouped(layer: nn.Conv2d) -> Convolve:
-    """PyTorch's own convolution, with as many groups more as there are clients."""
+    """Return PyTorch's own convolution with a separate set of groups for each client."""
 
     def convolve(images: Tensor, filters: Tensor, bias: Tensor | None, clients: int) -> Tensor:
         y = F.conv2d(
@@ -85,9 +89,10 @@ def _grouped(layer: nn.Conv2d) -> Convolve:
 
 
 def _depthwise_of_few_pixels(layer: nn.Conv2d) -> Convolve:
-    """The filter of a channel written out as a matrix [output pixels, input pixels].
+    """Return a depthwise convolution that multiplies by a matrix for each channel.
 
-    PyTorch's own is slow where the image is smaller than the filter.
+    The filter of a channel is written out as a matrix [output pixels, input pixels]. PyTorch's own
+    convolution is slow where the image is smaller than the filter.
     """
     patterns: dict[tuple[object, ...], Tensor] = {}
     multiple = layer.out_channels // layer.in_channels
@@ -109,11 +114,12 @@ def _depthwise_of_few_pixels(layer: nn.Conv2d) -> Convolve:
 
 
 def _pattern(layer: nn.Conv2d, size: tuple[int, int], like: Tensor) -> Tensor:
-    """Which tap of the filter leads from which input pixel to which output pixel.
+    """Return which tap of the filter leads from which input pixel to which output pixel.
+
+    It is the layer's output for images in which one pixel is 1, with filters in which one tap is 1.
 
     Returns:
-        [taps, output height, output width, input pixels] of ones and zeros: the layer's answer to
-        images with one pixel lit, by filters with one tap lit.
+        [taps, output height, output width, input pixels] of ones and zeros.
 
     """
     height, width = size

@@ -1,4 +1,4 @@
-"""Dropout with a random stream a client: a client's draws do not depend on its neighbours."""
+"""Dropout with a random stream for each client: its draws do not depend on the other clients."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,10 @@ Dropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d
 
 
 def dropout(layer: Dropout) -> Callable[[Call, Stacked], Stacked]:
-    """The mask of a client is what ``layer`` alone would draw from a generator in that state."""
+    """Return a kernel for dropout.
+
+    The mask of a client is what ``layer`` alone would draw from the client's generator.
+    """
     whole_channels = not isinstance(layer, nn.Dropout)
 
     def kernel(call: Call, x: Stacked) -> Stacked:

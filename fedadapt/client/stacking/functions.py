@@ -37,7 +37,7 @@ def _mean(x: Stacked, dim: Any = None, keepdim: bool = False) -> Stacked:
 
 
 def _several(given: Sequence[Any]) -> Sequence[int]:
-    """``f(x, 1, 2)`` and ``f(x, (1, 2))`` mean the same."""
+    """Return the numbers of ``f(x, 1, 2)`` or ``f(x, (1, 2))``, which mean the same."""
     nested = len(given) == 1 and isinstance(given[0], (tuple, list))
     return given[0] if nested else given
 
@@ -67,6 +67,24 @@ def _chunk(x: Stacked, chunks: int, dim: int = 0) -> tuple[Stacked, ...]:
     return tuple(Stacked(part, x.clients) for part in parts)
 
 
+def _expand(x: Stacked, *sizes: Any) -> Stacked:
+    wanted = _several(sizes)
+    ranked = _ranked(x.plain(), 1 + len(wanted))
+    return Stacked(ranked.expand(x.clients, *wanted), x.clients)
+
+
+def _matmul(first: Stacked, second: Stacked) -> Stacked:
+    a, b = first.plain(), second.plain()
+    rank = max(a.dim(), b.dim())
+    if min(a.dim(), b.dim()) < 3:
+        raise Unstackable("a product with a vector")
+    return Stacked(torch.matmul(_ranked(a, rank), _ranked(b, rank)), first.clients)
+
+
+def _softmax(x: Stacked, dim: int) -> Stacked:
+    return Stacked(x.plain().softmax(1 + dim % len(x.shape)), x.clients)
+
+
 def _size(x: Stacked, dim: int | None = None) -> Any:
     return x.shape if dim is None else x.shape[dim]
 
@@ -79,7 +97,10 @@ def _getitem(x: Value, index: Any) -> Value:
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Value]:
-    """Of two values, of a value and a number, or of two numbers."""
+    """Return a kernel for an operator with two arguments.
+
+    It takes two stacked values, a stacked value and a number, or two numbers.
+    """
 
     def kernel(first: Value, second: Value) -> Value:
         if isinstance(first, Stacked) and isinstance(second, Stacked):
@@ -94,7 +115,10 @@ def _binary(function: Callable[[Any, Any], Any]) -> Callable[..., Value]:
 
 
 def _of_two(function: Callable[[Any, Any], Any], first: Stacked, second: Stacked) -> Stacked:
-    """As images where both are and have the same channels; else plain."""
+    """Apply an operator to two stacked values.
+
+    The result has the images layout if both have it and the same channels; otherwise it is plain.
+    """
     if first.is_images and second.is_images and first.shape[1] == second.shape[1]:
         return first.with_tensor(function(first.tensor, second.tensor))
     a, b = first.plain(), second.plain()
@@ -103,7 +127,11 @@ def _of_two(function: Callable[[Any, Any], Any], first: Stacked, second: Stacked
 
 
 def _ranked(plain: Tensor, rank: int) -> Tensor:
-    """Dimensions of length 1 behind the clients', as broadcasting for one client would add them."""
+    """View a plain value [D, ...] with ``rank`` dimensions beside that of the clients.
+
+    Dimensions of length 1 are inserted after the first one, where broadcasting would add them for
+    one client.
+    """
     return plain.view(plain.shape[0], *[1] * (rank - plain.dim()), *plain.shape[1:])
 
 
@@ -159,6 +187,9 @@ FUNCTIONS: dict[Any, Callable[..., Value]] = {
     torch.permute: _permute,
     torch.transpose: _transpose,
     torch.chunk: _chunk,
+    torch.matmul: _matmul,
+    operator.matmul: _matmul,
+    torch.softmax: _softmax,
     torch.add: _binary(operator.add),
     torch.sub: _binary(operator.sub),
     torch.mul: _binary(operator.mul),
@@ -187,6 +218,9 @@ METHODS: dict[str, Callable[..., Value]] = {
     "permute": _permute,
     "transpose": _transpose,
     "chunk": _chunk,
+    "expand": _expand,
+    "matmul": _matmul,
+    "softmax": _softmax,
     "add": FUNCTIONS[torch.add],
     "sub": FUNCTIONS[torch.sub],
     "mul": FUNCTIONS[torch.mul],

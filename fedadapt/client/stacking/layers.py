@@ -63,10 +63,14 @@ KNOWN = frozenset((*ELEMENTWISE, *POOLS, *FOLDING, *OTHERS))
 
 
 def kernel_of(path: str, layer: nn.Module, clamp: Clamp | None = None) -> Kernel:
-    """The stacked kernel of a layer of a ``KNOWN`` type; ``clamp`` for ``FOLDING`` ones only.
+    """Return the stacked kernel of a layer of a ``KNOWN`` type.
+
+    Args:
+        path: The dotted name of the layer in its model.
+        clamp: An activation that the kernel applies to its result; for ``FOLDING`` types only.
 
     Raises:
-        Unstackable: It is used in a way that there is no kernel for.
+        Unstackable: There is no kernel for a layer with these settings.
 
     """
     if type(layer) is nn.Linear:
@@ -100,7 +104,7 @@ def _elementwise(layer: nn.Module) -> Kernel:
 
 
 def _pool(path: str, layer: nn.Module, clamp: Clamp | None) -> Kernel:
-    """Pool each channel by itself, so channels of all clients can be pooled together."""
+    """Return a kernel that pools each channel by itself, those of all clients together."""
     if getattr(layer, "return_indices", False):
         raise Unstackable(f"{path}: indices of a pool")
     if type(layer) is nn.AdaptiveAvgPool2d and layer.output_size in (1, (1, 1)):

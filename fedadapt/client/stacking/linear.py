@@ -12,7 +12,7 @@ from fedadapt.client.stacking.value import Call, Stacked, casts
 
 
 def linear(path: str, layer: nn.Linear, clamp: Clamp | None) -> Callable[[Call, Stacked], Stacked]:
-    """``clamp(x @ weight.T + bias)`` for each client's rows of features."""
+    """Return a kernel for ``clamp(x @ weight.T + bias)``, with the weights of each client."""
     weight, bias = f"{path}.weight", f"{path}.bias" if layer.bias is not None else None
 
     def kernel(call: Call, x: Stacked) -> Stacked:
@@ -26,7 +26,10 @@ def linear(path: str, layer: nn.Linear, clamp: Clamp | None) -> Callable[[Call, 
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None, clamp: Clamp | None) -> Tensor:
-    """X [D, N, I], weight [D, O, I], bias [D, O] -> [D, N, O]."""
+    """Return ``clamp(x @ weight.T + bias)`` for each client.
+
+    ``x`` is [D, N, I], ``weight`` [D, O, I] and ``bias`` [D, O]; the result is [D, N, O].
+    """
     if casts(x):
         y = torch.bmm(x, weight.transpose(1, 2))
         y = y if bias is None else y + bias.unsqueeze(1).to(y.dtype)
@@ -35,7 +38,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, clamp: Clamp | None) 
 
 
 class _Affine(torch.autograd.Function):
-    """Forward and backward written by hand, with fewer passes over memory than autograd's."""
+    """``affine`` with a gradient written by hand: fewer passes over memory than autograd's."""
 
     @staticmethod
     def forward(

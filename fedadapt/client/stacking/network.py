@@ -38,7 +38,7 @@ class _Step:
 
 
 def trace(model: nn.Module) -> "StackedNetwork | None":
-    """The model for stacks of clients; None where some part of it has no stacked kernel."""
+    """Return the model for stacks of clients, or None where a part of it has no stacked kernel."""
     try:
         return StackedNetwork(model)
     except Unstackable:
@@ -48,8 +48,9 @@ def trace(model: nn.Module) -> "StackedNetwork | None":
 class StackedNetwork:
     """``model`` for many clients at once, each with weights of its own.
 
-    Which layers train is read from the modules of ``model`` at each call, so whatever switches the
-    mode of ``model`` switches this; its tensors are never read and may be on the meta device.
+    The training mode is read from the modules of ``model`` at each call, so whatever switches the
+    mode of ``model`` also switches this. The tensors of ``model`` are never read and may be on the
+    meta device.
 
     Raises:
         Unstackable: Some part of the model has no stacked kernel.
@@ -69,7 +70,7 @@ class StackedNetwork:
         seen: Seen | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
-        """Logits [D, B, num_classes] of ``weights`` on ``inputs`` [D, B, ...]: see ``outputs``."""
+        """Return the logits, [D, B, num_classes]; ``outputs`` describes the arguments."""
         return self.outputs(weights, inputs, seen, generators).logits
 
     def outputs(
@@ -79,17 +80,18 @@ class StackedNetwork:
         seen: Seen | None = None,
         generators: Sequence[torch.Generator] | None = None,
     ) -> Outputs:
-        """Logits, and what enters the head, of ``weights`` on ``inputs`` [D, B, ...].
+        """Return the logits [D, B, num_classes] and the features that enter the head.
 
-        Differentiable.
+        The result can be differentiated by the weights and by the inputs.
 
         Args:
             weights: Parameters and buffers, named as in ``model.state_dict()``, each [D, ...]. They
                 may be expanded from one model. Batch norm in training mode updates its running
                 statistics here, in place, exactly as ``nn.BatchNorm2d`` does.
+            inputs: The images of each client, [D, B, ...].
             seen: Called with (path, x [D, channels, N]) for what enters each batch-norm layer.
-            generators: One a client, on the device of ``inputs``: dropout in training mode draws
-                each client's mask from its own, as the model alone would from such a generator.
+            generators: One for each client, on the device of ``inputs``. Dropout in training mode
+                draws each client's mask from its generator, as the model alone would.
 
         """
         call = Call(weights, len(inputs), seen, generators)
@@ -124,9 +126,13 @@ class _Tracer(fx.Tracer):
 
 
 def _graph(model: nn.Module) -> tuple[fx.Graph, fx.Node | None]:
-    """What the model calls, in order, and what enters its head.
+    """Return the graph of the model's calls, in order, and the node that enters its head.
 
-    The calls must be the same in both modes, or the model cannot be switched.
+    The calls must be the same in training and in evaluation mode: the graph is made once for both.
+
+    Raises:
+        Unstackable: The model cannot be traced, or its code depends on the mode.
+
     """
     try:
         tracer = _Tracer(_head(model))
@@ -149,7 +155,7 @@ def _head(model: nn.Module) -> nn.Module | None:
 
 
 def _check_names(model: nn.Module) -> None:
-    """One tensor under two names would be two independent ones in ``weights``."""
+    """Refuse a tensor with two names: ``weights`` would hold two independent tensors for it."""
     own = [n for n, _ in (*model.named_parameters(), *model.named_buffers())]
     if not set(model.state_dict()) <= set(own):
         raise Unstackable("a tensor of it has two names")
@@ -158,7 +164,10 @@ def _check_names(model: nn.Module) -> None:
 def _compiled(
     model: nn.Module, graph: fx.Graph, entering: fx.Node | None
 ) -> tuple[fx.Node, list[fx.Node], list[_Step]]:
-    """The node of the images, those of the logits and of what enters the head, and all steps."""
+    """Return the input node, the output nodes and the steps of a graph.
+
+    The output nodes are the logits and, if it is known, what enters the head.
+    """
     modules = dict(model.named_modules())
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     [end] = [node for node in graph.nodes if node.op == "output"]
@@ -188,8 +197,8 @@ def _compiled(
 def _pool_first(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """Replace ``pool(relu(x))`` by ``relu(pool(x))``: the same result from fewer values.
 
-    The maximum of clamped values is the clamped maximum. Where several values are clamped to it,
-    none of them has a gradient.
+    The maximum of clamped values is the clamped maximum. Gradients agree too: where the maximum is
+    clamped, no value has a gradient in either order.
     """
     for node in list(graph.nodes):
         before = node.args[0] if node.args and _is_max_pool(node, modules) else None
@@ -251,7 +260,10 @@ def _parameter(name: str, call: Call) -> Stacked:
 
 
 def _check_in_place(modules: dict[str, nn.Module], node: fx.Node) -> None:
-    """Kernels never overwrite their input, so nobody else may count on its being overwritten."""
+    """Refuse an operation that overwrites a value which is used again.
+
+    Kernels never overwrite their input, so the later use would see another value.
+    """
     in_place = (
         node.target in IN_PLACE
         or bool(node.kwargs.get("inplace"))

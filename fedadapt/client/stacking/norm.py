@@ -16,7 +16,10 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 def batch_norm(
     path: str, layer: BatchNorm, clamp: Clamp | None
 ) -> Callable[[Call, Stacked], Stacked]:
-    """As ``nn.BatchNorm``, running statistics and all, followed by ``clamp``."""
+    """Return a kernel that does what ``nn.BatchNorm`` does for each client, then clamps the result.
+
+    In training mode it updates the running statistics as well.
+    """
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         last = x.channels_last()
@@ -32,7 +35,10 @@ def batch_norm(
 def _normalised(
     path: str, layer: BatchNorm, call: Call, rows: Tensor, clamp: Clamp | None
 ) -> Tensor:
-    """Rows [N, D * C], as it is; running statistics are updated in place."""
+    """Return the normalised rows, [N, D * C], in the layout in which they came.
+
+    N is the number of values in a channel. Running statistics are updated in place.
+    """
     if layer.training and len(rows) == 1:
         raise ValueError(f"{path}: one value a channel has no variance; give larger batches")
     given = call.weights
@@ -60,7 +66,7 @@ def _normalised(
 
 @torch.no_grad()
 def _average(mean: Tensor, var: Tensor, count: Tensor, rows: Tensor) -> None:
-    """Cumulative averages over batches: ``momentum=None``."""
+    """Update running statistics, in place, as averages over all batches (``momentum=None``)."""
     v, m = torch.var_mean(rows.to(mean.dtype), 0)
     share = 1.0 / count.to(mean.dtype).repeat_interleave(len(mean) // len(count))
     mean.lerp_(m, share)
@@ -70,7 +76,7 @@ def _average(mean: Tensor, var: Tensor, count: Tensor, rows: Tensor) -> None:
 class _Norm(torch.autograd.Function):
     """PyTorch's batch norm on rows that are presented as images of one pixel.
 
-    It then always uses its fastest implementation, channels last, which it does not choose by
+    PyTorch then always uses its fastest implementation, channels last, which it does not choose by
     itself for very small images.
     """
 

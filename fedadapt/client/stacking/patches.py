@@ -1,7 +1,7 @@
 """The first convolution of a network as a matrix product of image patches.
 
-PyTorch's own is slow on images of one to three channels. Stored images have no gradient, which
-would have to be added up from the patches.
+PyTorch's own convolution is slow on images of one to three channels. Stored images need no
+gradient, so it is not computed here: it would have to be added up from the patches.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,17 @@ LEAST_MADE = 16  # output channels; products with fewer are slow
 
 
 def suits_patches(layer: nn.Conv2d) -> bool:
-    """Whether ``by_patches`` can compute it, and is fast, if its images need no gradient."""
+    """Return whether ``by_patches`` can compute the layer and is fast.
+
+    It must not be used where the images need a gradient.
+    """
     seen = layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
     plain = layer.groups == 1 and layer.dilation == (1, 1) and isinstance(layer.padding, tuple)
     return plain and seen <= MOST_SEEN and layer.out_channels >= LEAST_MADE
 
 
 def by_patches(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked]:
-    """The convolution of every client's images [D, B, C, H, W]."""
+    """Return a kernel for the convolution of every client's images, [D, B, C, H, W]."""
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         patches, size = _patches(layer, x.plain())
@@ -40,10 +43,11 @@ def by_patches(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
 
 
 def _patches(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """Return the patch at each position, with a 1 appended if there is a bias.
+    """Return the patch of the images at each position of the output.
 
     Returns:
-        [D, C * kh * kw (+ 1), B * H * W], and B, H, W of the output.
+        The patches [D, C * kh * kw, B * H * W], with one more row of ones if the layer has a bias;
+        and B, H, W of the output.
 
     """
     (down, across), (high, wide) = layer.stride, layer.kernel_size
@@ -64,7 +68,7 @@ def _patches(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, tuple[int, int, 
 
 
 def _times(patches: Tensor, weight: Tensor) -> Tensor:
-    """Patches [D, I, P], weight [D, O, I] -> [P, D, O], contiguous."""
+    """Return the product of patches [D, I, P] and weights [D, O, I] as [P, D, O], contiguous."""
     if casts(patches):
         y = torch.bmm(patches.transpose(1, 2), weight.transpose(1, 2))
         return y.transpose(0, 1).contiguous()
@@ -73,7 +77,7 @@ def _times(patches: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The product is written straight to where the next layer wants it."""
+    """A product that is written straight into the memory layout of the next layer."""
 
     @staticmethod
     def forward(ctx: Any, patches: Tensor, weight: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """1x1 convolutions of all clients as batched matrix products over images laid channels last.
 
-The product is written straight to where the next layer wants it, which autograd's own functions
-cannot do.
+The product is written straight into the memory layout of the next layer, which autograd's own
+functions cannot do.
 """
 
 from typing import Any
@@ -16,7 +16,11 @@ NARROW = 16  # output channels; with fewer, computing the transposed product is 
 
 
 def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Images [B, G * I, H, W] of G groups, weight [G, O, I], bias [G * O] -> [B, G * O, H, W]."""
+    """Return the 1x1 convolution of images in G groups.
+
+    ``images`` is [B, G * I, H, W], ``weight`` [G, O, I] and ``bias`` [G * O]; the result is
+    [B, G * O, H, W].
+    """
     batch, _, height, width = images.shape
     rows = images.permute(0, 2, 3, 1).reshape(batch * height * width, len(weight), -1)
     if casts(images):
@@ -28,7 +32,7 @@ def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class _Pointwise(torch.autograd.Function):
-    """rows [P, G, I] of P pixels, weight [G, O, I] -> [P, G, O]."""
+    """The product of rows [P, G, I], P pixels, and weights [G, O, I]: [P, G, O]."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
@@ -53,7 +57,7 @@ class _Pointwise(torch.autograd.Function):
 
 
 def _product(rows: Tensor, matrices: Tensor) -> Tensor:
-    """Rows [P, G, K] times matrices [G, K, M] -> [P, G, M], contiguous."""
+    """Return rows [P, G, K] times matrices [G, K, M] as [P, G, M], contiguous."""
     width = matrices.shape[2]
     if width < NARROW and width < matrices.shape[1]:
         turned = torch.bmm(matrices.transpose(1, 2), rows.permute(1, 2, 0))

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """Of one client's step."""
+    """The arithmetic and the memory that one client's step takes."""
 
     weights: int  # bytes of a model
     dense: int  # multiply-adds in large convolutions that are neither 1x1 nor depthwise
@@ -105,7 +105,10 @@ def _cohort_size(work: _Work, on_gpu: bool) -> int:
 
 
 def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _Work:
-    """Count the work with hooks on one image; all numbers are proportional to the batch size."""
+    """Return the work of one client's step, counted with hooks on one image.
+
+    All numbers but that of the weights are proportional to the batch size.
+    """
     dense, total, outputs, widest = [0], [0], [0], [0]
 
     def count(_path: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -132,7 +135,7 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
 
 
 def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
-    """Of what ``run`` returns in evaluation mode; () where it fails."""
+    """Return the shape of what ``run`` returns in evaluation mode; () where it fails."""
     try:
         with evaluating(model), torch.no_grad():
             return tuple(run().shape)
@@ -141,7 +144,7 @@ def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:
 
 
 def _kernels_work(model: nn.Module, state: Weights, image: Tensor, work: _Work) -> bool:
-    """Whether it can be traced, and a stack of two gives two clients' logits."""
+    """Return whether the model can be traced and a stack of two clients gives logits for both."""
     network = trace(model)
     if network is None:
         return False

@@ -19,7 +19,7 @@ class Unstackable(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One call of a stacked network."""
+    """The arguments of one call of a stacked network."""
 
     weights: Weights  # parameters and buffers, each [D, ...]
     clients: int
@@ -33,8 +33,9 @@ class Stacked:
 
     The *plain* layout is [D, *shape]. The *images* layout holds [B, C, H, W] of every client as
     [B, D * C, H, W], channels last in memory: the channels of all clients lie side by side at each
-    pixel. In it, depthwise convolutions, batch norm and pooling of all clients are ordinary ones,
-    and a 1x1 convolution is a batched matrix product of strided views without a permutation.
+    pixel. In this layout one ordinary call computes depthwise convolutions, batch norm and pooling
+    of all clients, and a 1x1 convolution is a batched matrix product of strided views without a
+    permutation.
     """
 
     tensor: Tensor
@@ -50,13 +51,18 @@ class Stacked:
         return (batch, channels // self.clients, height, width)
 
     def plain(self) -> Tensor:
-        """[D, *shape], a view."""
+        """Return the value as [D, *shape]; it is a view."""
         if not self.is_images:
             return self.tensor
         return self.tensor.unflatten(1, (self.clients, -1)).transpose(0, 1)
 
     def images(self) -> Tensor:
-        """[B, D * C, H, W]; channels last in memory if they have been images before."""
+        """Return the value as [B, D * C, H, W], channels last in memory.
+
+        Raises:
+            Unstackable: The value of one client is not [B, C, H, W].
+
+        """
         if self.is_images:
             return self.tensor
         if self.tensor.dim() != 5:
@@ -65,25 +71,28 @@ class Stacked:
         return together.contiguous(memory_format=torch.channels_last)
 
     def channels_last(self) -> Tensor:
-        """[B, ..., D * C]; a view of images."""
+        """Return the value as [B, ..., D * C]; it is a view where the layout is images."""
         if self.is_images:
             return self.tensor.permute(0, 2, 3, 1)
         batch_first = self.tensor.transpose(0, 1)  # [B, D, C, ...]
         return batch_first.flatten(1, 2).movedim(1, -1)
 
     def of_channels_last(self, values: Tensor) -> Stacked:
-        """The inverse of ``channels_last``: ``values`` in the layout of this."""
+        """Return ``values`` [B, ..., D * C] in this layout; the inverse of ``channels_last``."""
         channels_first = values.movedim(-1, 1)
         if self.is_images:
             return self.with_tensor(channels_first)
         return self.with_tensor(channels_first.unflatten(1, (self.clients, -1)).transpose(0, 1))
 
     def with_tensor(self, tensor: Tensor) -> Stacked:
-        """Return other numbers in the same layout."""
+        """Return a stacked value with another tensor in the same layout."""
         return Stacked(tensor, self.clients, self.is_images)
 
 
 def casts(x: Tensor) -> bool:
-    """Whether autocast is on; it handles PyTorch's operators but not our own functions."""
+    """Return whether autocast is on.
+
+    Autocast handles PyTorch's operators but not the functions with hand-written gradients here.
+    """
     where = x.device.type
     return where in ("cpu", "cuda") and torch.is_autocast_enabled(where)

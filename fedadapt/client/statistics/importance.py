@@ -111,8 +111,8 @@ def importances(
     """
     names = _included(cohort.model, exclude)
     variant = _Way(names, MEASURES[kind], granularity, batch_size, batches)
-    found = _mean(cohort, weights, variant, part, "importance")
-    return {n: t.add_(floor) for n, t in found.items()}
+    means = _mean(cohort, weights, variant, part, "importance")
+    return {n: t.add_(floor) for n, t in means.items()}
 
 
 def fisher(
@@ -151,7 +151,7 @@ class _Way(NamedTuple):
 
 def _mean(cohort: Cohort, weights: Weights, variant: _Way, part: Part, purpose: str) -> Weights:
     """One client after the other: beside the result, memory is that of one."""
-    found = {
+    means = {
         n: torch.empty(t.shape, dtype=t.dtype, device=t.device)
         for n, t in weights.items()
         if n in variant.names
@@ -175,9 +175,9 @@ def _mean(cohort: Cohort, weights: Weights, variant: _Way, part: Part, purpose: 
                 added, num = client.add(x, y, u)
                 total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
                 count += num
-            for n, t in found.items():  # a layer's rule gives all of its parameters
+            for n, t in means.items():  # a layer's rule gives all of its parameters
                 torch.div(total[n], count, out=t[d])
-    return found
+    return means
 
 
 class _Client(NamedTuple):
@@ -197,9 +197,9 @@ class _Client(NamedTuple):
             if self.variant.batches == "summed":
                 return {n: magnitude(count * g) for n, g in mean.items()}, count
             return {n: count * magnitude(g) for n, g in mean.items()}, count
-        found = None
+        sums = None
         if self.layers is not None:
-            found = magnitudes(
+            sums = magnitudes(
                 self.cohort,
                 self.weights,
                 self.layers,
@@ -207,14 +207,14 @@ class _Client(NamedTuple):
                 lambda logits: score(logits, y, levels),
                 magnitude,
             )
-        return found or self._image_by_image(x, y, levels), len(x)
+        return sums or self._image_by_image(x, y, levels), len(x)
 
     def _image_by_image(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
         """Sum over images of each one's magnitude, for any network."""
         one = num_bytes({n: t for n, t in self.weights.items() if n in self.variant.names})
-        some = max(1, GRADIENT_BYTES // one)
+        at_once = max(1, GRADIENT_BYTES // one)
         total: Weights = {}
-        for part in zip(x.split(some), y.split(some), levels.split(some), strict=True):
+        for part in zip(x.split(at_once), y.split(at_once), levels.split(at_once), strict=True):
             apart = vmap(self._gradient)(*(t.unsqueeze(1) for t in part))
             for n, g in apart.items():
                 total[n] = total.get(n, 0) + self.variant.measure.magnitude(g).sum(0)
@@ -229,8 +229,8 @@ class _Client(NamedTuple):
         def value(params: Weights) -> Tensor:
             return self.variant.measure.score(cohort.forward(held | params, x), y, levels)
 
-        found: Weights = grad(value)({n: t for n, t in self.weights.items() if n not in held})
-        return found
+        gradient: Weights = grad(value)({n: t for n, t in self.weights.items() if n not in held})
+        return gradient
 
 
 def _images_at_once(client: Cohort, part: Part) -> int:

@@ -29,16 +29,18 @@ Rule = Callable[[Any, Tensor, Tensor, Weights, Magnitude], Weights]
 BLOCK = 2**18  # numbers of a product that are held at a time: 1 MiB of float32
 
 
-def linear(layer: nn.Linear, a: Tensor, g: Tensor, own: Weights, magnitude: Magnitude) -> Weights:
+def linear(
+    layer: nn.Linear, a: Tensor, g: Tensor, weights: Weights, magnitude: Magnitude
+) -> Weights:
     """Applied at one place, so magnitudes of a product multiply: not even blocks are needed."""
     return {"weight": magnitude(g).T @ magnitude(a), "bias": magnitude(g).sum(0)}
 
 
 def convolution(
-    layer: nn.Conv2d, a: Tensor, g: Tensor, own: Weights, magnitude: Magnitude
+    layer: nn.Conv2d, a: Tensor, g: Tensor, weights: Weights, magnitude: Magnitude
 ) -> Weights:
     """The places are those of the output; what enters at each are the patches under the kernel."""
-    weight, groups, padding = own["weight"], layer.groups, layer.padding
+    weight, groups, padding = weights["weight"], layer.groups, layer.padding
     assert not isinstance(padding, str)  # ``_has_rule``
     total = torch.zeros_like(weight, memory_format=torch.contiguous_format)
     total = total.view(groups, len(weight) // groups, -1)  # [groups, channels, patch]
@@ -47,26 +49,26 @@ def convolution(
     images = max(1, BLOCK // total.numel())
     channels = max(1, BLOCK // (groups * total.shape[2]))
     for first in range(0, len(a), images):
-        some = slice(first, first + images)
-        patches = F.unfold(a[some], layer.kernel_size, layer.dilation, padding, layer.stride)
+        batch = slice(first, first + images)
+        patches = F.unfold(a[batch], layer.kernel_size, layer.dilation, padding, layer.stride)
         patches = patches.unflatten(1, (groups, -1))  # [B, groups, patch, places]
         for channel in range(0, total.shape[1], channels):
             rows = slice(channel, channel + channels)
-            products = back[some, :, rows] @ patches.transpose(2, 3)
+            products = back[batch, :, rows] @ patches.transpose(2, 3)
             total[:, rows] += magnitude(products).sum(0)
     return {"weight": total.view_as(weight), "bias": magnitude(g.sum(2)).sum(0)}
 
 
 def batch_norm(
-    layer: nn.BatchNorm2d, a: Tensor, g: Tensor, own: Weights, magnitude: Magnitude
+    layer: nn.BatchNorm2d, a: Tensor, g: Tensor, weights: Weights, magnitude: Magnitude
 ) -> Weights:
     """By the running statistics. Scale and shift are applied at every place of a channel."""
     shape = (1, -1, *[1] * (a.dim() - 2))
-    mean, var = own["running_mean"].view(shape), own["running_var"].view(shape)
-    places = tuple(range(2, a.dim()))
+    mean, var = weights["running_mean"].view(shape), weights["running_var"].view(shape)
+    dims = tuple(range(2, a.dim()))
     scaled = g * (a - mean) * (var + layer.eps).rsqrt()
     return {
-        n: magnitude(t.sum(places) if places else t).sum(0)
+        n: magnitude(t.sum(dims) if dims else t).sum(0)
         for n, t in {"weight": scaled, "bias": g}.items()
     }
 
@@ -131,17 +133,19 @@ def magnitudes(
             return None
         edges = [seen[path].leaving for path in layers]
         back = torch.autograd.grad(len(x) * score(logits), edges, allow_unused=True)
-    found: Weights = {}
+    totals: Weights = {}
     for (path, layer), g in zip(layers.items(), back, strict=True):
-        own = {n: weights[f"{path}.{n}"] for n in layer.state_dict()}
+        tensors = {n: weights[f"{path}.{n}"] for n in layer.state_dict()}
         if g is None:  # computed for nothing
-            found |= {f"{path}.{n}": torch.zeros_like(own[n]) for n, _ in layer.named_parameters()}
+            totals |= {
+                f"{path}.{n}": torch.zeros_like(tensors[n]) for n, _ in layer.named_parameters()
+            }
             continue
-        kind = own["weight"].dtype  # the forward pass may have been in fewer bits
+        kind = tensors["weight"].dtype  # the forward pass may have been in fewer bits
         rule = RULES[type(layer)]
-        sums = rule(layer, seen[path].entering.detach().to(kind), g.to(kind), own, magnitude)
-        found |= {f"{path}.{n}": t for n, t in sums.items() if n in own}
-    return found
+        sums = rule(layer, seen[path].entering.detach().to(kind), g.to(kind), tensors, magnitude)
+        totals |= {f"{path}.{n}": t for n, t in sums.items() if n in tensors}
+    return totals
 
 
 class _Seen(NamedTuple):

@@ -156,12 +156,12 @@ def chosen(
     inside = [a for a in seen if a.path == layer or a.path.startswith(f"{layer}.")]
     if inside:
         return inside
-    found = dict(model.named_modules()).get(layer) if layer else None
-    if found is None:
+    module = dict(model.named_modules()).get(layer) if layer else None
+    if module is None:
         raise unknown("sparsity: layer", layer, ("first", *dict.fromkeys(a.path for a in seen)))
-    need = "; epsilon > 0 counts |a| < epsilon" if isinstance(found, SMOOTH) else ""
+    need = "; epsilon > 0 counts |a| < epsilon" if isinstance(module, SMOOTH) else ""
     raise InputError(
-        f"sparsity: layer {layer!r} is a {type(found).__name__} without a ReLU{need}; those are "
+        f"sparsity: layer {layer!r} is a {type(module).__name__} without a ReLU{need}; those are "
         f"at {', '.join(dict.fromkeys(a.path for a in seen))}"
     )
 
@@ -208,11 +208,11 @@ def _of_each(
 ) -> Tensor:
     """Zeros of clients with different models: of their images [M, B, ...], [M, C]."""
     if cohort.stacked:
-        found = vmap(measure)({n: t[members] for n, t in weights.items()}, inputs)
+        zeros = vmap(measure)({n: t[members] for n, t in weights.items()}, inputs)
     else:
         pairs = zip(members, inputs, strict=True)
-        found = torch.stack([measure(row(weights, d), own) for d, own in pairs])
-    return found.sum(1).double().cpu()
+        zeros = torch.stack([measure(row(weights, d), images) for d, images in pairs])
+    return zeros.sum(1).double().cpu()
 
 
 def _portions(cohort: Cohort, batch_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -247,7 +247,7 @@ def _zeros(
     cohort: Cohort, wanted: list[Activation], epsilon: float, weights: Weights, inputs: Tensor
 ) -> Tensor:
     """Zeros by channel in each image of one model: [B, C], int64."""
-    found: dict[tuple[str, int], Tensor] = {}
+    counts: dict[tuple[str, int], Tensor] = {}
     calls: dict[str, int] = {}
     keys = [(a.path, a.call) for a in wanted]
 
@@ -257,13 +257,13 @@ def _zeros(
         if key in keys:
             # At once: a later layer may write into this memory.
             off = output == 0 if epsilon == 0 else output.abs() < epsilon
-            found[key] = _counted(off)
-        if len(found) == len(keys):
+            counts[key] = _counted(off)
+        if len(counts) == len(keys):
             raise StopForward
 
     with listening(cohort.model, listen, smooth=epsilon > 0):
         cohort.forward(weights, inputs)
-    return torch.cat([found[key] for key in keys], dim=-1)
+    return torch.cat([counts[key] for key in keys], dim=-1)
 
 
 def _counted(off: Tensor) -> Tensor:

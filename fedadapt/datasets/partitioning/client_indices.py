@@ -82,8 +82,8 @@ class ClientIndices(Sequence[SplitIndices]):
         Client by client: the number of train images, these images, then adapt and test alike.
         """
         for first in range(0, len(self), AT_ONCE):
-            some = slice(first, first + AT_ONCE)
-            counts = np.stack([indices.counts[some] for indices in self.sets], axis=1)
+            clients = slice(first, first + AT_ONCE)
+            counts = np.stack([indices.counts[clients] for indices in self.sets], axis=1)
             starts = (np.cumsum(counts + 1) - (counts + 1).ravel()).reshape(counts.shape)
             numbers = np.empty(counts.sum() + counts.size, "<i8")
             numbers[starts] = counts

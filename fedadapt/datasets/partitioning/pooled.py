@@ -31,11 +31,11 @@ def pooled(spec: DataSpec, store: Store, rows: Rows, official: Rows) -> list[Spl
     labels = store.labels
     most = _most(spec)
 
-    def kinds(some: Rows) -> list[tuple[Rows, int]]:
-        return kinds_of(some, labels, store.domain_of, spec.partition, spec.clients)
+    def kinds(images: Rows) -> list[tuple[Rows, int]]:
+        return kinds_of(images, labels, store.domain_of, spec.partition, spec.clients)
 
-    def ordered(some: Rows) -> Rows:
-        return some[stratified_order(labels[some], rng, evenly=True)]
+    def ordered(images: Rows) -> Rows:
+        return images[stratified_order(labels[images], rng, evenly=True)]
 
     if spec.split == "official":
         share = spec.adapt_share / (1 - spec.test_share)

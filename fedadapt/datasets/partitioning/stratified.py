@@ -22,13 +22,13 @@ def stratified_order(
         A permutation of 0..n-1, [n].
 
     """
-    place = np.empty(len(labels))
+    position = np.empty(len(labels))
     for label in np.unique(labels):
         of_label = rng.permutation(np.flatnonzero(labels == label))
-        place[of_label] = (np.arange(len(of_label)) + (0.5 if evenly else rng.random())) / len(
+        position[of_label] = (np.arange(len(of_label)) + (0.5 if evenly else rng.random())) / len(
             of_label
         )
-    return np.argsort(place, kind="stable").astype(np.int64)
+    return np.argsort(position, kind="stable").astype(np.int64)
 
 
 def three_sizes(num: int, adapt_share: float, test_share: float) -> tuple[int, int, int]:

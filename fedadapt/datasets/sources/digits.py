@@ -14,12 +14,12 @@ def read_digits() -> Store:
 
     They are read from their file: importing scikit-learn takes seconds, and memory in each process.
     """
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
+    spec = find_spec("sklearn")
+    if spec is None or spec.origin is None:
         raise InputError(
             "scikit-learn: not installed; the digits come with it: pip install scikit-learn"
         )
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     table = np.loadtxt(path, np.int64, delimiter=",")  # 64 levels from 0 to 16, and the label
     pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     nothing = (np.zeros((0, 8, 8), np.uint8), np.zeros(0, np.int64))

@@ -50,8 +50,8 @@ class Duplicates:
     @property
     def metadata(self) -> dict[str, object]:
         """Facts for a manifest; empty where no two images are the same."""
-        found = {"duplicate-images": self.joined, "left-out-images": self.left_out}
-        return {key: count for key, count in found.items() if count}
+        counts = {"duplicate-images": self.joined, "left-out-images": self.left_out}
+        return {key: count for key, count in counts.items() if count}
 
 
 def no_duplicates(store: Store) -> Duplicates:
@@ -74,15 +74,17 @@ def find_duplicates(store: Store) -> Duplicates:
     left_out = sum(len(rows) for rows in groups.values()) - len(groups)
     left_out -= sum(map(len, copies.values()))
     distinct = np.array([rows[0] for rows in groups.values()], np.int64)  # in the order of rows
-    found = Duplicates(distinct, {row: rows for row, rows in copies.items() if len(rows)}, left_out)
+    duplicates = Duplicates(
+        distinct, {row: rows for row, rows in copies.items() if len(rows)}, left_out
+    )
     _check_classes(store, distinct)
-    if found.metadata:
+    if duplicates.metadata:
         log.info(
             "identical images: %d copies go where the first one goes, %d are left out",
-            found.joined,
+            duplicates.joined,
             left_out,
         )
-    return found
+    return duplicates
 
 
 def _copies(store: Store, rows: Iterable[int]) -> Rows:

@@ -7,13 +7,13 @@ from fedadapt.datasets.entries import FOLDER, DataEntry
 from fedadapt.errors import InputError
 
 
-def data_root(given: str = "") -> Path | None:
+def data_root(given_root: str = "") -> Path | None:
     """The folder of real data sets: the one given, else ``$FEDADAPT_DATA``, else None."""
-    text = given or os.environ.get("FEDADAPT_DATA", "")
+    text = given_root or os.environ.get("FEDADAPT_DATA", "")
     return Path(text).expanduser() if text else None
 
 
-def check_root(name: str, given: str) -> Path:
+def check_root(name: str, given_root: str) -> Path:
     """The data root, which must exist.
 
     Args:
@@ -23,7 +23,7 @@ def check_root(name: str, given: str) -> Path:
         InputError: No data root is given, or it is no folder.
 
     """
-    root = data_root(given)
+    root = data_root(given_root)
     if root is None:
         raise InputError(
             f"data-root: {name} is read from a folder and none is given; set --data-root or "

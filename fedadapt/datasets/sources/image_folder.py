@@ -39,21 +39,21 @@ def list_images(root: Path) -> Listing:
     where = f"folder:{root}"
     if not root.is_dir():
         raise InputError(f"{where}: no such folder; give one with <domain>/<class>/*.jpg")
-    found = {
+    images_of = {
         (domain, name): images
         for domain in _names(root, folders=True)
         for name in _names(root / domain, folders=True)
         if (images := _images(root / domain / name))
     }
-    if not found:
+    if not images_of:
         raise InputError(f"{where}: holds no images; they must lie in <domain>/<class>/*.jpg")
-    domains = sorted({domain for domain, _ in found})
-    classes = sorted({name for _, name in found})
+    domains = sorted({domain for domain, _ in images_of})
+    classes = sorted({name for _, name in images_of})
     if len(classes) < 2:
         raise InputError(f"{where}: has one class, {classes[0]!r}; at least two are needed")
     files = [
         ImageFile(f"{domain}/{name}/{image}", domains.index(domain), classes.index(name))
-        for (domain, name), images in sorted(found.items())
+        for (domain, name), images in sorted(images_of.items())
         for image in images
     ]
     return Listing(root, tuple(domains), tuple(classes), tuple(files))

@@ -194,7 +194,7 @@ class _OfTask(Benchmark):
         return None
 
 
-def some_of(rows: ServerRows, examples: int) -> ServerRows:
+def limited_to(rows: ServerRows, examples: int) -> ServerRows:
     """At most ``examples`` training images and a quarter as many validation images; 0: all."""
     if not examples:
         return rows

@@ -13,8 +13,8 @@ from fedadapt.datasets.sources.official import read_official
 from fedadapt.datasets.task_incremental.benchmark import (
     AdaptTestIndices,
     TaskBenchmark,
+    limited_to,
     server_split,
-    some_of,
 )
 from fedadapt.datasets.task_incremental.images import StoredImages
 from fedadapt.datasets.task_incremental.manifest import describe
@@ -39,7 +39,7 @@ def make_pairs(spec: TaskSpec) -> TaskBenchmark:
     names = tuple("+".join(pair) for pair in pairs)
     of_server, of_users = _sides(store, spec.seed)
     server = tuple(
-        some_of(
+        limited_to(
             server_split(
                 np.concatenate(of_server[PAIR * t : PAIR * (t + 1)]),
                 stream(spec.seed, "task-server", t),

@@ -19,8 +19,8 @@ from fedadapt.datasets.task_incremental.benchmark import (
     AdaptTestIndices,
     ServerRows,
     TaskBenchmark,
+    limited_to,
     server_split,
-    some_of,
 )
 from fedadapt.datasets.task_incremental.indoor_files import indoor_root
 from fedadapt.datasets.task_incremental.manifest import describe
@@ -52,7 +52,7 @@ def make_indoor(spec: TaskSpec) -> TaskBenchmark:
     scenes = read_scenes(indoor_root(spec.root))
     names = tuple(TASKS)
     server = tuple(
-        some_of(
+        limited_to(
             server_split(
                 np.concatenate([scenes.rows(c, "train") for c in TASKS[name]]),
                 stream(spec.seed, "task-server", t),

@@ -8,14 +8,14 @@ from fedadapt.errors import InputError
 LAYOUT = "indoorCVPR_09/Images/<class>/*.jpg with TrainImages.txt and TestImages.txt"
 
 
-def indoor_root(given: str) -> Path:
+def indoor_root(given_root: str) -> Path:
     """The folder of MIT Indoor Scenes: the one that holds ``Images``.
 
     Raises:
         InputError: No data root, or nothing of that layout in it.
 
     """
-    root = data_root(given)
+    root = data_root(given_root)
     if root is None:
         raise InputError(
             "data-root: MIT Indoor Scenes are read from a folder and none is given; set "

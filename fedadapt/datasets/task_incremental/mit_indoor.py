@@ -133,16 +133,16 @@ def read_scenes(root: Path) -> Scenes:
 
 def _images(folder: Path, name: str) -> list[str]:
     try:
-        found = sorted(
+        names = sorted(
             e.name
             for e in os.scandir(folder / name)
             if not e.name.startswith(".") and e.name.lower().endswith(SUFFIXES)
         )
     except OSError as error:
         raise InputError(f"{folder / name}: cannot be read: {error.strerror}") from None
-    if not found:
+    if not names:
         raise InputError(f"{folder / name}: holds no images; each of the 51 classes needs some")
-    return [f"{name}/{file}" for file in found]
+    return [f"{name}/{file}" for file in names]
 
 
 def _listed(path: Path, of_class: dict[str, Rows]) -> set[str]:
@@ -169,14 +169,14 @@ class SceneImages(TaskImages):
     native: bool = False  # users' images are not resized: DUA's code for TransPrior
 
     def inputs(self, rows: Rows, client: int | None) -> Tensor:
-        made = np.empty((len(rows), *self.shape[1:], 3), np.uint8)
+        images = np.empty((len(rows), *self.shape[1:], 3), np.uint8)
         for position, number in enumerate(rows.tolist()):
             side = 0 if self.native and client is not None else self.shape[1]
             image = read_photograph(self.scenes.folder / self.scenes.files[number], side)
             if client is not None:
                 image = shifted(image, self.shift, client, number, self.seed)
-            made[position] = centre(image, self.shape[1])
-        return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous()
+            images[position] = centre(image, self.shape[1])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def is_expensive(self, client: int) -> bool:
         return True

@@ -85,9 +85,9 @@ def is_tasks(benchmark: str) -> bool:
     return benchmark in _BY_NAME
 
 
-def defaults_of_tasks(given: Mapping[str, Any]) -> dict[str, Any]:
+def defaults_of_tasks(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run on one of these benchmarks that are not given: kebab-case keys."""
-    name = str(given.get("benchmark", ""))
+    name = str(chosen.get("benchmark", ""))
     if not is_tasks(name):
         return {}
     entry = find_tasks(name)

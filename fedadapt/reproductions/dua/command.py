@@ -7,7 +7,7 @@ from rich.console import Console
 
 from fedadapt.errors import InputError, unknown
 from fedadapt.reproductions.dua.plan import EXPERIMENTS, Experiment, base_config
-from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
+from fedadapt.reproductions.options import OVERRIDES, Options, numbers, overrides
 
 TRAINING = ("epochs", "batch_size", "lr")
 OPTIONS = frozenset(
@@ -27,17 +27,17 @@ OPTIONS = frozenset(
 FIGURES = ("3",)
 
 
-def reproduce(name: str, given: Given) -> None:
+def reproduce(name: str, options: Options) -> None:
     """Carry out an experiment of DUA.
 
     Raises:
         InputError: no such table or figure, bad settings, missing data or weights.
 
     """
-    wanted, folder = experiment(name, given)
-    if given.get("figure", FIGURES[0]) not in FIGURES:
-        raise unknown("figure", given["figure"], FIGURES)
-    if "figure" in given:
+    wanted, folder = experiment(name, options)
+    if options.get("figure", FIGURES[0]) not in FIGURES:
+        raise unknown("figure", options["figure"], FIGURES)
+    if "figure" in options:
         correlation(wanted, folder)
     elif wanted.table == "1":
         from fedadapt.reproductions.dua.traits import table
@@ -48,35 +48,35 @@ def reproduce(name: str, given: Given) -> None:
         run(wanted, folder)
 
 
-def experiment(name: str, given: Given) -> tuple[Experiment, Path]:
+def experiment(name: str, options: Options) -> tuple[Experiment, Path]:
     """Return the experiment that the options describe, and the folder of its runs."""
     usual = EXPERIMENTS[name]
-    table, preset = given.get("table", usual.table), given.get("preset", "paper")
-    base = base_config(name, table, preset, overrides(given) | _rounds(given))
+    table, preset = options.get("table", usual.table), options.get("preset", "paper")
+    base = base_config(name, table, preset, overrides(options) | _rounds(options))
     default = Path("runs") / f"reproduce-{name}" / f"{base.model}-{preset}".replace(":", "-")
-    folder = Path(given.get("out", default)).expanduser()
+    folder = Path(options.get("out", default)).expanduser()
     wanted = Experiment(
         name=name,
         table=table,
         base=base,
         preset=preset,
-        seeds=numbers(given["seeds"], "seeds") if "seeds" in given else usual.seeds,
-        draws=numbers(given["draws"], "draws") if "draws" in given else usual.draws,
-        training={option: given[option] for option in TRAINING if option in given},
-        experts=Path(given.get("experts", folder / "experts")).expanduser(),
+        seeds=numbers(options["seeds"], "seeds") if "seeds" in options else usual.seeds,
+        draws=numbers(options["draws"], "draws") if "draws" in options else usual.draws,
+        training={option: options[option] for option in TRAINING if option in options},
+        experts=Path(options.get("experts", folder / "experts")).expanduser(),
     )
     return wanted, folder
 
 
-def _rounds(given: Given) -> dict[str, Any]:
+def _rounds(options: Options) -> dict[str, Any]:
     """Return the number of rounds, if given; one is a task, and fewer take the first tasks."""
-    if "rounds" not in given:
+    if "rounds" not in options:
         return {}
-    if not str(given["rounds"]).isdecimal():
+    if not str(options["rounds"]).isdecimal():
         raise InputError(
-            f"rounds: {given['rounds']!r}; DUA learns a task a round: give a whole number"
+            f"rounds: {options['rounds']!r}; DUA learns a task a round: give a whole number"
         )
-    return {"rounds": int(given["rounds"])}
+    return {"rounds": int(options["rounds"])}
 
 
 def run(wanted: Experiment, folder: Path) -> None:
@@ -112,7 +112,7 @@ def correlation(wanted: Experiment, folder: Path) -> None:
     from fedadapt.reproductions.dua.correlation import correlate, draw, metadata, table
     from fedadapt.reproductions.publishing import publish
 
-    found = correlate(wanted, folder)
+    correlations = correlate(wanted, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = draw(wanted, found, folder / "figure-3.png")
-    publish(folder, "figure-3", [table(wanted, found)], metadata(found), picture)
+    picture = draw(wanted, correlations, folder / "figure-3.png")
+    publish(folder, "figure-3", [table(wanted, correlations)], metadata(correlations), picture)

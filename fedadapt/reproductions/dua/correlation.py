@@ -49,7 +49,7 @@ class Quartet(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Correlations:
     """Correlations of every seed's users, and one user's importances for the picture."""
 
     seeds: tuple[int, ...]
@@ -58,14 +58,14 @@ class Found:
 
     def mean(self, seed: int | None = None, user: int | None = None) -> dict[str, float]:
         """Return the mean over seeds and users, or over the users of one seed."""
-        some = [
+        chosen = [
             rho
             for number, users in zip(self.seeds, self.rho, strict=True)
             if seed in (None, number)
-            for place, rho in enumerate(users)
-            if user in (None, place)
+            for index, rho in enumerate(users)
+            if user in (None, index)
         ]
-        return {name: float(np.mean([rho[name] for rho in some])) for name in PAIRS}
+        return {name: float(np.mean([rho[name] for rho in chosen])) for name in PAIRS}
 
 
 def pearson(a: Weights, b: Weights) -> float:
@@ -78,8 +78,8 @@ def pearson(a: Weights, b: Weights) -> float:
     sums = [0.0, 0.0, 0.0]
     for name in a:
         x, y = (w[name].double() - m for w, m in zip((a, b), means, strict=True))
-        for place, product in enumerate((x * x, y * y, x * y)):
-            sums[place] += product.sum().item()
+        for i, product in enumerate((x * x, y * y, x * y)):
+            sums[i] += product.sum().item()
     spread = (sums[0] * sums[1]) ** 0.5
     return sums[2] / spread if spread else float("nan")
 
@@ -91,20 +91,20 @@ def gate(rho: dict[str, float]) -> bool:
 
 def correlate(
     experiment: Experiment, folder: Path, progress: Callable[[Epoch], None] | None = None
-) -> Found:
+) -> Correlations:
     """Correlate the first two tasks' experts on all users and seeds; train missing experts."""
     first: Quartet | None = None
-    found = []
+    rho = []
     for seed in experiment.seeds:
         config = experiment.run("mas-racl", seed, experiment.draws[0], folder).config
         users = []
         for quartet in quartets(config, progress):
             users.append(quartet.rho())
             first = first or quartet
-        found.append(users)
+        rho.append(users)
     if first is None:
         raise InputError("figure: 0 users; there must be one at least")
-    return Found(experiment.seeds, found, first)
+    return Correlations(experiment.seeds, rho, first)
 
 
 def quartets(
@@ -126,7 +126,7 @@ def quartets(
         cohort = data.cohort([client], 1)
         network = model.cohort([client], 1).model
         weights = {n: t.to(compute) for n, t in repeat(expert.weights, 1).items()}
-        found = importances(
+        importance = importances(
             replace(cohort, model=network),
             weights,
             kind="mas",
@@ -134,7 +134,7 @@ def quartets(
             batch_size=asked.batch_size if asked else 20,
             exclude=head(network),
         )
-        return {n: t.cpu() for n, t in row(found, 0).items()}
+        return {n: t.cpu() for n, t in row(importance, 0).items()}
 
     for client in range(assembly.tasks.num_clients):
         yield Quartet(
@@ -146,14 +146,14 @@ def quartets(
         )
 
 
-def table(experiment: Experiment, found: Found) -> Grid:
+def table(experiment: Experiment, correlations: Correlations) -> Grid:
     """Return the table of published and measured correlations."""
     lines = [_line("published", "not said", FIGURE_3)]
-    for seed in found.seeds:
-        lines.append(_line(f"seed {seed}", "user 1", found.mean(seed, 0)))
-        lines.append(_line(f"seed {seed}", "mean over users", found.mean(seed)))
-    if len(found.seeds) > 1:
-        lines.append(_line("all seeds", "mean over users", found.mean()))
+    for seed in correlations.seeds:
+        lines.append(_line(f"seed {seed}", "user 1", correlations.mean(seed, 0)))
+        lines.append(_line(f"seed {seed}", "mean over users", correlations.mean(seed)))
+    if len(correlations.seeds) > 1:
+        lines.append(_line("all seeds", "mean over users", correlations.mean()))
     one, two = experiment.tasks[:2]
     heads = (
         "", "whose images", "M1: D1 and D2", "M2: D1 and D2", "D1: M1 and M2", "D2: M1 and M2",
@@ -174,12 +174,12 @@ def _line(seed: str, users: str, rho: dict[str, float]) -> tuple[str, ...]:
 
 
 @styled
-def draw(experiment: Experiment, found: Found, path: Path) -> Path:
+def draw(experiment: Experiment, correlations: Correlations, path: Path) -> Path:
     """Draw four panels with a point for each parameter, for the first user and seed."""
     figure = new_figure(9, 8)
-    rho = found.first.rho()
+    rho = correlations.first.rho()
     for axes, (shared, (a, b)) in zip(figure.subplots(2, 2).flat, PAIRS.items(), strict=True):
-        x, y = (_flat(found.first[place]) for place in (a, b))
+        x, y = (_flat(correlations.first[index]) for index in (a, b))
         both = np.flatnonzero((x > 0) & (y > 0))
         share = len(both) / len(x)
         both = both[:: max(1, len(both) // POINTS)]
@@ -190,9 +190,9 @@ def draw(experiment: Experiment, found: Found, path: Path) -> Path:
             )  # fmt: skip
             middle = np.median(x[both])
             axes.axline((middle,) * 2, (2 * middle,) * 2, color=INK, lw=0.6, ls=":")
-        for axis, place in ((axes.xaxis, a), (axes.yaxis, b)):
+        for axis, index in ((axes.xaxis, a), (axes.yaxis, b)):
             axis.set_major_formatter(lambda value, _: f"{value:.0e}")
-            axis.set_label_text(f"importance, {NAMES[place]}")
+            axis.set_label_text(f"importance, {NAMES[index]}")
         title(axes, f"same {shared}: rho {rho[shared]:.2f}", f"{share:.0%} above 0 in both")
     return save_png(figure, path)
 
@@ -201,11 +201,11 @@ def _flat(weights: Weights) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     return torch.cat([t.flatten() for t in weights.values()]).double().numpy()
 
 
-def metadata(found: Found) -> dict[str, object]:
+def metadata(correlations: Correlations) -> dict[str, object]:
     """Return the correlations as JSON."""
     return {
-        "seeds": found.seeds,
-        "rho": found.rho,
-        "mean": found.mean(),
-        "holds": gate(found.mean()),
+        "seeds": correlations.seeds,
+        "rho": correlations.rho,
+        "mean": correlations.mean(),
+        "holds": gate(correlations.mean()),
     }

@@ -41,16 +41,18 @@ def _accuracies(axes, experiment: Experiment, results: Results, methods: list[st
         named.add(label)
         return label if new else None
 
-    for row, found in zip(results.rows, results.measured, strict=True):
-        own = [other.adaptation for other in results.rows if other.method == row.method]
-        place = methods.index(row.method) + 0.22 * (own.index(row.adaptation) - (len(own) - 1) / 2)
-        values, colour = 100 * found.accuracy, COLOUR[row.adaptation]
-        axes.scatter(values, np.full(len(values), place), s=12, color=INK, alpha=0.35, lw=0)
+    for row, measured in zip(results.rows, results.measured, strict=True):
+        adaptations = [other.adaptation for other in results.rows if other.method == row.method]
+        y = methods.index(row.method) + 0.22 * (
+            adaptations.index(row.adaptation) - (len(adaptations) - 1) / 2
+        )
+        values, colour = 100 * measured.accuracy, COLOUR[row.adaptation]
+        axes.scatter(values, np.full(len(values), y), s=12, color=INK, alpha=0.35, lw=0)
         label = once(f"measured, {row.adaptation}" if row.adaptation != "none" else "measured")
-        axes.scatter(values.mean(), place, s=60, color=colour, label=label, zorder=3)
+        axes.scatter(values.mean(), y, s=60, color=colour, label=label, zorder=3)
         if row.key in experiment.published:
             axes.scatter(
-                experiment.published[row.key].accuracy, place, s=50, marker="D", facecolor="none",
+                experiment.published[row.key].accuracy, y, s=50, marker="D", facecolor="none",
                 edgecolor=colour, label=once("published"), zorder=3,
             )  # fmt: skip
     axes.set_yticks(range(len(methods)), methods)
@@ -60,8 +62,8 @@ def _accuracies(axes, experiment: Experiment, results: Results, methods: list[st
     title(axes, experiment.name, f"{experiment.base.model}, preset {experiment.preset}")
 
 
-def _matrix(axes, experiment: Experiment, row: Row, found: Measured) -> None:  # type: ignore[no-untyped-def]
-    matrix = 100 * found.matrix.mean(0)  # NaN above the diagonal stays
+def _matrix(axes, experiment: Experiment, row: Row, measured: Measured) -> None:  # type: ignore[no-untyped-def]
+    matrix = 100 * measured.matrix.mean(0)  # NaN above the diagonal stays
     count = len(matrix)
     image = axes.imshow(np.ma.masked_invalid(matrix), cmap=near_to_far().reversed())
     middle = (np.nanmin(matrix) + np.nanmax(matrix)) / 2

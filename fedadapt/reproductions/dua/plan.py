@@ -117,15 +117,15 @@ class Experiment:
     @property
     def rows(self) -> tuple[Row, ...]:
         """The rows of the table."""
-        found = []
+        rows = []
         for method in TABLES[self.table]:
             strategy, model = METHODS[method]
             if strategy == "task-experts":
-                found.append(Row(method, "none", strategy, f"{model}+fine-tune"))
+                rows.append(Row(method, "none", strategy, f"{model}+fine-tune"))
                 continue
             for how in ADAPTATIONS if self.table == "4" else ("none",):
-                found.append(Row(method, how, strategy, model + f"+{how}" * (how != "none")))
-        return tuple(found)
+                rows.append(Row(method, how, strategy, model + f"+{how}" * (how != "none")))
+        return tuple(rows)
 
     def runs(self, folder: Path) -> Iterator[Run]:
         """All runs of the table: each strategy for each seed and draw."""
@@ -173,7 +173,7 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
     weights = usual.weights if known is not None and known.imagenet else ""
     # The released code corrupts users' images at their native size and does not resize them.
     native = preset == "released" and name == "dua-transprior"
-    given = {
+    settings = {
         "benchmark": usual.benchmark,
         "clients": entry.clients,
         "rounds": len(entry.tasks),
@@ -182,4 +182,4 @@ def base_config(name: str, table: str, preset: str, changes: Mapping[str, Any]) 
         "shift": "native-corruptions:3" if native else "",
         "save_models": "base",  # clients' models would fill a disk, and no table needs them
     }
-    return RunConfig(**{**given, **changes})
+    return RunConfig(**{**settings, **changes})

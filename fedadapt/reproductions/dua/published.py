@@ -56,17 +56,17 @@ def _scores(text: str) -> list[Score]:
 
 
 def _tables() -> dict[tuple[str, str], dict[Key, Score]]:
-    found: dict[tuple[str, str], dict[Key, Score]] = {}
+    tables: dict[tuple[str, str], dict[Key, Score]] = {}
     for method, text in _TABLE_3.items():
         for column, score in zip(_COLUMNS_3, _scores(text), strict=True):
-            found.setdefault(column, {})[method, "none"] = score
+            tables.setdefault(column, {})[method, "none"] = score
     for number, experiment in enumerate(_TASK_EXPERTS):
-        table = found[experiment, "vgg11-bn-fc"] = {}
+        table = tables[experiment, "vgg11-bn-fc"] = {}
         for method, text in _TABLE_4.items():
-            own = _scores(text)[3 * number : 3 * number + 3]
-            table |= {(method, how): s for how, s in zip(ADAPTATIONS, own, strict=True)}
+            scores = _scores(text)[3 * number : 3 * number + 3]
+            table |= {(method, how): s for how, s in zip(ADAPTATIONS, scores, strict=True)}
         table["Task Experts", "none"] = _TASK_EXPERTS[experiment]
-    return found
+    return tables
 
 
 PUBLISHED: dict[tuple[str, str], dict[Key, Score]] = _tables()

@@ -49,9 +49,9 @@ class Results:
 
     def scores(self, run: int | None = None) -> dict[Key, Score]:
         """Return the means over all runs, or the results of one."""
-        some = slice(None) if run is None else slice(run, run + 1)
+        runs = slice(None) if run is None else slice(run, run + 1)
         pairs = zip(self.rows, self.measured, strict=True)
-        return {row.key: found.score(row, some) for row, found in pairs}
+        return {row.key: measured.score(row, runs) for row, measured in pairs}
 
 
 def can_forget(row: Row) -> bool:
@@ -69,11 +69,11 @@ def collect(
         InputError: a summary lacks what a row is made of.
 
     """
-    found = {(run.strategy, run.seed, run.draw): summary for run, summary in runs}
-    order = tuple(dict.fromkeys((seed, draw) for _, seed, draw in found))
+    summaries = {(run.strategy, run.seed, run.draw): summary for run, summary in runs}
+    order = tuple(dict.fromkeys((seed, draw) for _, seed, draw in summaries))
     rows = experiment.rows
     measured = tuple(
-        _measured(row, [found[row.strategy, *which] for which in order]) for row in rows
+        _measured(row, [summaries[row.strategy, *which] for which in order]) for row in rows
     )
     first = experiment.run(rows[0].strategy, *order[0], folder).config.out
     return Results(rows, measured, order, _domains(Path(first)))

@@ -23,7 +23,7 @@ def grids(experiment: Experiment, results: Results) -> Iterator[Grid]:
 
 def _scores(experiment: Experiment, results: Results) -> Grid:
     lines: list[tuple[str, ...]] = []
-    for row, found in zip(results.rows, results.measured, strict=True):
+    for row, measured in zip(results.rows, results.measured, strict=True):
         published = experiment.published.get(row.key)
         forgets = can_forget(row)
         lines.append(
@@ -31,10 +31,10 @@ def _scores(experiment: Experiment, results: Results) -> Grid:
                 row.method,
                 f"{row.strategy}: {row.label}",
                 f"{published.accuracy:.2f}" if published else NOTHING,
-                spread(found.accuracy),
+                spread(measured.accuracy),
                 _points(published.forgetting if published else None),
-                spread(found.forgetting_over_all) if forgets else NOTHING,
-                spread(found.forgetting) if forgets else NOTHING,
+                spread(measured.forgetting_over_all) if forgets else NOTHING,
+                spread(measured.forgetting) if forgets else NOTHING,
             )
         )
     tasks = len(experiment.tasks)
@@ -84,8 +84,8 @@ def _over(results: Results) -> str:
 
 def _by_task(experiment: Experiment, results: Results) -> Grid:
     lines = [
-        (row.method, row.label, *(spread(values) for values in found.by_task.T))
-        for row, found in zip(results.rows, results.measured, strict=True)
+        (row.method, row.label, *(spread(values) for values in measured.by_task.T))
+        for row, measured in zip(results.rows, results.measured, strict=True)
     ]
     heads = ("method", "client model", *experiment.tasks)
     return Grid("Accuracy by task after the last, %", heads, lines, ())
@@ -128,16 +128,16 @@ def spread(values: NDArray[np.float64]) -> str:
 def metadata(experiment: Experiment, results: Results) -> dict[str, object]:
     """Return all results as JSON; measured shares are in [0, 1], None above the diagonal."""
     rows = []
-    for row, found in zip(results.rows, results.measured, strict=True):
+    for row, measured in zip(results.rows, results.measured, strict=True):
         published = experiment.published.get(row.key)
-        mean = found.matrix.mean(0)
+        mean = measured.matrix.mean(0)
         rows.append(
             {
                 **row._asdict(),
                 "published": published._asdict() if published else None,
-                "accuracy": found.accuracy.tolist(),
-                "forgetting": found.forgetting.tolist(),
-                "forgetting_over_all": found.forgetting_over_all.tolist(),
+                "accuracy": measured.accuracy.tolist(),
+                "forgetting": measured.forgetting.tolist(),
+                "forgetting_over_all": measured.forgetting_over_all.tolist(),
                 "matrix": [[None if np.isnan(v) else float(v) for v in line] for line in mean],
             }
         )

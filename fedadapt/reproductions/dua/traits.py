@@ -55,9 +55,9 @@ class Traits(NamedTuple):
 
 def traits(strategy: str, adaptation: str = "none", arguments: str = "") -> Traits:
     """Return what a run of ``strategy`` with one local adaptation needs from a user."""
-    given = parse_arguments(arguments, "strategy-args")
+    parsed = parse_arguments(arguments, "strategy-args")
     cls = method_class(strategy)
-    method = cls(model=mlp((1, 4, 4), 2), **arguments_for(cls, given, "strategy-args", strategy))
+    method = cls(model=mlp((1, 4, 4), 2), **arguments_for(cls, parsed, "strategy-args", strategy))
     asked = method.importance_request
     local = build(adaptation, {}, "adapt")
     return Traits(
@@ -105,19 +105,19 @@ def _leaves(strategy: MergedExperts) -> str:
 def table(experiment: Experiment) -> Grid:
     """Return table 1, with the paper's entries beside ours."""
     preset = f"preset={experiment.preset}"
-    found = dict(_rows(preset))
+    methods = dict(_rows(preset))
     tasks, users = len(experiment.tasks), experiment.base.clients
     lines: list[tuple[str, ...]] = []
-    for name, what in found.items():
-        total = what.server.of(tasks, users) + what.users.of(tasks, users)
+    for name, needs in methods.items():
+        total = needs.server.of(tasks, users) + needs.users.of(tasks, users)
         lines.append(
             (
                 name,
-                what.adaptive,
-                "yes" if what.needs_labels else "no",
-                what.leaves,
-                str(what.server),
-                str(what.users),
+                needs.adaptive,
+                "yes" if needs.needs_labels else "no",
+                needs.leaves,
+                str(needs.server),
+                str(needs.users),
                 str(total),
                 TABLE_1.get(name, "N trainings" if name in METHODS else "-"),
             )
@@ -138,15 +138,15 @@ def table(experiment: Experiment) -> Grid:
 
 def _rows(preset: str) -> Iterator[tuple[str, Traits]]:
     for name, (strategy, model) in METHODS.items():
-        own = (
+        variant = (
             strategy
             if model == "personal" or not method_class(strategy).personal
             else _shared(strategy)
         )
-        local = "fine-tune" if method_class(own).separate else "none"
-        yield name, traits(own, local, preset)
+        local = "fine-tune" if method_class(variant).separate else "none"
+        yield name, traits(variant, local, preset)
         if name == "MAS-RACL":
-            yield STAYS, traits(own, local, f"{preset} merge_on=client")
+            yield STAYS, traits(variant, local, f"{preset} merge_on=client")
     for name, local in ON_TOP.items():
         yield name, traits("sequential", local, preset)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedadapt.errors import InputError
-from fedadapt.reproductions.options import OVERRIDES, Given, numbers, overrides
+from fedadapt.reproductions.options import OVERRIDES, Options, numbers, overrides
 from fedadapt.reproductions.pfa.plan import PER_CLIENT, Experiment, Rounds, experiment
 from fedadapt.strategies.registry import select
 
@@ -15,23 +15,23 @@ SETTINGS = ("lr", "strategy_args")  # settings of the runs, beside those in ``OV
 OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out"})
 
 
-def reproduce(name: str, given: Given) -> None:
+def reproduce(name: str, options: Options) -> None:
     """Carry out an experiment of PFA.
 
     Raises:
         InputError: no such table, bad settings, missing data or weights.
 
     """
-    table = given.get("table", "")
+    table = options.get("table", "")
     wanted = experiment(name, table)
-    rounds = Rounds.parse(given.get("rounds", "50+30"))
-    settings = overrides(given) | {name: given[name] for name in SETTINGS if name in given}
+    rounds = Rounds.parse(options.get("rounds", "50+30"))
+    settings = overrides(options) | {name: options[name] for name in SETTINGS if name in options}
     wanted = replace(wanted, base=replace(wanted.base, **settings), rounds=rounds)
     _check_arguments(wanted)
     if not wanted.base.weights and wanted.base.model.startswith("mobilenetv2-0.25"):
         raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
-    folder = given.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
-    seeds = numbers(given.get("seeds", "1,2,3"), "seeds")
+    folder = options.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
+    seeds = numbers(options.get("seeds", "1,2,3"), "seeds")
     run(wanted, seeds, folder.expanduser(), per_client=table in PER_CLIENT)
 
 
@@ -46,7 +46,7 @@ def run(
     wanted: Experiment, seeds: Sequence[int], folder: Path, *, per_client: bool = False
 ) -> None:
     """Carry out the unfinished runs of an experiment, then write its tables and its picture."""
-    from fedadapt.reproductions.pfa.results import collect, finds_the_given
+    from fedadapt.reproductions.pfa.results import collect, finds_the_same_groups
     from fedadapt.simulations.check import check
     from fedadapt.simulations.compare import finished
 
@@ -55,7 +55,7 @@ def run(
         runs = dict(wanted.runs(seed, folder))
         for name, config in runs.items():
             begun = (Path(config.out) / "config.toml").exists()
-            if name == "found" and not begun and finds_the_given(runs["pfa"]):
+            if name == "found" and not begun and finds_the_same_groups(runs["pfa"]):
                 console.out(f"seed {seed}, {name}: the groups are those given, so is all the rest")
                 continue
             check(config)  # here, because a later run starts from the weights of an earlier one

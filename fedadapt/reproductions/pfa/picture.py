@@ -34,9 +34,9 @@ def _convergence(axes, experiment: Experiment, results: Results) -> None:  # typ
     begin = experiment.rounds.federated
 
     def line(method: str, offset: int, scale: float, colour: str) -> None:
-        found = results.curves[method]
-        steps = offset + np.array(found[0].steps) * scale
-        means = 100 * np.stack([c.test.mean(1) for c in found])
+        curves = results.curves[method]
+        steps = offset + np.array(curves[0].steps) * scale
+        means = 100 * np.stack([c.test.mean(1) for c in curves])
         if offset:  # these methods continue from the federated model
             before = [c.test[-1].mean() for c in results.curves["Baseline"]]
             steps = np.concatenate([[offset], steps])
@@ -63,11 +63,11 @@ def _convergence(axes, experiment: Experiment, results: Results) -> None:  # typ
 def _gains(axes, results: Results) -> None:  # type: ignore[no-untyped-def]
     methods = [m for m in NAMES if m in results.accuracy]
     base = results.accuracy["Baseline"]["last"]
-    places = np.arange(base.shape[1])
+    positions = np.arange(base.shape[1])
     width = 0.8 / len(methods)
     for number, method in enumerate(methods):
         gain = 100 * (results.accuracy[method]["last"] - base).mean(0)
-        left = places + (number - (len(methods) - 1) / 2) * width
+        left = positions + (number - (len(methods) - 1) / 2) * width
         axes.bar(left, gain, width, color=COLOUR[method], label=method)
     kinds = np.array(results.kinds, dtype=object)
     for kind in results.kind_names:
@@ -78,8 +78,8 @@ def _gains(axes, results: Results) -> None:  # type: ignore[no-untyped-def]
         )  # fmt: skip
         axes.axvline(members.max() + 0.5, color=INK, lw=0.5, alpha=0.3)
     axes.axhline(0, color=INK, lw=0.8)
-    axes.set_xlim(-0.6, len(places) - 0.4)
-    axes.set_xticks(places, [str(d + 1) for d in places], fontsize=8)
+    axes.set_xlim(-0.6, len(positions) - 0.4)
+    axes.set_xticks(positions, [str(d + 1) for d in positions], fontsize=8)
     axes.set_ylabel("gain, points")
     axes.grid(axis="y")
     axes.legend(ncols=3, fontsize=9, loc="lower right", bbox_to_anchor=(1, 1))

@@ -144,18 +144,18 @@ def experiment(name: str, table: str = "") -> Experiment:
         InputError: no such table of that experiment.
 
     """
-    found = EXPERIMENTS[name]
+    chosen = EXPERIMENTS[name]
     if name != "pfa-office-home":
         if table not in ("", "8"):
             raise InputError(
                 f"table: {table!r}; the paper prints none of {name}, leave it away (random groups, "
                 "as in table 8, are always among the methods)"
             )
-        return found
+        return chosen
     if table and table not in TABLES:
         raise InputError(f"table: {table!r}; one of {', '.join(TABLES)}")
     published = TABLES.get(table, VGG11)
     if published is MOBILENETV2:
         # torchvision has no ImageNet weights of this width: they are given as a file.
-        found = replace(found, base=replace(found.base, model="mobilenetv2-0.25", weights=""))
-    return replace(found, published=published, random=table == "8")
+        chosen = replace(chosen, base=replace(chosen.base, model="mobilenetv2-0.25", weights=""))
+    return replace(chosen, published=published, random=table == "8")

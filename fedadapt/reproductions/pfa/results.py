@@ -58,13 +58,13 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
         runs = {name: Path(config.out) for name, config in experiment.runs(seed, folder)}
         if not (runs["found"] / GROUPS).exists():  # its groups are the given ones
             runs["found"] = runs["pfa"]
-        rows = {name: read_evaluations(place) for name, place in runs.items()}
+        rows = {name: read_evaluations(out) for name, out in runs.items()}
         groups.append({name: _groups(runs[name]) for name in ("pfa", "found")})
         kind_of = {row.client: row.kind for row in rows["federated"] if row.client >= 0}
         kinds = tuple(kind_of[d] for d in sorted(kind_of))
-        found = {m: curve(rows[n], label) for m, (n, label) in METHODS.items() if n in rows}
-        found |= {m: curve(rows["federated"], "base", how) for m, how in LOCAL.items()}
-        for method, line in found.items():
+        lines = {m: curve(rows[n], label) for m, (n, label) in METHODS.items() if n in rows}
+        lines |= {m: curve(rows["federated"], "base", how) for m, how in LOCAL.items()}
+        for method, line in lines.items():
             curves.setdefault(method, []).append(line)
             units = _units(method, runs, line)
             for rule in RULES:
@@ -74,12 +74,12 @@ def collect(experiment: Experiment, seeds: Sequence[int], folder: Path) -> Resul
     return Results(tuple(seeds), kinds, stacked, curves, groups)
 
 
-def finds_the_given(pfa: RunConfig) -> bool:
-    """Whether the groups found equal the given ones, so that another run would be identical."""
-    told = _groups(Path(pfa.out))
+def finds_the_same_groups(pfa: RunConfig) -> bool:
+    """Whether PFA finds the groups of this run by itself: another run would be identical."""
+    groups = _groups(Path(pfa.out))
     method = str(parse_arguments(pfa.strategy_args, "strategy-args").get("method", "efficient"))
-    found = group_clients(torch.tensor(told["vectors"]), method=method, seed=pfa.seed)
-    return bool(found.labels.tolist() == told["labels"])
+    grouping = group_clients(torch.tensor(groups["vectors"]), method=method, seed=pfa.seed)
+    return bool(grouping.labels.tolist() == groups["labels"])
 
 
 def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] | None:
@@ -93,18 +93,21 @@ def _units(method: str, runs: dict[str, Path], line: Curve) -> list[list[int]] |
         return None
     label_of = _labels(runs[METHODS[method][0]])
     labels = [label_of[client] for client in line.clients]
-    return [[d for d, own in enumerate(labels) if own == label] for label in sorted(set(labels))]
+    return [
+        [d for d, client_label in enumerate(labels) if client_label == label]
+        for label in sorted(set(labels))
+    ]
 
 
 def _labels(run: Path) -> dict[int, int]:
-    told = _groups(run)
-    return dict(zip(told["clients"], told["labels"], strict=True))
+    groups = _groups(run)
+    return dict(zip(groups["clients"], groups["labels"], strict=True))
 
 
 def _groups(run: Path) -> dict[str, Any]:
     path = run / GROUPS
     try:
-        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        groups: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {error}; it is written by a run of PFA") from None
-    return told
+    return groups

@@ -38,13 +38,13 @@ def is_aliased(vectors: Vectors, labels: Labels, groups: int | None) -> bool:
     between = pdist(means).min()
     for group in range(len(means)):
         members = np.flatnonzero(labels == group)
-        mine = vectors[members[:: -(-len(members) // ENOUGH)]].astype(np.float64)
-        far = _far_part(mine)
+        sample = vectors[members[:: -(-len(members) // ENOUGH)]].astype(np.float64)
+        far = _far_part(sample)
         if not far.any():
             continue
-        if np.linalg.norm(mine[far].mean(0) - mine[~far].mean(0)) >= between / 2:
+        if np.linalg.norm(sample[far].mean(0) - sample[~far].mean(0)) >= between / 2:
             return True
-        if groups is None and _is_two(mine, far):
+        if groups is None and _is_two(sample, far):
             return True
     return False
 

@@ -80,20 +80,20 @@ def group_clients(
         InputError: vectors that are no finite matrix, an impossible number of groups.
 
     """
-    given = _checked(vectors, groups, method)
-    if groups is None and len(given) < 4:
+    checked = _checked(vectors, groups, method)
+    if groups is None and len(checked) < 4:
         groups = 1  # two groups of two are the least to look for
     if method == "exact":
-        return _exact(given, groups, seed, None)
-    reference = farthest(given, mean_of(given))
-    distances = distances_to(given, given[reference])
-    labels = _line_groups(given, distances, groups, seed)
-    opposite = distances_to(given, given[int(distances.argmax())])
-    agreed = np.array_equal(labels, _line_groups(given, opposite, groups, seed))
-    if not agreed or is_aliased(given, labels, groups):
+        return _exact(checked, groups, seed, None)
+    reference = farthest(checked, mean_of(checked))
+    distances = distances_to(checked, checked[reference])
+    labels = _line_groups(checked, distances, groups, seed)
+    opposite = distances_to(checked, checked[int(distances.argmax())])
+    agreed = np.array_equal(labels, _line_groups(checked, opposite, groups, seed))
+    if not agreed or is_aliased(checked, labels, groups):
         log.info("grouping: one reference client mixes up groups; comparing pairs instead")
-        return _exact(given, groups, seed, reference)
-    return _grouping(given, labels, distances, "efficient", reference, seed)
+        return _exact(checked, groups, seed, reference)
+    return _grouping(checked, labels, distances, "efficient", reference, seed)
 
 
 def nearest(centroids: Tensor, vectors: Tensor) -> Tensor:
@@ -107,21 +107,21 @@ _DIRECT = "donot_use_mm_for_euclid_dist"  # the fast way loses digits where vect
 def _checked(vectors: Tensor, groups: int | None, method: str) -> Vectors:
     if method not in METHODS:
         raise unknown("grouping: method", method, METHODS)
-    found = vectors.detach().cpu().numpy() if isinstance(vectors, Tensor) else np.asarray(vectors)
-    if found.ndim != 2 or 0 in found.shape or not np.issubdtype(found.dtype, np.floating):
+    array = vectors.detach().cpu().numpy() if isinstance(vectors, Tensor) else np.asarray(vectors)
+    if array.ndim != 2 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            f"grouping: vectors of shape {tuple(found.shape)} and type {found.dtype}; expected "
+            f"grouping: vectors of shape {tuple(array.shape)} and type {array.dtype}; expected "
             "numbers [clients, channels], at least one of each"
         )
-    finite = np.isfinite(found).all(axis=1)
+    finite = np.isfinite(array).all(axis=1)
     if not finite.all():
         raise InputError(
             f"grouping: the vector of client {int(finite.argmin())} has a NaN or an infinity"
         )
-    most = min(len(found), EXACT_LIMIT)
+    most = min(len(array), EXACT_LIMIT)
     if groups is not None and not 1 <= groups <= most:
-        raise InputError(f"grouping: {groups} groups of {len(found)} clients; 1 to {most}")
-    return found
+        raise InputError(f"grouping: {groups} groups of {len(array)} clients; 1 to {most}")
+    return array
 
 
 def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | None) -> Grouping:
@@ -129,11 +129,11 @@ def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | Non
     from scipy.spatial.distance import pdist, squareform
 
     members = _sample(len(vectors), seed)
-    seen = vectors[members].astype(np.float64)
-    condensed = pdist(seen)
-    found = _pair_groups(seen, condensed, groups)
+    sample = vectors[members].astype(np.float64)
+    condensed = pdist(sample)
+    sample_labels = _pair_groups(sample, condensed, groups)
     if len(members) < len(vectors):
-        centroids = group_means(seen, found)
+        centroids = group_means(sample, sample_labels)
         labels = np.concatenate(
             [
                 nearest(torch.from_numpy(centroids), torch.from_numpy(part)).numpy()
@@ -141,7 +141,7 @@ def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | Non
             ]
         )
     else:
-        labels = found
+        labels = sample_labels
     matrix = squareform(condensed) if len(members) > 1 else np.zeros((1, 1))
     return _grouping(vectors, labels, matrix, "exact", reference, seed)
 
@@ -244,7 +244,7 @@ def _quality(vectors: Vectors, labels: Labels, seed: int) -> float:
     from sklearn.metrics import silhouette_score
 
     members = _sample(len(labels), seed)
-    found = labels[members]
-    if not 2 <= len(np.unique(found)) < len(found):
+    sample_labels = labels[members]
+    if not 2 <= len(np.unique(sample_labels)) < len(sample_labels):
         return float("nan")
-    return float(silhouette_score(vectors[members].astype(np.float64), found))
+    return float(silhouette_score(vectors[members].astype(np.float64), sample_labels))

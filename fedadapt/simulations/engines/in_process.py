@@ -8,7 +8,7 @@ import torch
 
 from fedadapt.messages import Answers, Sent
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
-from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows

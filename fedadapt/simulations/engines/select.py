@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 from fedadapt.config import RunConfig
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.assembly import Assembly
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.engines.worker_pool import WorkerPoolClients

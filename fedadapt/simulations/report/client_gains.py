@@ -1,4 +1,4 @@
-"""Gain over the base, client by client, all methods side by side: PFA's figure 5."""
+"""Gain over the base, client by client, with all methods side by side: PFA's figure 5."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.simulations.report.panels import blocks
-from fedadapt.simulations.report.style import INK, WORSE, colour_of, new_figure, styled, title
+from fedadapt.simulations.report.style import (
+    INK,
+    WORSE,
+    colour_of,
+    legend_columns,
+    new_figure,
+    styled,
+    title,
+)
 from fedadapt.simulations.results.accuracies import Accuracies
 
 if TYPE_CHECKING:
@@ -17,9 +25,10 @@ MOST = 50  # clients whose bars can be told apart
 
 
 def panels_of(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
-    """(title, labels) of each panel: what clients do with the base, and with their own model.
+    """Return (title, labels) of each panel of the figure.
 
-    Personal models as they are stand in the first one, as in the paper.
+    The adaptations of personal models are in the second panel, all other labels in the first one.
+    As in the paper, that includes personal models without adaptation.
     """
     others = [label for label in labels if label != "base"]
     adapted = [label for label in others if label.startswith("personal+")]
@@ -31,7 +40,10 @@ def panels_of(labels: tuple[str, ...]) -> list[tuple[str, list[str]]]:
 
 @styled
 def client_gains(accuracies: Accuracies) -> "Figure | None":
-    """A group of bars for each client, by kind; None where there are none, or too many clients."""
+    """Draw a group of bars for each client, by kind: gains in points of accuracy.
+
+    None where no gain is known, or where there are too many clients to draw.
+    """
     panels = panels_of(accuracies.labels)
     known = np.array(
         [~np.isnan(accuracies.gain(label)) for _, labels in panels for label in labels]
@@ -86,5 +98,7 @@ def _draw(axes: "Axes", accuracies: Accuracies, name: str, labels: list[str]) ->
     axes.grid(axis="y")
     axes.set_ylabel("gain, points of accuracy")
     legend: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-    axes.legend(**legend, ncols=len(labels), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
+    axes.legend(
+        **legend, ncols=legend_columns(labels, 8), fontsize=8.5, handlelength=1.0, columnspacing=1.2
+    )
     title(axes, name)

@@ -24,9 +24,10 @@ def draw_accuracy_by_round(
     final: Accuracies,
     groups: FoundGroups | None = None,
 ) -> None:
-    """Mean over seen clients with the 10-90 % band: the base, and personal models of groups.
+    """Draw the mean accuracy of seen clients over rounds, with a band from 10 to 90 % of clients.
 
-    Adapted models are there at the end only. ``evaluations`` are gone through more than once.
+    The base is drawn in every round that was evaluated, and so are the personal models of groups.
+    Adapted models are evaluated at the end only. ``evaluations`` are read more than once.
     """
     by_round: dict[bool, dict[int, list[float]]] = {
         True: defaultdict(list),
@@ -70,9 +71,13 @@ def draw_accuracy_by_round(
 def _draw_personal(
     axes: "Axes", evaluations: Iterable[Evaluation], final: Accuracies, groups: FoundGroups
 ) -> bool:
-    """The mean of personal models with its band; False where they were not looked at on the way.
+    """Draw the mean accuracy of personal models over rounds, with its band.
 
-    Groups begin with the base model: where the grouping was the first, the curve does so too.
+    Groups begin with the base model, so after a first grouping the curve begins with the base too.
+
+    Returns:
+        Whether it is drawn: False where personal models were not evaluated in several rounds.
+
     """
     accuracies: dict[int, list[float]] = defaultdict(list)
     before: list[float] = []
@@ -95,7 +100,7 @@ def _draw_personal(
 
 
 def _mark_grouping(axes: "Axes", groups: FoundGroups | None) -> str:
-    """A line where the federated model was done and groups went on from it; a subtitle for it."""
+    """Draw a line where groups continued from the federated model; return a subtitle for it."""
     if groups is None:
         return ""
     axes.axvline(groups.round - 1, color=INK, lw=1, ls=":", zorder=1)
@@ -105,7 +110,7 @@ def _mark_grouping(axes: "Axes", groups: FoundGroups | None) -> str:
 def draw_loss_by_round(
     axes: "Axes", losses: Sequence[RoundLoss], groups: FoundGroups | None = None
 ) -> None:
-    """What the clients reported while training; a round that diverged leaves a gap."""
+    """Draw the training loss that clients reported; a round that diverged leaves a gap."""
     ordered = sorted(losses)
     axes.plot([row.round for row in ordered], [row.loss for row in ordered], color=INK, lw=1.6)
     if len(ordered) == 1:

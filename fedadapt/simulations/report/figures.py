@@ -1,4 +1,4 @@
-"""The figures of a run, one function each; readable for one client and for ten thousand."""
+"""The figures of a run, one function each, for one client as well as for ten thousand."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from fedadapt.simulations.report.convergence import draw_accuracy_by_round, draw
 from fedadapt.simulations.report.panels import draw_before_after, draw_gains, draw_row
 from fedadapt.simulations.report.style import (
     colour_of,
+    legend_columns,
     new_figure,
     save_png,
     shortened,
@@ -36,9 +37,10 @@ def convergence(
     final: Accuracies,
     groups: FoundGroups | None = None,
 ) -> "Figure":
-    """The base model's accuracy over rounds, with the final models beside it; the training loss.
+    """Draw two panels: the base model's accuracy over rounds, and the training loss.
 
-    Where there are groups: when they were made, and how their models went on.
+    The first one also shows the final models and, where there are groups, when they were made and
+    how their models developed.
     """
     figure = new_figure(10, 3.8)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -49,9 +51,10 @@ def convergence(
 
 @styled
 def distribution(accuracies: Accuracies) -> "Figure":
-    """How accuracy spreads over clients: a row for each label, unseen clients in rows of their own.
+    """Draw how accuracy is distributed over clients, a row for each label.
 
-    Up to 400 clients each is a dot; more are an area as high as there are clients.
+    Unseen clients have rows of their own. Up to 400 clients are drawn as dots; more are drawn as an
+    area whose height is the number of clients.
     """
     parts = [
         ("", accuracies.where(accuracies.seen)),
@@ -85,9 +88,9 @@ def distribution(accuracies: Accuracies) -> "Figure":
 
 @styled
 def gains(accuracies: Accuracies, label: str) -> "Figure":
-    """What ``label`` brought each client over the base, sorted, in blocks by kind.
+    """Draw the gain of ``label`` over the base on each client, sorted, in blocks by kind.
 
-    The axis is that of all labels, so that their figures can be held against each other.
+    The axis is that of all labels, so that their figures can be compared.
     """
     others = [other for other in accuracies.labels if other != LOCAL]
     reach = np.concatenate([accuracies.gain(other) for other in others])
@@ -98,7 +101,10 @@ def gains(accuracies: Accuracies, label: str) -> "Figure":
 
 @styled
 def kinds(accuracies: Accuracies) -> "Figure":
-    """Mean accuracy by kind of client and label; the largest kinds where there are too many."""
+    """Draw the mean accuracy by kind of client and label.
+
+    If there are too many kinds, those with the most clients are shown.
+    """
     rows = per_kind(accuracies)
     large = sorted(rows, key=lambda row: -row.num_clients)[:MAX_KINDS]
     shown = [row for row in rows if row in large]
@@ -128,7 +134,8 @@ def kinds(accuracies: Accuracies) -> "Figure":
     axes.set_xlim(0, 106)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("mean accuracy over the kind's clients, %")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels), borderaxespad=0.2)
+    columns = legend_columns(labels, 8)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
     if len(shown) < len(rows):
         axes.annotate(
             f"the {len(shown)} kinds with most clients, of {len(rows)}",
@@ -143,9 +150,9 @@ def kinds(accuracies: Accuracies) -> "Figure":
 
 @styled
 def before_and_after(accuracies: Accuracies, label: str | None = None) -> "Figure":
-    """Two panels: each client's accuracy before and after, and what it gained.
+    """Draw two panels: each client's accuracy before and after, and its gain.
 
-    ``label`` is what came after; by default ``Accuracies.final``.
+    "Before" is the base model. "After" is ``label``, which by default is ``Accuracies.final``.
     """
     label = label or accuracies.final
     if label is None:
@@ -163,10 +170,14 @@ def before_and_after(accuracies: Accuracies, label: str | None = None) -> "Figur
 def picture(
     folder: Path, adaptations: Sequence[str] = (), rows: Iterable[Evaluation] | None = None
 ) -> Path:
-    """Write ``gain.png`` into a run folder: what its own model was worth to each client.
+    """Write ``gain.png`` into a run folder and return its path.
+
+    It shows what the final model was worth to each client.
 
     Args:
-        adaptations: In the order of asking; the last one is shown (see ``Accuracies.final``).
+        folder: The run folder.
+        adaptations: In the order in which the run names them; the last one is shown (see
+            ``Accuracies.final``).
         rows: The evaluations; by default those of ``clients.parquet``.
 
     """

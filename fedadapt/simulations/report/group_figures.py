@@ -1,4 +1,4 @@
-"""The figures of a method that groups clients: how far apart they are, and seen from where."""
+"""Figures of a method that groups clients: the distances between them, at each layer too."""
 
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
@@ -33,25 +33,27 @@ FRAME = COLOURS[2]  # stands out from every blue
 
 @styled
 def distance_matrix(groups: FoundGroups) -> "Figure":
-    """Euclidean distances between the clients' vectors; the groups framed, kinds at the side."""
-    from scipy.spatial.distance import pdist, squareform
+    """Draw the distances between clients by what was compared.
 
+    The groups are framed and the kinds are named at the side; a second panel has a histogram of the
+    distances.
+    """
     order = np.lexsort((groups.clients, np.array(groups.kinds, dtype=object), groups.labels))
     if len(order) > MOST_COMPARED:
         order = order[np.linspace(0, len(order) - 1, MOST_COMPARED).round().astype(int)]
-    distances = squareform(pdist(groups.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
+    distances = groups.distances(order)
     kinds = [groups.kinds[d] for d in order]
     figure = new_figure(10, 5.2)
     left, right = figure.subplots(1, 2, width_ratios=(5, 4))
     image = left.imshow(distances, cmap=near_to_far(), vmin=0, interpolation="nearest")
     bar = figure.colorbar(image, ax=left, pad=0.02, shrink=0.8, aspect=30)
-    bar.set_label("Euclidean distance")
+    bar.set_label(groups.unit)
     bar.outline.set_visible(False)
     _frame_groups(left, groups.labels[order])
     _name_kinds(left, groups.labels[order], kinds)
     _number_clients(left, groups.clients[order])
     title(left, "How different clients look", f"{groups.num_groups} groups found, framed")
-    _draw_distances(right, distances, kinds, groups.labels[order])
+    _draw_distances(right, distances, kinds, groups.labels[order], groups.unit)
     return figure
 
 
@@ -80,7 +82,7 @@ def _frame_groups(axes: "Axes", labels: NDArray[np.int64]) -> None:
 
 
 def _name_kinds(axes: "Axes", labels: NDArray[np.int64], kinds: list[str]) -> None:
-    """Each stretch of one kind inside one group by name, lines between stretches."""
+    """Name each run of clients of one kind inside one group, with lines between the runs."""
     starts, names = [0], []
     for (_, kind), run in groupby(zip(labels.tolist(), kinds, strict=True)):
         starts.append(starts[-1] + len(list(run)))
@@ -106,9 +108,16 @@ def _number_clients(axes: "Axes", clients: NDArray[np.int64]) -> None:
 
 
 def _draw_distances(
-    axes: "Axes", distances: NDArray[np.float64], kinds: list[str], labels: NDArray[np.int64]
+    axes: "Axes",
+    distances: NDArray[np.float64],
+    kinds: list[str],
+    labels: NDArray[np.int64],
+    unit: str,
 ) -> None:
-    """How distances spread: of clients that are alike in truth, and of others."""
+    """Draw histograms of the distances between clients of the same kind and of different kinds.
+
+    If all clients are of one kind, their groups take the place of kinds.
+    """
     first, second = np.triu_indices(len(kinds), 1)
     several = len(set(kinds)) > 1
     names: NDArray[Any] = np.array(kinds, dtype=object) if several else labels
@@ -123,7 +132,7 @@ def _draw_distances(
             )
             axes.axvline(values[part].mean(), color=colour, lw=1.6, ls=(0, (4, 3)))
     axes.set_xlim(0, edges[-1])
-    axes.set_xlabel("Euclidean distance")
+    axes.set_xlabel(unit)
     axes.set_ylabel("pairs of clients, %")
     axes.grid(axis="y")
     if same.size:
@@ -133,10 +142,11 @@ def _draw_distances(
 
 @styled
 def layers(layer_map: "LayerMap") -> "Figure":
-    """A panel for each number of channels: distance to the first client by layer and client.
+    """Draw the distance to the first client by layer and client, a panel for each channel number.
 
-    Colours are relative to the farthest client of a layer: layers differ in scale. The number
-    beside a row is the layer's separation, distance between kinds over distance within.
+    Colours are relative to the farthest client of a layer, because layers differ in scale. The
+    number beside a row is the layer's separation: the mean distance between kinds divided by that
+    within kinds.
     """
     height = 2.1 + max(0.24, 0.34 - 0.004 * len(layer_map.layers)) * len(layer_map.layers)
     figure = new_figure(10, height)
@@ -175,12 +185,12 @@ def layers(layer_map: "LayerMap") -> "Figure":
 
 
 def _ending(name: str, length: int) -> str:
-    """The last part of a dotted name."""
+    """Return the last ``length`` characters of a name; a cut is marked by an ellipsis."""
     return name if len(name) <= length else f"…{name[1 - length :]}"
 
 
 def _label_columns(axes: "Axes", layer_map: "LayerMap") -> None:
-    """Clients by number, kinds below them, a line between kinds."""
+    """Label each column with the client's number and its kind, with lines between kinds."""
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     names = [str(d) for d in layer_map.clients]

@@ -1,4 +1,4 @@
-"""What a report says of groups: who is in them, and how far apart clients are, layer by layer."""
+"""The sections of a report about groups: who is in them, and how far apart clients are."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Section(NamedTuple):
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
     note: str
@@ -21,20 +21,26 @@ class Section(NamedTuple):
 
 
 def group_sections(run: RunFolder, groups: FoundGroups, *, measure: bool) -> list[Section]:
-    """The groups with the clients' distances; the map of layers, or why it is left out."""
+    """Return a section with the groups and the clients' distances, and one with the map of layers.
+
+    The second one says why the map is left out, if it is; strategies that do not compare layers
+    have none.
+
+    Args:
+        measure: Measure the map of layers if it has not been measured before.
+
+    """
     note = f"{as_text(groups)}."
-    if not groups.vectors.size:
+    if not groups.has_distances:
         return [Section("Groups of clients", note, (), tuple(groups.rows))]
-    length = groups.vectors.shape[1]
-    compared = (
-        f"{note} Distances are between what clients reported: {length} numbers, {4 * length} bytes "
-        "each."
-    )
+    if length := groups.vectors.shape[1]:
+        note += (
+            f" Distances are between what clients reported: {length} numbers, {4 * length} bytes "
+            "each."
+        )
     figure = distance_matrix(groups)
-    return [
-        Section("Groups of clients", compared, (figure,), tuple(groups.rows)),
-        _layers(run, measure=measure),
-    ]
+    section = Section("Groups of clients", note, (figure,), tuple(groups.rows))
+    return [section, _layers(run, measure=measure)] if groups.compares_layers else [section]
 
 
 def _layers(run: RunFolder, *, measure: bool) -> Section:

@@ -1,6 +1,6 @@
-"""How far apart clients look from each ReLU layer, by few channels or many: PFA's figure 7.
+"""How far apart clients are as seen from each ReLU layer, by few or many channels: PFA's figure 7.
 
-Liu et al. 2021, section 5.5. Measured after a run, from its base model and its clients' images.
+Liu et al. 2021, section 5.5. It is measured after a run, from its base model and images of clients.
 """
 
 import hashlib
@@ -54,13 +54,14 @@ class LayerMap:
 
 
 def layer_map(run: RunFolder, *, measure: bool = True) -> LayerMap:
-    """The map of a run: as it was written into the folder before, or measured and written.
+    """Return the map of a run, which is measured and written unless the folder has it already.
 
     Args:
-        measure: False takes only what was written before.
+        measure: False: only a map that is in the folder.
 
     Raises:
-        InputError: Why it can be neither: no base model, no data, other data than the run's.
+        InputError: There is no map and it cannot be measured: no base model, no data, or other data
+            than the run's.
 
     """
     path = run.folder / BASE
@@ -81,10 +82,14 @@ def layer_map(run: RunFolder, *, measure: bool = True) -> LayerMap:
 
 
 def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
-    """Measure it, with the channels that PFA draws for each layer; fewer are the first of them.
+    """Measure the map of a run.
+
+    The channels are those that PFA draws for each layer; a smaller number takes the first of them.
 
     Args:
+        assembly: The run.
         base: The federated model, [...].
+        digest: SHA-256 of the base model's file.
 
     Raises:
         InputError: The strategy is not PFA or promises privacy, or all clients are of one kind.
@@ -121,7 +126,7 @@ def measured(assembly: Assembly, base: Weights, digest: str = "") -> LayerMap:
 
 
 def first_of_each_kind(benchmark: Benchmark) -> list[int]:
-    """The first two training clients of each kind, kind by kind, of at most eight kinds."""
+    """Return the first two training clients of each kind, of at most eight kinds, kind by kind."""
     of_kind: dict[str, list[int]] = {}
     for client in benchmark.seen:
         of_kind.setdefault(benchmark.kinds[client], []).append(client)
@@ -131,9 +136,14 @@ def first_of_each_kind(benchmark: Benchmark) -> list[int]:
 
 
 def separation(vectors: NDArray[np.float64], kinds: Sequence[str]) -> float | None:
-    """Mean distance between clients of different kinds, over that between those of one kind.
+    """Return the mean distance between clients of different kinds divided by that within kinds.
 
-    None where no two clients are of one kind, or those do not differ at all.
+    None where no two clients are of one kind, all are, or those of one kind do not differ at all.
+
+    Args:
+        vectors: [D, q].
+        kinds: The kind of each client, [D].
+
     """
     first, second = np.triu_indices(len(kinds), 1)
     distances = np.linalg.norm(vectors[first] - vectors[second], axis=1)
@@ -166,7 +176,7 @@ def _weights(content: bytes, assembly: Assembly) -> Weights:
 
 
 def _activations(pfa: PFA) -> list[Activation]:
-    """All layers that can be compared, in order of execution; nothing is computed."""
+    """Return all layers that can be compared, in order of execution, without computing them."""
     empty = on_meta(pfa.model).eval()
     with torch.no_grad():
         inputs = torch.empty((1, *pfa.image_shape), device="meta")
@@ -180,7 +190,10 @@ def _vectors(
     clients: Sequence[int],
     epsilon: float,
 ) -> list[NDArray[np.float64]]:
-    """Every channel of every layer, [D, C] each: one pass over a client's images for a block."""
+    """Return the sparsity of every channel, an array [D, C] for each layer.
+
+    The images of a client pass through the network once for each block.
+    """
     worker = assembly.worker
     base = {n: t.to(worker.compute) for n, t in base.items()}
     blocks = dict.fromkeys(a.path.split(".")[0] for a in activations)

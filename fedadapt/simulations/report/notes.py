@@ -1,4 +1,4 @@
-"""How many clients a run's numbers are over, in words, where they are not over all of them."""
+"""Notes on how many clients the numbers of a run are over, where not all were evaluated."""
 
 from collections import Counter
 
@@ -7,15 +7,15 @@ from fedadapt.simulations.results.run_folder import RunFolder
 
 
 def at_the_end(run: RunFolder, accuracies: Accuracies) -> str:
-    """``1,000 of 100,000 clients were evaluated; ``; empty where all were."""
-    there = run.config.get("clients")
-    if not isinstance(there, int) or not 0 < len(accuracies) < there:
+    """Return ``1,000 of 100,000 clients were evaluated; ``, or "" where all were."""
+    num_clients = run.config.get("clients")
+    if not isinstance(num_clients, int) or not 0 < len(accuracies) < num_clients:
         return ""
-    return f"{len(accuracies):,} of {there:,} clients were evaluated; "
+    return f"{len(accuracies):,} of {num_clients:,} clients were evaluated; "
 
 
 def on_the_way(run: RunFolder) -> str:
-    """Of very many clients only some are evaluated on the way; empty where all were."""
+    """Return a note where fewer clients were evaluated before the end than at it, else ""."""
     clients = Counter(
         row.round
         for row in run.evaluations

@@ -1,4 +1,4 @@
-"""What fills the axes of the figures in ``plots``; accuracies are drawn in percent."""
+"""What the figures draw into their axes; accuracies are drawn in percent."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ Vector = NDArray[np.float64]
 
 
 def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: bool) -> None:
-    """One distribution along the x axis at height ``y``: values [D] in percent."""
+    """Draw one distribution along the x axis at height ``y``; ``values`` [D] are in percent."""
     edges = np.linspace(0, 100, 51)
     counts, _ = np.histogram(values, edges)
     bins = np.clip(np.digitize(values, edges) - 1, 0, len(counts) - 1)
@@ -54,7 +54,7 @@ def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: boo
 
 
 def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -> None:
-    """Each client's accuracy with the base and with ``label``, clients sorted by the base's."""
+    """Draw each client's accuracy with the base and with ``label``, sorted by the base's."""
     before = accuracies.by_label.get("base", np.full(len(accuracies), np.nan))
     after = accuracies.by_label[label] if label else before
     many = len(accuracies) > MANY
@@ -101,12 +101,12 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     axes.set_xlim(1 - margin, len(x) + margin)
     axes.set_xticks([])
     axes.grid(axis="y")
-    said = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
+    subtitle = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
     if label and len(x):
-        said = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
+        subtitle = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
     if alone is not None and len(x):
-        said += f"; each alone {np.nanmean(alone):.1f} %"
-    title(axes, "Before and after, on each client's own test", said)
+        subtitle += f"; each alone {np.nanmean(alone):.1f} %"
+    title(axes, "Before and after, on each client's own test", subtitle)
 
 
 def _legend_before_after(
@@ -138,10 +138,10 @@ def _legend_before_after(
 
 
 def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) -> None:
-    """Gain of each client in points, sorted, in blocks by kind; unseen clients at the right.
+    """Draw the gain of each client in points, sorted, in blocks by kind, unseen clients last.
 
-    Colour tells the model, as in all figures, and vermilion a client made worse. The axis holds
-    ``reach``, gains in [-1, 1], whether they are drawn or not.
+    The colour is that of the label in all figures; vermilion marks a client that lost. The axis
+    covers ``reach``, gains in [-1, 1], whether they are drawn or not.
     """
     gain = 100 * accuracies.gain(label)
     colour = colour_of(label, accuracies.labels)
@@ -185,8 +185,8 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
     known = gain[~np.isnan(gain)]
     count, total = int((known < -100 * TOLERANCE).sum()), len(known)
     dashed = " (dashed: mean of a block)" if len(parts) > 1 else ""
-    said = f"mean over {_counted(total)}: {known.mean():+.1f} points{dashed}" if total else ""
-    title(axes, f"What {label} brought each client", said)
+    subtitle = f"mean over {_counted(total)}: {known.mean():+.1f} points{dashed}" if total else ""
+    title(axes, f"What {label} brought each client", subtitle)
     axes.annotate(
         f"made worse: {count} of {total}",
         (1, 1),
@@ -203,9 +203,10 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
 def blocks(
     accuracies: Accuracies, known: NDArray[np.bool_], otherwise: str
 ) -> list[tuple[str, NDArray[np.intp]]]:
-    """(name, indices of clients) by kind, unseen clients last.
+    """Return (name, indices of clients) for each kind of seen client; unseen clients come last.
 
-    One kind, or too many, are one block that is named ``otherwise``.
+    Only clients where ``known`` [D] is true are in a block. If there is only one kind, or too many,
+    all seen clients are one block that is named ``otherwise``.
     """
     seen = accuracies.seen & known
     kinds = np.array(accuracies.kind, dtype=object)

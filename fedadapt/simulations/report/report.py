@@ -1,4 +1,4 @@
-"""``report.html``: a run on one page that needs nothing beside itself."""
+"""``report.html``: a run on one page, which needs no other file."""
 
 import json
 import math
@@ -12,11 +12,13 @@ from fedadapt.errors import InputError
 from fedadapt.records import LOCAL, Outcome
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.client_gains import client_gains
+from fedadapt.simulations.report.confidence_figures import coverage_and_calibration
 from fedadapt.simulations.report.group_section import group_sections
 from fedadapt.simulations.report.notes import at_the_end, on_the_way
 from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.report.template import PAGE
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
+from fedadapt.simulations.results.calibration import Sureness, sureness
 from fedadapt.simulations.results.communication import (
     ActionTotal,
     FailureTotal,
@@ -28,6 +30,7 @@ from fedadapt.simulations.results.communication import (
 from fedadapt.simulations.results.groups import GroupRow
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
+from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import by_label, per_kind, with_failed
 
 REPORT = "report.html"
@@ -40,12 +43,14 @@ WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are 
 def write_report(folder: Path, *, measure: bool = True) -> Path:
     """Write ``report.html`` into a run folder and return its path.
 
-    Of a run that is not finished the page shows what is there, journals included, and one notice
-    says what is not.
+    For an unfinished run the page shows what is there, from journals too, and a notice says what
+    is missing.
 
     Args:
-        measure: Of a run with groups, measure its map of layers, which needs the run's data and
-            takes a pass of some clients' images; without, it is shown if it was measured before.
+        folder: The run folder.
+        measure: If a run has groups, measure its map of layers. This needs the run's data and
+            passes over the images of some clients. If False, the map is shown only if it has been
+            measured before.
 
     Raises:
         InputError: The folder holds nothing of a run, or a library for reports is missing.
@@ -73,14 +78,14 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
 
 
 def percent(share: float | None) -> str:
-    """0.8431 -> ``84.3 %``."""
+    """Return a share as text: 0.8431 is ``84.3 %``."""
     return (
         MISSING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
     )
 
 
 def points(share: float | None) -> str:
-    """0.0431 -> ``+4.3``; a true minus sign before losses."""
+    """Return a difference as text: 0.0431 is ``+4.3``; a loss has a true minus sign."""
     return (
         MISSING
         if share is None or math.isnan(share)
@@ -89,18 +94,18 @@ def points(share: float | None) -> str:
 
 
 def megabytes(count: int) -> str:
-    """Bytes in units of 10^6, with as many digits as mean something."""
+    """Return bytes in units of 10^6, with as many digits as are meaningful."""
     return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
 
 
 def data_size(count: int) -> str:
-    """Bytes in the unit that leaves few digits: ``11.8 GB``."""
+    """Return bytes in the unit that needs few digits, such as ``11.8 GB``."""
     power = 9 if count >= 1e9 else 6
     return f"{count / 10**power:.1f}\N{NO-BREAK SPACE}{'GB' if power == 9 else 'MB'}"
 
 
 def _words(run: RunFolder) -> dict[str, Any]:
-    """Title, notice, configuration and manifest."""
+    """Return the title, the notice, the configuration and the manifest of a run."""
     names = [
         str(run.config[key]) for key in ("benchmark", "strategy", "model") if key in run.config
     ]
@@ -136,7 +141,7 @@ def _words(run: RunFolder) -> dict[str, Any]:
 def _numbers(
     run: RunFolder, accuracies: Accuracies, travelled: list[ActionTotal]
 ) -> dict[str, Any]:
-    """Tables of accuracies: by label, by kind, and client by client where it went worst."""
+    """Return tables of accuracies by label and by kind, and of the clients with the worst ones."""
     seen, final = accuracies.where(accuracies.seen), accuracies.final
     everybody = last_accuracies(run.evaluations, run.adaptations, split="global")
     accuracy = by_label(seen)
@@ -170,7 +175,7 @@ def _cards(
     final: str | None,
     travelled: list[ActionTotal],
 ) -> list[dict[str, Any]]:
-    """The headline numbers: those of the final label beside the base's."""
+    """Return the headline numbers: those of the final label compared with the base's."""
     cards = []
     base = accuracy.get("base")
     after = accuracy.get(final or "") or base
@@ -199,10 +204,13 @@ def _cards(
             )
         cards += _over_local(after, name)
     if run.groups is not None:
-        how = "drawn at random" if run.groups.method == "random" else "found by sparsity"
         index = run.groups.agreement
         agree = "" if index is None else f"; adjusted Rand index {index:.2f} against the kinds"
-        card = {"name": "Groups", "value": str(run.groups.num_groups), "note": f"{how}{agree}"}
+        card = {
+            "name": "Groups",
+            "value": str(run.groups.num_groups),
+            "note": f"{run.groups.how}{agree}",
+        }
         cards.append(card)
     if travelled:
         training = [t for t in travelled if t.phase == "training"]
@@ -213,7 +221,7 @@ def _cards(
 
 
 def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """What federating was worth: the final label beside training alone."""
+    """Return a headline number that compares the final label with training alone."""
     if after["over_local"] is None:
         return []
     below = round(after["share_below_local"] * after["num_clients"])
@@ -226,7 +234,7 @@ def _over_local(after: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def _clients(
     accuracies: Accuracies, by: "np.ndarray[Any, np.dtype[np.float64]] | None", final: str | None
 ) -> list[dict[str, Any]]:
-    """The clients with the lowest values of ``by`` [D], lowest first."""
+    """Return a row for each of the clients with the lowest values of ``by`` [D], lowest first."""
     if by is None:
         return []
     order = [int(d) for d in np.argsort(by, kind="stable") if not np.isnan(by[d])][:CLIENTS_LISTED]
@@ -251,7 +259,7 @@ def _clients(
 
 
 def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[str, Any]:
-    """Figures as inline SVG; those of groups only where the run has any."""
+    """Return the figures as inline SVG; those about groups only if the run has groups."""
     from markupsafe import Markup
 
     sections: list[dict[str, Any]] = []
@@ -259,12 +267,21 @@ def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[
     def add(title: str, note: str, *figures: Any, groups: Sequence[GroupRow] = ()) -> None:
         name = f"f{len(sections)}"
         svgs = [Markup(to_svg(figure, f"{name}-{i}")) for i, figure in enumerate(figures)]
-        sections.append({"title": title, "note": note, "svgs": svgs, "groups": groups})
+        section = {"title": title, "note": note, "svgs": svgs, "groups": groups, "sureness": {}}
+        sections.append(section)
 
     if run.evaluations or run.losses:
         losses = list(run.losses)
         drawn = plots.convergence(run.evaluations, losses, accuracies, run.groups)
         add("Convergence", on_the_way(run), drawn)
+    if found := sureness_of(run, accuracies):
+        note = (
+            "How sure a model is of an image is the probability of its prediction. Each client's "
+            "temperature comes from its adapt images; the calibration error is that of all test "
+            "images together."
+        )
+        add("Confidence", note, coverage_and_calibration(found))
+        sections[-1]["sureness"] = found
     if run.groups is not None:
         for section in group_sections(run, run.groups, measure=measure):
             add(section.title, section.note, *section.figures, groups=section.groups)
@@ -286,8 +303,15 @@ def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[
     return {"figures": sections, "kinds_figure": kinds_figure}
 
 
+def sureness_of(run: RunFolder, accuracies: Accuracies) -> dict[str, Sureness]:
+    """Return how sure the models of the last evaluated round are, by label; {} if not recorded."""
+    last = (row for row in run.confidences if row.round == accuracies.round)
+    chosen = chosen_models(run.evaluations, accuracies.round)
+    return sureness(last, run.adaptations, chosen)
+
+
 def _communication(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:
-    """What travelled, and what was not used."""
+    """Return the traffic by action, and why answers and evaluations are missing."""
     reasons = by_reason(run.communication)
     failures = by_failure(run.failures)
     return {
@@ -305,7 +329,7 @@ def _reason(total: ReasonTotal | FailureTotal) -> dict[str, Any]:
 
 
 def _listed(numbers: Iterable[int], most: int = 8) -> str:
-    """``1, 2, 3``; long lists end in a count."""
+    """Return ``1, 2, 3``; a long list ends in how many more there are."""
     words = [str(number) for number in numbers]
     rest = f" and {len(words) - most} more" if len(words) > most else ""
     return ", ".join(words[:most]) + rest

@@ -1,4 +1,4 @@
-"""A few models of the same clients, one below the other, beside what each client gets alone."""
+"""A few models on the same clients, one below the other, compared with training alone."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,11 @@ READING = (
 
 @styled
 def side_by_side(values: Mapping[str, Vector], labels: Mapping[str, str], alone: str) -> "Figure":
-    """Two columns of histograms: accuracy over clients, and what each gained over training alone.
+    """Draw two columns of histograms: accuracy over clients, and gain over training alone.
 
     Args:
-        values: By the name of the model, accuracies in [0, 1], [D], of the same clients.
-        labels: By the same names, the labels whose colours they have.
+        values: Accuracies in [0, 1] of the same clients, [D], by the name of the model.
+        labels: The label whose colour a model has, by the same names.
         alone: The name of training alone, which has no gain over itself.
 
     """
@@ -56,14 +56,14 @@ def side_by_side(values: Mapping[str, Vector], labels: Mapping[str, str], alone:
 
 
 def _step(values: Vector) -> float:
-    """The width of a bin: the distance of neighbouring values where they are few."""
+    """Return the width of a bin: the distance of neighbouring values where they are few."""
     known = np.unique(np.round(values[~np.isnan(values)], 9))
     apart = np.diff(known)
     return float(apart.min()) if 0 < len(apart) < BINS else 1 / BINS
 
 
 def _bars(axes: "Axes", values: Vector, colour: str, step: float) -> None:
-    """How many clients have which value; below zero in the colour of what is worse."""
+    """Draw how many clients have which value; values below zero have the colour of losses."""
     bins, counts = np.unique(np.round(values[~np.isnan(values)] / step), return_counts=True)
     colours = [WORSE if at < 0 else colour for at in bins]
     bars = axes.bar(100 * step * bins, counts, 82 * step, color=colours)

@@ -1,11 +1,11 @@
-"""How figures look: colours that colour-blind readers tell apart, ink that follows the page.
+"""How figures look: colours that colour-blind readers can tell apart, and the page's text colour.
 
-Colours are Okabe and Ito's (2008). Vermilion is kept for one meaning: worse than before.
+Colours are Okabe and Ito's (2008). Vermilion has one meaning only: worse than before.
 """
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -57,7 +57,9 @@ T = TypeVar("T")
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Run ``draw`` under the house style, whatever the user's settings; they are left alone.
+    """Run ``draw`` with the style of the package, independently of the user's settings.
+
+    The user's settings stay as they are.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -81,14 +83,23 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure in inches, apart from pyplot: no window, no global list of figures."""
+    """Return an empty figure; width and height are in inches.
+
+    It is not registered with pyplot: there is no window and no global list of figures.
+    """
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
 
 
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many labels stand side by side in a legend of ``width`` inches, at font size 10."""
+    one = 0.65 + 0.085 * max(map(len, labels), default=0)
+    return max(1, min(len(labels), int(width / one)))
+
+
 def colour_of(label: str, labels: tuple[str, ...]) -> str:
-    """The colour of a label in every figure of a run; grey for the base, wine for local."""
+    """Return the colour of a label in all figures of a run: grey for the base, wine for local."""
     fixed = {"base": BEFORE, LOCAL: ALONE}
     if label in fixed:
         return fixed[label]
@@ -96,19 +107,19 @@ def colour_of(label: str, labels: tuple[str, ...]) -> str:
 
 
 def near_to_far() -> "Colormap":
-    """Distances as blues: the nearer, the darker; lightness falls evenly."""
+    """Return a colour map for distances: nearer is a darker blue, in even steps of lightness."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("near", ("#08306b", "#0072b2", "#7fbfe6", "#f1f5f9"))
 
 
 def shortened(text: str, length: int) -> str:
-    """At most so many characters."""
+    """Return at most ``length`` characters of a text; a cut is marked by an ellipsis."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def title(axes: "Axes", text: str, subtitle: str = "") -> None:
-    """A title at the left, with a lighter line below it."""
+    """Set a title at the left, with the subtitle in a lighter line below it."""
     axes.set_title(text, pad=26 if subtitle else 10)
     if subtitle:
         axes.annotate(
@@ -124,15 +135,16 @@ def title(axes: "Axes", text: str, subtitle: str = "") -> None:
 
 @styled
 def save_png(figure: "Figure", path: Path, dpi: int = 150) -> Path:
-    """Write a figure on white, in one step."""
+    """Write a figure on white, in one step, and return its path."""
     return put(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))
 
 
 @styled
 def to_svg(figure: "Figure", name: str) -> str:
-    """A figure as an ``<svg>`` element for a page: page's text colour, no background, no addresses.
+    """Return a figure as an ``<svg>`` element for a page.
 
-    ``name`` goes before every id, so that figures of a page do not collide.
+    It has the text colour of the page, no background and no addresses. ``name`` goes before every
+    id, so that the figures of a page do not collide.
     """
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, dpi=200)

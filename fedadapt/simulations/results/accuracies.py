@@ -16,7 +16,10 @@ TOLERANCE = 1e-6  # an image more or less is 1 / num_examples; anything below th
 
 @dataclass(frozen=True, eq=False)
 class Accuracies:
-    """How good each model was on each client in one round; arrays [D] in ascending client order."""
+    """How accurate each model was on each client in one round.
+
+    The clients are in ascending order, and every array has an entry for each: [D].
+    """
 
     round: int  # 0 where nothing was evaluated
     client: NDArray[np.int64]
@@ -34,21 +37,27 @@ class Accuracies:
 
     @property
     def final(self) -> str | None:
-        """The label for pictures: the last one, or None where there is nothing beside the base.
+        """The label that pictures show: the last one, or None without a model beside the base.
 
-        A fixed rule, for choosing the best one would be a choice made on the test. Training alone
-        is what all others are held against, so it is never this one.
+        The rule is fixed, because choosing the best label would be a choice made on test images.
+        Training alone is what all others are compared with, so it is never this label.
         """
         others = [label for label in self.labels if label not in ("base", LOCAL)]
         return others[-1] if others and "base" in self.by_label else None
 
     def gain(self, label: str, over: str = "base") -> NDArray[np.float64]:
-        """Accuracy minus that of ``over`` on the same client, [D]; NaN where either is missing."""
+        """Return the accuracy minus that of ``over`` on the same client, [D].
+
+        It is in [-1, 1], and NaN where either accuracy is missing.
+        """
         missing = np.full(len(self), np.nan)
         return self.by_label.get(label, missing) - self.by_label.get(over, missing)
 
     def where(self, chosen: NDArray[np.bool_]) -> "Accuracies":
-        """Some of the clients; labels that none of them has are dropped."""
+        """Return the accuracies of the clients where ``chosen`` [D] is true.
+
+        Labels that none of these clients has are dropped.
+        """
         columns = {label: values[chosen] for label, values in self.by_label.items()}
         return Accuracies(
             self.round,
@@ -61,9 +70,9 @@ class Accuracies:
 
 
 def order_labels(labels: Iterable[str], adaptations: Sequence[str] = ()) -> list[str]:
-    """Training alone first, then the base, then personal models.
+    """Return the different labels in order: training alone, the base, then other models.
 
-    A bare model comes before its adaptations, and those as they were asked for.
+    A model without adaptation comes before its adaptations, which are as in ``adaptations``.
     """
 
     def rank(label: str) -> tuple[bool, bool, str, bool, int, str]:
@@ -77,9 +86,15 @@ def order_labels(labels: Iterable[str], adaptations: Sequence[str] = ()) -> list
 def last_accuracies(
     evaluations: Iterable[Evaluation], adaptations: Sequence[str] = (), split: str = "test"
 ) -> Accuracies:
-    """The accuracies of the last evaluated round on one test set; the rows' order does not matter.
+    """Return the accuracies of the last evaluated round on one test set.
 
-    Of several tasks it is the mean over tasks.
+    The order of the rows does not matter. Where there are several tasks, an accuracy is the mean
+    over tasks.
+
+    Args:
+        evaluations: Rows of a run; those of other rounds and test sets are left out.
+        adaptations: The local adaptations in the order in which labels are to appear.
+        split: The test set: ``test`` for the clients' own images, ``global`` for those of all.
 
     Raises:
         InputError: A client has the same label twice in that round.
@@ -95,7 +110,7 @@ def last_accuracies(
 
 
 class _Columns:
-    """Rows of one round, column by column: some fifty bytes a row, whatever words are in it."""
+    """The rows of one round, stored column by column, which takes about fifty bytes a row."""
 
     def __init__(self) -> None:
         self._words: dict[str, int] = {}  # labels and kinds, each held once
@@ -109,7 +124,10 @@ class _Columns:
         self._accuracies.append(row.accuracy)
 
     def folded(self, round: int, adaptations: Sequence[str]) -> Accuracies:
-        """A column a label, a row a client; of several tasks the mean."""
+        """Return the rows as accuracies: a column for each label, a row for each client.
+
+        Where there are several tasks, an accuracy is the mean over tasks.
+        """
         words = tuple(self._words)
         columns = np.array(self._numbers, np.int64).reshape(-1, 6).T
         client, label, task, kind, seen, num_examples = columns

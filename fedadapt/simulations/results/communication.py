@@ -1,4 +1,4 @@
-"""The communication log, added up: what each message cost, and why answers were not used."""
+"""Totals of the communication log: what messages cost, and why answers were not used."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from fedadapt.records import CommunicationEntry, EvaluationFailure, Outcome
 
 
 class ActionTotal(NamedTuple):
-    """All messages of one action in one phase: for training, or for numbers."""
+    """All messages of one action in one phase; the phases are training and evaluation."""
 
     phase: str
     action: str
@@ -31,7 +31,7 @@ class ReasonTotal(NamedTuple):
 
 
 def by_action(communication: Iterable[CommunicationEntry]) -> list[ActionTotal]:
-    """Totals for each action: those of training first, each by name."""
+    """Return a total for each phase and action: training first, then in alphabetical order."""
     totals: dict[tuple[str, str], ActionTotal] = {}
     for entry in communication:
         key = (entry.phase, entry.action)
@@ -49,7 +49,7 @@ def by_action(communication: Iterable[CommunicationEntry]) -> list[ActionTotal]:
 
 
 def by_reason(communication: Iterable[CommunicationEntry]) -> list[ReasonTotal]:
-    """Why answers were not used, the most frequent reason first."""
+    """Return the reasons why answers were not used, the most frequent one first."""
     times: Counter[tuple[str, str, str]] = Counter()
     clients: dict[tuple[str, str, str], set[int]] = defaultdict(set)
     rounds: dict[tuple[str, str, str], set[int]] = defaultdict(set)
@@ -67,7 +67,7 @@ def by_reason(communication: Iterable[CommunicationEntry]) -> list[ReasonTotal]:
 
 
 class FailureTotal(NamedTuple):
-    """Results that a model and adaptation do not have, for one reason."""
+    """The clients on which a model with its adaptation failed for one reason."""
 
     label: str
     reason: str  # without the incident
@@ -77,7 +77,7 @@ class FailureTotal(NamedTuple):
 
 
 def by_failure(failures: Iterable[EvaluationFailure]) -> list[FailureTotal]:
-    """What failed on clients that answered, the most frequent first."""
+    """Return what failed on clients that answered, the most frequent failure first."""
     grouped: dict[tuple[str, str], list[EvaluationFailure]] = defaultdict(list)
     for failure in failures:
         grouped[failure.label, failure.reason.partition(" incident=")[0]].append(failure)

@@ -1,4 +1,4 @@
-"""Runs side by side: one row for each strategy and label, mean and spread over seeds."""
+"""A comparison of runs: a row for each strategy and label, with mean and spread over seeds."""
 
 import math
 import statistics
@@ -14,7 +14,7 @@ Summary = dict[str, Any]  # a ``summary.json``
 
 
 class Column(NamedTuple):
-    """A number of the comparison: its name in files, its title, and where a summary has it."""
+    """A number of the comparison: its key in files, its title, and how a summary gives it."""
 
     key: str
     title: str
@@ -29,7 +29,7 @@ def _accuracy(key: str, group: str = "accuracy") -> Callable[[Summary, str], flo
 
 
 def _travelled(key: str) -> Callable[[Summary, str], float | None]:
-    """Bytes of training, all clients together; none where clients train alone."""
+    """Return a column's value: the bytes of training of all clients, or 0 for training alone."""
     return lambda summary, label: 0 if label == LOCAL else summary[key]
 
 
@@ -56,7 +56,7 @@ OPTIONAL = (OVER_LOCAL, UNSEEN, GLOBAL)  # left out where no run has them
 
 
 class Cell(NamedTuple):
-    """Over seeds, in the summaries' units."""
+    """Mean and spread of a number over seeds, in the units of the summaries."""
 
     mean: float | None  # None: no run has this number
     spread: float | None  # sample standard deviation (divided by n - 1); None below two seeds
@@ -74,7 +74,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Strategies x labels, to be rendered by ``simulations.results.table_formats``."""
+    """A table of strategies x labels; ``simulations.results.table_formats`` renders it."""
 
     title: str
     columns: tuple[Column, ...]
@@ -83,12 +83,16 @@ class Table:
 
 
 def comparison(summaries: Sequence[Summary], columns: Sequence[Column] = COMPARED) -> Table:
-    """Put runs side by side; rows in the order of the runs given, labels in their own order.
+    """Compare runs: rows are in the order of the runs given, and labels in their own order.
 
-    Runs that differ in nothing but the seed are one row. Training alone is no matter of strategies:
-    where all runs agree on it, it is one row, the first. ``notes`` say where runs of a seed were
-    not made on the same clients (their manifests differ), where rows rest on different seeds, and
-    where runs differ in rounds or batch-norm policy.
+    Runs that differ in nothing but the seed are one row. Training alone does not depend on the
+    strategy: where all runs agree on it, it is one row, the first. ``notes`` say where runs with
+    the same seed were not made on the same clients (their manifests differ), where rows have
+    different seeds, and where runs differ in rounds or batch-norm policy.
+
+    Args:
+        summaries: Contents of ``summary.json``, one for each run.
+        columns: The numbers to compare; optional ones without any value are left out.
 
     Raises:
         InputError: No summaries, one that is incomplete, or two of the same row and seed.
@@ -127,12 +131,12 @@ def comparison(summaries: Sequence[Summary], columns: Sequence[Column] = COMPARE
 
 
 def shown(cell: Cell, column: Column) -> str:
-    """The mean as the table prints it; empty where there is none."""
+    """Return the mean as the table prints it; it is empty where there is none."""
     return "" if cell.mean is None else f"{cell.mean * column.scale:.{column.digits}f}"
 
 
 def shown_spread(cell: Cell, column: Column) -> str:
-    """The spread as the table prints it; empty where there is none."""
+    """Return the spread as the table prints it; it is empty where there is none."""
     return "" if cell.spread is None else f"{cell.spread * column.scale:.{column.digits}f}"
 
 
@@ -144,7 +148,7 @@ def _check(summary: Summary) -> None:
 
 
 def _name(summary: Summary, all_: Sequence[Summary]) -> str:
-    """The strategy, and what else tells its runs from the others."""
+    """Return the strategy and the settings that distinguish its runs from the others."""
     words = [summary["strategy"]]
     for key in ("strategy_args", "adapt_args", "benchmark", "model"):
         if len({s.get(key, "") for s in all_}) > 1 and summary.get(key):
@@ -153,7 +157,7 @@ def _name(summary: Summary, all_: Sequence[Summary]) -> str:
 
 
 def _alone(summaries: Sequence[Summary]) -> dict[int, Summary]:
-    """By seed a summary of training alone; none where the runs do not agree on it."""
+    """Return a summary of training alone for each seed; {} where the runs do not agree on it."""
     by_seed: dict[int, Summary] = {}
     for summary in summaries:
         if LOCAL not in summary["accuracy"]:
@@ -175,7 +179,10 @@ def _alone(summaries: Sequence[Summary]) -> dict[int, Summary]:
 
 
 def _needed(column: Column, summaries: Sequence[Summary]) -> bool:
-    """Whether a column tells anything: of clients, where rows are not over the same number."""
+    """Return whether the table needs a column.
+
+    The number of clients is needed only where rows are means over different numbers of clients.
+    """
     if column is CLIENTS:
         counts = (f.get("num_clients") for s in summaries for f in s["accuracy"].values())
         return len(set(counts)) > 1
@@ -196,7 +203,10 @@ def _cell(column: Column, label: str, seeds: dict[int, Summary]) -> Cell:
 
 
 def _best(column: Column, cells: Sequence[Cell]) -> str | None:
-    """The best mean as printed, so that equals are equal; None where best means nothing."""
+    """Return the best mean as the table prints it, so that equal numbers are both the best.
+
+    None for a column without a best value, for fewer than two rows, and where no row has a value.
+    """
     values = [cell.mean for cell in cells if cell.mean is not None]
     if column.best is None or len(cells) < 2 or not values:
         return None
@@ -204,7 +214,7 @@ def _best(column: Column, cells: Sequence[Cell]) -> str | None:
 
 
 def _title(summaries: Sequence[Summary]) -> str:
-    """What all runs have in common."""
+    """Return a title from what all runs have in common."""
     words = [
         f"{key} {summaries[0][key]}"
         for key in ("benchmark", "model")

@@ -1,8 +1,9 @@
-"""What a model is worth on each task while tasks are learnt one after another.
+"""Accuracy on each task while tasks are learnt one after another, and forgetting.
 
 A[k, t] is the accuracy on task t once k tasks are learnt. Forgetting of task t is A[t, t] minus
-A[T, t]; below zero, later tasks have helped. De Lange et al. 2020 (DUA) report its mean over all T
-tasks, the last of which cannot be forgotten; usual is the mean over the T - 1 before.
+A[T, t]; it is negative where later tasks have helped. De Lange et al. 2020 (DUA) report its mean
+over all T tasks, although the last one cannot be forgotten. Usually the mean is over the T - 1
+others.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,28 +18,28 @@ from fedadapt.simulations.results.accuracies import order_labels
 
 @dataclass(frozen=True, eq=False)
 class TaskScores:
-    """Of one label, such as ``personal+adabn``; arrays hold NaN where nothing was measured."""
+    """The accuracies of one label, such as ``personal+adabn``; NaN where nothing was measured."""
 
     users: tuple[tuple[int, str], ...]  # number and kind: [D]
     matrix: NDArray[np.float64]  # A by user: [D, T, T], rows are times, in [0, 1]
 
     @property
     def accuracy(self) -> NDArray[np.float64]:
-        """Mean over tasks at the end, by user: [D]."""
+        """The mean accuracy over tasks after the last task, for each user: [D], in [0, 1]."""
         return self.matrix[:, -1].mean(1)
 
     @property
     def when_new(self) -> NDArray[np.float64]:
-        """Of each task just after it was learnt, by user: [D, T]."""
+        """The accuracy on each task just after it was learnt, for each user: [D, T], in [0, 1]."""
         return np.diagonal(self.matrix, axis1=1, axis2=2)
 
     @property
     def forgotten(self) -> NDArray[np.float64]:
-        """What was forgotten of each task, by user: [D, T]."""
+        """The forgetting of each task, for each user: [D, T], in [-1, 1]."""
         return self.when_new - self.matrix[:, -1]
 
     def metadata(self) -> dict[str, object]:
-        """Means over users; JSON, None for what was not measured."""
+        """Return means over users as JSON; None stands for what was not measured."""
         tasks = self.matrix.shape[1]
         forgotten = float(self.forgotten.sum(1).mean())
         mean = self.matrix.mean(0)
@@ -53,7 +54,10 @@ class TaskScores:
 def task_scores(
     evaluations: Iterable[Evaluation], adaptations: Sequence[str] = ()
 ) -> dict[str, TaskScores]:
-    """By label; users that were not measured on every task at the end are left out."""
+    """Return the scores of each label.
+
+    Users that were not measured on every task after the last one are left out.
+    """
     rows = [r for r in evaluations if r.split == "test" and r.epoch == 0 and r.round > 0]
     tasks = max((r.round for r in rows), default=0)
     kinds = {r.client: r.kind for r in rows}
@@ -73,7 +77,7 @@ def task_scores(
 
 
 def forgetting_rows(scores: Mapping[str, TaskScores]) -> Iterator[TaskForgetting]:
-    """Every user and task of every label, in that order."""
+    """Yield a row for each label, user and task, in that order."""
     for label, of_label in scores.items():
         model, _, adaptation = label.partition("+")
         numbers = np.stack([of_label.when_new, of_label.matrix[:, -1], of_label.forgotten], -1)

@@ -1,4 +1,4 @@
-"""``groups.json``: which clients were grouped, by what, and how that agrees with their kinds."""
+"""``groups.json``: the groups of clients, how they were made, and their agreement with kinds."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ class GroupRow(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class FoundGroups:
-    """The groups of a run; arrays in ascending client order."""
+    """The groups of a run; clients are in ascending order in all arrays."""
 
     round: int  # the first one in groups; what was compared is the model before it
     method: str  # "efficient", "exact", "random"
@@ -31,15 +31,36 @@ class FoundGroups:
     clients: NDArray[np.int64]  # [n]
     labels: NDArray[np.int64]  # [n], from 0
     kinds: tuple[str, ...]  # [n]
-    vectors: NDArray[np.float64]  # [n, q]; q is 0 where groups are random
+    vectors: NDArray[np.float64]  # [n, q], what clients reported; q is 0 where that is not told
+    found_by: str = "sparsity"  # what was compared
+    between: NDArray[np.float64] | None = None  # [n, n]: distances, where no vectors are told
+    unit: str = "Euclidean distance"
+    compares_layers: bool = False  # they were found by the activations of a layer
 
     @property
     def num_groups(self) -> int:
         return len(np.unique(self.labels))
 
     @property
+    def how(self) -> str:
+        """How the groups came about, in words."""
+        return "drawn at random" if self.method == "random" else f"found by {self.found_by}"
+
+    @property
+    def has_distances(self) -> bool:
+        return self.between is not None or self.vectors.size > 0
+
+    def distances(self, order: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return those between the clients at these places, [m, m]."""
+        from scipy.spatial.distance import pdist, squareform
+
+        if self.between is not None:
+            return self.between[np.ix_(order, order)]
+        return squareform(pdist(self.vectors[order])) if len(order) > 1 else np.zeros((1, 1))
+
+    @property
     def headline(self) -> dict[str, int | float | None]:
-        """What ``summary.json`` says of them."""
+        """The entry about groups in ``summary.json``."""
         return {
             "round": self.round,
             "num_groups": self.num_groups,
@@ -52,16 +73,16 @@ class FoundGroups:
         rows = []
         for label in np.unique(self.labels):
             kinds = [self.kinds[d] for d in np.flatnonzero(self.labels == label)]
-            told = sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0]))
-            rows.append(GroupRow(int(label) + 1, len(kinds), tuple(told)))
+            counts = sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0]))
+            rows.append(GroupRow(int(label) + 1, len(kinds), tuple(counts)))
         return rows
 
     @staticmethod
     def parse(text: str) -> "FoundGroups":
-        """From the text of ``groups.json``.
+        """Read the text of ``groups.json``.
 
         Raises:
-            ValueError: It is not what a run writes.
+            ValueError: The text is not what a run writes.
 
         """
         try:
@@ -77,7 +98,11 @@ class FoundGroups:
                 clients=np.array(metadata["clients"], dtype=np.int64),
                 labels=np.array(metadata["labels"], dtype=np.int64),
                 kinds=kinds,
-                vectors=np.array(metadata["vectors"], dtype=np.float64).reshape(count, -1),
+                vectors=np.array(metadata.get("vectors", []), dtype=np.float64).reshape(count, -1),
+                found_by=str(metadata.get("found_by", "sparsity")),
+                between=_matrix(metadata.get("distances"), count),
+                unit=str(metadata.get("unit", "Euclidean distance")),
+                compares_layers="layer" in metadata,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no groups: {error}") from None
@@ -87,7 +112,7 @@ class FoundGroups:
 
 
 def read_groups(folder: Path) -> FoundGroups | None:
-    """The groups of a run; None where it made none.
+    """Read the groups of a run; None where it made none.
 
     Raises:
         OSError, ValueError: The file cannot be read, or is damaged.
@@ -97,11 +122,14 @@ def read_groups(folder: Path) -> FoundGroups | None:
     return FoundGroups.parse(path.read_text("utf-8")) if path.is_file() else None
 
 
+def _matrix(rows: Any, count: int) -> NDArray[np.float64] | None:
+    return None if rows is None else np.array(rows, dtype=np.float64).reshape(count, count)
+
+
 def as_text(groups: FoundGroups) -> str:
-    """One line: how many groups of how many clients, from when on, how good they are."""
+    """Return one line: how many groups of how many clients, since which round, and how good."""
     count, clients = groups.num_groups, len(groups.clients)
-    how = "drawn at random" if groups.method == "random" else "found by sparsity"
-    said = f"{count} group{'s' * (count != 1)} of {clients} clients, {how}, from round "
+    said = f"{count} group{'s' * (count != 1)} of {clients} clients, {groups.how}, from round "
     parts = [f"{said}{groups.round} on"]
     if groups.quality is not None:
         parts.append(f"silhouette {groups.quality:.2f}")

@@ -1,4 +1,4 @@
-"""The tables of a run that goes on: journals of JSON lines."""
+"""Tables of a run that is still going on: journals with a line of JSON for each row."""
 
 import json
 import os
@@ -9,26 +9,33 @@ from typing import TypeVar
 
 from fedadapt.errors import InputError
 from fedadapt.files import sync
-from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
+from fedadapt.records import (
+    CommunicationEntry,
+    Confidence,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+)
 from fedadapt.simulations.results.parquet import Row
 
-R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure)
+R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, Confidence)
 
 JOURNALS: dict[type[Row], str] = {
     Evaluation: "evaluations.jsonl",
     CommunicationEntry: "communication.jsonl",
     RoundLoss: "losses.jsonl",
     EvaluationFailure: "failures.jsonl",
+    Confidence: "confidences.jsonl",
 }
 
 
 def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
-    """The whole rows of a journal, also of one that another process is writing; changes nothing.
+    """Yield the complete rows of a journal; another process may be writing it.
 
     A last line without its line end was cut off by a crash and is left out.
 
     Raises:
-        InputError: A whole line is not a row.
+        InputError: A complete line is not a row.
 
     """
     path = folder / JOURNALS[kind]
@@ -51,10 +58,10 @@ def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
 
 
 class Journal:
-    """Rows of a run that is going on, appended line by line, so that a kill loses nothing.
+    """Rows of a run that is still going on, appended line by line: a kill loses none of them.
 
-    A line is a JSON list of the record's fields in order. Opening a journal continues it, after
-    cutting off what a crash left of a last line.
+    A line is a JSON list of the record's fields in order. Opening an existing journal continues
+    it: an incomplete last line, which a crash leaves, is cut off first.
 
     A checkpoint stores ``offsets()``; a resumed run calls ``truncate`` with them, which drops the
     rows written after the checkpoint: the run writes those anew.
@@ -76,11 +83,11 @@ class Journal:
             raise InputError(f"{folder}: cannot be written; {error.strerror or error}") from None
 
     def append(self, row: Row) -> None:
-        """Write a row of any of the types; ``offsets`` takes it to the disk."""
+        """Append a row of any of the types; ``offsets`` makes sure that it is on the disk."""
         self._files[type(row)].write(json.dumps(row).encode() + b"\n")
 
     def offsets(self) -> dict[str, int]:
-        """Bytes in each journal, by file name, all of them safe on the disk."""
+        """Return the number of bytes in each journal by file name, all of them safe on the disk."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
@@ -89,7 +96,7 @@ class Journal:
         }
 
     def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Go back to ``offsets``; a journal not named there is emptied.
+        """Cut each journal to the length in ``offsets``; one that is not named there is emptied.
 
         Raises:
             InputError: A journal is shorter than its offset, or the offset is inside a line.
@@ -113,7 +120,10 @@ class Journal:
             os.fsync(file.fileno())
 
     def rows(self, kind: type[R]) -> Iterator[R]:
-        """All rows of one type so far, in the order of writing; each call starts a fresh pass."""
+        """Return all rows of one type so far, in the order of writing.
+
+        Each call starts a new pass.
+        """
         self._files[kind].flush()
         return journal_rows(self.folder, kind)
 
@@ -134,7 +144,7 @@ class Journal:
 
 
 def _whole_lines(path: Path, end: int | None = None) -> int:
-    """Bytes of ``path``, up to ``end``, that are complete lines."""
+    """Return how many bytes of ``path``, up to ``end``, are complete lines."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END) if end is None else end
         while end > 0:

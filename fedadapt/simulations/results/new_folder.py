@@ -1,4 +1,7 @@
-"""Where a new run goes. No torch: a folder that cannot be used is refused at once."""
+"""The folder of a new run.
+
+It is made without importing torch, so a folder that cannot be used is refused at once.
+"""
 
 import os
 import re

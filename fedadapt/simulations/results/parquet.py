@@ -15,15 +15,18 @@ from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
     CommunicationEntry,
+    Confidence,
     Evaluation,
     EvaluationFailure,
     RoundLoss,
     TaskForgetting,
 )
 
-Row = Evaluation | CommunicationEntry | RoundLoss | EvaluationFailure
+Row = Evaluation | CommunicationEntry | RoundLoss | EvaluationFailure | Confidence
 Table = Row | TaskForgetting
-A = TypeVar("A", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, TaskForgetting)
+A = TypeVar(
+    "A", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, TaskForgetting, Confidence
+)
 T = TypeVar("T")
 
 TABLES: dict[type[Table], str] = {
@@ -32,13 +35,14 @@ TABLES: dict[type[Table], str] = {
     RoundLoss: "losses.parquet",
     EvaluationFailure: "failures.parquet",
     TaskForgetting: "tasks.parquet",
+    Confidence: "confidences.parquet",
 }
 ROWS_AT_ONCE = 65_536  # rows of a Parquet row group: all that is held in memory while writing
 ROWS_READ = 8_192  # ... and while reading
 
 
 class Rows(Generic[T]):
-    """A table that is read anew by each pass over it: there may be more rows than memory."""
+    """A table that every pass reads again, because it may be larger than memory."""
 
     def __init__(self, read: Callable[[], Iterator[T]]) -> None:
         self._read = read
@@ -51,7 +55,7 @@ class Rows(Generic[T]):
 
 
 def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
-    """Write a file of a run in one step (``write_atomically``); returns its path.
+    """Write a file of a run in one step (``write_atomically``) and return its path.
 
     Raises:
         InputError: The folder is missing or cannot be written to, or the disk is full.
@@ -65,47 +69,52 @@ def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
 
 
 def write_evaluations(folder: Path, rows: Iterable[Evaluation]) -> Path:
-    """Write ``clients.parquet``; returns its path."""
+    """Write ``clients.parquet`` and return its path."""
     return _write(folder, Evaluation, rows)
 
 
 def write_communication(folder: Path, rows: Iterable[CommunicationEntry]) -> Path:
-    """Write ``communication.parquet``; returns its path."""
+    """Write ``communication.parquet`` and return its path."""
     return _write(folder, CommunicationEntry, rows)
 
 
 def write_losses(folder: Path, rows: Iterable[RoundLoss]) -> Path:
-    """Write ``losses.parquet``; returns its path."""
+    """Write ``losses.parquet`` and return its path."""
     return _write(folder, RoundLoss, rows)
 
 
 def write_failures(folder: Path, rows: Iterable[EvaluationFailure]) -> Path:
-    """Write ``failures.parquet``; returns its path."""
+    """Write ``failures.parquet`` and return its path."""
     return _write(folder, EvaluationFailure, rows)
 
 
+def write_confidences(folder: Path, rows: Iterable[Confidence]) -> Path:
+    """Write ``confidences.parquet``; returns its path."""
+    return _write(folder, Confidence, rows)
+
+
 def write_tasks(folder: Path, rows: Iterable[TaskForgetting]) -> Path:
-    """Write ``tasks.parquet``; returns its path."""
+    """Write ``tasks.parquet`` and return its path."""
     return _write(folder, TaskForgetting, rows)
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Read ``clients.parquet``."""
+    """Read all rows of ``clients.parquet``."""
     return list(table_rows(folder, Evaluation))
 
 
 def read_communication(folder: Path) -> list[CommunicationEntry]:
-    """Read ``communication.parquet``."""
+    """Read all rows of ``communication.parquet``."""
     return list(table_rows(folder, CommunicationEntry))
 
 
 def read_losses(folder: Path) -> list[RoundLoss]:
-    """Read ``losses.parquet``."""
+    """Read all rows of ``losses.parquet``."""
     return list(table_rows(folder, RoundLoss))
 
 
 def read_tasks(folder: Path) -> list[TaskForgetting]:
-    """Read ``tasks.parquet``."""
+    """Read all rows of ``tasks.parquet``."""
     return list(table_rows(folder, TaskForgetting))
 
 
@@ -122,7 +131,13 @@ def _arrow() -> Any:
 
 def _schema(kind: type[Table]) -> Any:
     arrow = _arrow()
-    columns = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_()}
+    columns: dict[Any, Any] = {
+        int: arrow.int64(),
+        float: arrow.float64(),
+        bool: arrow.bool_(),
+        list[bool]: arrow.list_(arrow.bool_()),
+        list[float]: arrow.list_(arrow.float64()),
+    }
     return arrow.schema(
         # What is no number is text: str, and the outcome, a Literal of words.
         arrow.field(name, columns.get(hint, arrow.string()), nullable=False)
@@ -147,10 +162,10 @@ def _write(folder: Path, kind: type[A], rows: Iterable[A]) -> Path:
 
 
 def table_rows(folder: Path, kind: type[A]) -> Iterator[A]:
-    """The rows of a finished run's table, some at a time.
+    """Yield the rows of a finished run's table, which is read in portions.
 
     Raises:
-        InputError: It is missing or damaged, which may show on the way only.
+        InputError: The table is missing or damaged, which may show only after some rows.
 
     """
     for batch in _batches(folder, kind):
@@ -163,7 +178,7 @@ def table_rows(folder: Path, kind: type[A]) -> Iterator[A]:
 
 
 def check_table(folder: Path, kind: type[Table]) -> None:
-    """Raise what ``table_rows`` would."""
+    """Read a table once; raise what ``table_rows`` would raise."""
     for _ in _batches(folder, kind):
         pass
 
@@ -183,8 +198,8 @@ def _batches(folder: Path, kind: type[Table]) -> Iterator[Any]:
                         f"{path}: column {field.name!r} of type {field.type} is missing; "
                         f"expected {', '.join(kind._fields)}"
                     )
-            there = [name for name in kind._fields if name in file.schema_arrow.names]
-            for batch in file.iter_batches(ROWS_READ, columns=there):
+            columns = [name for name in kind._fields if name in file.schema_arrow.names]
+            for batch in file.iter_batches(ROWS_READ, columns=columns):
                 if any(column.null_count for column in batch.columns):
                     raise InputError(f"{path}: has empty cells; every column must be filled")
                 yield batch

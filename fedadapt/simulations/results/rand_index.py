@@ -6,9 +6,10 @@ from fedadapt.strategies.base import Metadata
 
 
 def compared(metadata: Mapping[str, object], kinds: Sequence[str]) -> Metadata:
-    """The kinds of the grouped clients and the adjusted Rand index, where there are labels.
+    """Return the kinds of the grouped clients and the adjusted Rand index.
 
-    Hubert & Arabie 1985: 1 for the same partition, about 0 for a random one.
+    The result is empty where ``metadata`` has no ``labels``. The index (Hubert & Arabie 1985) is
+    1 if groups and kinds are the same partition, and about 0 for a random one.
 
     Args:
         metadata: Of a strategy: ``clients``, those that have a group, and ``labels``, their groups

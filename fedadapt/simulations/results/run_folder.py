@@ -1,4 +1,4 @@
-"""What a run folder holds, finished or not."""
+"""The contents of a run folder, whether the run is finished or not."""
 
 import json
 import tomllib
@@ -8,9 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fedadapt.config import adaptations_of
 from fedadapt.errors import InputError
 from fedadapt.older_runs import refuse_older_run
-from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
+from fedadapt.records import (
+    CommunicationEntry,
+    Confidence,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+)
 from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
 from fedadapt.simulations.results.parquet import TABLES, Rows, check_table, table_rows
@@ -22,7 +29,10 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of a run; what is missing or damaged is empty here and named in ``missing``."""
+    """The files of a run.
+
+    What is missing or damaged is empty here and named in ``missing``.
+    """
 
     folder: Path
     config: dict[str, Any]  # kebab-case keys
@@ -32,17 +42,18 @@ class RunFolder:
     communication: Rows[CommunicationEntry]
     losses: Rows[RoundLoss]
     failures: Rows[EvaluationFailure]
+    confidences: Rows[Confidence]  # where the run recorded them
     groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
 
     @property
     def adaptations(self) -> tuple[str, ...]:
-        """Local adaptations in the order of asking; empty where that is not known."""
-        return tuple(word.strip() for word in str(self.config.get("adapt", "")).split(",") if word)
+        """The names of the local adaptations as the run was asked for them; () if not known."""
+        return adaptations_of(str(self.config.get("adapt", "")))
 
     @staticmethod
     def read(folder: Path) -> "RunFolder":
-        """Read all there is; where a table is missing, the journal of a run that is going on.
+        """Read all files; where a table is missing, read the journal of an unfinished run.
 
         Raises:
             InputError: There is no such folder, nothing of a run in it, or a run of 0.1.0.
@@ -66,6 +77,7 @@ class RunFolder:
             _table(folder, CommunicationEntry, missing),
             _table(folder, RoundLoss, missing),
             _table(folder, EvaluationFailure, missing),
+            _table(folder, Confidence, missing),
             _groups(folder, missing),
             (),
         )
@@ -92,6 +104,8 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
             return Rows(lambda: table_rows(folder, kind))
         except InputError:
             missing.append(f"{TABLES[kind]} is damaged")
+    elif kind is Confidence and not any(True for _ in journal_rows(folder, kind)):
+        pass  # only a run that was asked to has any
     elif (folder / JOURNALS[kind]).is_file():
         missing.append(f"no {TABLES[kind]} yet")
     elif kind is not EvaluationFailure:  # most runs have none, and miss nothing
@@ -106,7 +120,7 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
 
 
 def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
-    """Most runs have none, and miss nothing."""
+    """Return the groups of a run; most runs have none, which counts as nothing missing."""
     try:
         return read_groups(folder)
     except (OSError, ValueError):
@@ -115,7 +129,7 @@ def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:
 
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
-    """{"hash": ..., "facts": {...}} -> one level."""
+    """Return a manifest with the entries of its ``facts`` beside its other entries."""
     metadata = manifest.get("facts")
     return {k: v for k, v in manifest.items() if k != "facts"} | (
         metadata if isinstance(metadata, dict) else {}

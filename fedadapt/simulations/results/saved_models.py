@@ -1,7 +1,7 @@
-"""The models of a run, saved: which ones, where, and a card for each.
+"""The models that a run saves: which ones, where, and a card for each.
 
 Clients' models come out of the final evaluation cohort by cohort and are written at once, so memory
-holds those of a few cohorts. An interrupted run evaluates again, and writes the same files.
+holds those of a few cohorts. An interrupted run evaluates again and writes the same files.
 """
 
 import json
@@ -26,6 +26,7 @@ from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
 from fedadapt.files import write_atomically
 from fedadapt.messages import Failure
 from fedadapt.parameters import parameters
+from fedadapt.records import SERVED
 from fedadapt.saved_models.card import FORMAT, Card, label
 from fedadapt.saved_models.files import INDEX, MODELS, SUFFIX, encode, relative_path, write
 from fedadapt.server.client_pool import EvaluationRequest, ModelStack
@@ -50,10 +51,10 @@ class SavedModels:
     def __init__(
         self, config: RunConfig, worker: Worker, folder: Path, *, on_clients: bool = False
     ) -> None:
-        """Begin with nothing written.
+        """Start without any file.
 
         Args:
-            folder: The run's.
+            folder: The folder of the run.
             on_clients: Clients keep their models on their own disks, the base model among them.
 
         """
@@ -71,13 +72,16 @@ class SavedModels:
         states: States,
         adaptations: Sequence[str],
     ) -> tuple[tuple[str, ...], int]:
-        """Which models the final evaluation is to collect, and from how many clients at a time.
+        """Choose the models that the final evaluation is to collect.
 
         Args:
             clients: Those that will be evaluated.
             models_of_one: The models of the first of them, for each task: [1, ...].
-            states: What clients keep, where it is known here.
+            states: The client states, where they are known here.
             adaptations: Names of the local adaptations of the run.
+
+        Returns:
+            The labels of the models, and how many clients may be evaluated at a time.
 
         """
         mode = self._config.save_models
@@ -86,8 +90,10 @@ class SavedModels:
         labels: list[str] = []
         size = in_memory = common = 0
         for task, sent in models_of_one:
-            made = {name: sent["base"] for name in self._worker.at(task).strategy.made_on_client}
-            models = made | {name: w for name, w in sent.items() if name not in made}
+            on_client = {
+                name: sent["base"] for name in self._worker.at(task).strategy.made_on_client
+            }
+            models = on_client | {name: w for name, w in sent.items() if name not in on_client}
             for name, weights in models.items():
                 same_for_all = name == "base" and not self._on_clients
                 wanted = (
@@ -97,11 +103,11 @@ class SavedModels:
                 )
                 if mode != "personal":
                     wanted += [word for word in adaptations if word != "none"]
-                one = row(weights, 0)
+                model = row(weights, 0)
                 for word in wanted:
-                    size += len(encode(one, self.card(clients[0], name, task, word)))
+                    size += len(encode(model, self.card(clients[0], name, task, word)))
                 if name == "base":
-                    common += len(encode(one, self.card(None, name, task)))
+                    common += len(encode(model, self.card(None, name, task)))
                 in_memory = max(in_memory, num_bytes(weights) * len(wanted) * len(models))
                 labels += [label(name, word) for word in wanted]
         total = size * len(clients) + common
@@ -117,7 +123,7 @@ class SavedModels:
         return tuple(dict.fromkeys(labels)), max(1, AT_ONCE // max(1, in_memory))
 
     def _differs_on_clients(self, task: int, base: Weights, states: States) -> bool:
-        """Whether clients make something of their own of the base model before they use it."""
+        """Return whether clients change the base model before they use it."""
         client = next((client for client, parts in states.items() if parts), None)
         if client is None:
             return False
@@ -132,13 +138,13 @@ class SavedModels:
         return True if isinstance(differs, Failure) else differs
 
     def write(self, request: EvaluationRequest, models: Models) -> None:
-        """Write the models that some clients were evaluated with."""
+        """Write the models with which the clients of a request were evaluated."""
         for card, weights in self.with_cards(request.round, request.task, models):
             write(self._folder, weights, card)
             self._note(card)
 
     def with_cards(self, round: int, task: int, models: Models) -> Iterator[tuple[Card, Weights]]:
-        """Each client's models, one by one, with their cards."""
+        """Yield each client's models one by one, each with its card."""
         for name, adapted in models.items():
             for adaptation, stack in adapted.items():
                 for d, client in enumerate(stack.clients.tolist()):
@@ -150,11 +156,20 @@ class SavedModels:
                     )
                     yield card, row(stack.weights, d)
 
-    def finish(self, bases: Iterable[tuple[int, Weights]], round: int) -> None:
-        """Write the base models and what lists all files; remove files of an earlier evaluation.
+    def finish(
+        self,
+        bases: Iterable[tuple[int, Weights]],
+        round: int,
+        served: Mapping[int, tuple[str, str]] | None = None,
+    ) -> None:
+        """Write the base models and the lists of all files.
+
+        Files of an earlier evaluation are removed.
 
         Args:
-            bases: The base model [...] of each task.
+            bases: (task, weights [...]) of each base model.
+            round: The last round, for the cards.
+            served: Client -> the model and the adaptation it chose, where clients chose.
 
         """
         if self._config.save_models != "none":
@@ -166,16 +181,17 @@ class SavedModels:
         for path in models.rglob(f"*{SUFFIX}"):
             if path.relative_to(models) not in self._cards:
                 path.unlink()
-        for name, content in ((INDEX, self._index), (README, self._readme)):
-            if self._cards:
-                write_atomically(models / name, content().encode())
-            else:
+        if self._cards:
+            write_atomically(models / INDEX, self._index(served or {}).encode())
+            write_atomically(models / README, self._readme().encode())
+        else:
+            for name in (INDEX, README):
                 (models / name).unlink(missing_ok=True)
 
     def card(
         self, client: int | None, model: str, task: int, adaptation: str = "none", round: int = 0
     ) -> Card:
-        """The card of a model, but for its accuracy."""
+        """Return the card of a model, without its accuracy."""
         if (task, adaptation) not in self._templates:
             self._templates[task, adaptation] = self._template(task, adaptation)
         template = self._templates[task, adaptation]
@@ -187,7 +203,7 @@ class SavedModels:
         return replace(template, model=model, client=client, domain=domain)
 
     def _template(self, task: int, adaptation: str) -> Card:
-        """The card of a task and an adaptation, of no client."""
+        """Return what the cards of a task and an adaptation have in common."""
         config, worker = self._config, self._worker.at(task)
         benchmark = worker.benchmark
         return Card(
@@ -221,8 +237,8 @@ class SavedModels:
     def _note(self, card: Card) -> None:
         self._cards[relative_path(card)] = card
 
-    def _index(self) -> str:
-        """``cards.json``: what the models of a task have in common once, then a row for each."""
+    def _index(self, served: Mapping[int, tuple[str, str]]) -> str:
+        """Return ``cards.json``: what all models of a task have in common, and a row for each."""
         common = {str(card.task): card.common() for card in self._cards.values()}
         if list(common) == ["None"]:
             common = common["None"]
@@ -246,14 +262,16 @@ class SavedModels:
             "adaptations": {a.name: _arguments([a], a.name) for a in self._worker.adaptations},
             "models": rows,
         }
+        if served:
+            document[SERVED] = {str(client): list(words) for client, words in served.items()}
         return json.dumps(document, indent=1)
 
     def _readme(self) -> str:
-        """``models/README.md``: what there is, for people."""
+        """Return ``models/README.md``, a description of the saved models."""
         groups: dict[tuple[int | None, str], list[Card]] = {}
         for _, card in self._sorted():
-            whose = card.label if card.client is not None else ""
-            groups.setdefault((card.task, whose), []).append(card)
+            model = card.label if card.client is not None else ""
+            groups.setdefault((card.task, model), []).append(card)
         example = self._sorted()[-1][1]
         lines = [
             "# Models of this run",
@@ -265,9 +283,9 @@ class SavedModels:
             "| files | models | mean accuracy on the clients' adapt images, % |",
             "| --- | ---: | ---: |",
         ]
-        for (_, whose), cards in groups.items():
+        for (_, model), cards in groups.items():
             path = relative_path(cards[0])
-            shown = path.with_name(f"<client>{SUFFIX}") if whose else path
+            shown = path.with_name(f"<client>{SUFFIX}") if model else path
             lines.append(f"| `{shown}` | {len(cards)} | {_mean_accuracy(cards)} |")
         lines += [
             "",
@@ -298,7 +316,9 @@ def keep_models(
     when: tuple[int, int],
     models: Models,
 ) -> None:
-    """Keep a client's models on its own disk, in its state folder; a full disk is only logged.
+    """Write a client's models to its own disk, in its state folder.
+
+    An error of the disk is only logged.
 
     Args:
         when: The round and the task.
@@ -317,7 +337,7 @@ def keep_models(
 
 
 def _reading(config: RunConfig) -> str:
-    """How the benchmark brings its image files to size; a key of ``saved_models.images``."""
+    """Return how the benchmark resizes its image files: a key of ``saved_models.images``."""
     if is_tasks(config.benchmark):
         scenes = find_tasks(config.benchmark).indoor
         return "shorter-side-bilinear" if scenes else "middle-bilinear"
@@ -325,15 +345,21 @@ def _reading(config: RunConfig) -> str:
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
-    """The parameters of an adaptation of the run."""
-    for adaptation in adaptations:
-        if adaptation.name == name:
-            return {key: getattr(adaptation, key) for key in parameters(type(adaptation))}
-    return {}
+    """Return the parameters of an adaptation of the run; {} for any other name.
+
+    Those of a composition have its parts' names in front.
+    """
+    return {
+        (key if part is adaptation else f"{part.name}.{key}"): getattr(part, key)
+        for adaptation in adaptations
+        if adaptation.name == name
+        for part in adaptation.in_turn()
+        for key in parameters(type(part))
+    }
 
 
 def _method(config: RunConfig, strategy: ClientSide) -> dict[str, Any]:
-    """The strategy with all its arguments, and the settings of the run that it uses."""
+    """Return the strategy with all its arguments, and the settings of the run that it uses."""
     arguments = {name: getattr(strategy, name) for name in parameters(type(strategy))}
     for key, value in parse_arguments(config.strategy_args, "strategy-args").items():
         arguments[key.replace("-", "_")] = value

@@ -1,38 +1,43 @@
-"""The headline of a run: ``summary.json``, and the same by kind of client.
+"""The summary of a run, ``summary.json``, and the same numbers by kind of client.
 
-Definitions, also in ``docs/evaluation.md``; every client counts once, however many images it has.
+The definitions are also in ``docs/evaluation.md``. Every client counts once, however many images it
+has.
 """
 
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.config import RunConfig
+from fedadapt.config import RunConfig, adaptations_of
 from fedadapt.errors import InputError
 from fedadapt.records import (
     LOCAL,
     CommunicationEntry,
+    Confidence,
     Evaluation,
     EvaluationFailure,
     Outcome,
     Phase,
     RoundLoss,
 )
+from fedadapt.saved_models.card import label as label_of
 from fedadapt.simulations.results.accuracies import (
     TOLERANCE,
     Accuracies,
     last_accuracies,
     order_labels,
 )
+from fedadapt.simulations.results.calibration import sureness
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
-from fedadapt.simulations.results.serving import choices
+from fedadapt.simulations.results.serving import chosen_models
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -46,6 +51,7 @@ def summarise(
     losses: Iterable[RoundLoss],
     seconds: float,
     failures: Iterable[EvaluationFailure] = (),
+    confidences: Iterable[Confidence] = (),
     *,
     by_task: bool = False,
 ) -> dict[str, Any]:
@@ -85,8 +91,15 @@ def summarise(
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
+    chosen = {}
     if config.serve == "best-on-adapt":
-        summary["served"] = choices(evaluations, accuracies.round)
+        chosen = chosen_models(evaluations, accuracies.round)
+        counts = Counter(label_of(*words) for words in chosen.values())
+        summary["served"] = dict(counts.most_common())
+    if config.confidence:
+        last = (row for row in confidences if row.round == accuracies.round)
+        found = sureness(last, adaptations, chosen)
+        summary["confidence"] = {label: asdict(how) for label, how in found.items()}
     if not accuracies.seen.all():
         summary["accuracy_unseen"] = by_label(accuracies.where(~accuracies.seen))
     if by_task:
@@ -111,12 +124,12 @@ def summarise(
 
 
 def requested(config: RunConfig) -> tuple[str, ...]:
-    """The local adaptations of a run, in the order of asking."""
-    return tuple(word.strip() for word in config.adapt.split(","))
+    """Return the names of the local adaptations of a run, as it was asked for them."""
+    return adaptations_of(config.adapt)
 
 
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:
-    """What ``describe`` says of each label."""
+    """Return the numbers that ``describe`` gives for each label."""
     return {
         label: describe(values, accuracies.gain(label), accuracies.gain(label, LOCAL))
         for label, values in accuracies.by_label.items()
@@ -128,7 +141,10 @@ def with_failed(
     failed: Iterable[str],
     adaptations: Sequence[str] = (),
 ) -> dict[str, dict[str, float | int | None]]:
-    """A row for each label that failed on every client as well: over no client, not left out."""
+    """Return ``described`` with a row for each label that failed on every client.
+
+    Such a row is over no client; without it the label would be missing.
+    """
     nobody = describe(*[np.empty(0)] * 3)
     labels = order_labels((*described, *failed), adaptations)
     return {label: described.get(label, nobody) for label in labels}
@@ -139,13 +155,13 @@ def describe(
     gain: NDArray[np.float64],
     over_local: NDArray[np.float64] | None = None,
 ) -> dict[str, float | int | None]:
-    """Summary of accuracies and gains over clients, each [D]; NaN stands for no such model.
+    """Return a summary over clients of accuracies, in [0, 1], and of gains, each [D].
 
-    ``gain`` is over the base, ``over_local`` over training alone; ``share_below_local`` is the
-    share of clients that training alone serves better, to whom the federation is worth nothing.
+    NaN stands for a client without such a model. ``gain`` is over the base, ``over_local`` over
+    training alone. ``share_below_local`` is the share of clients that training alone serves better.
     ``std`` is the population's (divided by D): the clients are all there are, not a sample.
     ``worst10`` is the mean over the ceil(D / 10) least accurate clients. ``share_worse`` is the
-    share of clients whose gain is below zero. A number without a client behind it is None.
+    share of clients whose gain is below zero. A number without any client is None.
     """
     accuracy = np.sort(accuracy[~np.isnan(accuracy)])
     gain = np.sort(gain[~np.isnan(gain)])
@@ -165,7 +181,7 @@ def describe(
 
 
 class KindRow(NamedTuple):
-    """The clients of one kind, seen or unseen: what they got."""
+    """Mean accuracies and gains of the clients of one kind, either seen or unseen ones."""
 
     kind: str
     seen: bool
@@ -176,7 +192,10 @@ class KindRow(NamedTuple):
 
 
 def per_kind(accuracies: Accuracies) -> list[KindRow]:
-    """Mean accuracy and gain of each kind of client, seen before unseen, then by name."""
+    """Return mean accuracy and gain of each kind of client.
+
+    Kinds of seen clients come before those of unseen ones, each in alphabetical order.
+    """
     kinds = np.array(accuracies.kind, dtype=object)
     rows = []
     for seen in (True, False):
@@ -197,9 +216,14 @@ def per_kind(accuracies: Accuracies) -> list[KindRow]:
 
 
 def rounded(value: Any) -> Any:
-    """Floats at six digits, all through a nested value; a number that is not finite is None."""
+    """Return a value, or a nested dictionary, with floats rounded to six digits.
+
+    A float that is not finite becomes None.
+    """
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
     if isinstance(value, float):  # numpy's float64 is one
         return round(float(value), DIGITS) + 0.0 if math.isfinite(value) else None  # no -0.0
     return value

@@ -24,17 +24,20 @@ MARKDOWN: dict[str, str] = {**{sign: f"\\{sign}" for sign in "\\|`*_[]<>"}, "\n"
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Return text that LaTeX prints as it is."""
     return " ".join("".join(LATEX.get(sign, sign) for sign in text).split())
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown prints as it is, also in a cell of a table."""
+    """Return text that Markdown prints as it is, also in a cell of a table."""
     return "".join(MARKDOWN.get(sign, sign) for sign in text)
 
 
 def to_markdown(table: Table) -> str:
-    """A table of GitHub's Markdown; the best of a column in bold; notes below."""
+    """Return a table in GitHub's Markdown.
+
+    The best number of a column is bold, and the notes are below the table.
+    """
 
     def cell(cell: Cell, column: Column) -> str:
         text = _plus_minus(cell, column, "± ")
@@ -56,7 +59,10 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    r"""A ``tabular`` with booktabs rules inside a ``table``; needs ``\usepackage{booktabs}``."""
+    r"""Return a ``tabular`` with booktabs rules inside a ``table``.
+
+    It needs ``\usepackage{booktabs}``.
+    """
 
     def cell(cell: Cell, column: Column) -> str:
         mean, spread = shown(cell, column), shown_spread(cell, column)
@@ -87,7 +93,10 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Numbers in the summaries' units (shares in [0, 1]; MB), each with its spread beside it."""
+    """Return CSV; each number has its spread in the column beside it.
+
+    Accuracies and gains are shares of 1, as in the summaries, and traffic is in MB.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [name for c in table.columns for name in (c.key, f"{c.key}_std")]
@@ -105,9 +114,10 @@ def to_csv(table: Table) -> str:
 
 
 def to_rich(table: Table) -> "rich.table.Table":
-    """A table for ``rich.console.Console.print``; the best of a column in bold.
+    """Return a table for ``rich.console.Console.print``; the best of a column is bold.
 
-    A single strategy moves into the title, and heads wrap: a run fits 80 columns.
+    The name of a single strategy moves into the title, and heads wrap, so that a run fits 80
+    columns.
     """
     from rich import box
     from rich.table import Table as RichTable
@@ -153,7 +163,7 @@ def to_rich(table: Table) -> "rich.table.Table":
 
 
 def write_comparison(folder: Path, table: Table, name: str = "comparison") -> tuple[Path, ...]:
-    """Write ``name.md``, ``name.tex`` and ``name.csv``; returns their paths."""
+    """Write ``name.md``, ``name.tex`` and ``name.csv`` and return their paths."""
     texts = {".md": to_markdown(table), ".tex": to_latex(table), ".csv": to_csv(table)}
     return tuple(put(folder / f"{name}{suffix}", t.encode()) for suffix, t in texts.items())
 

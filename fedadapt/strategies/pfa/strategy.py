@@ -6,7 +6,7 @@ personalization". Sections: feature extraction 3.2 (on the client), comparison 3
 
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -25,9 +25,8 @@ from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Config, Sent, Update
 from fedadapt.parameters import from_run, param
 from fedadapt.server.clustering.grouping import EXACT_LIMIT, group_clients
-from fedadapt.server.exchange import RoundFailedError
 from fedadapt.strategies.base import Metadata
-from fedadapt.strategies.clustered_models import ClusteredModels, ClusteredState
+from fedadapt.strategies.clustered_models import ClusteredModels, ClusteredState, until_quorum_fails
 from fedadapt.strategies.clusters import at_random, formed
 from fedadapt.weights import repeat
 
@@ -190,7 +189,7 @@ class PFA(ClusteredModels):
     ) -> ClusteredState:
         if state.clusters is None or self._grouping_is_due(state, round):
             return self._grouped(state, round, self._vectors(answers))
-        vectors = self._vectors(_until_quorum_fails(answers))
+        vectors = self._vectors(until_quorum_fails(answers))
         return replace(state, clusters=state.clusters.joined_by(vectors))
 
     def before_training(self, state: ClusteredState, round: int) -> ClusteredState:
@@ -313,11 +312,3 @@ def _check_private(arguments: Mapping[str, Any], config: RunConfig) -> None:
             "and deviation of the clients' own images, so one image changes all vectors and the "
             "noise would not cover it; set normalization=unit, symmetric or imagenet"
         )
-
-
-def _until_quorum_fails(answers: Iterable[Answers]) -> Iterator[Answers]:
-    """Yield answers until the quorum fails, then stop instead of raising: training goes on."""
-    try:
-        yield from answers
-    except RoundFailedError as failure:
-        log.info("%s; they are asked again in the next round", failure)

@@ -1,13 +1,14 @@
 """What every local adaptation must hold; one function a rule."""
 
-import inspect
 import random
-from dataclasses import fields
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from fedadapt.client.adaptations.registry import find
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.testing.adaptations.setups import (
     EXECUTIONS,
@@ -32,17 +33,18 @@ from fedadapt.weights import Weights, row, rows
 
 def parameters_explain_themselves(name: str, arguments: Arguments | None = None) -> None:
     """Every parameter has a line of help and refuses what is out of its range with InputError."""
-    cls = find(name)
-    require(not inspect.isabstract(cls), f"{name}: the class is abstract")
-    adaptation = quick(name, arguments or {})
-    chosen = {f.name: getattr(adaptation, f.name) for f in fields(cls) if f.init}
-    require_described(cls, name, lambda changes: cls(**{**chosen, **changes}))
+    for part in quick(name, arguments or {}).in_turn():
+        require_described(type(part), part.name, partial(_changed, part))
+
+
+def _changed(adaptation: Adaptation, changes: dict[str, Any]) -> Adaptation:
+    return replace(adaptation, **changes)
 
 
 def models_stay_models(name: str, arguments: Arguments | None = None) -> None:
     """The adapted weights have the names, shapes and types of those received, and are finite."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             adapted = setup.adapted(setup.cohort())
             require_names(adapted, setup.weights, setup.label)
             for tensor_name, tensor in setup.weights.items():
@@ -56,8 +58,8 @@ def models_stay_models(name: str, arguments: Arguments | None = None) -> None:
 
 def arguments_stay_as_they_are(name: str, arguments: Arguments | None = None) -> None:
     """The weights received, the pooled answers and the client's images are not written to."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             weights, cohort = setup.weights, setup.cohort()
             pooled = setup.pooled(weights)
             before = copied(weights), None if pooled is None else copied(pooled)
@@ -82,8 +84,8 @@ def _images(split: Split) -> Weights:
 
 def stacked_is_alone(name: str, arguments: Arguments | None = None) -> None:
     """Clients adapted together, by kernels or by ``vmap``, end as each does alone."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             weights = setup.weights
             pooled = setup.pooled(weights)
             for execution in EXECUTIONS:
@@ -99,8 +101,8 @@ def stacked_is_alone(name: str, arguments: Arguments | None = None) -> None:
 
 def moves_only_what_it_says(name: str, arguments: Arguments | None = None) -> None:
     """Tensors that ``moves`` does not name are the same bits afterwards."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             cohort = setup.cohort()
             moving = setup.adaptation.moves(cohort.model)
             unknown = moving - set(setup.weights)
@@ -118,8 +120,8 @@ def works_with_one_image_or_refuses(name: str, arguments: Arguments | None = Non
 
     Allowed are ``InputError`` and ``ValueError``: batch norm cannot measure one value a channel.
     """
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             whole = setup.cohort().splits[0]
             one = Split(*(Examples(e.inputs[:1], e.labels[:1]) for e in whole))
             cohort = setup.cohort(splits=[one], clients=(0,))
@@ -143,16 +145,16 @@ def works_with_one_image_or_refuses(name: str, arguments: Arguments | None = Non
 
 def same_result_twice(name: str, arguments: Arguments | None = None) -> None:
     """The same bits again, under any seed of the global generators, and as the last stage."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             first, again = (_seeded(setup, seed) for seed in (1, 2))
             require_same(again, first, f"{setup.label}: a second time")
 
 
 def stages_end_with_the_result(name: str, arguments: Arguments | None = None) -> None:
     """The last of ``stages`` is epoch 0 and has the weights that ``adapt`` returns."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             weights, cohort = setup.weights, setup.cohort()
             *_, (epoch, last) = setup.adaptation.stages(cohort, weights, setup.pooled(weights))
             require(epoch == 0, f"{setup.label}: the last stage is epoch {epoch}, expected 0")
@@ -175,8 +177,8 @@ def _seeded(setup: Setup, seed: int) -> Weights:
 
 def never_looks_at_test_images(name: str, arguments: Arguments | None = None) -> None:
     """Other test images and labels leave the result as it is, bit for bit."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             cohort = setup.cohort()
             wanted = setup.adapted(cohort)
             other = [_without_test(split) for split in cohort.splits]
@@ -191,8 +193,8 @@ def _without_test(split: Split) -> Split:
 
 def reads_labels_only_if_it_says_so(name: str, arguments: Arguments | None = None) -> None:
     """With ``needs_labels = False`` other labels leave the result as it is, bit for bit."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             if setup.adaptation.needs_labels:
                 continue
             cohort = setup.cohort()

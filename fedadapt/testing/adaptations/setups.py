@@ -74,15 +74,18 @@ class Setup:
         )
 
     def pooled(self, weights: Weights) -> Weights | None:
-        """The mean answer to the adaptation's query, repeated for each client, as in a run."""
-        query = self.adaptation.query()
-        if query is None:
-            return None
+        """The mean answers to what the adaptation asks, repeated for each client, as in a run."""
         cohort = self.cohort()
-        answers = query.answer(cohort, weights)
         shares = (cohort.num_examples / cohort.num_examples.sum()).double()
-        means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
-        return repeat(means, len(cohort))
+        found: dict[str, Weights] = {}
+        for part in self.adaptation.in_turn():
+            query = part.query()
+            if query is None:
+                continue
+            answers = query.answer(cohort, weights)
+            means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
+            found[part.name] = repeat(means, len(cohort))
+        return self.adaptation.pooled_from(found)
 
     def adapted(self, cohort: Cohort) -> Weights:
         """The models after the adaptation."""
@@ -105,22 +108,24 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
 
     """
     adaptation = quick(name, arguments or {})
-    found = [Setup(adaptation, network) for network in toys.NETWORKS]
+    cases = [Setup(adaptation, network) for network in toys.NETWORKS]
     if adaptation.needs_batch_norm:
-        found = [s for s in found if has_batch_norm(toys.build(toys.NETWORKS[s.network]))]
+        cases = [s for s in cases if has_batch_norm(toys.build(toys.NETWORKS[s.network]))]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield found
+        yield cases
     finally:
         torch.set_num_threads(threads)
 
 
 def quick(name: str, arguments: Arguments) -> Adaptation:
     """Build the adaptation; one that trains does so for few epochs where no number is given."""
-    given = {key.replace("-", "_"): value for key, value in arguments.items()}
-    if "epochs" in parameters(find(name)):
-        given = {"epochs": QUICK_EPOCHS, **given}
+    given = dict(arguments)
+    for part in name.split("+"):
+        epochs = "epochs" if part == name else f"{part}.epochs"
+        if "epochs" in parameters(find(part)):
+            given.setdefault(epochs, QUICK_EPOCHS)
     return build(name, given, "adapt-args")
 
 

@@ -143,8 +143,8 @@ def stacked_is_alone(
                 alone = _alone(model, one, images[d], mode)
                 how = "kernels" if network is not None else "vmap"
                 where = f"{name}: client {d}, {label} mode, {how}"
-                mine = {n: t[d] for n, t in together.items()}
-                require_close(mine, alone, where, LIMITS)
+                of_client = {n: t[d] for n, t in together.items()}
+                require_close(of_client, alone, where, LIMITS)
 
 
 def _computed(
@@ -158,8 +158,8 @@ def _computed(
         logits = network(weights, images)
     else:
 
-        def one(own: Weights, inputs: Tensor) -> Tensor:
-            out: Tensor = functional_call(model, own, (inputs,))
+        def one(client_weights: Weights, inputs: Tensor) -> Tensor:
+            out: Tensor = functional_call(model, client_weights, (inputs,))
             return out
 
         logits = vmap(one)(weights, images)
@@ -185,10 +185,10 @@ def _results(logits: Tensor, moving: Weights, held: Weights) -> Weights:
     """What is compared; the loss looks at every logit in its own way."""
     factors = torch.linspace(-1, 1, logits.shape[-1] * logits.shape[-2], dtype=logits.dtype)
     loss = (logits * factors.view(logits.shape[-2:])).tanh().sum()
-    given = list(moving.values())
-    grads = torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True)
-    found = {f"gradient of {n}": g for n, g in zip(moving, grads, strict=True)}
-    return {"logits": logits.detach(), **found, **{n: t.detach() for n, t in held.items()}}
+    tensors = list(moving.values())
+    grads = torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)
+    gradients = {f"gradient of {n}": g for n, g in zip(moving, grads, strict=True)}
+    return {"logits": logits.detach(), **gradients, **{n: t.detach() for n, t in held.items()}}
 
 
 def _stack(model: nn.Module) -> Weights:

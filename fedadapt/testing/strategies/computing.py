@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from fedadapt.server.checks import Expected, validation_errors
-from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.testing.assertions import require, require_close, require_finite, require_same
@@ -18,8 +18,8 @@ from fedadapt.weights import Weights
 
 def stacked_is_alone(name: str, arguments: Arguments | None = None) -> None:
     """Clients computed together, by kernels or by ``vmap``, answer as each does alone."""
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             alone = begin(setup).run(setup.rounds)
             for execution in setup.executions:
                 together = begin(setup, execution, len(setup.everyone)).run(setup.rounds)
@@ -31,20 +31,20 @@ def stacked_is_alone(name: str, arguments: Arguments | None = None) -> None:
 def _require_same_answers(
     found: Trial, wanted: Trial, where: str, limits: dict[str, float]
 ) -> None:
-    ours = [(e.round, e.action) for e in found.exchanges]
-    theirs = [(e.round, e.action) for e in wanted.exchanges]
-    require(ours == theirs, f"{where}: exchanges {ours}, expected {theirs}")
-    for mine, other in zip(found.exchanges, wanted.exchanges, strict=True):
+    exchanges = [(e.round, e.action) for e in found.exchanges]
+    expected = [(e.round, e.action) for e in wanted.exchanges]
+    require(exchanges == expected, f"{where}: exchanges {exchanges}, expected {expected}")
+    for exchange, other in zip(found.exchanges, wanted.exchanges, strict=True):
         for client, answer in other.by_client.items():
-            label = f"{where}, round {mine.round}, {mine.action}, client {client}"
-            require(client in mine.by_client, f"{label}: no answer")
-            require_close(mine.by_client[client], answer, label, limits)
+            label = f"{where}, round {exchange.round}, {exchange.action}, client {client}"
+            require(client in exchange.by_client, f"{label}: no answer")
+            require_close(exchange.by_client[client], answer, label, limits)
 
 
 def any_engine_is_any_engine(name: str, arguments: Arguments | None = None) -> None:
     """Worker processes give the bits that this process gives, in every round."""
-    with few_setups(name, arguments) as found:
-        for setup in found:
+    with few_setups(name, arguments) as cases:
+        for setup in cases:
             worker = setup.worker()
             here = InProcessClients(worker, cohort_size=2, client_states=ClientStates())
             with here:
@@ -54,13 +54,13 @@ def any_engine_is_any_engine(name: str, arguments: Arguments | None = None) -> N
                 worker, num_workers=2, cohort_size=2, client_states=ClientStates()
             )
             with there:
-                found_there = trial_with(setup, worker, there).run(setup.rounds)
+                in_processes = trial_with(setup, worker, there).run(setup.rounds)
             where = f"{setup.label}: in worker processes"
-            for mine, other in zip(found_there.exchanges, wanted.exchanges, strict=True):
+            for exchange, other in zip(in_processes.exchanges, wanted.exchanges, strict=True):
                 for client, answer in other.by_client.items():
-                    label = f"{where}, round {mine.round}, {mine.action}, client {client}"
-                    require_same(mine.by_client[client], answer, label)
-            require_same(found_there.packed(), wanted.packed(), f"{where}, state of the server")
+                    label = f"{where}, round {exchange.round}, {exchange.action}, client {client}"
+                    require_same(exchange.by_client[client], answer, label)
+            require_same(in_processes.packed(), wanted.packed(), f"{where}, state of the server")
 
 
 def answers_are_as_expected(name: str, arguments: Arguments | None = None) -> None:
@@ -68,8 +68,8 @@ def answers_are_as_expected(name: str, arguments: Arguments | None = None) -> No
 
     The same for a cohort of one and for several clients together.
     """
-    with few_setups(name, arguments) as found:
-        for setup in found:
+    with few_setups(name, arguments) as cases:
+        for setup in cases:
             for size in (1, len(setup.everyone)):
                 trial = begin(setup, cohort_size=size).run(setup.rounds)
                 for exchanged in trial.exchanges:
@@ -89,14 +89,16 @@ def draws_from_the_cohort_only(name: str, arguments: Arguments | None = None) ->
 
     Whatever else a process draws would change the result otherwise, and no run could be repeated.
     """
-    with few_setups(name, arguments) as found:
-        for setup in found:
+    with few_setups(name, arguments) as cases:
+        for setup in cases:
             trials = [_seeded(setup, seed) for seed in (1, 2)]
-            for mine, other in zip(*(trial.exchanges for trial in trials), strict=True):
+            for exchange, other in zip(*(trial.exchanges for trial in trials), strict=True):
                 for client, answer in other.by_client.items():
-                    where = f"{setup.label}: round {mine.round}, {mine.action}, client {client}"
+                    where = (
+                        f"{setup.label}: round {exchange.round}, {exchange.action}, client {client}"
+                    )
                     label = f"{where}, under another seed of the global generators"
-                    require_same(mine.by_client[client], answer, label)
+                    require_same(exchange.by_client[client], answer, label)
             label = f"{setup.label}: the server's state under another seed of global generators"
             require_same(trials[0].packed(), trials[1].packed(), label)
 
@@ -125,8 +127,8 @@ def client_states_survive(name: str, arguments: Arguments | None = None) -> None
     In round 1 a client is missing, so in round 2 one of the cohort has no state yet; it must be
     computed together with the others as it is alone.
     """
-    with few_setups(name, arguments) as found:
-        for setup in found:
+    with few_setups(name, arguments) as cases:
+        for setup in cases:
             rounds = min(setup.rounds, 2)
             late = setup.seen[len(setup.seen) // 2]
             early = tuple(client for client in setup.seen if client != late)
@@ -155,14 +157,15 @@ def _require_own_models(setup: Setup, trial: Trial, where: str) -> None:
     for model in strategy.made_on_client:
         models = strategy.models(trial.state, first)
         weights = models.get(model, models["base"])
-        own = strategy.localise(worker.cohort(first, 1, [kept]), weights, model)
+        personal = strategy.localise(worker.cohort(first, 1, [kept]), weights, model)
         base = strategy.localise(worker.cohort(first, 1, [kept]), models["base"])
-        require(_differ(own, base), f"{where}: the {model} model of a client is the base model")
+        label = f"{where}: the {model} model of a client is the base model"
+        require(_differ(personal, base), label)
         if kept:
             without = strategy.localise(worker.cohort(first, 1), weights, model)
             label = f"{where}: the {model} model of a client does not depend on its state"
-            require(_differ(own, without), label)
+            require(_differ(personal, without), label)
 
 
-def _differ(some: Weights, others: Weights) -> bool:
-    return any(not torch.equal(some[n], t) for n, t in others.items())
+def _differ(weights: Weights, others: Weights) -> bool:
+    return any(not torch.equal(weights[n], t) for n, t in others.items())

@@ -17,8 +17,8 @@ def unseen_clients_are_served(name: str, arguments: Arguments | None = None) -> 
 
     A client that never trained has no state, and the server has never heard of it.
     """
-    with setups(name, arguments) as found:
-        for setup in found:
+    with setups(name, arguments) as cases:
+        for setup in cases:
             trial, worker = begin(setup), setup.worker()
             _require_models(setup, trial, worker, 0)
             for number in range(1, setup.rounds + 1):
@@ -48,8 +48,10 @@ def _require_model(
     require_names(served, network, where)
     for name, tensor in network.items():
         shape = (len(clients), *tensor.shape)
-        found = tuple(served[name].shape)
-        require(found == shape, f"{where}: {name} has shape {found}, expected {shape}")
+        served_shape = tuple(served[name].shape)
+        require(
+            served_shape == shape, f"{where}: {name} has shape {served_shape}, expected {shape}"
+        )
         same = served[name].is_floating_point() == tensor.is_floating_point()
         require(same, f"{where}: {name} has type {served[name].dtype}")
     require_finite(served, where)

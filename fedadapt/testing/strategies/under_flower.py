@@ -17,8 +17,8 @@ def trains_as_a_flower_strategy(name: str, arguments: Arguments | None = None) -
     """
     if find(name).learns_tasks:
         raise SkipTest(f"{name} learns task after task; its server is prepared by fedadapt alone")
-    with few_setups(name, arguments) as found:
-        for setup in found:
+    with few_setups(name, arguments) as cases:
+        for setup in cases:
             if isinstance(setup, ToySetup):
                 _require_same_base(replace(setup, newcomers=()))
 
@@ -28,7 +28,7 @@ def _require_same_base(setup: Setup) -> None:
     from fedadapt.flower.grid_in_memory import GridInMemory
     from fedadapt.flower.records import array_record, tensors
 
-    ours = begin(setup).run(setup.rounds)
+    trial = begin(setup).run(setup.rounds)
     worker = setup.worker()
     flower = as_flower(setup.strategy(worker, new_folder(setup)))
     with GridInMemory.over(worker, setup.seen) as grid:
@@ -40,6 +40,6 @@ def _require_same_base(setup: Setup) -> None:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise AssertionError(f"{setup.label}: as a Flower strategy: {reason}") from error
-    base = row(ours.strategy.models(ours.state, setup.seen)["base"], 0)
+    base = row(trial.strategy.models(trial.state, setup.seen)["base"], 0)
     label = f"{setup.label}: the base model after {setup.rounds} rounds of Flower's"
     require_close(tensors(result.arrays), base, label, setup.limits)

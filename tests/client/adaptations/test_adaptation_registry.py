@@ -46,7 +46,7 @@ def test_they_come_in_the_order_asked_for_each_with_its_arguments():
 @pytest.mark.parametrize(
     ("adapt", "arguments", "reason"),
     [
-        ("", "", "adapt: nothing given; known: none, adabn, adabn-s, fine-tune, kd, ewc"),
+        ("", "", "adapt: nothing given; known: none, adabn, adabn-s, fine-tune, kd, ewc, lp-ft"),
         ("finetune", "", "adapt: unknown 'finetune'; did you mean 'fine-tune'?"),
         ("kd,kd", "", "adapt: 'kd' is given twice"),
         ("kd", "epochs=3", "adapt-args: 'epochs' is not of the form adaptation.argument"),
@@ -73,7 +73,7 @@ def test_a_refusal_says_what_is_allowed(adapt, arguments, reason):
 
 def test_the_test_images_are_no_part_to_adapt_to():
     having = [row.name for row in rows() if any(p.name == "part" for p in row.parameters)]
-    assert having == ["adabn", "adabn-s", "fine-tune", "kd", "ewc"]
+    assert having == [name for name in ADAPTATIONS.ours if name != "none"]
     for name in having:
         with pytest.raises(InputError, match="known: train, adapt"):
             build(name, {"part": "test"}, "here")
@@ -99,7 +99,7 @@ def test_a_class_that_is_no_adaptation_is_refused_by_name(name, reason):
     assert reason in refusal(adapt=name)
 
 
-def test_anybodys_class_has_the_name_it_is_asked_for_by_and_arguments_after_its_last_dot():
+def test_a_third_party_class_keeps_its_module_path_as_name_and_its_arguments_follow_the_last_dot():
     name = "third_party_adaptations:Asks"
     [asks] = parse(RunConfig(adapt=name, adapt_args=f"{name}.factor=2"))
     assert (asks.name, asks.factor) == (name, 2.0)
@@ -130,4 +130,5 @@ def test_networks_without_batch_norm_are_refused_where_that_is_known(known):
 
 
 def test_only_batch_norm_adaptations_need_batch_norm():
-    assert {row.name for row in rows() if row.needs_batch_norm} == {"adabn", "adabn-s"}
+    needing = {row.name for row in rows() if row.needs_batch_norm}
+    assert needing == {"adabn", "adabn-s", "tent", "bn-mix"}

@@ -22,11 +22,17 @@ from toys import (
 
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.adabn_s import AdaBNS
+from fedadapt.client.adaptations.bn_mix import BnMix
 from fedadapt.client.adaptations.ewc import Ewc
 from fedadapt.client.adaptations.fine_tune import FineTune
 from fedadapt.client.adaptations.kd import Kd
+from fedadapt.client.adaptations.lp_ft import LpFt
 from fedadapt.client.adaptations.none import NoAdaptation
+from fedadapt.client.adaptations.prototype import Prototype
 from fedadapt.client.adaptations.registry import ADAPTATIONS
+from fedadapt.client.adaptations.shot_im import ShotIm
+from fedadapt.client.adaptations.t3a import T3A
+from fedadapt.client.adaptations.tent import Tent
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import Sgd, fit
@@ -46,6 +52,12 @@ METHODS = [
     FineTune(epochs=2, lr=0.1),
     Kd(epochs=2, lr=0.1),
     Ewc(epochs=2, lr=0.01, lam=10.0),
+    LpFt(epochs=2, head_lr=0.1, lr=0.1, batch_size=4),
+    Prototype(blend=0.5, batch_size=4),
+    Tent(epochs=2, lr=0.1, batch_size=4),
+    BnMix(prior=3.0, batch_size=4),
+    ShotIm(epochs=2, lr=0.1, batch_size=4),
+    T3A(supports=2, batch_size=4),
 ]
 
 
@@ -83,7 +95,7 @@ def test_the_argument_is_not_moved_and_names_and_types_stay(method, execution):
 
 @pytest.mark.parametrize("execution", ["per-client", "stacked-kernels", "vmap"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
-def test_stacked_is_one_by_one_and_company_does_not_matter(method, execution):
+def test_stacked_is_one_by_one_and_other_clients_do_not_matter(method, execution):
     weights = initials(conv(), 3)
     together = method.adapt(cohort(conv(), SPLITS, execution), weights)
     for d in range(3):

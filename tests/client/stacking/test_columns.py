@@ -40,6 +40,6 @@ def test_they_are_one_matrix_product(kind):
     ],
     ids=str,
 )
-def test_others_are_not(layer, size):
+def test_layers_with_many_pixels_groups_or_same_padding_are_not_computed_in_columns(layer, size):
     assert not suits_columns(layer, Stacked(torch.empty(3, 4, 90, *size, device="meta"), 3))
     same(nn.Sequential(nn.Conv2d(2, 90, 1), layer, nn.Flatten()), (2, *size), steps=1)

@@ -110,7 +110,7 @@ def test_dropout_is_stacked_by_kernels():
     assert plan(model, (3, 2, 2), 4).execution == "stacked-kernels"
 
 
-def test_a_network_that_does_not_fit_the_images_is_nobodys_error_here():
+def test_the_rule_plans_a_network_that_does_not_fit_the_images_without_an_error():
     assert plan(nn.Linear(5, 3), (3, 2, 2), 4).execution == "sequential"
 
 

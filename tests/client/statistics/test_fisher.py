@@ -76,7 +76,7 @@ def test_batch_norm_uses_what_it_has_and_nothing_is_moved(granularity):
     assert not torch.isclose(other["head.weight"], found["head.weight"]).all()
 
 
-def test_who_else_is_there_changes_nothing():
+def test_other_clients_in_the_cohort_do_not_change_a_clients_fisher():
     weights = initials(make(), 3)
     everybody = fisher(cohort(make(), SPLITS), weights, granularity="batch", batch_size=4)
     alone = fisher(

@@ -178,7 +178,7 @@ def test_the_data_root_can_come_from_the_environment(tmp_path, monkeypatch):
     assert load_benchmark(config).num_clients == 2
 
 
-def test_files_that_cannot_be_downloaded_are_named_with_their_place(tmp_path, monkeypatch):
+def test_a_failed_download_is_one_line_with_the_files_and_where_to_put_them(tmp_path, monkeypatch):
     from torchvision import datasets
 
     def offline(*args, **kwargs):

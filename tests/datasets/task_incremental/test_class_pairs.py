@@ -223,7 +223,7 @@ def test_same_images_takes_as_many_as_asked_and_no_more_than_there_are():
         ),
     ],
 )
-def test_one_of_the_two_words_is_enough(given, partition, shift):
+def test_either_partition_or_shift_implies_the_other(given, partition, shift):
     config = RunConfig(benchmark="cifar10-tasks", **given)
     spec = TaskSpec.of(config)
     assert (spec.users.name, spec.shift.name) == (partition, shift)

@@ -9,7 +9,7 @@ import torch
 from toys import assert_same_bits
 
 from fedadapt.client.statistics.importance import importances
-from fedadapt.reproductions.dua.correlation import PAIRS, Found, Quartet, pearson, quartets
+from fedadapt.reproductions.dua.correlation import PAIRS, Correlations, Quartet, pearson, quartets
 from fedadapt.selectors import head
 from fedadapt.simulations.assembly import assemble
 from fedadapt.strategies.dua.experts.training import load_experts
@@ -60,7 +60,7 @@ def test_means_are_over_seeds_and_users():
     def rho(value):
         return dict.fromkeys(PAIRS, value)
 
-    found = Found((7, 8), [[rho(0.1), rho(0.3)], [rho(0.5), rho(0.7)]], None)
+    found = Correlations((7, 8), [[rho(0.1), rho(0.3)], [rho(0.5), rho(0.7)]], None)
     assert found.mean()["M1"] == pytest.approx(0.4)
     assert found.mean(7)["M1"] == pytest.approx(0.2)
     assert found.mean(8, 0)["M1"] == pytest.approx(0.5)

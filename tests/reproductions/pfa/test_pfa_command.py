@@ -9,7 +9,7 @@ import tiny
 from fedadapt.errors import InputError
 from fedadapt.reproductions.pfa.command import reproduce, run
 from fedadapt.reproductions.pfa.plan import PAPER, Experiment, Rounds
-from fedadapt.reproductions.pfa.results import finds_the_given
+from fedadapt.reproductions.pfa.results import finds_the_same_groups
 
 
 def test_runs_tables_and_picture_of_a_small_experiment(tmp_path, capsys, monkeypatch):
@@ -37,7 +37,7 @@ def test_arguments_that_are_none_are_refused_before_any_run(tmp_path, arguments)
 
 
 @pytest.mark.parametrize(("labels", "same"), [([0, 0, 0, 1, 1, 1], True), ([0] * 6, False)])
-def test_the_number_found_is_run_for_where_its_groups_are_others(tmp_path, labels, same):
+def test_the_number_of_groups_found_is_run_only_where_the_groups_differ(tmp_path, labels, same):
     vectors = [[0.1, 0.1], [0.11, 0.1], [0.1, 0.11], [0.9, 0.9], [0.9, 0.91], [0.91, 0.9]]
     (tmp_path / "groups.json").write_text(json.dumps({"vectors": vectors, "labels": labels}))
-    assert finds_the_given(replace(PAPER, strategy="pfa", out=str(tmp_path))) is same
+    assert finds_the_same_groups(replace(PAPER, strategy="pfa", out=str(tmp_path))) is same

@@ -21,7 +21,7 @@ def notes(seeds: tuple[int, ...], model: str) -> str:
 
 
 @pytest.mark.parametrize(("seeds", "said"), [((1,), "Seed 1."), ((1, 2), "over seeds 1, 2.")])
-def test_a_deviation_is_spoken_of_where_there_is_one(seeds, said):
+def test_the_note_on_deviations_is_there_only_with_several_seeds(seeds, said):
     assert said in notes(seeds, "mlp")
     assert ("±" in notes(seeds, "mlp")) is (len(seeds) > 1)
 

@@ -45,7 +45,7 @@ def test_distributions_in_a_row_are_found_in_uneven_groups(method, seed):
     assert adjusted_rand_score(truth, found.labels) == 1.0
 
 
-def test_one_reference_is_enough_for_a_row():
+def test_one_reference_client_is_enough_for_distributions_in_a_row():
     vectors, _ = around(row_of(3), [6, 6, 6], 0.005)
     found = group_clients(vectors, method="efficient")
     assert (found.method, found.aliased) == ("efficient", False)
@@ -77,7 +77,7 @@ def test_a_client_unlike_all_others_is_no_group_of_its_own(method):
     assert found.labels[-1] == found.labels[int(truth.argmax())]
 
 
-def test_a_client_unlike_all_others_takes_no_place_of_a_group_that_was_asked_for():
+def test_a_client_unlike_all_others_is_not_one_of_the_groups_asked_for():
     vectors, truth = around(scattered(3), [6, 6, 6], 0.005)
     vectors = torch.cat([vectors, torch.full((1, 30), 3.0, dtype=torch.float64)])
     found = group_clients(vectors, groups=3, method="exact")

@@ -70,7 +70,7 @@ def test_as_many_groups_as_there_are_blobs(method, number, each):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("groups", [None, 5])
-def test_one_reference_never_mixes_kinds_of_two_clients(groups, seed):
+def test_one_reference_client_never_mixes_kinds_of_two_clients(groups, seed):
     """Two equally far from both references would be a group, of four."""
     generator = torch.Generator().manual_seed(seed)
     vectors, truth = blobs(torch.rand(5, 30, generator=generator), 2, 0.02, seed)
@@ -104,7 +104,7 @@ def test_groups_without_any_scatter_are_not_divided_further():
 
 
 @pytest.mark.parametrize("seed", [13, 145, 351, 475, 486, 505, 906, 1074, 1107, 1114])
-def test_a_second_reference_sees_what_one_mixes_up(seed):
+def test_a_second_reference_client_tells_apart_what_one_mixes_up(seed):
     """Kinds of two or three clients: too few for a group to be seen to fall apart."""
     generator = np.random.default_rng(seed)
     number, channels = int(generator.integers(3, 6)), int(generator.integers(2, 4))

@@ -51,7 +51,7 @@ def without_seconds(communication):
 
 
 @pytest.mark.parametrize("batch_norm", ["shared", "local", "reestimate"])
-def test_cohorts_change_not_a_bit_one_by_one(batch_norm):
+def test_a_run_is_the_same_bits_for_every_cohort_size_one_by_one(batch_norm):
     alone = rounds(batch_norm=batch_norm)
     for size in (2, 3):
         other = rounds(batch_norm=batch_norm, cohort_size=size)
@@ -153,7 +153,7 @@ def test_evaluation_goes_on_without_a_client_that_fails(cohort_size):
     assert sorted(some, key=key) == sorted((r for r in rows if r.adaptation == "adabn"), key=key)
 
 
-def test_ctrl_c_is_nobodys_fault():
+def test_ctrl_c_in_a_client_reaches_the_caller():
     class Impatient(Toys):
         def split(self, client):
             raise KeyboardInterrupt

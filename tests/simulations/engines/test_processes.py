@@ -21,10 +21,10 @@ from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.messages import Sent
 from fedadapt.server.client_pool import EvaluationRequest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.engines import process_worker
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.processes import ProcessClients
 from fedadapt.simulations.engines.scheduler import AHEAD, WAITING

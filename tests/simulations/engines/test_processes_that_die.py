@@ -15,8 +15,8 @@ from toys import Toys, assert_same_bits, conv, initial, sent, split, training
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.errors import FedadaptError
 from fedadapt.server.client_pool import EvaluationRequest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines import process_worker
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.jobs import Reply, Request
 from fedadapt.simulations.engines.processes import ProcessClients
@@ -312,7 +312,7 @@ def test_a_request_nobody_is_interested_in_any_more_is_in_nobodys_way():
         assert [a.clients[0] for a in scheduler.each(after, lambda *_: {}, 1)] == [10, 11, 12]
 
 
-def test_who_dies_without_doing_a_job_is_no_job_s_fault():
+def test_a_worker_that_dies_between_jobs_fails_no_client():
     worker_pool = Scripted(1)
     worker_pool.choose = lambda: 0
     request = Request.to_answer("train", 1, sent(START, CLIENTS))
@@ -326,7 +326,7 @@ def test_who_dies_without_doing_a_job_is_no_job_s_fault():
     assert seen == list(CLIENTS)
 
 
-def test_the_heaviest_come_first_but_not_before_their_time():
+def test_the_most_expensive_job_of_the_next_few_comes_first():
     worker_pool = Scripted(1)
     asked = []
     worker_pool.submit = lambda slot, number, job, common, own: (
@@ -371,7 +371,7 @@ def test_one_job_for_each_worker_is_handed_out_at_once():
     assert given(2, busy=2) == [1, 1]
 
 
-def test_who_has_the_lighter_job_gets_the_next():
+def test_the_worker_with_the_cheaper_job_gets_the_next():
     worker_pool, costs = Scripted(2), [9, 1, 1, 1, 1]
     worker_pool.choose = lambda: 0
     scheduler, slots, submit = Scheduler(worker_pool), [], worker_pool.submit

@@ -12,8 +12,8 @@ from toys import assert_same_bits, conv, initials, sent
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.messages import Sent
 from fedadapt.server.client_pool import EvaluationRequest
+from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.assembly import assemble
-from fedadapt.simulations.engines.client_states import ClientStates
 from fedadapt.simulations.engines.in_process import InProcessClients
 from fedadapt.simulations.engines.ray_clients import RayClients
 from fedadapt.simulations.engines.ray_worker import State

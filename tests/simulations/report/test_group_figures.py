@@ -175,6 +175,38 @@ def test_random_groups_have_a_table_and_no_distances(finished, tmp_path):
     assert "Clients seen from each layer" not in page
 
 
+@pytest.mark.parametrize(
+    ("more", "figures", "layers"),
+    [
+        ({}, 0, False),
+        ({"distances": [[0, 50, 4], [50, 0, 51], [4, 51, 0]], "unit": "angle, degrees"}, 1, False),
+        ({"vectors": [[0.1], [0.9], [0.2]], "layer": "first"}, 1, True),
+    ],
+    ids=["members alone", "distances", "vectors of a layer"],
+)
+def test_a_page_shows_of_any_method_what_it_tells(finished, tmp_path, more, figures, layers):
+    metadata = {
+        "round": 1, "quality": None, "clients": [4, 5, 6], "labels": [0, 1, 0],
+        "kinds": ["a", "b", "a"], "found_by": "principal angles",
+    }  # fmt: skip
+    (tmp_path / "groups.json").write_text(json.dumps(metadata | more))
+    (tmp_path / "config.toml").write_bytes((finished / "config.toml").read_bytes())
+    page = write_report(tmp_path, measure=False).read_text("utf-8")
+    assert "2 groups of 3 clients, found by principal angles, from round 1 on" in page
+    assert page.count("How different clients look") == figures
+    assert ("angle, degrees" in page) == ("unit" in more)
+    assert ("Clients seen from each layer" in page) == layers
+
+
+def test_distances_that_are_told_are_those_drawn():
+    told = found([0, 1, 0], ["a", "b", "a"], distances=[[0, 5, 4], [5, 0, 6], [4, 6, 0]])
+    assert told.distances(np.array([2, 0])).tolist() == [[0, 4], [4, 0]]
+    vectors = found([0, 1], ["a", "b"], [[0.0, 3.0], [4.0, 0.0]])
+    assert vectors.distances(np.array([0, 1])).tolist() == [[0, 5], [5, 0]]
+    with pytest.raises(ValueError, match="reshape"):
+        found([0, 1], ["a", "b"], distances=[[0, 1]])
+
+
 def curves(figure):
     return {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
 

@@ -207,7 +207,7 @@ def test_gains_are_client_by_client():
     np.testing.assert_equal(found.gain("base+kd"), [np.nan, 0.25])
 
 
-def test_the_ledger_adds_up_by_action_and_reason():
+def test_the_communication_log_adds_up_by_action_and_reason():
     entries = communication(14)
     (total,) = by_action(entries)
     assert (total.action, total.messages, total.bytes_down) == ("train", 56, 224_000)

@@ -158,7 +158,7 @@ def test_the_global_test_is_kept_apart_from_the_clients_own():
     assert summary_of([*rows, *personal])["global_test"] == {"base": 0.3, "personal": 0.4}
 
 
-def test_the_ledger_is_counted_by_outcome_and_byte():
+def test_the_communication_log_is_counted_by_outcome_and_byte():
     entries = [
         CommunicationEntry(1, 0, "train", "accepted", "", 100, 90, 0.0),
         CommunicationEntry(1, 1, "train", "rejected", "not finite", 100, 80, 0.0),

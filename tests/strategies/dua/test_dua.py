@@ -143,7 +143,7 @@ def test_a_user_who_did_not_answer_for_every_task_has_the_base(side):
     assert any(not torch.equal(models["personal"][n][1], t[1]) for n, t in models["base"].items())
 
 
-def test_both_shelves_give_back_what_was_put(tmp_path):
+def test_both_importance_stores_give_back_what_was_put(tmp_path):
     for importance_store in (InMemoryImportances(), OnDiskImportances(tmp_path)):
         first, second = {"w": torch.rand(3, 2)}, {"w": torch.rand(3, 2)}
         importance_store.put((0, 7), second)

@@ -56,7 +56,7 @@ def test_where_only_the_entries_that_travel_differ_nothing_is_lost_but_digits(sh
     torch.testing.assert_close(found[~told], own[~told], rtol=1e-6, atol=0)
 
 
-def test_whose_images_excite_a_layer_more_is_no_other_user():
+def test_a_scaled_importance_tensor_is_reconstructed_from_the_shared_one():
     """In proportion, tensor by tensor: nothing differs, however little travels."""
     factors = {"body.weight": 7.0, "body.bias": 0.01, "scale": 1e6}
     users = {n: factors[n] * t.unsqueeze(0) for n, t in shared().items()}

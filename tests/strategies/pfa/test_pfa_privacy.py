@@ -42,7 +42,7 @@ def said(strategy: PFA, server: PFA | None = None) -> Tensor:
     return answer(strategy, server).report["sparsity"]
 
 
-def test_with_all_the_epsilon_in_the_world_the_vector_is_exact():
+def test_with_a_very_large_epsilon_the_vector_is_exact():
     torch.testing.assert_close(said(pfa(dp_epsilon=LOOSE)), said(pfa()), rtol=0, atol=1e-3)
 
 

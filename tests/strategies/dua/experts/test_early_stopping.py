@@ -22,7 +22,7 @@ def test_ends_after_so_many_bad_epochs_with_one_fall_on_the_way(stop):
     assert early_stopping.best == 0.5
 
 
-def test_as_good_is_not_better_and_better_counts_anew():
+def test_an_equal_score_is_no_improvement_and_an_improvement_restarts_the_count():
     early_stopping, rates = run([0.5] * 5 + [0.6] + [0.6] * 4)
     assert rates == [1.0] * 10
     assert early_stopping.bad == 4

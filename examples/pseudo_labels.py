@@ -1,4 +1,4 @@
-"""Tent (Wang et al. 2021) as an adaptation of your own: ``--adapt none,adabn,tent:Tent``."""
+"""Pseudo-labels (Lee 2013) as a local adaptation: ``--adapt none,pseudo_labels:PseudoLabels``."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from fedadapt.parameters import param
 from fedadapt.selectors import norm_affine
 
 
-def entropy(view):
-    return -(view.logits.softmax(-1) * view.logits.log_softmax(-1)).sum(-1).mean(-1)
+def own_labels(view):
+    return -view.logits.log_softmax(-1).max(-1).values.mean(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tent(Adaptation):
-    """AdaBN, and scale and shift trained until predictions are sure. Wang et al. 2021, eq. 1."""
+class PseudoLabels(Adaptation):
+    """AdaBN, and scale and shift trained with predictions as labels. Lee 2013."""
 
     needs_labels, needs_batch_norm = False, True
     lr: float = param(0.01, "learning rate of SGD", at_least=0)
@@ -25,6 +25,6 @@ class Tent(Adaptation):
 
     def adapt(self, cohort, weights, pooled=None):
         schedule = Schedule(16, self.epochs, "adapt", self.name)
-        how = {"objective": entropy, "trainable": norm_affine, "mode": training_norms}
+        how = {"objective": own_labels, "trainable": norm_affine, "mode": training_norms}
         tuned = fit(cohort, weights, Sgd(self.lr), schedule, **how).weights
         return AdaBN().adapt(cohort, tuned)

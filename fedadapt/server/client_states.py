@@ -1,4 +1,7 @@
-"""Client states that live with the server: in memory first, then in a file on disk."""
+"""States of clients that live with the server: in memory first, then in a file on disk.
+
+What the clients of a simulation keep is such a state, and so is what a strategy knows of a client.
+"""
 
 import tempfile
 import threading
@@ -46,14 +49,13 @@ class State(Mapping[str, Weights]):
         return len(self._parts)
 
 
-class ClientStates:
-    """The states of all clients of a simulation, by number. Safe to use from several threads.
+class StateStorage:
+    """Puts states into memory up to ``budget``, and further ones into a file without a name.
 
-    States are kept in memory up to ``budget``, counting all that are still referenced, by a
-    snapshot for example. Further states go to a file without a name, which disappears with this
-    process however it ends; the checkpoint keeps what must outlive the process. A new state does
-    not displace an older one from memory: clients are asked in turn, so the oldest state is always
-    the next to be needed.
+    All states that are still referenced count, by a snapshot for example. The file disappears with
+    this process however it ends; the checkpoint keeps what must outlive the process. A new state
+    does not displace an older one from memory: clients are asked in turn, so the oldest state is
+    always the next to be needed. Safe to use from several threads.
     """
 
     def __init__(self, folder: Path | None = None, budget: int = BUDGET) -> None:
@@ -65,41 +67,14 @@ class ClientStates:
             budget: Bytes of states in memory.
 
         """
-        self._states: dict[int, State] = {}
         self._spill_file = SpillFile(folder)
         self._budget = budget
         self._in_memory = 0
         self._gone: deque[int] = deque()  # sizes of states in memory that are no longer referenced
         self._lock = threading.Lock()
 
-    def of(self, client: int) -> Mapping[str, Weights]:
-        """Return a client's parts, {} if it has none; read only."""
-        return dict(self._states.get(client, {}))
-
-    def remember(self, clients: tuple[int, ...], update: Update) -> None:
-        """Store row d of each of the update's parts for the d-th client, beside its other parts.
-
-        A client whose training diverged keeps its former state, or it would never recover.
-        """
-        for index, client in enumerate(clients):
-            new = {part: row(weights, index) for part, weights in update.states.items()}
-            if new and all(is_finite(weights) for weights in new.values()):
-                old: Mapping[str, Weights] = self._states.get(client, {})
-                parts = dict.fromkeys([*old, *new])
-                self._states[client] = self._put({p: new[p] if p in new else old[p] for p in parts})
-
-    def snapshot(self) -> dict[int, Mapping[str, Weights]]:
-        """Return all states by client, without copying them or reading them from disk."""
-        return dict(self._states)
-
-    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
-        """Go back to a snapshot, made here or read from a checkpoint."""
-        self._states = {
-            client: parts if isinstance(parts, State) else self._put(parts)
-            for client, parts in states.items()
-        }
-
-    def _put(self, parts: Mapping[str, Weights]) -> State:
+    def put(self, parts: Mapping[str, Weights]) -> State:
+        """Return a copy of ``parts`` that never changes."""
         size = sum(num_bytes(weights) for weights in parts.values())
         if not self._takes(size):
             return self._spill_file.put(parts)
@@ -116,6 +91,44 @@ class ClientStates:
             if fits := self._in_memory + size <= self._budget:
                 self._in_memory += size
             return fits
+
+
+class ClientStates:
+    """What all clients of a simulation keep, by number. Safe to use from several threads."""
+
+    def __init__(self, folder: Path | None = None, budget: int = BUDGET) -> None:
+        """Begin without any states; see ``StateStorage``."""
+        self._states: dict[int, State] = {}
+        self._storage = StateStorage(folder, budget)
+
+    def of(self, client: int) -> Mapping[str, Weights]:
+        """Return a client's parts, {} if it has none; read only."""
+        return dict(self._states.get(client, {}))
+
+    def remember(self, clients: tuple[int, ...], update: Update) -> None:
+        """Store row d of each of the update's parts for the d-th client, beside its other parts.
+
+        A client whose training diverged keeps its former state, or it would never recover.
+        """
+        for index, client in enumerate(clients):
+            new = {part: row(weights, index) for part, weights in update.states.items()}
+            if new and all(is_finite(weights) for weights in new.values()):
+                old: Mapping[str, Weights] = self._states.get(client, {})
+                parts = dict.fromkeys([*old, *new])
+                self._states[client] = self._storage.put(
+                    {p: new[p] if p in new else old[p] for p in parts}
+                )
+
+    def snapshot(self) -> dict[int, Mapping[str, Weights]]:
+        """Return all states by client, without copying them or reading them from disk."""
+        return dict(self._states)
+
+    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
+        """Go back to a snapshot, made here or read from a checkpoint."""
+        self._states = {
+            client: parts if isinstance(parts, State) else self._storage.put(parts)
+            for client, parts in states.items()
+        }
 
 
 class Array(NamedTuple):

@@ -9,7 +9,7 @@ from toys import assert_same_bits, copied
 
 from fedadapt.errors import FedadaptError
 from fedadapt.messages import Update
-from fedadapt.simulations.engines.client_states import ClientStates
+from fedadapt.server.client_states import ClientStates
 from fedadapt.weights import num_bytes
 
 NOWHERE = 0  # a budget: nothing stays in memory
@@ -81,7 +81,7 @@ def test_a_client_that_diverged_keeps_what_it_had(client_states, worst):
     assert after[0]["norms"]["m"] == after[2]["norms"]["m"] == 1
 
 
-def test_nothing_kept_is_no_state(client_states):
+def test_an_update_without_states_leaves_no_client_state(client_states):
     client_states.remember((0, 1), Update({}, torch.ones(2)))
     assert client_states.snapshot() == {}
 
@@ -96,7 +96,7 @@ def test_a_snapshot_is_what_was_whatever_happens_later(client_states):
     assert_same(contents(client_states, range(3)), wanted)
 
 
-def test_what_another_put_in_is_copied(client_states):
+def test_restored_states_are_copied(client_states):
     given = {3: {"personal": {"w": torch.ones(2)}}, 4: {}}
     client_states.restore(given)
     given[3]["personal"]["w"].zero_()
@@ -109,17 +109,17 @@ def test_memory_stays_within_the_budget_and_room_is_used_again(tmp_path):
     client_states = ClientStates(tmp_path, budget=2 * size)
     for seed in range(20):
         client_states.remember((0, 1, 2, 3, 4), update(seed, clients=5))
-        assert client_states._in_memory <= 2 * size
+        assert client_states._storage._in_memory <= 2 * size
     gc.collect()
     # Five states, and one that is written before the one it replaces is let go.
-    assert 3 * size <= client_states._spill_file._end <= 6 * size
+    assert 3 * size <= client_states._storage._spill_file._end <= 6 * size
     assert list(tmp_path.iterdir()) == []  # the file has no name: a kill leaves nothing behind
 
 
 def test_a_state_is_not_read_to_be_counted_or_compared(tmp_path, monkeypatch):
     client_states = ClientStates(tmp_path, NOWHERE)
     client_states.remember((0, 1, 2), update(1))
-    monkeypatch.setattr("fedadapt.simulations.engines.client_states._raw", None)
+    monkeypatch.setattr("fedadapt.server.client_states._raw", None)
     first, again = client_states.snapshot(), client_states.snapshot()
     assert first[1] is again[1]
     assert "personal" in first[1]

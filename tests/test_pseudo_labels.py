@@ -1,6 +1,6 @@
 """An adaptation of somebody else's, in a file of its own: what it does, and that it is plugged in.
 
-It is ``examples/tent.py``, which no file of the package knows.
+It is ``examples/pseudo_labels.py``, which no file of the package knows.
 """
 
 import json
@@ -23,65 +23,64 @@ from fedadapt.selectors import norms
 from fedadapt.simulations.results.parquet import read_evaluations
 from fedadapt.testing import adaptation_contract
 
+NAME = "pseudo_labels:PseudoLabels"
 SPLITS = [split(count, adapt=16, test=7, seed=count) for count in (5, 12, 10)]
 
 
 @pytest.fixture
-def tent(monkeypatch):
+def pseudo(monkeypatch):
     """The module, as it is found from its own folder."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    monkeypatch.delitem(sys.modules, "tent", raising=False)
-    import tent
+    monkeypatch.delitem(sys.modules, "pseudo_labels", raising=False)
+    import pseudo_labels
 
-    return tent
-
-
-def test_it_is_short():
-    assert len((EXAMPLES / "tent.py").read_text("utf-8").splitlines()) <= 30
+    return pseudo_labels
 
 
-def test_the_gradient_of_the_entropy_is_its_closed_form(tent):
-    """For logit c it is -p_c (log p_c + H) / B, which is 0 where all classes are equal."""
+def test_the_example_is_short():
+    assert len((EXAMPLES / "pseudo_labels.py").read_text("utf-8").splitlines()) <= 30
+
+
+def test_the_gradient_is_that_of_cross_entropy_with_the_surest_class(pseudo):
     logits = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    logits[0, 0] = 0.7
     logits.requires_grad_()
-    value = tent.entropy(SimpleNamespace(logits=logits))  # all of a view that it looks at
+    value = pseudo.own_labels(SimpleNamespace(logits=logits))  # all of a view that it looks at
     assert value.shape == (2,)
     value.sum().backward()
-    log_p = logits.detach().log_softmax(-1)
-    each = -(log_p.exp() * log_p).sum(-1, keepdim=True)
-    torch.testing.assert_close(value.detach(), each[..., 0].mean(1))
-    torch.testing.assert_close(logits.grad, -log_p.exp() * (log_p + each) / 4)
-    assert logits.grad[0, 0].abs().max() < 1e-15
+    surest = logits.detach().argmax(-1)
+    each = [torch.nn.functional.cross_entropy(logits[d].detach(), surest[d]) for d in range(2)]
+    torch.testing.assert_close(value.detach(), torch.stack(each))
+    wanted = logits.detach().softmax(-1) - torch.nn.functional.one_hot(surest, 3)
+    torch.testing.assert_close(logits.grad, wanted / 4)
 
 
-def test_without_learning_it_is_adabn(tent):
+def test_without_learning_it_is_adabn(pseudo):
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
-    still = tent.Tent(lr=0.0).adapt(members, weights)
+    still = pseudo.PseudoLabels(lr=0.0).adapt(members, weights)
     adabn = AdaBN().adapt(members, weights)
     counted = {n for n in adabn if not n.endswith("num_batches_tracked")}
     assert_same_bits({n: still[n] for n in counted}, {n: adabn[n] for n in counted})
 
 
-def test_it_moves_batch_norm_only_towards_surer_predictions(tent):
+def test_it_moves_batch_norm_only_towards_surer_predictions(pseudo):
     weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
-    adapted = tent.Tent(lr=0.05, epochs=20).adapt(members, weights)
+    adapted = pseudo.PseudoLabels(lr=0.05, epochs=20).adapt(members, weights)
     moved = {n for n in weights if not torch.equal(adapted[n], weights[n])}
     assert moved == norms(conv())
 
-    def entropy(models, client):
+    def unsure(models, client):
         model = conv().double()
         model.load_state_dict({n: t[client] for n, t in models.items()})
         logits = model.eval()(SPLITS[client].adapt.inputs)
-        return tent.entropy(SimpleNamespace(logits=logits[None])).item()
+        return pseudo.own_labels(SimpleNamespace(logits=logits[None])).item()
 
     start = AdaBN().adapt(members, weights)
-    assert all(entropy(adapted, d) < entropy(start, d) for d in range(3))
+    assert all(unsure(adapted, d) < unsure(start, d) for d in range(3))
 
 
 @pytest.mark.parametrize("execution", ["per-client", "stacked-kernels", "vmap"])
-def test_stacked_it_is_what_it_is_alone(tent, execution):
-    weights, method = initials(conv(), 3), tent.Tent(lr=0.05)
+def test_stacked_it_is_what_it_is_alone(pseudo, execution):
+    weights, method = initials(conv(), 3), pseudo.PseudoLabels(lr=0.05)
     together = method.adapt(cohort(conv(), SPLITS, execution), weights)
     for d in range(3):
         alone = method.adapt(
@@ -90,16 +89,16 @@ def test_stacked_it_is_what_it_is_alone(tent, execution):
         assert_close({n: t[[d]] for n, t in together.items()}, alone)
 
 
-def test_it_needs_no_labels_and_batch_norm(tent):
+def test_it_needs_no_labels_and_batch_norm(pseudo):
     model, images = conv().double(), SPLITS[0].adapt.inputs
-    adapted = adapt(model, images, method="tent:Tent", epochs=1)
+    adapted = adapt(model, images, method=NAME, epochs=1)
     assert not torch.equal(adapted.state_dict()["body.1.bias"], model.state_dict()["body.1.bias"])
 
 
 @pytest.mark.parametrize("check", adaptation_contract, ids=lambda check: check.__name__)
-@pytest.mark.usefixtures("tent")
+@pytest.mark.usefixtures("pseudo")
 def test_it_keeps_the_contract_of_adaptations(check):
-    check("tent:Tent")
+    check(NAME)
 
 
 def simulated(folder: Path, name: str, *more: str) -> dict[str, float]:
@@ -114,20 +113,25 @@ def simulated(folder: Path, name: str, *more: str) -> dict[str, float]:
 
 
 @pytest.fixture
-def plain(tmp_path_factory, tent, monkeypatch):
+def plain(tmp_path_factory, pseudo, monkeypatch):
     tiny.without_pictures(monkeypatch)
-    return simulated(tmp_path_factory.mktemp("named") / "run", "tent:Tent")
+    return simulated(tmp_path_factory.mktemp("named") / "run", NAME)
 
 
 def test_named_module_and_class_it_is_a_row_of_the_tables(plain):
-    assert {name for _, name in plain} == {"none", "adabn", "tent:Tent"}
-    assert all(plain[d, "tent:Tent"] != plain[d, "adabn"] for d in range(6))
+    assert {name for _, name in plain} == {"none", "adabn", NAME}
+    assert all(plain[d, NAME] != plain[d, "adabn"] for d in range(6))
 
 
 def test_its_arguments_come_after_its_name(plain, tmp_path):
     """With a rate of 0 it is AdaBN, client by client."""
-    still = simulated(tmp_path / "run", "tent:Tent", "--adapt-args", "tent:Tent.lr=0")
-    assert [still[d, "tent:Tent"] for d in range(6)] == [still[d, "adabn"] for d in range(6)]
+    still = simulated(
+        tmp_path / "run",
+        NAME,
+        "--adapt-args",
+        f"{NAME}.lr=0",
+    )
+    assert [still[d, NAME] for d in range(6)] == [still[d, "adabn"] for d in range(6)]
     assert [still[d, "adabn"] for d in range(6)] == [plain[d, "adabn"] for d in range(6)]
 
 
@@ -142,17 +146,17 @@ def installed(folder: Path, **points: str) -> None:
     (information / "entry_points.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def test_an_installed_package_gives_it_a_name_that_ranks_with_ours(tent, tmp_path, monkeypatch):
+def test_an_installed_package_gives_it_a_name_that_ranks_with_ours(pseudo, tmp_path, monkeypatch):
     tiny.without_pictures(monkeypatch)
-    installed(tmp_path, tent="tent:Tent", broken="nowhere:Broken")
+    installed(tmp_path, **{"pseudo-labels": NAME, "broken": "nowhere:Broken"})
     monkeypatch.syspath_prepend(tmp_path)
-    assert tent.Tent().name == build("tent", {}, "here").name == "tent"
-    losses = simulated(tmp_path / "run", "tent", "--adapt-args", "tent.epochs=2")
-    assert all(losses[d, "tent"] != losses[d, "adabn"] for d in range(6))
+    assert pseudo.PseudoLabels().name == build("pseudo-labels", {}, "here").name == "pseudo-labels"
+    losses = simulated(tmp_path / "run", "pseudo-labels", "--adapt-args", "pseudo-labels.epochs=2")
+    assert all(losses[d, "pseudo-labels"] != losses[d, "adabn"] for d in range(6))
     said = CliRunner().invoke(main, ["adaptations"], env={"COLUMNS": "200"}).output
-    [line] = [line for line in said.splitlines() if line.startswith("tent ")]
-    assert "until predictions are sure" in line
+    [line] = [line for line in said.splitlines() if line.startswith("pseudo-labels ")]
+    assert "with predictions as labels" in line
     assert "lr=0.01" in said
     assert "cannot import nowhere:Broken" in said  # and the list goes on
-    refused = CliRunner().invoke(main, ["simulate", "--adapt", "tend"])
-    assert "unknown 'tend'; did you mean 'tent'?" in refused.output
+    refused = CliRunner().invoke(main, ["simulate", "--adapt", "pseudo-label"])
+    assert "unknown 'pseudo-label'; did you mean 'pseudo-labels'?" in refused.output

@@ -1,0 +1,1 @@
+"""Methods that find clusters of clients by other means than PFA, and federate inside each."""

@@ -1,0 +1,1 @@
+"""Methods whose server has a model of each client."""
