@@ -247,12 +247,13 @@ class Federation:
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
             held_out=final and self._serves_the_best,
+            confidence=final and self._config.confidence,
             on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:
-            one = self._method.models_by_task(clients[:1])
+            models_of_one = self._method.models_by_task(clients[:1])
             states = self._client_pool.states()
-            collect, at_once = self._saved_models.plan(clients, one, states, adaptations)
+            collect, at_once = self._saved_models.plan(clients, models_of_one, states, adaptations)
             request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
@@ -299,7 +300,8 @@ class Federation:
         seen = self._population.seen
         sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
         pooled: dict[str, Weights] = {}
-        for adaptation in self._adaptations:
+        parts = {part.name: part for whole in self._adaptations for part in whole.in_turn()}
+        for adaptation in parts.values():
             query = adaptation.query()
             if query is None:
                 continue

@@ -74,15 +74,18 @@ class Setup:
         )
 
     def pooled(self, weights: Weights) -> Weights | None:
-        """The mean answer to the adaptation's query, repeated for each client, as in a run."""
-        query = self.adaptation.query()
-        if query is None:
-            return None
+        """The mean answers to what the adaptation asks, repeated for each client, as in a run."""
         cohort = self.cohort()
-        answers = query.answer(cohort, weights)
         shares = (cohort.num_examples / cohort.num_examples.sum()).double()
-        means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
-        return repeat(means, len(cohort))
+        found: dict[str, Weights] = {}
+        for part in self.adaptation.in_turn():
+            query = part.query()
+            if query is None:
+                continue
+            answers = query.answer(cohort, weights)
+            means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
+            found[part.name] = repeat(means, len(cohort))
+        return self.adaptation.pooled_from(found)
 
     def adapted(self, cohort: Cohort) -> Weights:
         """The models after the adaptation."""
@@ -118,10 +121,12 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
 
 def quick(name: str, arguments: Arguments) -> Adaptation:
     """Build the adaptation; one that trains does so for few epochs where no number is given."""
-    chosen = {key.replace("-", "_"): value for key, value in arguments.items()}
-    if "epochs" in parameters(find(name)):
-        chosen = {"epochs": QUICK_EPOCHS, **chosen}
-    return build(name, chosen, "adapt-args")
+    given = dict(arguments)
+    for part in name.split("+"):
+        epochs = "epochs" if part == name else f"{part}.epochs"
+        if "epochs" in parameters(find(part)):
+            given.setdefault(epochs, QUICK_EPOCHS)
+    return build(name, given, "adapt-args")
 
 
 def relabelled(examples: Examples) -> Examples:
