@@ -26,6 +26,7 @@ STRATEGIES = Registry(
         "fedcac": "fedadapt.strategies.personal.fedcac:FedCAC",
         "fedamp": "fedadapt.strategies.personal.fedamp:FedAMP",
         "fedfomo": "fedadapt.strategies.personal.fedfomo:FedFomo",
+        "fedpac": "fedadapt.strategies.personal.fedpac:FedPAC",
         "pfedhn": "fedadapt.strategies.generated.pfedhn:PFedHN",
         "fedper": "fedadapt.strategies.shared.fedper:FedPer",
         "fedrep": "fedadapt.strategies.shared.fedrep:FedRep",
