@@ -22,6 +22,7 @@ STRATEGIES = Registry(
         "fedavg": "fedadapt.strategies.shared.fedavg:FedAvg",
         "fedprox": "fedadapt.strategies.shared.fedprox:FedProx",
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
+        "embedding": "fedadapt.strategies.shared.embedding:EmbeddedModels",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "fedcac": "fedadapt.strategies.personal.fedcac:FedCAC",
         "fedamp": "fedadapt.strategies.personal.fedamp:FedAMP",
