@@ -1,6 +1,6 @@
 """Train one method of ours and write what ``theirs.py`` writes, in the same form.
 
-  python -m benchmarks.beside_fluke.ours apfl --seed 1 --out results/ours-apfl-1.json
+python -m benchmarks.beside_fluke.ours apfl --seed 1 --out results/ours-apfl-1.json
 """
 
 import argparse

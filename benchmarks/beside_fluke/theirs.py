@@ -150,9 +150,7 @@ class MendedAPFL(APFLClient):
     def mixture(self, model: nn.Module) -> dict[str, Tensor]:
         own = dict(self.personalized_model.named_parameters())
         alpha = self.hyper_params.lam
-        return {
-            n: (1 - alpha) * w.detach() + alpha * own[n] for n, w in model.named_parameters()
-        }
+        return {n: (1 - alpha) * w.detach() + alpha * own[n] for n, w in model.named_parameters()}
 
 
 class Pulled(torch.optim.SGD):
@@ -479,9 +477,7 @@ class Nearest(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
         far = torch.full((len(x),), torch.inf)
-        apart = [
-            far if p is None else ((features - p) ** 2).mean(1) for p in self.prototypes
-        ]
+        apart = [far if p is None else ((features - p) ** 2).mean(1) for p in self.prototypes]
         return -torch.stack(apart, 1)
 
 
