@@ -172,7 +172,7 @@ class SharedModel(Strategy[Weights]):
             base = self.base_model(received.weights)
             statistics = batch_norm_statistics(cohort, base, schedule)
             return Update(statistics, cohort.num_examples)
-        shared = _with_part(cohort, received.weights, NORMS, self._local_norms)
+        shared = self.localise(cohort, received.weights)
         return self.train(cohort, _with_part(cohort, shared, STAYING, self._staying))
 
     @final
