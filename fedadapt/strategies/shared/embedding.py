@@ -182,7 +182,7 @@ class EmbeddedModels(SharedModel):
     def _layers(self) -> dict[str, int]:
         """Outputs of each layer with weights, by its path; see ``_is_layer``."""
         return {
-            path: module.weight.shape[0]  # type: ignore[union-attr, index]
+            path: module.weight.shape[0]
             for path, module in self.model.named_modules()
             if _is_layer(module)
         }
