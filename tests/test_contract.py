@@ -17,6 +17,7 @@ ARGUMENTS = {
     # rounding errors decide their gradients.
     "pfedgate": {"budget": 1.0},
 }
+COMPOSITIONS = ("adabn+ewc", "bn-mix+t3a")  # one asks and reads labels, the other does neither
 
 
 def _name(check) -> str:
@@ -30,7 +31,7 @@ def test_a_strategy_keeps_the_contract(name, check):
 
 
 @pytest.mark.parametrize("check", adaptation_contract, ids=_name)
-@pytest.mark.parametrize("name", ADAPTATIONS.ours)
+@pytest.mark.parametrize("name", [*ADAPTATIONS.ours, *COMPOSITIONS])
 def test_an_adaptation_keeps_the_contract(name, check):
     check(name)
 

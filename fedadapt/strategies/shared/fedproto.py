@@ -62,7 +62,7 @@ class FedProto(SharedModel):
         return {SUMS: sums, SHARES: sums[:, 0].clone()}
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:
-        prototypes = {"p": _quotient(shared[SUMS], shared[SHARES]), "share": shared[SHARES]}
+        prototypes = {"p": quotient(shared[SUMS], shared[SHARES]), "share": shared[SHARES]}
         fitted = fit(
             cohort,
             {n: t for n, t in shared.items() if n not in (SUMS, SHARES)},
@@ -70,7 +70,7 @@ class FedProto(SharedModel):
             objective=Pulled(self.lam),
             memory={"prototypes": prototypes},
         )
-        tables = self._tables(cohort, fitted.weights)
+        tables = class_tables(cohort, fitted.weights)
         update = self.sending(cohort, fitted).keeping(prototypes=prototypes)
         return replace(update, weights=update.weights | tables)
 
@@ -89,16 +89,6 @@ class FedProto(SharedModel):
             bias: torch.where(some, distance, shared[bias]),
         }
 
-    def _tables(self, cohort: Cohort, weights: Weights) -> Weights:
-        """Sums of the features of a class [D, C, F] and its images [D, C], by all images."""
-        like = weights[linear_head(self.model)[0]]
-        sums, shares = [], []
-        for own in features_of(cohort, weights, Schedule(BATCH, purpose="prototypes")):
-            belongs = nn.functional.one_hot(own.labels, like.shape[1]).to(like)  # [N, C]
-            sums.append(belongs.T @ own.values.to(like) / len(belongs))
-            shares.append(belongs.mean(0))
-        return {SUMS: torch.stack(sums), SHARES: torch.stack(shares)}
-
 
 @dataclass(frozen=True)
 class Pulled:
@@ -114,8 +104,19 @@ class Pulled:
         return cross_entropy(view) + self.lam * (gap * known).mean(1)
 
 
-def _quotient(sums: Tensor, shares: Tensor) -> Tensor:
+def quotient(sums: Tensor, shares: Tensor) -> Tensor:
     """The class means [D, C, F]; 0 for a class that nobody has an image of."""
     has = shares > 0
     means = sums / torch.where(has, shares, torch.ones_like(shares)).unsqueeze(2)
     return torch.where(has.unsqueeze(2), means, torch.zeros_like(means))
+
+
+def class_tables(cohort: Cohort, weights: Weights) -> Weights:
+    """Sums of the features of a class [D, C, F] and its images [D, C], by all images."""
+    like = weights[linear_head(cohort.model)[0]]
+    sums, shares = [], []
+    for own in features_of(cohort, weights, Schedule(BATCH, purpose="prototypes")):
+        belongs = nn.functional.one_hot(own.labels, like.shape[1]).to(like)  # [N, C]
+        sums.append(belongs.T @ own.values.to(like) / len(belongs))
+        shares.append(belongs.mean(0))
+    return {SUMS: torch.stack(sums), SHARES: torch.stack(shares)}
