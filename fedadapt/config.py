@@ -114,6 +114,11 @@ class RunConfig:
         "client keeps the base model unless its adapt images say that another one is better",
         choices=("all", "best-on-adapt"),
     )
+    confidence: bool = param(
+        False,
+        "record how sure models are of each test image, with a temperature fitted to the client's "
+        "adapt images: calibration, and accuracy against coverage",
+    )
     local: bool = param(
         True,
         "beside every table and picture, what each client gets by training alone, for as many "

@@ -16,9 +16,7 @@ from fedadapt.client.candidates import best_of, join_models, pick, split_models
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.messages import Update
-from fedadapt.models.mode import evaluating
 from fedadapt.objectives import Proximal, View, cross_entropy
-from fedadapt.selectors import head, nothing
 from fedadapt.weights import Weights, repeat, row
 
 
@@ -33,11 +31,6 @@ def only(weights: Weights, prefix: str) -> Weights:
 
 def parameters(model: nn.Module) -> list[str]:
     return [n for n, _ in model.named_parameters()]
-
-
-def of_labels(table: Tensor, labels: Tensor) -> Tensor:
-    """Each image's row of its client's table: [D, C, ...] and labels [D, B] -> [D, B, ...]."""
-    return torch.stack([rows[own] for rows, own in zip(table, labels, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -77,106 +70,6 @@ class Ditto(Method):
 
     def personal(self, cohort, w):
         return cohort.state("v", w)
-
-
-@dataclass(frozen=True)
-class FedAla(Method):
-    """The head starts at old + (new - old) A, with A in [0, 1] learnt on a part of the images."""
-
-    share: float = 0.8
-    rate: float = 1.0
-    top: Callable[[nn.Module], frozenset[str]] = head
-
-    def through(self, q, held, memory):
-        old, new = memory["old"], memory["new"]
-        return {n[2:]: old[n[2:]] + (new[n[2:]] - old[n[2:]]) * a for n, a in q.items()}
-
-    def mixture(self, cohort, new):
-        top = {n: new[n] for n in self.top(cohort.model)}
-        a = cohort.state("a", {f"a/{n}": torch.ones_like(t) for n, t in top.items()})
-        memory = {"old": cohort.state("old", top), "new": top}
-        fitted = fit(
-            cohort.subset(self.share, "ala"), new, Sgd(self.rate, clamp=dict.fromkeys(a, (0, 1))),
-            self.schedule, trainable=nothing, extra=a, through=self.through, memory=memory,
-            mode=evaluating,
-        )  # fmt: skip
-        return new | self.through(fitted.extra, {}, memory), fitted.extra
-
-    def answer(self, cohort, w):
-        start, a = self.mixture(cohort, w)
-        fitted = fit(cohort, start, self.sgd, self.schedule)
-        old = {n: fitted.weights[n] for n in self.top(cohort.model)}
-        return Update(fitted.weights, cohort.num_examples).keeping(old=old, a=a)
-
-    def personal(self, cohort, w):
-        return self.mixture(cohort, w)[0]
-
-
-@dataclass(frozen=True)
-class Prototypes:
-    """Task loss + lam ||z - P[y]||^2 / dimensions, where the class has a prototype. FedProto."""
-
-    lam: float
-
-    def __call__(self, view: View) -> Tensor:
-        p, n = view.memory["prototypes"]["p"], view.memory["prototypes"]["n"]
-        labels = view.batch.labels
-        gap = ((view.features - of_labels(p, labels)) ** 2).mean(2)
-        return cross_entropy(view) + self.lam * (gap * (of_labels(n, labels) > 0)).mean(1)
-
-
-def class_means(cohort: Cohort, weights: Weights, num_classes: int) -> Weights:
-    """Mean features of the training images by class [D, C, F], and how many there are [D, C]."""
-    total, count = None, torch.zeros(len(cohort), num_classes, dtype=torch.float64)
-    for groups in cohort.steps(Schedule(8, purpose="means")):
-        for members, batch in groups:
-            z = cohort.features({n: t[members] for n, t in weights.items()}, batch.inputs)
-            if total is None:
-                total = z.new_zeros(len(cohort), num_classes, z.shape[-1])
-            for d, own, labels in zip(members, z, batch.labels, strict=True):
-                total[d].index_add_(0, labels, own)
-                count[d] += torch.bincount(labels, minlength=num_classes)
-    return {"p": total / count.clamp(min=1).unsqueeze(2), "n": count}
-
-
-@dataclass(frozen=True)
-class FedProto(Method):
-    """Features are pulled to the classes' means over all clients; no weight travels."""
-
-    lam: float = 1.0
-    num_classes: int = 3
-    net: Weights | None = None  # everybody's start, [...]
-
-    def start(self, weights):
-        features = weights["head.weight"].shape[1]
-        p = torch.zeros(self.num_classes, features, dtype=torch.float64)
-        return {"p": p, "n": p[:, 0]}
-
-    def answer(self, cohort, received):
-        own = cohort.state("net", repeat(self.net, len(cohort)))
-        fitted = fit(
-            cohort, own, self.sgd, self.schedule, objective=Prototypes(self.lam),
-            memory={"prototypes": received},
-        )  # fmt: skip
-        means = class_means(cohort, fitted.weights, self.num_classes)
-        return Update(means, cohort.num_examples).keeping(net=fitted.weights)
-
-    def merge(self, update, received):
-        return merged_prototypes(update.weights["p"], update.weights["n"])
-
-    def personal(self, cohort, received):
-        """The nearest prototype as a head: argmin ||z - p||^2 = argmax 2 p.z - ||p||^2."""
-        own, (p, n) = (
-            cohort.state("net", repeat(self.net, len(cohort))),
-            (received["p"], received["n"]),
-        )
-        bias = torch.where(n > 0, -(p**2).sum(2), torch.tensor(-1e9, dtype=p.dtype))
-        return own | {"head.weight": 2 * p, "head.bias": bias}
-
-
-def merged_prototypes(p: Tensor, n: Tensor) -> Weights:
-    """[D, C, F] and counts [D, C] -> [C, F], [C]."""
-    return {"p": (p * n.unsqueeze(2)).sum(0) / n.sum(0).clamp(min=1).unsqueeze(1), "n": n.sum(0)}
 
 
 @dataclass(frozen=True)

@@ -78,11 +78,15 @@ class Exchange:
     ) -> Iterator[Answers]:
         """Ask the clients, and yield the usable answers in client order.
 
+        Where there is nobody to ask, there is no quorum to be lost.
+
         Args:
             more_validation_errors: Names the faults that the strategy itself finds; see
                 ``Strategy.validation_errors``.
 
         """
+        if not sent.clients:
+            return
         shape = Expected.of(expected)
         limit = self._max_update_norm if action == "train" else 0.0  # other answers are no updates
         down = num_bytes({n: t[0] for n, t in sent.weights.items()})

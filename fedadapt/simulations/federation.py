@@ -248,12 +248,13 @@ class Federation:
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
             held_out=final and self._serves_the_best,
+            confidence=final and self._config.confidence,
             on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:
-            one = self._method.models_by_task(clients[:1])
+            models_of_one = self._method.models_by_task(clients[:1])
             states = self._client_pool.states()
-            collect, at_once = self._saved_models.plan(clients, one, states, adaptations)
+            collect, at_once = self._saved_models.plan(clients, models_of_one, states, adaptations)
             request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))

@@ -4,14 +4,9 @@ import pytest
 import torch
 from sketches import (
     Ditto,
-    FedAla,
-    FedProto,
     FedRod,
     Ifca,
-    Prototypes,
-    class_means,
     everywhere,
-    merged_prototypes,
     rounds,
 )
 from torch import nn
@@ -19,7 +14,6 @@ from toys import (
     CLASSES,
     Quadratic,
     assert_close,
-    assert_same_bits,
     cohort,
     conv,
     dense,
@@ -36,7 +30,6 @@ from fedadapt.client.fit import Sgd, fit
 from fedadapt.models.network import Network
 from fedadapt.models.resnet import BasicBlock
 from fedadapt.objectives import Batch, Proximal, cross_entropy
-from fedadapt.selectors import everything
 from fedadapt.weights import repeat, row
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 7, 6))]
@@ -58,8 +51,6 @@ NETWORKS = {"mlp": dense, "cnn with batch norm": conv, "residual": residual}
 def methods(make):
     start = initial(make())
     yield "ditto", Ditto(SGD, SCHEDULE, 0.3)
-    yield "fedala", FedAla(SGD, SCHEDULE)
-    yield "fedproto", FedProto(SGD, SCHEDULE, net=start)
     yield "fedrod", FedRod(SGD, SCHEDULE)
     yield "ifca", Ifca(SGD, SCHEDULE, (start, initial(make(), 5)))
 
@@ -119,15 +110,6 @@ def test_ditto_by_hand():
     assert two.base["w"].item() == pytest.approx(4)
 
 
-@pytest.mark.parametrize(("rate", "mixing", "start"), [(0.025, 0.4, 3.6), (1.0, 0.0, 2.0)])
-def test_fedala_by_hand(rate, mixing, start):
-    method = FedAla(HALF, ONCE, share=1.0, rate=rate, top=everything)
-    members = cohort(Quadratic(), [quadratic_split(1.0, 0.0)], states=({"old": at(2.0)},))
-    weights, a = method.mixture(members, repeat(at(6.0), 1))
-    assert [mixing] == numbers(a, "a/w")  # the gradient is 6 * 4 = 24
-    assert [start] == numbers(weights)
-
-
 def test_fedamp_by_hand():
     near = Proximal(0.5)  # lam / alpha_k
     cloud = {
@@ -145,44 +127,11 @@ def test_ifca_by_hand():
     assert numbers(update.weights) == [0.5, 4.5]
 
 
-def test_prototypes_of_all_are_weighted_by_how_many_images_there_are():
-    p = torch.tensor([[[1.0]], [[5.0]]])
-    assert merged_prototypes(p, torch.tensor([[3.0], [1.0]]))["p"].item() == 2
-
-
-def test_class_means_are_those_of_each_class():
-    members, weights = cohort(conv(), SPLITS), repeat(initial(conv()), 3)
-    means = class_means(members, weights, CLASSES)
-    for d, own in enumerate(SPLITS):
-        z = members.only(d).features(repeat(initial(conv()), 1), own.train.inputs[None])[0]
-        for c in range(CLASSES):
-            chosen = own.train.labels == c
-            assert means["n"][d, c] == chosen.sum()
-            if chosen.any():
-                torch.testing.assert_close(means["p"][d, c], z[chosen].mean(0))
-
-
 # Limits: what a method is when the part of it that is new is switched off
 
 
 def fedavg(make, execution="sequential"):
     return rounds(Ditto(SGD, SCHEDULE), cohort(make(), SPLITS, execution), initial(make())).base
-
-
-@pytest.mark.parametrize("execution", ["sequential", "stacked-kernels"])
-def test_fedala_without_a_rate_is_fedavg(execution):
-    members = cohort(conv(), SPLITS, execution)
-    still = FedAla(SGD, SCHEDULE, rate=0.0)
-    assert_close(rounds(still, members, initial(conv())).base, fedavg(conv, execution))
-
-
-def test_fedproto_without_its_pull_is_what_was_never_federated():
-    method = FedProto(SGD, SCHEDULE, lam=0.0, net=initial(conv()))
-    members = cohort(conv(), SPLITS)
-    own = [s["net"] for s in rounds(method, members, initial(conv())).states]
-    alone = rounds(Ditto(SGD, SCHEDULE, 0.0), members, initial(conv())).personal
-    for d in range(3):
-        assert_same_bits(own[d], row(alone, d))
 
 
 # FedRoD and FedProto: what their objectives do with features
@@ -233,30 +182,3 @@ def test_the_folded_heads_are_the_sum_of_both():
         [score] = evaluate(members.only(d), repeat(row(found.personal, d), 1), [SPLITS[d].test])
         wanted = nn.functional.cross_entropy(logits, SPLITS[d].test.labels)
         assert score.loss == pytest.approx(wanted.item(), rel=1e-9)
-
-
-def test_the_nearest_prototype_is_a_head():
-    method = FedProto(SGD, SCHEDULE, net=initial(conv()))
-    members = cohort(conv(), SPLITS)
-    p = torch.randn(CLASSES, 16, generator=torch.Generator().manual_seed(3)).double()
-    known = {"p": p, "n": torch.tensor([2.0, 0.0, 1.0]).double()}
-    served = method.personal(members, repeat(known, 3))
-    x = torch.stack([s.test.inputs for s in SPLITS])
-    z = members.features(served, x)
-    far = ((z.unsqueeze(2) - p) ** 2).sum(3)
-    far[..., 1] = torch.inf  # nobody has this class
-    logits = z @ served["head.weight"].transpose(1, 2) + served["head.bias"].unsqueeze(1)
-    assert torch.equal(logits.argmax(2), far.argmin(2))
-
-
-def test_features_are_pulled_to_the_prototypes_of_their_class_and_of_no_missing_one():
-    batch = Batch(SPLITS[1].train.inputs[None, :6], torch.tensor([[0, 1, 2, 2, 1, 0]]))
-    p = torch.randn(1, CLASSES, 5, generator=torch.Generator().manual_seed(3)).double()
-    memory = {"prototypes": {"p": p, "n": torch.tensor([[4.0, 0.0, 1.0]])}}
-    view = seen(plain(), initial(plain()), batch, memory, {})
-    pulled = Prototypes(0.7)(view) - cross_entropy(view)
-    wanted = [
-        0.7 * ((view.features[0, i] - p[0, c]) ** 2).mean() * (c != 1)
-        for i, c in enumerate(batch.labels[0].tolist())
-    ]
-    torch.testing.assert_close(pulled[0], sum(wanted) / 6)

@@ -25,7 +25,13 @@ NAMES = [entry.name for entry in ENTRIES]
 RUNNABLE = [name for name in NAMES if name != "mobilenetv2-1.0"]  # as the others, only slower
 
 
-OF_ONE_SIZE = ("mlp", "lenet", "cnn")  # the image size is in their shapes
+OF_ONE_SIZE = (
+    "mlp",
+    "lenet",
+    "cnn",
+    "vit-tiny",
+    "vit-tiny-prompts",
+)  # the image size is in their shapes
 NARROW = {"alexnet": alexnet, "vgg11-fc": vgg11_fc, "vgg11-bn-fc": vgg11_bn_fc}
 
 

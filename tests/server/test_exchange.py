@@ -7,7 +7,7 @@ import pytest
 import torch
 from toys import assert_same_bits, copied, sent
 
-from fedadapt.messages import Answers, Failure, Update
+from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.exchange import Exchange, RoundFailedError
 
@@ -133,6 +133,12 @@ def test_a_quorum_that_is_met_exactly_is_met(share):
     # 0.55 * 100 is a little more than 55 in floating point.
     made, _, _ = exchange(good(list(range(1, 1 + round(100 * share)))), min_replies=share)
     assert list(made.ask("train", sent(MODEL, range(1, 101)), MODEL))
+
+
+def test_an_exchange_with_nobody_has_no_quorum_to_lose():
+    made, communication, _ = exchange(min_replies=1.0)
+    assert list(made.ask("query.install", Sent((), {}, {}), {})) == []
+    assert communication == []
 
 
 def test_a_rejected_answer_does_not_count_for_the_quorum():

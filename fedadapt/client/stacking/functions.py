@@ -67,6 +67,24 @@ def _chunk(x: Stacked, chunks: int, dim: int = 0) -> tuple[Stacked, ...]:
     return tuple(Stacked(part, x.clients) for part in parts)
 
 
+def _expand(x: Stacked, *sizes: Any) -> Stacked:
+    wanted = _several(sizes)
+    ranked = _ranked(x.plain(), 1 + len(wanted))
+    return Stacked(ranked.expand(x.clients, *wanted), x.clients)
+
+
+def _matmul(first: Stacked, second: Stacked) -> Stacked:
+    a, b = first.plain(), second.plain()
+    rank = max(a.dim(), b.dim())
+    if min(a.dim(), b.dim()) < 3:
+        raise Unstackable("a product with a vector")
+    return Stacked(torch.matmul(_ranked(a, rank), _ranked(b, rank)), first.clients)
+
+
+def _softmax(x: Stacked, dim: int) -> Stacked:
+    return Stacked(x.plain().softmax(1 + dim % len(x.shape)), x.clients)
+
+
 def _size(x: Stacked, dim: int | None = None) -> Any:
     return x.shape if dim is None else x.shape[dim]
 
@@ -169,6 +187,9 @@ FUNCTIONS: dict[Any, Callable[..., Value]] = {
     torch.permute: _permute,
     torch.transpose: _transpose,
     torch.chunk: _chunk,
+    torch.matmul: _matmul,
+    operator.matmul: _matmul,
+    torch.softmax: _softmax,
     torch.add: _binary(operator.add),
     torch.sub: _binary(operator.sub),
     torch.mul: _binary(operator.mul),
@@ -197,6 +218,9 @@ METHODS: dict[str, Callable[..., Value]] = {
     "permute": _permute,
     "transpose": _transpose,
     "chunk": _chunk,
+    "expand": _expand,
+    "matmul": _matmul,
+    "softmax": _softmax,
     "add": FUNCTIONS[torch.add],
     "sub": FUNCTIONS[torch.sub],
     "mul": FUNCTIONS[torch.mul],

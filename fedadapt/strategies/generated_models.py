@@ -1,0 +1,301 @@
+"""Strategies whose server has a network of its own, and makes each client's tensors with it."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from fedadapt.client.cohort import Cohort
+from fedadapt.client.fit import Sgd, fit
+from fedadapt.messages import Answers, Config, Sent, Update
+from fedadapt.parameters import from_run
+from fedadapt.selectors import everything
+from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
+from fedadapt.strategies.clusters import below
+from fedadapt.weights import Weights, repeat, row, stack
+
+INSTALL = "query.install"
+OWN = "own"  # the part of a client's state that holds all that the server does not make
+CODES = "codes"
+
+
+@dataclass(frozen=True, eq=False)
+class GeneratorState:
+    """What the server knows."""
+
+    start: Weights  # the initial model, [...]
+    clients: tuple[int, ...]  # ascending
+    generator: Weights  # [...]
+    codes: Tensor  # [N, c], one a client
+    generator_memory: Weights  # of the optimiser, [1, ...]
+    code_memory: Weights  # the same for the codes, [N, ...]
+    learnt: frozenset[int] = frozenset()  # clients whose code has learnt
+    installed: frozenset[int] = frozenset()  # clients that hold what the server does not make
+
+    def code(self, client: int) -> Tensor:
+        """Return the client's code, [c]; the mean code for a client that the server never met."""
+        if client not in self.clients:
+            return self.mean_code
+        return self.codes[self.clients.index(client)]
+
+    @property
+    def mean_code(self) -> Tensor:
+        """The mean over the clients whose code has learnt, or over all before the first has."""
+        chosen = [i for i, client in enumerate(self.clients) if client in self.learnt]
+        return (self.codes[chosen] if chosen else self.codes).mean(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated(Strategy[GeneratorState]):
+    """The server makes tensors of each client's network from a code, by a generator that it trains.
+
+    A subclass names the tensors that are made (``made``), begins the generator and the codes
+    (``begin_generator``), makes tensors of them (``generate``) and says how the server moves
+    (``rule``). Clients train what they receive and send it back. That it went from t to t' stands
+    for the gradient t - t', which the server follows through the generator, one step a round: the
+    generator by the mean over the clients of the round, a code by its own client alone.
+
+    All other tensors are sent to a client once, before it first trains, and stay there; running
+    statistics of batch norm are among them. A client whose code has not learnt is served what is
+    made of the mean code.
+    """
+
+    query_types: ClassVar[tuple[str, ...]] = (INSTALL,)
+
+    model: nn.Module = from_run()  # the architecture; its weights are never read
+    training: LocalTraining = from_run(default_factory=LocalTraining)
+    seed: int = from_run(default=0)
+
+    @property
+    @abstractmethod
+    def rule(self) -> Sgd:
+        """How the server's tensors move by their gradients."""
+
+    @abstractmethod
+    def made(self, model: nn.Module) -> frozenset[str]:
+        """Name the tensors of ``model`` that the server makes; a selector."""
+
+    @abstractmethod
+    def begin_generator(self, start: Weights, number: int) -> tuple[Weights, Tensor]:
+        """Draw the generator's tensors, [...], and the codes of so many clients, [N, c].
+
+        Args:
+            start: The initial values of the tensors that are made, [...].
+            number: Of clients.
+
+        """
+
+    @abstractmethod
+    def generate(self, generator: Weights, codes: Tensor) -> Weights:
+        """Return what is made of ``codes`` [D, c], each tensor [D, ...]; differentiable."""
+
+    def trains(self, model: nn.Module) -> frozenset[str]:
+        """Name the tensors of ``model`` that clients train; a selector."""
+        return everything(model)
+
+    def limited(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return a step's gradients, of the generator and of codes, as ``rule`` is to see them."""
+        return gradients
+
+    @final
+    def begin(self, start: Weights, clients: Sequence[int]) -> GeneratorState:
+        clients = tuple(sorted(clients))
+        generator, codes = self.begin_generator(self._of_server(start), len(clients))
+        generator, codes = _copied(generator), codes.clone()
+        memory = self.rule.begin({n: t.unsqueeze(0) for n, t in generator.items()})
+        code_memory = self.rule.begin({CODES: codes})
+        return GeneratorState(start, clients, generator, codes, memory, code_memory)
+
+    @final
+    def actions(self, state: GeneratorState, round: int) -> tuple[str, ...]:
+        complete = not self._rest or state.installed.issuperset(state.clients)
+        return ("train",) if complete else (INSTALL, "train")
+
+    @final
+    def send(self, state: GeneratorState, action: str, round: int, clients: Sequence[int]) -> Sent:
+        config: Config = {"server-round": round}
+        if action == INSTALL:
+            lacking = tuple(c for c in clients if c not in state.installed)
+            rest = {n: t for n, t in state.start.items() if n in self._rest}
+            return Sent(lacking, repeat(rest, len(lacking)) if lacking else {}, config)
+        able = tuple(c for c in clients if not self._rest or c in state.installed)
+        rows = [self._made_of(state, state.code(client)) for client in able]
+        return Sent(able, stack(rows) if rows else {}, config)
+
+    @final
+    def expected(self, action: str, sent: Weights) -> Weights:
+        return {} if action == INSTALL else sent
+
+    @final
+    def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
+        if action == INSTALL:
+            return Update({}, cohort.num_examples).keeping(own=received.weights)
+        own = cohort.state(OWN, {})
+        optimizer, schedule = self.training.optimizer, self.training.schedule
+        start = received.weights | own
+        fitted = fit(cohort, start, optimizer, schedule, trainable=self.trains)
+        update = Update(
+            {n: fitted.weights[n] for n in received.weights},
+            cohort.num_examples,
+            {"loss": fitted.loss},
+        )
+        return update.keeping(own={n: fitted.weights[n] for n in own}) if own else update
+
+    @final
+    def merge(
+        self, state: GeneratorState, action: str, round: int, answers: Iterable[Answers]
+    ) -> GeneratorState:
+        found = dict(sorted(_by_client(answers)))
+        if action == INSTALL:
+            return replace(state, installed=state.installed | found.keys())
+        if not found:
+            return state
+        state = self._meeting(state, found.keys())
+        # Made anew, of the state that it was sent from: the server keeps no copy of what it sends.
+        moved = {
+            client: {n: t - trained[n] for n, t in self._made_of(state, state.code(client)).items()}
+            for client, trained in found.items()
+        }
+        state = replace(
+            state,
+            generator=_copied(state.generator),
+            codes=state.codes.clone(),
+            generator_memory=_copied(state.generator_memory),
+            code_memory=_copied(state.code_memory),
+            learnt=state.learnt | found.keys(),
+        )
+        self._step(state, list(moved), stack(list(moved.values())))
+        return state
+
+    @final
+    def models(self, state: GeneratorState, clients: Sequence[int]) -> Mapping[str, Weights]:
+        common = self._made_of(state, state.mean_code)
+        own = [
+            self._made_of(state, state.code(c)) if c in state.learnt else common for c in clients
+        ]
+        start = repeat(state.start, len(clients))
+        return {"base": start | repeat(common, len(clients)), "personal": start | stack(own)}
+
+    @final
+    def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
+        return weights | cohort.state(OWN, {n: weights[n] for n in weights if n in self._rest})
+
+    @final
+    def gradients(
+        self, generator: Weights, codes: Tensor, moved: Weights
+    ) -> tuple[Weights, Tensor]:
+        """Return the gradients of <made, moved> by the generator, mean over clients, and by codes.
+
+        Args:
+            codes: Of some clients, [D, c].
+            moved: What they received minus what they sent back, each [D, ...]; held constant.
+
+        """
+        leaves = {n: t.detach().requires_grad_() for n, t in generator.items()}
+        leaf = codes.detach().requires_grad_()
+        with torch.enable_grad():
+            made = self.generate(leaves, leaf)
+            *found, of_codes = torch.autograd.grad(
+                [made[n] for n in moved], [*leaves.values(), leaf], [*moved.values()]
+            )
+        return {n: g / len(codes) for n, g in zip(leaves, found, strict=True)}, of_codes
+
+    @final
+    def pack(self, state: GeneratorState) -> tuple[dict[str, Tensor], Metadata]:
+        parts = {
+            "start": state.start,
+            "generator": state.generator,
+            "generator-memory": state.generator_memory,
+            "code-memory": state.code_memory,
+        }
+        tensors = {f"{part}/{n}": t for part, some in parts.items() for n, t in some.items()}
+        return tensors | {CODES: state.codes}, {
+            "clients": list(state.clients),
+            "learnt": sorted(state.learnt),
+            "installed": sorted(state.installed),
+        }
+
+    @final
+    def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> GeneratorState:
+        packed: dict[str, Any] = dict(metadata)
+        return GeneratorState(
+            start=below(tensors, "start"),
+            clients=tuple(packed["clients"]),
+            generator=_copied(below(tensors, "generator")),
+            codes=tensors[CODES].clone(),
+            generator_memory=below(tensors, "generator-memory"),
+            code_memory=below(tensors, "code-memory"),
+            learnt=frozenset(packed["learnt"]),
+            installed=frozenset(packed["installed"]),
+        )
+
+    @cached_property
+    def _made(self) -> frozenset[str]:
+        return self.made(self.model)
+
+    @cached_property
+    def _rest(self) -> frozenset[str]:
+        """Names of the tensors that stay on the clients."""
+        return everything(self.model) - self._made
+
+    def _of_server(self, weights: Weights) -> Weights:
+        return {n: t for n, t in weights.items() if n in self._made}
+
+    @torch.no_grad()
+    def _made_of(self, state: GeneratorState, code: Tensor) -> Weights:
+        """What is made for one client, [...].
+
+        One at a time: of several codes at once it would differ by rounding with their number, and
+        what did not move would seem to have moved.
+        """
+        return row(self.generate(state.generator, code.unsqueeze(0)), 0)
+
+    def _meeting(self, state: GeneratorState, clients: Collection[int]) -> GeneratorState:
+        """Return the state with codes for clients that the server had not met: the mean code."""
+        new = sorted(set(clients) - set(state.clients))
+        if not new:
+            return state
+        codes = state.mean_code.expand(len(new), -1)
+        memory = self.rule.begin({CODES: codes})
+        everyone = [*state.clients, *new]
+        order = sorted(range(len(everyone)), key=everyone.__getitem__)
+        return replace(
+            state,
+            clients=tuple(sorted(everyone)),
+            codes=torch.cat([state.codes, codes])[order],
+            code_memory={n: torch.cat([t, memory[n]])[order] for n, t in state.code_memory.items()},
+        )
+
+    def _step(self, state: GeneratorState, clients: list[int], moved: Weights) -> None:
+        """One step of the server by what some clients' tensors moved; in place."""
+        places = [state.clients.index(client) for client in clients]
+        codes = state.codes[places]
+        by_name, of_codes = self.gradients(state.generator, codes, moved)
+        *found, of_codes = self.limited([*by_name.values(), of_codes])
+        self.rule.update(
+            {n: t.unsqueeze(0) for n, t in state.generator.items()},
+            {n: t.unsqueeze(0) for n, t in zip(by_name, found, strict=True)},
+            state.generator_memory,
+        )
+        memory = {n: t[places] for n, t in state.code_memory.items()}
+        self.rule.update({CODES: codes}, {CODES: of_codes}, memory)
+        state.codes[places] = codes
+        for n, t in memory.items():
+            state.code_memory[n][places] = t
+
+
+def _by_client(answers: Iterable[Answers]) -> Iterator[tuple[int, Weights]]:
+    """What each client sent, [...]. All of it is held: the order of arrival may not matter."""
+    for some in answers:
+        if some.update is not None:
+            for d, client in enumerate(some.clients):
+                yield client, row(some.update.weights, d)
+
+
+def _copied(weights: Weights) -> Weights:
+    """In memory of torch's own: what a matrix product rounds to depends on where it begins."""
+    return {n: t.clone() for n, t in weights.items()}
