@@ -169,7 +169,7 @@ class SharedModel(Strategy[Weights]):
             base = self.base_model(received.weights)
             statistics = batch_norm_statistics(cohort, base, schedule)
             return Update(statistics, cohort.num_examples)
-        shared = self.localise(cohort, received.weights)
+        shared = _with_part(cohort, received.weights, NORMS, self._local_norms)
         return self.train(cohort, _with_part(cohort, shared, STAYING, self._staying))
 
     @final
