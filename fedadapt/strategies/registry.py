@@ -45,6 +45,7 @@ STRATEGIES = Registry(
         "fedala": "fedadapt.strategies.shared.fedala:FedALA",
         "fedproto": "fedadapt.strategies.shared.fedproto:FedProto",
         "scaffold": "fedadapt.strategies.shared.scaffold:Scaffold",
+        "pfedgate": "fedadapt.strategies.shared.pfedgate:PFedGate",
         "pfa": "fedadapt.strategies.pfa.strategy:PFA",
         "ifca": "fedadapt.strategies.clustered.ifca:IFCA",
         "cfl": "fedadapt.strategies.clustered.cfl:CFL",

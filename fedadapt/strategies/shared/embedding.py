@@ -64,6 +64,7 @@ class EmbeddedModels(SharedModel):
     """
 
     personal = "on client"
+    personal_of_all = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
     seed: int = from_run(default=0)
