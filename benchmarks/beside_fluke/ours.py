@@ -1,13 +1,7 @@
-"""Train one method of ours and write what ``theirs.py`` writes, in the same form.
+"""Train one method of ours; the result has the form of that of ``theirs.py``."""
 
-  python -m benchmarks.beside_fluke.ours apfl --seed 1 --out results/ours-apfl-1.json
-"""
-
-import argparse
-import json
 import tempfile
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -41,19 +35,3 @@ def run(method: str, seed: int) -> dict[str, object]:
         "seconds": round(seconds, 1),
         "accuracy": accuracy,
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method", nargs="+", choices=list(METHODS))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True, help="folder")
-    given = parser.parse_args(arguments)
-    for method in given.method:
-        found = run(method, given.seed)
-        path = given.out / f"{method.replace(', ', '-')}.ours.{given.seed}.json"
-        path.write_text(json.dumps(found, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,10 @@
   path/to/fluke/python benchmarks/beside_fluke/theirs.py seed1.npz apfl as-it-is apfl.json
 
 Variants:
-  as-it-is  nothing of fluke is touched: orders of its own, optimisers that live through all rounds
-  batches   clients go through their images in our order, and velocities start at 0 in every round
-  mended    the same, and what the method does otherwise than its paper is put right (see ``MENDED``)
+  as-it-is  nothing of fluke is touched: its own order of images, and optimisers that live on from
+            round to round
+  batches   clients go through their images in our order, and velocities start at 0 in each round
+  mended    the same, and what a method does otherwise than its paper is put right: ``MENDED``
 
 The file of results has the accuracy of each client on its own test by each model that could be
 called its personal one, after the last round; and the means that fluke's own log shows.
@@ -78,10 +79,11 @@ class Initial(EncoderHeadNet):
 
 
 class InOurOrder(FastDataLoader):
-    """Gives the batches of the file, epoch after epoch; a last batch of one joins the one before."""
+    """The file's batches, epoch after epoch; a last batch of one image joins the one before."""
 
     def __init__(self, *tensors: Tensor, epochs: Iterator[np.ndarray], **more: Any) -> None:
         super().__init__(*tensors, **more)
+        self.tensors = tensors  # fluke's has shuffled them where it is to use a part only
         self.epochs = epochs
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
@@ -150,9 +152,7 @@ class MendedAPFL(APFLClient):
     def mixture(self, model: nn.Module) -> dict[str, Tensor]:
         own = dict(self.personalized_model.named_parameters())
         alpha = self.hyper_params.lam
-        return {
-            n: (1 - alpha) * w.detach() + alpha * own[n] for n, w in model.named_parameters()
-        }
+        return {n: (1 - alpha) * w.detach() + alpha * own[n] for n, w in model.named_parameters()}
 
 
 class Pulled(torch.optim.SGD):
@@ -479,9 +479,7 @@ class Nearest(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.body(x)
         far = torch.full((len(x),), torch.inf)
-        apart = [
-            far if p is None else ((features - p) ** 2).mean(1) for p in self.prototypes
-        ]
+        apart = [far if p is None else ((features - p) ** 2).mean(1) for p in self.prototypes]
         return -torch.stack(apart, 1)
 
 

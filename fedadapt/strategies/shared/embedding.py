@@ -63,6 +63,7 @@ class EmbeddedModels(SharedModel):
     """
 
     personal = "on client"
+    personal_of_all = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
     seed: int = from_run(default=0)
@@ -181,7 +182,7 @@ class EmbeddedModels(SharedModel):
     def _layers(self) -> dict[str, int]:
         """Outputs of each layer with weights, by its path; see ``_is_layer``."""
         return {
-            path: module.weight.shape[0]  # type: ignore[union-attr, index]
+            path: module.weight.shape[0]
             for path, module in self.model.named_modules()
             if _is_layer(module)
         }

@@ -150,6 +150,7 @@ class FedSaLora(LowRank):
     """
 
     personal = "on client"
+    personal_of_all = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
