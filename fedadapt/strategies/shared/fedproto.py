@@ -36,9 +36,9 @@ class FedProto(SharedModel):
     whose means over clients have them as a quotient: sum_y z / n and n_y / n.
 
     Nothing else leaves a client, batch norm included. It is served its own network with the nearest
-    prototype, of those that it received last, as the head 2 P z - ||P||^2; before it has received
-    any, its own classifier. A client that never trained has the initial network, and so has the
-    base model. The family sends that with every message, for clients that come late.
+    prototype as the head 2 P z - ||P||^2; while there is none, its own classifier. A client that
+    never trained has the initial network below this head, and the base model is the initial one.
+    The family sends that with every message, for clients that come late.
     """
 
     personal = "on client"
@@ -65,28 +65,27 @@ class FedProto(SharedModel):
         prototypes = {"p": quotient(shared[SUMS], shared[SHARES]), "share": shared[SHARES]}
         fitted = fit(
             cohort,
-            {n: t for n, t in shared.items() if n not in (SUMS, SHARES)},
+            self.base_model(shared),
             *self.local(),
             objective=Pulled(self.lam),
             memory={"prototypes": prototypes},
         )
         tables = class_tables(cohort, fitted.weights)
-        update = self.sending(cohort, fitted).keeping(prototypes=prototypes)
+        update = self.sending(cohort, fitted)
         return replace(update, weights=update.weights | tables)
 
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
+        network = self.base_model(shared)
         if self.predict == "classifier":
-            return shared
+            return network
         weight, bias = linear_head(self.model)
         assert bias is not None
-        none = torch.zeros_like(shared[weight])
-        kept = cohort.state("prototypes", {"p": none, "share": none[..., 0]})
-        p, known = kept["p"], kept["share"] > 0
-        some = known.any(1, keepdim=True)  # of those that it received last
-        distance = torch.where(known, -(p**2).sum(2), torch.full_like(shared[bias], NEVER))
-        return shared | {
-            weight: torch.where(some.unsqueeze(2), 2 * p, shared[weight]),
-            bias: torch.where(some, distance, shared[bias]),
+        p, known = quotient(shared[SUMS], shared[SHARES]), shared[SHARES] > 0
+        some = known.any(1, keepdim=True)
+        distance = torch.where(known, -(p**2).sum(2), torch.full_like(network[bias], NEVER))
+        return network | {
+            weight: torch.where(some.unsqueeze(2), 2 * p, network[weight]),
+            bias: torch.where(some, distance, network[bias]),
         }
 
 

@@ -70,8 +70,7 @@ class PFedGate(SharedModel):
     new_epochs: int = param(20, "epochs in which a new client learns its gates", at_least=1)
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:
-        network = {n: shared[n] for n in self.model.state_dict()}
-        fitted = self._fitted(cohort, network, *self.local())
+        fitted = self._fitted(cohort, self.base_model(shared), *self.local())
         gate = {n: fitted.extra[n] for n in self._layer.shapes}
         used = fitted.extra[USED]
         update = self.sending(cohort, fitted).keeping(gate=gate)
@@ -117,16 +116,17 @@ class PFedGate(SharedModel):
         return found
 
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
+        network = self.base_model(shared)
         if cohort.has("gate").all():
-            gate = self._kept(cohort, shared)
+            gate = self._kept(cohort, network)
         else:
             optimizer, schedule = self.local("gate")
             schedule = schedule._replace(epochs=self.new_epochs)
-            held = {n: shared[n] for n in self._cut.shapes}
-            learnt = self._fitted(cohort, shared, optimizer, schedule, held).extra
+            held = {n: network[n] for n in self._cut.shapes}
+            learnt = self._fitted(cohort, network, optimizer, schedule, held).extra
             gate = cohort.state("gate", {n: learnt[n] for n in self._layer.shapes})
         gates = self._cut.spread(self._served(cohort, gate))
-        return shared | {n: shared[n] * t for n, t in gates.items()}
+        return network | {n: network[n] * t for n, t in gates.items()}
 
     def describe(self, state: Weights) -> dict[str, Metadata]:
         sizes, used = self._cut.sizes, state[USED].double()
