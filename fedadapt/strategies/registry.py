@@ -24,6 +24,7 @@ STRATEGIES = Registry(
         "fedbn": "fedadapt.strategies.shared.fedbn:FedBN",
         "ditto": "fedadapt.strategies.shared.ditto:Ditto",
         "pfedhn": "fedadapt.strategies.generated.pfedhn:PFedHN",
+        "taper": "fedadapt.strategies.generated.taper:Taper",
         "pfedpg": "fedadapt.strategies.generated.pfedpg:PFedPG",
         "fedper": "fedadapt.strategies.shared.fedper:FedPer",
         "fedrep": "fedadapt.strategies.shared.fedrep:FedRep",
