@@ -90,7 +90,10 @@ class RunConfig:
     momentum: float = param(0.5, "its momentum", at_least=0, below=1)
     weight_decay: float = param(0.0, "its weight decay", at_least=0)
     # What they do with it.
-    adapt: str = param("none,fine-tune", "local adaptations to compare, separated by commas")
+    adapt: str = param(
+        "none,fine-tune",
+        "local adaptations to compare, separated by commas; a+b is a and then b",
+    )
     adapt_args: str = param("", 'their arguments, e.g. "fine-tune.epochs=10 kd.lr=0.01"')
     evaluate_every: int = param(
         0, "evaluate the base model every so many rounds; 0: ten times", at_least=0
@@ -110,6 +113,11 @@ class RunConfig:
         "all: every model and adaptation is a row; best-on-adapt: and a row `served`, where each "
         "client keeps the base model unless its adapt images say that another one is better",
         choices=("all", "best-on-adapt"),
+    )
+    confidence: bool = param(
+        False,
+        "record how sure models are of each test image, with a temperature fitted to the client's "
+        "adapt images: calibration, and accuracy against coverage",
     )
     local: bool = param(
         True,
@@ -226,6 +234,12 @@ class RunConfig:
     def to_mapping(self) -> dict[str, Scalar]:
         """Every value under its kebab-case key; ``from_mapping`` is the inverse."""
         return {name.replace("_", "-"): value for name, value in asdict(self).items()}
+
+
+def adaptations_of(adapt: str) -> tuple[str, ...]:
+    """``"none, adabn + fine-tune"`` -> ("none", "adabn+fine-tune"): names in the order given."""
+    chains = (chain.split("+") for chain in adapt.split(",") if chain.strip())
+    return tuple("+".join(name.strip() for name in chain) for chain in chains)
 
 
 def parse_arguments(text: str, where: str) -> dict[str, Scalar]:

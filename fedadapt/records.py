@@ -32,6 +32,28 @@ class Evaluation(NamedTuple):
         return self.model if self.adaptation == "none" else f"{self.model}+{self.adaptation}"
 
 
+class Confidence(NamedTuple):
+    """How sure one client x model x adaptation is of each of the client's own test images.
+
+    Sureness is the probability of the predicted class.
+    """
+
+    round: int
+    client: int
+    seen: bool
+    model: str
+    adaptation: str
+    temperature: float  # that makes it as sure as it is right, from adapt images alone
+    right: list[bool]  # of each image
+    raw: list[float]  # as the model is, in [0, 1]
+    calibrated: list[float]  # at the temperature
+
+    @property
+    def label(self) -> str:
+        """As ``Evaluation.label``."""
+        return self.model if self.adaptation == "none" else f"{self.model}+{self.adaptation}"
+
+
 class EvaluationFailure(NamedTuple):
     """One client x model x adaptation that was asked for and has no result; others may have."""
 

@@ -5,6 +5,9 @@ Dirichlet(0.3). ``two-groups``: two groups that own five classes each. ``swapped
 all kinds, but group g = 0 to 3 calls digit y by the label (y + g) mod 10, so that clients of two
 groups cannot use one model. A mean over 20 clients rests on 320 test images: 0.013 are one standard
 error of a single seed.
+
+``long-tail`` is another: six clients, labels by Dirichlet(0.5), a twentieth as many images of digit
+9 as of digit 0, and a global test that is balanced.
 """
 
 from collections.abc import Mapping
@@ -35,6 +38,13 @@ SETTINGS = {
     "dirichlet": {"benchmark": "digits-dirichlet", "partition": "dirichlet:0.3"},
     "two-groups": {"benchmark": "digits-classes", "partition": "class-types:5"},
     "swapped-labels": {"benchmark": "digits-dirichlet", "partition": "iid"},
+    "long-tail": {
+        "benchmark": "digits-dirichlet",
+        "partition": "dirichlet:0.5",
+        "imbalance": "long-tail:0.05",
+        "clients": 6,
+        "examples": 0,
+    },
 }
 
 
@@ -65,8 +75,9 @@ class SwappedLabels(Benchmark):
 
 @cache
 def federation(name: str, seed: int) -> Benchmark:
-    """One of the three by name."""
-    config = RunConfig(clients=20, examples=80, seed=seed, model="mlp", **SETTINGS[name])
+    """One of them by name."""
+    given = {"clients": 20, "examples": 80, **SETTINGS[name]}
+    config = RunConfig(seed=seed, model="mlp", **given)
     benchmark = load_benchmark(config)
     return SwappedLabels(benchmark) if name == "swapped-labels" else benchmark
 

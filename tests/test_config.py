@@ -19,7 +19,7 @@ OTHER = {
     "strategy-args": "eta=0.1", "batch-norm": "local", "rounds": 3, "fraction": 0.5,
     "local-epochs": 2, "batch-size": 16, "lr": 0.125, "momentum": 0.0, "weight-decay": 0.01,
     "adapt": "none", "adapt-args": "fine-tune.epochs=1", "evaluate-every": 2, "curves": True,
-    "serve": "best-on-adapt",
+    "serve": "best-on-adapt", "confidence": True,
     "global-test": "all", "local": False, "seed": 9,
     "device": "cpu", "precision": "bf16", "workers": 2,
     "engine": "ray", "ray-address": "auto", "gpus-per-worker": 0.5, "execution": "stacked",

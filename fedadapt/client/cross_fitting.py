@@ -1,13 +1,15 @@
-"""How good a model is on a client's adapt images, also one that was adapted to them."""
+"""What a model says of a client's adapt images, also one that was adapted to them."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.evaluation import Score, evaluate
+from fedadapt.client.evaluation import logits_of
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.weights import Weights
 
@@ -15,20 +17,27 @@ FOLDS = 4
 FEWEST = 2  # images to adapt to: batch norm cannot take statistics of one
 
 
-def held_out_scores(
+class HeldOut(NamedTuple):
+    """What a model says of images that it was not adapted to; of some clients of none."""
+
+    logits: Tensor  # [m, num_classes]
+    labels: Tensor  # [m]
+
+
+def held_out_logits(
     cohort: Cohort,
     adaptation: Adaptation,
     received: Weights,
     adapted: Weights,
     pooled: Weights | None = None,
-) -> list[Score]:
-    """Score an adapted model on adapt images that it was not adapted to, client by client.
+) -> list[HeldOut]:
+    """Return an adapted model's logits on adapt images that it was not adapted to, by client.
 
-    An adaptation that does not read the adapt images is scored on all of them. For one that does,
-    they are dealt into four folds: what it makes of the received model and three folds is scored on
-    the fourth, and the four scores are pooled (Stone 1974, cross-validation). So the score is that
-    of adapting to three quarters of the images. A client with three images has three folds; with
-    fewer nothing can be held out, and the score is NaN, over no image.
+    An adaptation that does not read the adapt images is tried on all of them. For one that does,
+    they are dealt into four folds: what it makes of the received model and three folds is tried on
+    the fourth, and the answers are joined (Stone 1974, cross-validation). So they are those of a
+    model that is adapted to three quarters of the images. A client with three images has three
+    folds; with fewer nothing can be held out, and its answers are of no image.
 
     Args:
         cohort: The clients.
@@ -38,29 +47,35 @@ def held_out_scores(
         pooled: The pooled answers to the adaptation's query, [D, ...].
 
     """
+    images = cohort.part("adapt")
     if not adaptation.reads_adapt:
-        return evaluate(cohort, adapted, cohort.part("adapt"))
-    sums = np.zeros((3, len(cohort)))  # right answers, losses, images
+        logits = logits_of(cohort, adapted, images)
+        return [HeldOut(z, part.labels) for z, part in zip(logits, images, strict=True)]
     orders = [
-        cohort.generator(d, "held-out").permutation(len(split.adapt))
-        for d, split in enumerate(cohort.splits)
+        cohort.generator(d, "held-out").permutation(len(part)) for d, part in enumerate(images)
     ]
+    answers: list[list[HeldOut]] = [[] for _ in orders]
     for fold in range(FOLDS):
         sizes = [(len(order[fold::FOLDS]), len(order)) for order in orders]
         members = [d for d, (few, every) in enumerate(sizes) if few and every - few >= FEWEST]
         if not members:
             continue
-        held_out = [_rows(cohort.splits[d].adapt, orders[d][fold::FOLDS]) for d in members]
-        others = [_without(cohort.splits[d].adapt, orders[d], fold) for d in members]
-        part = _with_adapt(cohort, members, others)
+        held_out = [_rows(images[d], orders[d][fold::FOLDS]) for d in members]
+        part = _with_adapt(cohort, members, [_without(images[d], orders[d], fold) for d in members])
         models = adaptation.adapt(part, _of(received, members), pooled and _of(pooled, members))
-        for d, score in zip(members, evaluate(part, models, held_out), strict=True):
-            count = score.num_examples
-            sums[:, d] += score.accuracy * count, score.loss * count, count
-    return [
-        Score(right / count, loss / count, int(count)) if count else Score(np.nan, np.nan, 0)
-        for right, loss, count in sums.T.tolist()
-    ]
+        logits = logits_of(part, models, held_out)
+        for d, z, test in zip(members, logits, held_out, strict=True):
+            answers[d].append(HeldOut(z, test.labels))
+    return [_joined(folds, cohort) for folds in answers]
+
+
+def _joined(folds: list[HeldOut], cohort: Cohort) -> HeldOut:
+    if not folds:
+        labels = cohort.splits[0].adapt.labels
+        return HeldOut(labels.new_zeros((0, 1), dtype=torch.float32), labels[:0])
+    return HeldOut(
+        torch.cat([fold.logits for fold in folds]), torch.cat([fold.labels for fold in folds])
+    )
 
 
 def _with_adapt(cohort: Cohort, members: list[int], adapt: list[Examples]) -> Cohort:

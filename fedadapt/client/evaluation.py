@@ -23,22 +23,26 @@ class Score(NamedTuple):
 
 def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Score]:
     """Score row d of ``weights`` on ``tests[d]``, for every client of the cohort."""
+    return scores(logits_of(cohort, weights, tests), [test.labels for test in tests])
+
+
+def logits_of(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Tensor]:
+    """Return the logits [N, num_classes] of row d of ``weights`` on ``tests[d]``, by client."""
     with torch.no_grad(), evaluating(cohort.model):
         if is_shared(weights):
-            logits = _logits_of_one(cohort, row(weights, 0), tests)
-        elif cohort.stacked:
-            logits = _logits_stacked(cohort, weights, tests)
-        else:
-            logits = [
-                _logits(cohort, {n: t[d] for n, t in weights.items()}, test.inputs)
-                for d, test in enumerate(tests)
-            ]
-    return _scores(torch.cat(logits), tests)
+            return _logits_of_one(cohort, row(weights, 0), tests)
+        if cohort.stacked:
+            return _logits_stacked(cohort, weights, tests)
+        return [
+            _logits(cohort, {n: t[d] for n, t in weights.items()}, test.inputs)
+            for d, test in enumerate(tests)
+        ]
 
 
-def _scores(logits: Tensor, tests: Sequence[Examples]) -> list[Score]:
-    """Client by client, of the logits of all their images one after the other."""
-    sizes, labels = [len(test) for test in tests], torch.cat([test.labels for test in tests])
+def scores(logits_by_client: Sequence[Tensor], labels_by_client: Sequence[Tensor]) -> list[Score]:
+    """Return the scores of each client's logits [N, num_classes] on its labels [N]."""
+    logits, labels = torch.cat(list(logits_by_client)), torch.cat(list(labels_by_client))
+    sizes = [len(own) for own in labels_by_client]
     lengths = torch.tensor(sizes, device=labels.device)
     # A diverged model has no argmax worth counting: its loss says so.
     right = (logits.argmax(1) == labels).double()

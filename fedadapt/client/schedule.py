@@ -19,6 +19,10 @@ class Schedule(NamedTuple):
     purpose: str = "train"  # names the random stream: equal purposes draw equal orders
     steps: int | None = None  # exactly so many batches of each client, instead of ``epochs``
 
+    def num_batches(self, size: int) -> int:
+        """How many batches a client of ``size`` images goes through."""
+        return len(_cuts(size, self))
+
 
 def order(
     sizes: Sequence[int], schedule: Schedule, generators: Iterable[np.random.Generator]

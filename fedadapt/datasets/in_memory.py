@@ -83,11 +83,11 @@ def resize(inputs: Tensor, size: tuple[int, ...]) -> Tensor:
     """Uint8 [N, C, H, W] -> uint8 [N, C, *size], bilinear, smoothed where it shrinks."""
     if inputs.shape[2:] == size:
         return inputs
-    made = torch.empty((*inputs.shape[:2], *size), dtype=torch.uint8)
+    resized = torch.empty((*inputs.shape[:2], *size), dtype=torch.uint8)
     for start in range(0, len(inputs), 512):  # floats are four times as large
         batch = inputs[start : start + 512].to(torch.float32)
         larger = torch.nn.functional.interpolate(
             batch, size, mode="bilinear", align_corners=False, antialias=True
         )
-        made[start : start + 512] = larger.round().clamp(0, 255).to(torch.uint8)
-    return made
+        resized[start : start + 512] = larger.round().clamp(0, 255).to(torch.uint8)
+    return resized

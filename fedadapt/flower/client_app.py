@@ -49,13 +49,13 @@ def count(message: Message, context: Context) -> Message:
 def hello(message: Message, context: Context) -> Message:
     """Who this client is; the server refuses a client that does not fit the run."""
     assembly, client = _self(context)
-    told: Config = {
+    facts: Config = {
         "partition-id": client,
         "version": __version__,
         "manifest": assembly.benchmark.manifest.hash,
         "num-examples": assembly.benchmark.num_train_examples(client),
     }
-    return Message(records.request({}, told), reply_to=message)
+    return Message(records.request({}, facts), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Message:
@@ -110,11 +110,12 @@ def evaluate(message: Message, context: Context) -> Message:
         on_global=bool(config["on-global"]),
         curves=bool(config.get("curves", False)),
         held_out=bool(config.get("held-out", False)),
+        confidence=bool(config.get("confidence", False)),
         on_client=config.get("on-client", []),  # type: ignore[arg-type]
         collected=collected if collected.wanted else None,
     )
     keep_models(assembly.config, assembly.worker, store, (round, task), collected.models)
-    return Message(records.rows_record(evaluated.rows, evaluated.failures), reply_to=message)
+    return Message(records.rows_record(*evaluated), reply_to=message)
 
 
 def _config(context: Context) -> RunConfig:

@@ -14,9 +14,9 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import HELD_OUT, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.checks import Expected
-from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
 from fedadapt.weights import Weights, is_shared, row
 
 HELLO, COUNT = "query.hello", "query.count"
@@ -109,6 +109,7 @@ class GridClients:
             "on-global": request.on_global,
             "curves": request.curves,
             "held-out": request.held_out,
+            "confidence": request.confidence,
             "task": request.task,
             "on-client": list(request.on_client),
         }
@@ -123,11 +124,14 @@ class GridClients:
             try:
                 rows = records.rows(reply.content, request.round, client)
                 failed = records.failures(reply.content, request.round, client)
+                confidences = records.confidences(reply.content, request.round, client)
                 check_as_asked(rows, failed, request)
+                check_confidences(rows, confidences, request)
             except ValueError as error:
                 yield EvaluationAnswers((), [], {client: Failure("rejected", str(error))})
                 continue
-            yield EvaluationAnswers((client,), rows, {}, 8 * 3 * len(rows), failed=failed)
+            up = result_bytes(rows, confidences)
+            yield EvaluationAnswers((client,), rows, {}, up, failed=failed, confidences=confidences)
 
     def states(self) -> dict[int, dict[str, Weights]]:
         return {}  # on the clients' own disks
@@ -136,8 +140,8 @@ class GridClients:
         pass
 
     def _introduce(self, node: int, reply: Message) -> None:
-        told = records.settings(reply.content)
-        client, version = told.get("partition-id"), told.get("version")
+        facts = records.settings(reply.content)
+        client, version = facts.get("partition-id"), facts.get("version")
         if type(client) is not int or client < 0:
             raise InputError(
                 f"client at node {node}: its partition-id is {client!r}; it must be a number >= 0"
@@ -147,9 +151,9 @@ class GridClients:
                 f"client {client}: runs fedadapt {version}, the server {__version__}; "
                 "install the same"
             )
-        if told.get("manifest") != self._manifest:
+        if facts.get("manifest") != self._manifest:
             raise InputError(
-                f"client {client}: its data assignment is {told.get('manifest')!r}, the server's "
+                f"client {client}: its data assignment is {facts.get('manifest')!r}, the server's "
                 f"{self._manifest!r}; use the same benchmark, seed and files"
             )
         if client in self._nodes:
@@ -235,6 +239,25 @@ def check_as_asked(
         or not on_the_way <= (evaluated if request.curves else set())
     ):
         raise ValueError("evaluation results are not of the models and adaptations asked for")
+
+
+def check_confidences(
+    rows: list[Evaluation], confidences: list[Confidence], request: EvaluationRequest
+) -> None:
+    """Refuse what was not asked for, or does not fit the results on the same test images.
+
+    Raises:
+        ValueError: it is not of the models in the results, each once, or of other images.
+
+    """
+    images = {row.label: row.num_examples for row in rows if row.split == "test" and not row.epoch}
+    counted = Counter(confidence.label for confidence in confidences)
+    if (
+        (confidences and not request.confidence)
+        or counted.total() > len(counted)
+        or any(images.get(c.label) != len(c.right) for c in confidences)
+    ):
+        raise ValueError("confidences are not of the models and images asked for")
 
 
 def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:

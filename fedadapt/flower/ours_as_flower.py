@@ -123,7 +123,8 @@ class FlowerStrategy(Flower):
         *_, (task, models) = self._strategy.models_by_task(
             self._state, nodes
         )  # the newest, of several
-        best = models.get("personal", models["base"])
+        made = self._strategy.made_on_client  # of more than what is sent to be evaluated
+        best = models["base"] if made else models.get("personal", models["base"])
         sent = Sent(tuple(nodes), dict(best), {"server-round": server_round, "task": task})
         return list(self._messages("evaluate", sent, dict(config)))
 
@@ -154,8 +155,8 @@ class FlowerStrategy(Flower):
         self._state = self._strategy.merge(self._state, action, round, iter(answers))
 
     def _messages(self, action: str, sent: Sent, config: Mapping[str, object]) -> Iterator[Message]:
-        one = {n: t[0] for n, t in sent.weights.items()}
-        arrays = self._strategy.expected(action, one) if action != "evaluate" else {}
+        model = {n: t[0] for n, t in sent.weights.items()}
+        arrays = self._strategy.expected(action, model) if action != "evaluate" else {}
         self._expected, self._asked = Expected.of(arrays), action
         contents = models_by_client({records.ARRAYS: sent.weights}, len(sent.clients))
         for node, models in zip(sent.clients, contents, strict=True):
@@ -171,12 +172,12 @@ class FlowerStrategy(Flower):
                 yield Answers((), None, {node: Failure("error", reply.error.reason or "no reason")})
                 continue
             try:
-                one = checked_reply(reply, self._expected)
+                answer = checked_reply(reply, self._expected)
             except ReplyError as error:
                 log.warning("node %d: rejected: %s", node, error)
                 yield Answers((), None, {node: Failure("rejected", str(error))})
                 continue
-            update = stacked(one)
+            update = stacked(answer)
             wrong = self._strategy.validation_errors(self._asked, update)
             if wrong:
                 log.warning("node %d: rejected: %s", node, wrong[0])

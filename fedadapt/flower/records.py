@@ -12,18 +12,19 @@
 | ``failures`` | what of ``evaluate`` has no result, one list a column |
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedadapt.messages import Config, Sent, Update
-from fedadapt.records import Evaluation, EvaluationFailure
+from fedadapt.records import Confidence, Evaluation, EvaluationFailure
 from fedadapt.weights import Weights, repeat
 
-ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES = (
+ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES, CONFIDENCES = (
     "arrays",
     "config",
     "metrics",
@@ -31,6 +32,7 @@ ARRAYS, CONFIG, METRICS, REPORT, ROWS, LABELS, FAILURES = (
     "rows",
     "labels",
     "failures",
+    "confidences",
 )
 POOLED = "pooled."
 NUM_EXAMPLES = "num-examples"
@@ -107,10 +109,12 @@ def answer(update: Update) -> RecordDict:
 
 
 def rows_record(
-    rows: Sequence[Evaluation], failures: Sequence[EvaluationFailure] = ()
+    rows: Sequence[Evaluation],
+    failures: Sequence[EvaluationFailure] = (),
+    confidences: Sequence[Confidence] = (),
 ) -> RecordDict:
     """Results of one client, without its number: the server knows whom it asked."""
-    return RecordDict(
+    content = RecordDict(
         {
             ROWS: MetricRecord(
                 {
@@ -138,6 +142,57 @@ def rows_record(
             ),
         }
     )
+    if confidences:
+        content[CONFIDENCES] = ConfigRecord(
+            {
+                "seen": [c.seen for c in confidences],
+                "model": [c.model for c in confidences],
+                "adaptation": [c.adaptation for c in confidences],
+                "temperature": [c.temperature for c in confidences],
+                "images": [len(c.right) for c in confidences],
+                # Of all images of all models, one after the other.
+                "right": [right for c in confidences for right in c.right],
+                "raw": [sure for c in confidences for sure in c.raw],
+                "calibrated": [sure for c in confidences for sure in c.calibrated],
+            }
+        )
+    return content
+
+
+def confidences(content: RecordDict, round: int, client: int) -> list[Confidence]:
+    """How sure a client's models are; [] where it was not asked. The inverse of ``rows_record``.
+
+    Raises:
+        ValueError: Columns are missing, of different length or not of their types, or a
+            probability or a temperature is none.
+
+    """
+    if CONFIDENCES not in content.config_records:
+        return []
+    try:
+        columns: dict[str, Any] = dict(content.config_records[CONFIDENCES])
+        heads = [columns[n] for n in ("seen", "model", "adaptation", "temperature", "images")]
+        images = [columns[n] for n in ("right", "raw", "calibrated")]
+        parsed, first = [], 0
+        for *words, count in zip(*heads, strict=True):
+            parts = [column[first : first + count] for column in images]
+            if not count > 0 or any(len(part) != count for part in parts):
+                raise ValueError("images")
+            parsed.append(Confidence(round, client, *words, *parts))
+            first += count
+        if any(len(column) != first for column in images):
+            raise ValueError("images")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"confidences are malformed: {type(error).__name__}") from None
+    for confidence in parsed:
+        sure = [*confidence.raw, *confidence.calibrated]
+        types = [type(value) for value in confidence[2:6]] == [bool, str, str, float]
+        flags = all(type(right) is bool for right in confidence.right)
+        if not types or not flags or not all(type(p) is float and 0 <= p <= 1 for p in sure):
+            raise ValueError("confidences are malformed: values of other types")
+        if not 0 < confidence.temperature < math.inf:
+            raise ValueError(f"temperature {confidence.temperature}")
+    return parsed
 
 
 def failures(content: RecordDict, round: int, client: int) -> list[EvaluationFailure]:

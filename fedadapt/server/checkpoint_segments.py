@@ -46,7 +46,7 @@ class StoredState(NamedTuple):
 
 
 def write_kept(
-    folder: Path, states: Kept, before: Mapping[int, StoredState], there: Path
+    folder: Path, states: Kept, before: Mapping[int, StoredState], old_folder: Path
 ) -> dict[int, StoredState]:
     """Write ``states`` into the folder of a new checkpoint; files are synced, the folder is not.
 
@@ -55,7 +55,7 @@ def write_kept(
 
     Args:
         before: The result of this function for the checkpoint before; empty for the first.
-        there: The folder of that checkpoint.
+        old_folder: The folder of that checkpoint.
 
     """
     same = {
@@ -67,10 +67,10 @@ def write_kept(
     used = {
         segment
         for segment, count in alive.items()
-        if 2 * count >= len(segment.clients) and (there / segment.file).is_file()
+        if 2 * count >= len(segment.clients) and (old_folder / segment.file).is_file()
     }
     for segment in used:
-        _link(there / segment.file, folder / segment.file)
+        _link(old_folder / segment.file, folder / segment.file)
     stored = {d: entry for d, entry in same.items() if entry.segment in used}
     for portion in _portions(states, [d for d in sorted(states) if d not in stored]):
         segment = _write(folder, portion)

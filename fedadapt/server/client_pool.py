@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent
-from fedadapt.records import Evaluation, EvaluationFailure
+from fedadapt.records import Confidence, Evaluation, EvaluationFailure
 from fedadapt.weights import Weights
 
 
@@ -24,6 +24,7 @@ class EvaluationRequest(NamedTuple):
     task: int = 0
     curves: bool = False  # scores on the adapt images and after each stage as well
     held_out: bool = False  # scores on adapt images that a model was not adapted to as well
+    confidence: bool = False  # how sure models are of each test image as well
     collect: tuple[str, ...] = ()  # labels of the models to save: "personal", "base+fine-tune"
     at_once: int = 0  # clients that are computed together at most; 0: as many as usual
     on_client: tuple[str, ...] = ()  # models that a client makes of what it has: nothing is sent
@@ -54,6 +55,13 @@ class EvaluationAnswers:
     seconds: float = 0.0  # of each client
     models: dict[str, dict[str, ModelStack]] = field(default_factory=dict)  # model, adaptation
     failed: list[EvaluationFailure] = field(default_factory=list)  # of clients that answered
+    confidences: list[Confidence] = field(default_factory=list)
+
+
+def result_bytes(rows: Sequence[Evaluation], confidences: Sequence[Confidence]) -> int:
+    """Payload of evaluation results: three numbers a row, two numbers and a flag an image."""
+    images = sum(len(confidence.right) for confidence in confidences)
+    return 8 * 3 * len(rows) + 8 * len(confidences) + 17 * images
 
 
 class ClientPool(Protocol):

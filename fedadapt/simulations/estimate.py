@@ -69,9 +69,9 @@ def announcement(estimated: Estimate, workers: int) -> str:
         ("local adaptations", estimated.adaptation),
         ("evaluation", estimated.evaluation),
     )
-    told = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
+    durations = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
     side = f"{workers} workers" if workers > 1 else "one worker"
-    return f"this will take about {duration(estimated.total)} on {side}: {told}"
+    return f"this will take about {duration(estimated.total)} on {side}: {durations}"
 
 
 def duration(seconds: float) -> str:
@@ -106,9 +106,12 @@ def _measured(assembly: Assembly, rounds: int, workers: int) -> Estimate:
     score = each(_score(cohort, start))
     tests = _mean([len(split.test) for split in cohort.splits])
     looks = looked_at * (1 + (rounds - 1) // every)
-    folds = FOLDS if config.serve == "best-on-adapt" else 0  # in which it is done once more
+    # It is done once more for each fold.
+    folds = FOLDS if config.serve == "best-on-adapt" or config.confidence else 0
     adaptation = sum(
-        _adaptation(m, cohort, start) * (1 + folds * m.reads_adapt) for m in worker.adaptations
+        _adaptation(part, cohort, start) * (1 + folds * whole.reads_adapt)
+        for whole in worker.adaptations
+        for part in whole.in_turn()
     )
     labels = len(worker.adaptations) + config.local
     return Estimate(

@@ -4,7 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
-from fedadapt.records import LOCAL, CommunicationEntry, Evaluation, EvaluationFailure
+from fedadapt.records import LOCAL, CommunicationEntry, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import (
     ClientPool,
     EvaluationAnswers,
@@ -30,7 +30,7 @@ class Evaluator:
     def __init__(
         self,
         client_pool: ClientPool,
-        record: Callable[[Evaluation | EvaluationFailure | CommunicationEntry], None],
+        record: Callable[[Evaluation | Confidence | EvaluationFailure | CommunicationEntry], None],
         progress: Progress,
         save_models: SaveModels | None = None,
     ) -> None:
@@ -66,6 +66,8 @@ class Evaluator:
                     self.last_round = request.round
             if answers.models and self._save_models is not None:
                 self._save_models(request, answers.models)
+            for confidence in answers.confidences:
+                self._record(confidence)
             for failure in answers.failed:
                 failed[failure.label].append(failure)
                 self._record(failure._replace(task=request.task))

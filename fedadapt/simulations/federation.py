@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.query import BEFORE, Query
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
@@ -247,12 +248,13 @@ class Federation:
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
             held_out=final and self._serves_the_best,
+            confidence=final and self._config.confidence,
             on_client=self._method.made_on_client,
         )
         if final and self._saved_models is not None:
-            one = self._method.models_by_task(clients[:1])
+            models_of_one = self._method.models_by_task(clients[:1])
             states = self._client_pool.states()
-            collect, at_once = self._saved_models.plan(clients, one, states, adaptations)
+            collect, at_once = self._saved_models.plan(clients, models_of_one, states, adaptations)
             request = request._replace(collect=collect, at_once=at_once)
         # Personal models are as large as they are many: some clients at a time.
         fit_in = BYTES_AT_ONCE // max(1, num_bytes(row(base, 0)))
@@ -293,26 +295,42 @@ class Federation:
     def _pooled_answers(self, base: Weights) -> dict[str, Weights]:
         """By adaptation that asks: the training clients' answers at the base model, [...].
 
-        They are averaged, weighted by examples. Below quorum an adaptation is left out, and does
-        without.
+        Of several rounds it is the last one with enough answers. Where there is none, an adaptation
+        is left out, and does without.
         """
-        seen = self._population.seen
-        sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
         pooled: dict[str, Weights] = {}
-        for adaptation in self._adaptations:
+        parts = {part.name: part for whole in self._adaptations for part in whole.in_turn()}
+        for adaptation in parts.values():
             query = adaptation.query()
             if query is None:
                 continue
-            mean, expected = StreamingMean(), query.expected(self._model, base)
+            mean: Weights = {}
             try:
-                exchange = self._exchange(self._round, phase="evaluation")
-                for answers in exchange.ask(query.action, sent, expected):
-                    if answers.update is not None:
-                        mean.add(answers.update.weights, answers.update.num_examples)
-                pooled[adaptation.name] = mean.result()
+                for _ in range(query.rounds):
+                    mean = self._pooled_answer(query, base, mean)
             except RoundFailedError as failure:
-                log.warning("%s; %s does without", failure, adaptation.name)
+                without = "keeps to the round before" if mean else "does without"
+                log.warning("%s; %s %s", failure, adaptation.name, without)
+            if mean:
+                pooled[adaptation.name] = mean
         return pooled
+
+    def _pooled_answer(self, query: Query, base: Weights, before: Weights) -> Weights:
+        """Return the mean of one round of answers, [...], weighted by training examples.
+
+        Args:
+            before: That of the round before, which the clients get as well; {} in the first.
+
+        """
+        seen = self._population.seen
+        content = repeat(base | {f"{BEFORE}{n}": t for n, t in before.items()}, len(seen))
+        sent = Sent(seen, content, {"server-round": self._round})
+        mean, expected = StreamingMean(), query.expected(self._model, base)
+        exchange = self._exchange(self._round, phase="evaluation")
+        for answers in exchange.ask(query.action, sent, expected):
+            if answers.update is not None:
+                mean.add(answers.update.weights, answers.update.num_examples)
+        return mean.result()
 
     def _exchange(
         self,

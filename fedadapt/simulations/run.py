@@ -11,7 +11,13 @@ from rich.console import Console
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
-from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
+from fedadapt.records import (
+    CommunicationEntry,
+    Confidence,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+)
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
@@ -27,6 +33,7 @@ from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.results.parquet import (
     Rows,
     write_communication,
+    write_confidences,
     write_evaluations,
     write_failures,
     write_losses,
@@ -179,6 +186,8 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
     write_communication(folder, journal_rows(folder, CommunicationEntry))
     write_losses(folder, journal_rows(folder, RoundLoss))
     write_failures(folder, journal_rows(folder, EvaluationFailure))
+    if config.confidence:
+        write_confidences(folder, journal_rows(folder, Confidence))
     if assembly.tasks is not None:
         write_tasks(folder, forgetting_rows(task_scores(evaluations, requested(config))))
     for name, metadata in federation.describe().items():
@@ -198,6 +207,7 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
         journal_rows(folder, RoundLoss),
         seconds,
         journal_rows(folder, EvaluationFailure),
+        journal_rows(folder, Confidence),
         by_task=assembly.tasks is not None,
     )
     if (groups := read_groups(folder)) is not None:

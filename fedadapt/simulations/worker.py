@@ -7,20 +7,22 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
+from fedadapt.client.adaptations.query import BEFORE
+from fedadapt.client.calibration import confidences, fit_temperature
 from fedadapt.client.cohort import Cohort, Execution
-from fedadapt.client.cross_fitting import held_out_scores
-from fedadapt.client.evaluation import Score, evaluate
+from fedadapt.client.cross_fitting import HeldOut, held_out_logits
+from fedadapt.client.evaluation import Score, evaluate, logits_of, scores
 from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Failure, Sent, Update
 from fedadapt.models.meta import on_meta
-from fedadapt.records import HELD_OUT, LOCAL, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, LOCAL, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
@@ -36,6 +38,7 @@ class Evaluated(NamedTuple):
 
     rows: list[Evaluation]
     failures: list[EvaluationFailure]
+    confidences: list[Confidence]
 
 
 class _Shown(NamedTuple):
@@ -44,6 +47,7 @@ class _Shown(NamedTuple):
     on_global: bool  # score the global test too
     curves: bool  # score the adapt images too, and adaptations on the way
     held_out: bool  # score adapt images that a model was not adapted to
+    confidence: bool  # tell how sure models are of each test image
     collected: CollectedModels | None  # takes the models, for saving
 
 
@@ -72,7 +76,7 @@ class Worker:
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
-        asked = (adaptation.query() for adaptation in adaptations)
+        asked = (part.query() for adaptation in adaptations for part in adaptation.in_turn())
         self._queries = {query.action: query for query in asked if query is not None}
         for action in self._queries.keys() & {*strategy.query_types}:
             raise InputError(f"adapt: {action} is the strategy's own query; leave one of them out")
@@ -149,8 +153,13 @@ class Worker:
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
-            weights = self.strategy.localise(cohort, received.weights)
-            update = Update(self._queries[action].answer(cohort, weights), cohort.num_examples)
+            model = {n: t for n, t in received.weights.items() if not n.startswith(BEFORE)}
+            before = {
+                n.removeprefix(BEFORE): t for n, t in received.weights.items() if n not in model
+            }
+            weights = self.strategy.localise(cohort, model)
+            answer = self._queries[action].answered(cohort, weights, before)
+            update = Update(answer, cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:
@@ -175,6 +184,7 @@ class Worker:
         on_global: bool = False,
         curves: bool = False,
         held_out: bool = False,
+        confidence: bool = False,
         on_client: Sequence[str] = (),
         collected: CollectedModels | None = None,
     ) -> Evaluated:
@@ -188,13 +198,14 @@ class Worker:
             pooled: By adaptation, the pooled answers to its query, [...] without a client axis.
             curves: Score the adapt images as well, and local adaptations after each stage.
             held_out: Score adapt images that a model was not adapted to as well.
+            confidence: Tell how sure the models are of each test image as well.
             on_client: Models that are not received: clients make them of what they have.
             collected: Takes the models that are evaluated, for saving; None where nobody saves.
 
         """
         answers = {name: self._on_device(repeat(w, len(clients))) for name, w in pooled.items()}
-        shown = _Shown(on_global, curves, held_out, collected)
-        evaluations: list[Evaluation] = []
+        shown = _Shown(on_global, curves, held_out, confidence, collected)
+        everything: list[Evaluation | Confidence] = []
         failures: list[EvaluationFailure] = []
 
         def fail(affected: Sequence[int], model: str, method: Adaptation, failure: Failure) -> None:
@@ -211,17 +222,19 @@ class Worker:
                         fail(clients[begin:end], name, method, made)
                     continue
                 for method in adaptations:
-                    answer = answers.get(method.name)
+                    answer = method.pooled_from(answers)
                     answer = None if answer is None else rows(answer, begin, end)
                     score = partial(self._scored, *made, name, method, answer, shown)
                     for first, last, results in pieces(end - begin, score):
                         if isinstance(results, Failure):
                             fail(clients[begin + first : begin + last], name, method, results)
                         else:
-                            evaluations += results
+                            everything += results
+        everything.sort(key=lambda row: row.client)
         return Evaluated(
-            sorted(evaluations, key=lambda row: row.client),
+            [row for row in everything if isinstance(row, Evaluation)],
             sorted(failures, key=lambda failure: failure.client),
+            [row for row in everything if isinstance(row, Confidence)],
         )
 
     def _made(
@@ -259,7 +272,7 @@ class Worker:
         shown: "_Shown",
         first: int,
         last: int,
-    ) -> list[Evaluation]:
+    ) -> list[Evaluation | Confidence]:
         """The rows of clients ``first`` to ``last`` of the cohort, for one model and adaptation."""
         if last - first < len(cohort):
             clients, states = cohort.clients[first:last], cohort.states[first:last]
@@ -269,19 +282,21 @@ class Worker:
         inputs = (cohort, received, answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
-        evaluations = []
+        evaluations: list[Evaluation | Confidence] = []
         for epoch, adapted in looks:
             for split, examples in tests.items():
                 for d, score in enumerate(evaluate(cohort, adapted, examples)):
                     row = self._row(cohort, d, name, method, split, score)
                     evaluations.append(row._replace(epoch=epoch))
-        if shown.held_out:
-            evaluations += self._held_out(cohort, name, method, received, adapted, answer)
+        if shown.held_out or shown.confidence:
+            evaluations += self._by_held_out_images(
+                cohort, name, method, received, adapted, answer, shown
+            )
         if shown.collected is not None and method.name != "none":
             shown.collected.add(cohort, name, method.name, adapted)
         return evaluations
 
-    def _held_out(
+    def _by_held_out_images(
         self,
         cohort: Cohort,
         name: str,
@@ -289,30 +304,64 @@ class Worker:
         received: Weights,
         adapted: Weights,
         answer: Weights | None,
-    ) -> Iterator[Evaluation]:
-        """The rows on adapt images that a model was not adapted to.
+        shown: "_Shown",
+    ) -> Iterator[Evaluation | Confidence]:
+        """The rows for which adapt images are needed that a model was not adapted to.
 
-        Where that fails on a client, with so few images say, there is no such row: the client
+        Where that fails on a client, with so few images say, there are no such rows: the client
         cannot choose the model, and its other results stay.
         """
 
-        def score(first: int, last: int) -> list[Evaluation]:
+        def judge(first: int, last: int) -> list[Evaluation | Confidence]:
             clients, states = cohort.clients[first:last], cohort.states[first:last]
-            some = cohort
+            part = cohort
             if last - first < len(cohort):
-                some = self.cohort(clients, cohort.round, states)
+                part = self.cohort(clients, cohort.round, states)
             pooled = None if answer is None else rows(answer, first, last)
             before, after = rows(received, first, last), rows(adapted, first, last)
-            scores = held_out_scores(some, method, before, after, pooled)
-            return [
-                self._row(some, d, name, method, HELD_OUT, score)
-                for d, score in enumerate(scores)
-                if score.num_examples
-            ]
+            held_out = held_out_logits(part, method, before, after, pooled)
+            found: list[Evaluation | Confidence] = []
+            if shown.held_out:
+                for d, (z, labels) in enumerate(held_out):
+                    if len(labels):
+                        [score] = scores([z], [labels])
+                        found.append(self._row(part, d, name, method, HELD_OUT, score))
+            if shown.confidence:
+                tests = [split.test for split in part.splits]
+                logits = logits_of(part, after, tests)
+                found += [
+                    self._sureness(part, d, name, method, held_out[d], logits[d], tests[d].labels)
+                    for d in range(len(part))
+                    if logits[d].isfinite().all()  # a diverged model is not sure of anything
+                ]
+            return found
 
-        for _, _, results in pieces(len(cohort), score):
+        for _, _, results in pieces(len(cohort), judge):
             if not isinstance(results, Failure):
                 yield from results
+
+    def _sureness(
+        self,
+        cohort: Cohort,
+        index: int,
+        model: str,
+        method: Adaptation,
+        held_out: HeldOut,
+        logits: Tensor,
+        labels: Tensor,
+    ) -> Confidence:
+        client, temperature = cohort.clients[index], fit_temperature(*held_out)
+        return Confidence(
+            round=cohort.round,
+            client=client,
+            seen=client not in self.benchmark.unseen,
+            model=model,
+            adaptation=method.name,
+            temperature=temperature,
+            right=(logits.argmax(1) == labels).tolist(),
+            raw=confidences(logits).tolist(),
+            calibrated=confidences(logits, temperature).tolist(),
+        )
 
     def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
         """The images that each client of the cohort is scored on, by the name of the set."""

@@ -85,8 +85,8 @@ class ClientSide(ABC):
     """What a client does in a method: all that a worker or a ClientApp needs of it."""
 
     made_on_client: ClassVar[tuple[str, ...]] = ()
-    """Models that each client makes of the base model and its own state, see ``localise``. The
-    server neither has nor sends them."""
+    """Models that each client makes of its own state and of the base model, or of what the server
+    sends under their names; see ``localise``. The server does not have them."""
 
     query_types: ClassVar[tuple[str, ...]] = ()
     """The queries that are declared: message types beside ``train``, ``query.`` and a Python
@@ -94,7 +94,9 @@ class ClientSide(ABC):
 
     ignores: ClassVar[frozenset[str]] = frozenset()
     """Settings without effect on the method, of those that its fields are made from: ``momentum``
-    where ``training`` is made from it and every step is one of the method's own."""
+    where ``training`` is made from it and every step is one of the method's own. Or of those that
+    every method with sampled clients has: ``max-update-norm`` where a client does not start from
+    what it received."""
 
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
@@ -108,8 +110,8 @@ class ClientSide(ABC):
         """Make a model from the server the client's own before it is used. Runs on the client.
 
         Args:
-            weights: The model as it came, [D, ...]; for a model that is ``made_on_client``, the
-                base model.
+            weights: The model as it came, [D, ...]; for a model that is ``made_on_client``, what
+                ``models`` has under its name, else the base model.
             model: ``base`` or ``personal``.
 
         """
@@ -192,6 +194,8 @@ class Strategy(ClientSide, Generic[State]):
         """Return the models of ``clients``: ``base`` for all, ``personal`` if the server makes one.
 
         Each is [D, ...]; a model that is the same for all is an expanded view (``weights.repeat``).
+        Of a model that is ``made_on_client`` it is what they make it of, beside their state, where
+        that is not the base model.
         """
 
     def models_by_task(

@@ -83,8 +83,9 @@ class PersonalModels(Strategy[PersonalState]):
 
         One after the other, in their order, so that they are never in memory all at once;
         ``mixtures`` makes sums of models in this way. When sent, it is all that the client
-        receives. When trained, ``clients`` are those that answered, ``state`` has what they
-        trained, and what is yielded has the names of what is kept.
+        receives: a model, or several under other names (``candidates.join_models``). When trained,
+        ``clients`` are those that answered, ``state`` has what they trained, and what is yielded
+        has the names of what is kept.
         """
 
     def train(self, cohort: Cohort, received: Weights) -> Update:
@@ -183,8 +184,10 @@ class PersonalModels(Strategy[PersonalState]):
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action != "train":
             return self._average.answer(action, cohort, received)
-        own = self._average.localise(cohort, received.weights)
-        return self.train(cohort, {n: own[n] for n in received.weights})
+        weights = received.weights
+        if everything(self.model) <= weights.keys():  # one model, and not several
+            weights = self.localise(cohort, weights)
+        return self.train(cohort, weights)
 
     @final
     def expected(self, action: str, sent: Weights) -> Weights:

@@ -32,18 +32,22 @@ class SharedModel(Strategy[Weights]):
     ``fixed`` which ones nobody changes, and with ``personal = "on client"`` that each client has a
     model of its own, which it keeps in its state as ``personal`` or makes of the shared model and
     the tensors that stay; ``personal_model`` makes it in any other way. ``extras`` are shared
-    beside the network, and ``moved`` is for a server that does not simply take the mean.
+    beside the network, ``base_model`` makes the base model of all that is shared, and ``moved`` is
+    for a server that does not simply take the mean.
 
     ``batch_norm`` says what becomes of batch-norm layers. ``shared``: scale, shift and running
     statistics are averaged like everything else. ``local``: all four stay on the client (FedBN); a
     client that never trained uses the initial ones. ``reestimate``: scale and shift are averaged,
     the statistics are measured anew on the clients' training images under the averaged weights
-    (one more exchange a round) and pooled over clients: mean = sum p_k m_k,
+    (one more exchange a round, where they are shared) and pooled over clients: mean = sum p_k m_k,
     variance = sum p_k (v_k + m_k^2) - mean^2.
     """
 
     query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
     personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
+    personal_of_all: ClassVar[bool] = False
+    """Whether clients make their own models of all that is shared, extras included, which they are
+    then sent at an evaluation too; or of the base model."""
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -71,6 +75,16 @@ class SharedModel(Strategy[Weights]):
         """
         return frozenset()
 
+    def base_model(self, shared: Weights) -> Weights:
+        """Return the base model of what is shared, extras included: the network's part of it.
+
+        Args:
+            shared: On the server [...], on clients [D, ...].
+
+        """
+        network = self.model.state_dict()
+        return {n: t for n, t in shared.items() if n in network}
+
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
         """Return the clients' own models, [D, ...], of the shared one and what each has kept.
 
@@ -78,7 +92,8 @@ class SharedModel(Strategy[Weights]):
         trained: it may train, but keeps nothing, and draws with a purpose of its own.
 
         Args:
-            shared: The shared model, with the tensors that stay on the clients.
+            shared: The base model, or all that is shared where ``personal_of_all`` says so, with
+                the tensors that stay on the clients.
 
         """
         return shared | cohort.state(PERSONAL, shared)
@@ -143,7 +158,8 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def actions(self, state: Weights, round: int) -> tuple[str, ...]:
-        return ("train", STATISTICS) if self.batch_norm == "reestimate" else ("train",)
+        measured = self.batch_norm == "reestimate" and not norms(self.model) <= self._unsent
+        return ("train", STATISTICS) if measured else ("train",)
 
     @final
     def send(self, state: Weights, action: str, round: int, clients: Sequence[int]) -> Sent:
@@ -153,7 +169,8 @@ class SharedModel(Strategy[Weights]):
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action == STATISTICS:
             schedule = Schedule(STATISTICS_BATCH, 1, "train", STATISTICS)
-            statistics = batch_norm_statistics(cohort, received.weights, schedule)
+            base = self.base_model(received.weights)
+            statistics = batch_norm_statistics(cohort, base, schedule)
             return Update(statistics, cohort.num_examples)
         shared = self.localise(cohort, received.weights)
         return self.train(cohort, _with_part(cohort, shared, STAYING, self._staying))
@@ -178,8 +195,8 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def models(self, state: Weights, clients: Sequence[int]) -> Mapping[str, Weights]:
-        network = self.model.state_dict()
-        return {"base": repeat({n: t for n, t in state.items() if n in network}, len(clients))}
+        base = {"base": repeat(self.base_model(state), len(clients))}
+        return base | {PERSONAL: repeat(state, len(clients))} if self.personal_of_all else base
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:

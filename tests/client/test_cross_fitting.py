@@ -1,5 +1,6 @@
 """Scores on adapt images that a model was not adapted to."""
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -9,9 +10,17 @@ from toys import cohort, dense, examples, initials, split
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.fine_tune import FineTune
 from fedadapt.client.adaptations.none import NoAdaptation
-from fedadapt.client.cross_fitting import FOLDS, held_out_scores
-from fedadapt.client.evaluation import evaluate
+from fedadapt.client.cross_fitting import FOLDS, held_out_logits
+from fedadapt.client.evaluation import Score, evaluate, scores
 from fedadapt.weights import row
+
+
+def held_out_scores(*arguments):
+    """The scores of what a model says of held-out images; NaN over no image."""
+    return [
+        scores([z], [labels])[0] if len(labels) else Score(math.nan, math.nan, 0)
+        for z, labels in held_out_logits(*arguments)
+    ]
 
 
 class Recorder:
@@ -52,11 +61,11 @@ def test_every_image_is_held_out_once_and_adapted_to_in_all_other_folds():
 def test_a_model_that_does_not_change_has_its_score_on_all_images():
     members, weights = clients([9, 6]), initials(dense(), 2)
     wanted = evaluate(members, weights, members.part("adapt"))
-    for scores in (
+    for judged in (
         held_out_scores(members, Recorder().adaptation, weights, weights),
         held_out_scores(members, NoAdaptation(), weights, weights),
     ):
-        for score, other in zip(scores, wanted, strict=True):
+        for score, other in zip(judged, wanted, strict=True):
             assert score.accuracy == pytest.approx(other.accuracy, abs=1e-12)
             assert score.loss == pytest.approx(other.loss, abs=1e-9)
 

@@ -229,6 +229,20 @@ def test_evaluate_answers_with_rows_and_never_with_a_model(client):
     ).rows  # fmt: skip
 
 
+def test_a_composition_gets_the_answer_that_its_part_asked_for(tmp_path):
+    some = Client(tmp_path, adapt="none,adabn+ewc")
+
+    def loss(pooled: dict[str, torch.Tensor] | None = None) -> float:
+        content = some.told(adaptations=["adabn+ewc"], **{"on-global": False})
+        if pooled is not None:
+            content["pooled.ewc"] = array_record(pooled)
+        [row] = rows(some.ask("evaluate", content).content, 1, 2)
+        assert row.label == "base+adabn+ewc"
+        return row.loss
+
+    assert loss() != loss({n: t.abs() for n, t in some.model.items()})
+
+
 def test_training_alone_needs_no_weights_and_takes_those_that_are_sent(client):
     made = client.told(adaptations=["none"], **{"on-global": False, "on-client": ["local"]})
     del made["arrays"]
@@ -308,7 +322,8 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
         {},
         {"fraction": 0.5, "unseen": 0.34, "global_test": "all"},
         {"model": tiny.NORM_MLP, "batch_norm": "local",
-         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1", "serve": "best-on-adapt"},
+         "adapt": "none,adabn,ewc", "adapt_args": "ewc.epochs=1", "serve": "best-on-adapt",
+         "confidence": True},
         {"model": tiny.NORM_MLP, "batch_norm": "reestimate", "adapt": "none,adabn-s",
          "adapt_args": "adabn-s.epochs=1"},
         {"strategy": "fedadam", "strategy_args": "eta=0.01", "adapt": "none"},
@@ -440,14 +455,15 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
     """From the repository, by Flower's command, with as many nodes as Flower was told.
 
-    Also with anybody's adaptations: one from a file, and one that asks a query of its own.
+    Also with anybody's adaptations: one from a file, and after AdaBN one that asks a query of its
+    own.
     """
     examples = str(tiny.ROOT / "examples")
     monkeypatch.syspath_prepend(examples)
     path = os.pathsep.join([examples, os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path.rstrip(os.pathsep))
     changes = {"rounds": 2, "model": tiny.NORM_MLP, "unseen": 0.0,
-               "adapt": "none,pseudo_labels:PseudoLabels,third_party_adaptations:Asks",
+               "adapt": "none,pseudo_labels:PseudoLabels,adabn+third_party_adaptations:Asks",
                "adapt-args": "pseudo_labels:PseudoLabels.epochs=2"}  # fmt: skip
     wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"

@@ -126,7 +126,7 @@ def weights_of(method) -> torch.Tensor:
 def test_flower_s_fedavg_is_the_mean_ours_is():
     """Of 10 and 20 examples that moved by 1 and 2, and both by a tenth of the round."""
     theirs = started(stock.FedAvg(min_available_nodes=2))
-    ours = StrategyWithState(FedAvg(model=torch.nn.Linear(1, 1)))
+    ours = StrategyWithState(FedAvg(model=torch.nn.ParameterDict({"w": torch.ones(2)})))
     ours.begin({"w": torch.ones(2)}, [0, 1])
     for number in (1, 2):
         for method in (theirs, ours):

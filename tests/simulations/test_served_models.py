@@ -1,15 +1,16 @@
 """Whole runs in which each client chooses among its models."""
 
 import json
+from collections import Counter
 
 import pytest
 import tiny
 
 from fedadapt import load
 from fedadapt.errors import InputError
-from fedadapt.records import HELD_OUT, SERVED
-from fedadapt.simulations.results.parquet import read_evaluations
-from fedadapt.simulations.results.serving import choices, chosen_models, served_rows
+from fedadapt.records import HELD_OUT, LOCAL, SERVED, Confidence
+from fedadapt.simulations.results.parquet import read_evaluations, table_rows
+from fedadapt.simulations.results.serving import chosen_models, served_rows
 
 CHANGES = {
     "model": tiny.NORM_MLP,
@@ -29,7 +30,8 @@ def test_every_client_is_served_what_its_held_out_images_say(tmp_path):
     assert {row.round for row in rows if row.split == HELD_OUT} == {2}
     others = [row for row in rows if row.model != SERVED]
     assert list(served_rows(others, 2)) == served
-    assert summary["served"] == choices(others, 2)
+    words = chosen_models(others, 2).values()
+    assert summary["served"] == Counter("+".join(w).removesuffix("+none") for w in words)
     assert sum(summary["served"].values()) == 6
     assert list(summary["accuracy"])[-1] == SERVED  # the label that pictures show
     assert SERVED in summary["accuracy_unseen"]
@@ -69,3 +71,28 @@ def test_where_no_client_chose_there_is_no_served_model(tmp_path):
     assert load(tmp_path, 0).card.model == "personal"
     with pytest.raises(InputError, match="no client chose a model there; a run with --serve"):
         load(tmp_path, 0, model="served")
+
+
+def test_confidences_are_of_every_test_image_and_move_nothing(tmp_path):
+    summary = tiny.run(tmp_path / "with", serve="best-on-adapt", confidence=True, **CHANGES)
+    tiny.run(tmp_path / "without", serve="best-on-adapt", **CHANGES)
+    rows = read_evaluations(tmp_path / "with")
+    assert rows == read_evaluations(tmp_path / "without")
+    found = list(table_rows(tmp_path / "with", Confidence))
+    tests = {
+        (r.client, r.label): r
+        for r in rows
+        if r.split == "test" and r.round == 2 and r.model not in (SERVED, LOCAL)
+    }
+    assert {(c.client, c.label) for c in found} == tests.keys()
+    for c in found:
+        test = tests[c.client, c.label]
+        assert len(c.right) == len(c.raw) == len(c.calibrated) == test.num_examples
+        assert sum(c.right) / len(c.right) == pytest.approx(test.accuracy)
+        assert all(1 / 10 <= p <= 1 for p in (*c.raw, *c.calibrated))
+    labels = [label for label in summary["accuracy"] if label != LOCAL]
+    assert list(summary["confidence"]) == labels
+    report = (tmp_path / "with" / "report.html").read_text()
+    assert "calibration error" in report
+    assert "calibration error" not in (tmp_path / "without" / "report.html").read_text()
+    assert not (tmp_path / "without" / "confidences.parquet").exists()

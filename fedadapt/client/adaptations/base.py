@@ -1,7 +1,7 @@
 """What a local adaptation is: the class that all of them extend, ours and anybody's."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -41,6 +41,10 @@ class Adaptation(ABC):
             object.__setattr__(self, "name", ADAPTATIONS.name_of(type(self)))
         check_parameters(self, f"{self.name}.")
 
+    def in_turn(self) -> "tuple[Adaptation, ...]":
+        """The adaptations that it runs, one after the other: itself, unless it is a composition."""
+        return (self,)
+
     @property
     def reads_adapt(self) -> bool:
         """Whether it reads the client's adapt images, so that they cannot tell how good it is."""
@@ -49,6 +53,10 @@ class Adaptation(ABC):
     def query(self) -> Query | None:
         """What the training clients are asked before anybody adapts; None: nothing."""
         return None
+
+    def pooled_from(self, answers: Mapping[str, Weights]) -> Weights | None:
+        """What ``adapt`` gets as ``pooled``, of the pooled answers by the name of who asked."""
+        return answers.get(self.name)
 
     @abstractmethod
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:

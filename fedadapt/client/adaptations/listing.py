@@ -10,13 +10,13 @@ from fedadapt.parameters import rows as parameter_rows
 
 
 def listing(name: str | None = None) -> RenderableType:
-    """Return the table of all adaptations, or the description of one.
+    """Return the table of all adaptations, or the description of one or of those joined by +.
 
     Raises:
         InputError: There is no adaptation of that name.
 
     """
-    return _one(name) if name else _all()
+    return Group(*(_one(part) for part in name.split("+"))) if name else _all()
 
 
 def _all() -> Table:
@@ -28,6 +28,7 @@ def _all() -> Table:
         arguments = (f"{described.key}={described.shown}" for described in row.parameters)
         table.add_row(row.name, row.description, *needs, " ".join(arguments))
     table.add_row("module:Class", "anybody's class", "", "", "its own")
+    table.add_row("a+b", "a, and then b", "", "", "those of a and of b")
     return table
 
 

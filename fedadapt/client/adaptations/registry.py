@@ -5,11 +5,11 @@ parameters, is imported when it is built.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedadapt.config import RunConfig, parse_arguments
+from fedadapt.config import RunConfig, adaptations_of, parse_arguments
 from fedadapt.errors import InputError
 from fedadapt.models.registry import ENTRIES
 from fedadapt.parameters import Described, Scalar, arguments_for, parameters
@@ -33,6 +33,7 @@ ADAPTATIONS = Registry(
         "tent": "fedadapt.client.adaptations.tent:Tent",
         "bn-mix": "fedadapt.client.adaptations.bn_mix:BnMix",
         "shot-im": "fedadapt.client.adaptations.shot_im:ShotIm",
+        "atp": "fedadapt.client.adaptations.atp:Atp",
         "t3a": "fedadapt.client.adaptations.t3a:T3A",
     },
 )
@@ -72,51 +73,79 @@ def parse(config: RunConfig, *, has_batch_norm: bool | None = None) -> "list[Ada
             that ask the same query.
 
     """
+    arguments = arguments_by_name(config)
     adaptations = [
-        build(name, arguments, "adapt-args")
-        for name, arguments in arguments_by_name(config).items()
+        _composed(name, {part: arguments[part] for part in name.split("+")}, "adapt-args")
+        for name in adaptations_of(config.adapt)
     ]
     asking: dict[str, str] = {}  # query -> the adaptation that asks it
     for adaptation in adaptations:
-        if adaptation.needs_batch_norm and has_batch_norm is False:
-            raise InputError(
-                f"adapt: {adaptation.name} needs a network with batch normalisation, "
-                f"{config.model!r} has none; leave it out or use one of "
-                f"{', '.join(entry.name for entry in ENTRIES if entry.batch_norm)}"
-            )
-        query = adaptation.query()
-        if (
-            query is not None
-            and asking.setdefault(query.action, adaptation.name) != adaptation.name
-        ):
-            raise InputError(
-                f"adapt: {asking[query.action]} and {adaptation.name} both ask {query.action}; "
-                "compare them in two runs"
-            )
+        for part in adaptation.in_turn():
+            if part.needs_batch_norm and has_batch_norm is False:
+                raise InputError(
+                    f"adapt: {part.name} needs a network with batch normalisation, "
+                    f"{config.model!r} has none; leave it out or use one of "
+                    f"{', '.join(entry.name for entry in ENTRIES if entry.batch_norm)}"
+                )
+            query = part.query()
+            if query is not None and asking.setdefault(query.action, part.name) != part.name:
+                raise InputError(
+                    f"adapt: {asking[query.action]} and {part.name} both ask {query.action}; "
+                    "compare them in two runs"
+                )
     return adaptations
 
 
 def arguments_by_name(config: RunConfig) -> dict[str, dict[str, Scalar]]:
-    """The adaptations' names, in the order given, and the arguments of each; nothing is imported.
+    """The arguments of each adaptation that a run names, alone or in compositions.
+
+    An adaptation has the same arguments wherever it stands. Nothing is imported.
 
     Raises:
         InputError: An unknown name, a name given twice, an argument of none of them.
 
     """
-    names = [part.strip() for part in config.adapt.split(",") if part.strip()]
+    names = adaptations_of(config.adapt)
     if not names:
         raise InputError(f"adapt: nothing given; known: {', '.join(ADAPTATIONS.names())}")
     for name in names:
-        ADAPTATIONS.path(name)
+        for part in _parts(name):
+            ADAPTATIONS.path(part)
         if names.count(name) > 1:
             raise InputError(f"adapt: {name!r} is given twice")
-    arguments: dict[str, dict[str, Scalar]] = {name: {} for name in names}
-    for key, value in parse_arguments(config.adapt_args, "adapt-args").items():
+    return _sorted_out(
+        parse_arguments(config.adapt_args, "adapt-args"),
+        [part for name in names for part in _parts(name)],
+        "adapt-args",
+        "of this run",
+    )
+
+
+def _parts(name: str) -> list[str]:
+    """The adaptations that a name stands for, in turn: two of ``adabn+fine-tune``."""
+    parts = name.split("+")
+    if not all(parts):
+        raise InputError(f"adapt: {name!r}; between two + stands the name of an adaptation")
+    return parts
+
+
+def _sorted_out(
+    given: Mapping[str, Any], parts: Sequence[str], where: str, which: str
+) -> dict[str, dict[str, Any]]:
+    """``{"adabn.part": x, "lp-ft.lr": y}`` by adaptation: each that is named, with its own.
+
+    Args:
+        parts: The adaptations that there are.
+        which: What these are, in words.
+
+    """
+    arguments: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    for key, value in given.items():
         name, dot, argument = key.rpartition(".")  # a module:Class may have dots, too
         if not dot or name not in arguments:
             raise InputError(
-                f"adapt-args: {key!r} is not of the form adaptation.argument with an adaptation "
-                f"of this run ({', '.join(names)})"
+                f"{where}: {key!r} is not of the form adaptation.argument with an adaptation "
+                f"{which} ({', '.join(arguments)})"
             )
         arguments[name][argument] = value
     return arguments
@@ -126,12 +155,31 @@ def build(name: str, arguments: Mapping[str, Any], where: str) -> "Adaptation":
     """One adaptation from arguments in kebab-case or snake_case.
 
     Args:
+        name: A name, or several joined by ``+``, whose arguments are then those of its parts, with
+            the part's name in front: ``lp-ft.epochs``.
         where: The setting that the arguments come from, for messages.
 
     Raises:
         InputError: An unknown name, argument or value.
 
     """
+    if "+" not in name:
+        return _one(name, arguments, where)
+    parts = _parts(name)
+    return _composed(name, _sorted_out(arguments, parts, where, f"of {name}"), where)
+
+
+def _composed(name: str, arguments: Mapping[str, Mapping[str, Any]], where: str) -> "Adaptation":
+    """One adaptation from the arguments of its parts, by their names."""
+    if "+" not in name:
+        return _one(name, arguments[name], where)
+    chain = tuple(_one(part, arguments[part], where) for part in _parts(name))
+    from fedadapt.client.adaptations.composition import Composition  # loads torch
+
+    return Composition(name=name, chain=chain)
+
+
+def _one(name: str, arguments: Mapping[str, Any], where: str) -> "Adaptation":
     cls = find(name)
     return cls(name=name, **arguments_for(cls, arguments, where, name, prefix=f"{name}."))
 

@@ -23,10 +23,13 @@ def features_of(cohort: Cohort, weights: Weights, schedule: Schedule) -> list[Fe
         InputError: The network has no head.
 
     """
-    found: list[list[Features]] = [[] for _ in range(len(cohort))]
+    by_client: list[list[Features]] = [[] for _ in range(len(cohort))]
     for groups in cohort.steps(schedule):
         for members, batch in groups:
             entering = cohort.features({n: t[members] for n, t in weights.items()}, batch.inputs)
             for d, values, labels in zip(members, entering, batch.labels, strict=True):
-                found[d].append(Features(values, labels))
-    return [Features(*(torch.cat(parts) for parts in zip(*own, strict=True))) for own in found]
+                by_client[d].append(Features(values, labels))
+    return [
+        Features(*(torch.cat(parts) for parts in zip(*batches, strict=True)))
+        for batches in by_client
+    ]

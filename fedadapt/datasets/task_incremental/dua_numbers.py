@@ -42,12 +42,15 @@ MNIST_SCALING = Scaling((0.1307,) * 3, (0.3081,) * 3)
 def make_numbers(spec: TaskSpec) -> TaskBenchmark:
     """Make five tasks, {0, 1} to {8, 9}; a user for each domain, or a scale of mixtures."""
     num = spec.clients
-    domains, (one, other) = _domains(spec.root)
-    pixels = torch.cat(_same_channels(one, other))
-    labels = np.concatenate((one.labels, other.labels))
-    first = len(one.labels)
-    trains = (np.arange(one.num_train), first + np.arange(other.num_train))
-    tests = (np.arange(one.num_train, first), np.arange(first + other.num_train, len(labels)))
+    domains, (first_store, second_store) = _domains(spec.root)
+    pixels = torch.cat(_same_channels(first_store, second_store))
+    labels = np.concatenate((first_store.labels, second_store.labels))
+    first = len(first_store.labels)
+    trains = (np.arange(first_store.num_train), first + np.arange(second_store.num_train))
+    tests = (
+        np.arange(first_store.num_train, first),
+        np.arange(first + second_store.num_train, len(labels)),
+    )
     tasks = [(2 * t, 2 * t + 1) for t in range(5)]
 
     def of_task(rows: Rows, task: int) -> Rows:
@@ -79,10 +82,10 @@ def make_numbers(spec: TaskSpec) -> TaskBenchmark:
         images,
         server,
         users,
-        _scaling(spec, one, np.concatenate([rows.train for rows in server]), pixels),
+        _scaling(spec, first_store, np.concatenate([rows.train for rows in server]), pixels),
         describe(
             spec, kinds, classes, images, server, users,
-            domains=list(domains), content=[one.digest(), other.digest()],
+            domains=list(domains), content=[first_store.digest(), second_store.digest()],
         ),
     )  # fmt: skip
 

@@ -169,14 +169,14 @@ class SceneImages(TaskImages):
     native: bool = False  # users' images are not resized: DUA's code for TransPrior
 
     def inputs(self, rows: Rows, client: int | None) -> Tensor:
-        made = np.empty((len(rows), *self.shape[1:], 3), np.uint8)
+        images = np.empty((len(rows), *self.shape[1:], 3), np.uint8)
         for position, number in enumerate(rows.tolist()):
             side = 0 if self.native and client is not None else self.shape[1]
             image = read_photograph(self.scenes.folder / self.scenes.files[number], side)
             if client is not None:
                 image = shifted(image, self.shift, client, number, self.seed)
-            made[position] = centre(image, self.shape[1])
-        return torch.from_numpy(made).permute(0, 3, 1, 2).contiguous()
+            images[position] = centre(image, self.shape[1])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     def is_expensive(self, client: int) -> bool:
         return True

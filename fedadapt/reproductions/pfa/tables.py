@@ -103,9 +103,9 @@ def _grouping(results: Results) -> Grid:
     def shown(value: object) -> str:
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    told = ("num_groups", "adjusted_rand_index", "quality", "method")
+    keys = ("num_groups", "adjusted_rand_index", "quality", "method")
     lines = [
-        (f"seed {seed}", how, *(shown(groups[run].get(key, "")) for key in told))
+        (f"seed {seed}", how, *(shown(groups[run].get(key, "")) for key in keys))
         for seed, groups in zip(results.seeds, results.groups, strict=True)
         for run, how in (("pfa", "number given"), ("found", "number found"))
     ]

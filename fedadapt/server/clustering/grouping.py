@@ -129,11 +129,11 @@ def _exact(vectors: Vectors, groups: int | None, seed: int, reference: int | Non
     from scipy.spatial.distance import pdist, squareform
 
     members = _sample(len(vectors), seed)
-    seen = vectors[members].astype(np.float64)
-    condensed = pdist(seen)
-    sample_labels = _pair_groups(seen, condensed, groups)
+    sample = vectors[members].astype(np.float64)
+    condensed = pdist(sample)
+    sample_labels = _pair_groups(sample, condensed, groups)
     if len(members) < len(vectors):
-        centroids = group_means(seen, sample_labels)
+        centroids = group_means(sample, sample_labels)
         labels = np.concatenate(
             [
                 nearest(torch.from_numpy(centroids), torch.from_numpy(part)).numpy()

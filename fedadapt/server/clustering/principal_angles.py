@@ -15,11 +15,11 @@ def angles_between(bases: Tensor, others: Tensor, *, smallest: bool = False) -> 
         others: [n, pixels, r], likewise.
 
     """
-    own, theirs = _orthonormal(bases), _orthonormal(others)
-    sizes = _dimensions(theirs)
+    first, second = _orthonormal(bases), _orthonormal(others)
+    sizes = _dimensions(second)
     rows = []
-    for basis, size in zip(own, _dimensions(own).tolist(), strict=True):
-        cosines = torch.linalg.svdvals(basis.T @ theirs).clamp(max=1)  # [n, r], largest first
+    for basis, size in zip(first, _dimensions(first).tolist(), strict=True):
+        cosines = torch.linalg.svdvals(basis.T @ second).clamp(max=1)  # [n, r], largest first
         angles = torch.rad2deg(torch.arccos(cosines))
         count = sizes.clamp(max=size)
         counted = torch.arange(angles.shape[1]) < count[:, None]

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 
 from fedadapt.client.failures import guarded, pieces
 from fedadapt.messages import Answers, Config, Failure, Sent, bytes_up
-from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
+from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
@@ -60,13 +60,21 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             on_global=request.on_global,
             curves=request.curves,
             held_out=request.held_out,
+            confidence=request.confidence,
             collected=collected,
         )
         seconds = (time.perf_counter() - began) / len(members)
         models = collected.models if collected is not None else {}
-        up = 8 * 3 * len(evaluated.rows) // len(members)
+        up = result_bytes(evaluated.rows, evaluated.confidences) // len(members)
         return EvaluationAnswers(
-            members, evaluated.rows, {}, up, seconds, models, evaluated.failures
+            members,
+            evaluated.rows,
+            {},
+            up,
+            seconds,
+            models,
+            evaluated.failures,
+            evaluated.confidences,
         )
 
     return _piecewise(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Sent, Update
-from fedadapt.records import Evaluation, EvaluationFailure
+from fedadapt.records import Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, ModelStack
 from fedadapt.simulations.engines.compute import Query, answer, evaluate
 from fedadapt.simulations.engines.serialization import Tree
@@ -90,6 +90,7 @@ def perform(worker: Worker, job: Job, common: Tree, per_client: Tree) -> Reply:
             a.bytes_up,
             a.seconds,
             [tuple(failure) for failure in a.failed],
+            [tuple(confidence) for confidence in a.confidences],
         )
         for a in answers
     ]
@@ -114,8 +115,11 @@ def results(job: Job, reply: Reply) -> list[Result]:
             seconds,
             _models(models.get(i, {})),
             [EvaluationFailure(*failure) for failure in failed],
+            [Confidence(*confidence) for confidence in confidences],
         )
-        for i, (clients, rows, failures, up, seconds, failed) in enumerate(reply.metadata)
+        for i, (clients, rows, failures, up, seconds, failed, confidences) in enumerate(
+            reply.metadata
+        )
     ]
 
 

@@ -197,15 +197,15 @@ class RayWorkers:
 
     def _size(self) -> int:
         """Return the number of actors: as many as asked for, or as many as fit."""
-        there = self._ray.cluster_resources()
-        fit = int(there.get("CPU", 0))
+        resources = self._ray.cluster_resources()
+        fit = int(resources.get("CPU", 0))
         if self._gpus:
-            fit = min(fit, int(there.get("GPU", 0) / self._gpus + 1e-9))
+            fit = min(fit, int(resources.get("GPU", 0) / self._gpus + 1e-9))
         wanted = self._asked_for or max(1, fit)
         if wanted > fit:
             raise InputError(
                 f"workers: {wanted} Ray actors need {wanted} cores and {wanted * self._gpus:g} "
-                f"GPUs; the cluster has {there.get('CPU', 0):g} and {there.get('GPU', 0):g}"
+                f"GPUs; the cluster has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}"
             )
         return wanted
 

@@ -6,7 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedadapt.simulations.report.panels import blocks
-from fedadapt.simulations.report.style import INK, WORSE, colour_of, new_figure, styled, title
+from fedadapt.simulations.report.style import (
+    INK,
+    WORSE,
+    colour_of,
+    legend_columns,
+    new_figure,
+    styled,
+    title,
+)
 from fedadapt.simulations.results.accuracies import Accuracies
 
 if TYPE_CHECKING:
@@ -90,5 +98,7 @@ def _draw(axes: "Axes", accuracies: Accuracies, name: str, labels: list[str]) ->
     axes.grid(axis="y")
     axes.set_ylabel("gain, points of accuracy")
     legend: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-    axes.legend(**legend, ncols=len(labels), fontsize=8.5, handlelength=1.0, columnspacing=1.2)
+    axes.legend(
+        **legend, ncols=legend_columns(labels, 8), fontsize=8.5, handlelength=1.0, columnspacing=1.2
+    )
     title(axes, name)

@@ -11,6 +11,7 @@ from fedadapt.simulations.report.convergence import draw_accuracy_by_round, draw
 from fedadapt.simulations.report.panels import draw_before_after, draw_gains, draw_row
 from fedadapt.simulations.report.style import (
     colour_of,
+    legend_columns,
     new_figure,
     save_png,
     shortened,
@@ -133,7 +134,8 @@ def kinds(accuracies: Accuracies) -> "Figure":
     axes.set_xlim(0, 106)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("mean accuracy over the kind's clients, %")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(labels), borderaxespad=0.2)
+    columns = legend_columns(labels, 8)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
     if len(shown) < len(rows):
         axes.annotate(
             f"the {len(shown)} kinds with most clients, of {len(rows)}",

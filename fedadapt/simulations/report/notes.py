@@ -8,10 +8,10 @@ from fedadapt.simulations.results.run_folder import RunFolder
 
 def at_the_end(run: RunFolder, accuracies: Accuracies) -> str:
     """Return ``1,000 of 100,000 clients were evaluated; ``, or "" where all were."""
-    there = run.config.get("clients")
-    if not isinstance(there, int) or not 0 < len(accuracies) < there:
+    num_clients = run.config.get("clients")
+    if not isinstance(num_clients, int) or not 0 < len(accuracies) < num_clients:
         return ""
-    return f"{len(accuracies):,} of {there:,} clients were evaluated; "
+    return f"{len(accuracies):,} of {num_clients:,} clients were evaluated; "
 
 
 def on_the_way(run: RunFolder) -> str:

@@ -101,12 +101,12 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     axes.set_xlim(1 - margin, len(x) + margin)
     axes.set_xticks([])
     axes.grid(axis="y")
-    said = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
+    subtitle = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
     if label and len(x):
-        said = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
+        subtitle = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
     if alone is not None and len(x):
-        said += f"; each alone {np.nanmean(alone):.1f} %"
-    title(axes, "Before and after, on each client's own test", said)
+        subtitle += f"; each alone {np.nanmean(alone):.1f} %"
+    title(axes, "Before and after, on each client's own test", subtitle)
 
 
 def _legend_before_after(
@@ -185,8 +185,8 @@ def draw_gains(axes: "Axes", accuracies: Accuracies, label: str, reach: Vector) 
     known = gain[~np.isnan(gain)]
     count, total = int((known < -100 * TOLERANCE).sum()), len(known)
     dashed = " (dashed: mean of a block)" if len(parts) > 1 else ""
-    said = f"mean over {_counted(total)}: {known.mean():+.1f} points{dashed}" if total else ""
-    title(axes, f"What {label} brought each client", said)
+    subtitle = f"mean over {_counted(total)}: {known.mean():+.1f} points{dashed}" if total else ""
+    title(axes, f"What {label} brought each client", subtitle)
     axes.annotate(
         f"made worse: {count} of {total}",
         (1, 1),

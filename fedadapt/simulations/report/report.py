@@ -12,11 +12,13 @@ from fedadapt.errors import InputError
 from fedadapt.records import LOCAL, Outcome
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.client_gains import client_gains
+from fedadapt.simulations.report.confidence_figures import coverage_and_calibration
 from fedadapt.simulations.report.group_section import group_sections
 from fedadapt.simulations.report.notes import at_the_end, on_the_way
 from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.report.template import PAGE
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
+from fedadapt.simulations.results.calibration import Sureness, sureness
 from fedadapt.simulations.results.communication import (
     ActionTotal,
     FailureTotal,
@@ -28,6 +30,7 @@ from fedadapt.simulations.results.communication import (
 from fedadapt.simulations.results.groups import GroupRow
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
+from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import by_label, per_kind, with_failed
 
 REPORT = "report.html"
@@ -264,12 +267,21 @@ def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[
     def add(title: str, note: str, *figures: Any, groups: Sequence[GroupRow] = ()) -> None:
         name = f"f{len(sections)}"
         svgs = [Markup(to_svg(figure, f"{name}-{i}")) for i, figure in enumerate(figures)]
-        sections.append({"title": title, "note": note, "svgs": svgs, "groups": groups})
+        section = {"title": title, "note": note, "svgs": svgs, "groups": groups, "sureness": {}}
+        sections.append(section)
 
     if run.evaluations or run.losses:
         losses = list(run.losses)
         drawn = plots.convergence(run.evaluations, losses, accuracies, run.groups)
         add("Convergence", on_the_way(run), drawn)
+    if found := sureness_of(run, accuracies):
+        note = (
+            "How sure a model is of an image is the probability of its prediction. Each client's "
+            "temperature comes from its adapt images; the calibration error is that of all test "
+            "images together."
+        )
+        add("Confidence", note, coverage_and_calibration(found))
+        sections[-1]["sureness"] = found
     if run.groups is not None:
         for section in group_sections(run, run.groups, measure=measure):
             add(section.title, section.note, *section.figures, groups=section.groups)
@@ -289,6 +301,13 @@ def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[
             add("Gain, client by client", note, *figures)
         kinds_figure = Markup(to_svg(plots.kinds(accuracies), "kinds"))
     return {"figures": sections, "kinds_figure": kinds_figure}
+
+
+def sureness_of(run: RunFolder, accuracies: Accuracies) -> dict[str, Sureness]:
+    """Return how sure the models of the last evaluated round are, by label; {} if not recorded."""
+    last = (row for row in run.confidences if row.round == accuracies.round)
+    chosen = chosen_models(run.evaluations, accuracies.round)
+    return sureness(last, run.adaptations, chosen)
 
 
 def _communication(run: RunFolder, travelled: list[ActionTotal]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Colours are Okabe and Ito's (2008). Vermilion has one meaning only: worse than b
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -90,6 +90,12 @@ def new_figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height))
+
+
+def legend_columns(labels: Sequence[str], width: float) -> int:
+    """How many labels stand side by side in a legend of ``width`` inches, at font size 10."""
+    one = 0.65 + 0.085 * max(map(len, labels), default=0)
+    return max(1, min(len(labels), int(width / one)))
 
 
 def colour_of(label: str, labels: tuple[str, ...]) -> str:

@@ -94,7 +94,10 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% for section in figures %}<h2>{{ section.title }}</h2>
 {% if section.note %}<p class="soft">{{ section.note }}</p>{% endif %}
 {% for svg in section.svgs %}<figure role="img" aria-label="{{ section.title }}">{{ svg }}</figure>
-{% endfor %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">clients</th><th>of which kinds</th></tr></thead><tbody>
+{% endfor %}{% if section.sureness %}<div class="scroll"><table><thead><tr><th>client model</th><th class="n">accuracy</th><th class="n">sure of</th><th class="n">calibration error</th><th class="n">sure of, calibrated</th><th class="n">calibration error, calibrated</th><th class="n">temperature, median</th><th class="n">AURC</th><th class="n">clients</th></tr></thead><tbody>
+{% for label, s in section.sureness.items() %}<tr><td>{{ label }}</td><td class="n">{{ s.accuracy | percent }}</td><td class="n">{{ s.raw | percent }}</td><td class="n">{{ s.ece | percent }}</td><td class="n">{{ s.calibrated | percent }}</td><td class="n">{{ s.ece_calibrated | percent }}</td><td class="n">{{ '%.2f' | format(s.temperature) }}</td><td class="n">{{ '%.4f' | format(s.aurc) }}</td><td class="n">{{ s.num_clients }}</td></tr>
+{% endfor %}</tbody></table></div>
+{% endif %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">clients</th><th>of which kinds</th></tr></thead><tbody>
 {% for row in section.groups %}<tr><td class="n">{{ row.group }}</td><td class="n">{{ row.num_clients }}</td><td>{% for kind, count in row.kinds %}{{ ', ' if not loop.first }}{{ kind or 'unknown' }}{{ ' (%d)' | format(count) if row.kinds | length > 1 }}{% endfor %}</td></tr>
 {% endfor %}</tbody></table></div>
 {% endif %}{% endfor %}

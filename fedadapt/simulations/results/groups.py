@@ -73,8 +73,8 @@ class FoundGroups:
         rows = []
         for label in np.unique(self.labels):
             kinds = [self.kinds[d] for d in np.flatnonzero(self.labels == label)]
-            told = sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0]))
-            rows.append(GroupRow(int(label) + 1, len(kinds), tuple(told)))
+            counts = sorted(Counter(kinds).items(), key=lambda pair: (-pair[1], pair[0]))
+            rows.append(GroupRow(int(label) + 1, len(kinds), tuple(counts)))
         return rows
 
     @staticmethod

@@ -9,16 +9,23 @@ from typing import TypeVar
 
 from fedadapt.errors import InputError
 from fedadapt.files import sync
-from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
+from fedadapt.records import (
+    CommunicationEntry,
+    Confidence,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+)
 from fedadapt.simulations.results.parquet import Row
 
-R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure)
+R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, Confidence)
 
 JOURNALS: dict[type[Row], str] = {
     Evaluation: "evaluations.jsonl",
     CommunicationEntry: "communication.jsonl",
     RoundLoss: "losses.jsonl",
     EvaluationFailure: "failures.jsonl",
+    Confidence: "confidences.jsonl",
 }
 
 

@@ -15,15 +15,18 @@ from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
     CommunicationEntry,
+    Confidence,
     Evaluation,
     EvaluationFailure,
     RoundLoss,
     TaskForgetting,
 )
 
-Row = Evaluation | CommunicationEntry | RoundLoss | EvaluationFailure
+Row = Evaluation | CommunicationEntry | RoundLoss | EvaluationFailure | Confidence
 Table = Row | TaskForgetting
-A = TypeVar("A", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, TaskForgetting)
+A = TypeVar(
+    "A", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, TaskForgetting, Confidence
+)
 T = TypeVar("T")
 
 TABLES: dict[type[Table], str] = {
@@ -32,6 +35,7 @@ TABLES: dict[type[Table], str] = {
     RoundLoss: "losses.parquet",
     EvaluationFailure: "failures.parquet",
     TaskForgetting: "tasks.parquet",
+    Confidence: "confidences.parquet",
 }
 ROWS_AT_ONCE = 65_536  # rows of a Parquet row group: all that is held in memory while writing
 ROWS_READ = 8_192  # ... and while reading
@@ -84,6 +88,11 @@ def write_failures(folder: Path, rows: Iterable[EvaluationFailure]) -> Path:
     return _write(folder, EvaluationFailure, rows)
 
 
+def write_confidences(folder: Path, rows: Iterable[Confidence]) -> Path:
+    """Write ``confidences.parquet``; returns its path."""
+    return _write(folder, Confidence, rows)
+
+
 def write_tasks(folder: Path, rows: Iterable[TaskForgetting]) -> Path:
     """Write ``tasks.parquet`` and return its path."""
     return _write(folder, TaskForgetting, rows)
@@ -122,7 +131,13 @@ def _arrow() -> Any:
 
 def _schema(kind: type[Table]) -> Any:
     arrow = _arrow()
-    columns = {int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_()}
+    columns: dict[Any, Any] = {
+        int: arrow.int64(),
+        float: arrow.float64(),
+        bool: arrow.bool_(),
+        list[bool]: arrow.list_(arrow.bool_()),
+        list[float]: arrow.list_(arrow.float64()),
+    }
     return arrow.schema(
         # What is no number is text: str, and the outcome, a Literal of words.
         arrow.field(name, columns.get(hint, arrow.string()), nullable=False)
@@ -183,8 +198,8 @@ def _batches(folder: Path, kind: type[Table]) -> Iterator[Any]:
                         f"{path}: column {field.name!r} of type {field.type} is missing; "
                         f"expected {', '.join(kind._fields)}"
                     )
-            there = [name for name in kind._fields if name in file.schema_arrow.names]
-            for batch in file.iter_batches(ROWS_READ, columns=there):
+            columns = [name for name in kind._fields if name in file.schema_arrow.names]
+            for batch in file.iter_batches(ROWS_READ, columns=columns):
                 if any(column.null_count for column in batch.columns):
                     raise InputError(f"{path}: has empty cells; every column must be filled")
                 yield batch

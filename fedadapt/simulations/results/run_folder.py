@@ -8,9 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from fedadapt.config import adaptations_of
 from fedadapt.errors import InputError
 from fedadapt.older_runs import refuse_older_run
-from fedadapt.records import CommunicationEntry, Evaluation, EvaluationFailure, RoundLoss
+from fedadapt.records import (
+    CommunicationEntry,
+    Confidence,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+)
 from fedadapt.simulations.results.groups import GROUPS, FoundGroups, read_groups
 from fedadapt.simulations.results.journal import JOURNALS, R, journal_rows
 from fedadapt.simulations.results.parquet import TABLES, Rows, check_table, table_rows
@@ -35,13 +42,14 @@ class RunFolder:
     communication: Rows[CommunicationEntry]
     losses: Rows[RoundLoss]
     failures: Rows[EvaluationFailure]
+    confidences: Rows[Confidence]  # where the run recorded them
     groups: FoundGroups | None  # where the method made any
     missing: tuple[str, ...]  # a few words for each file
 
     @property
     def adaptations(self) -> tuple[str, ...]:
         """The names of the local adaptations as the run was asked for them; () if not known."""
-        return tuple(word.strip() for word in str(self.config.get("adapt", "")).split(",") if word)
+        return adaptations_of(str(self.config.get("adapt", "")))
 
     @staticmethod
     def read(folder: Path) -> "RunFolder":
@@ -69,6 +77,7 @@ class RunFolder:
             _table(folder, CommunicationEntry, missing),
             _table(folder, RoundLoss, missing),
             _table(folder, EvaluationFailure, missing),
+            _table(folder, Confidence, missing),
             _groups(folder, missing),
             (),
         )
@@ -95,6 +104,8 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
             return Rows(lambda: table_rows(folder, kind))
         except InputError:
             missing.append(f"{TABLES[kind]} is damaged")
+    elif kind is Confidence and not any(True for _ in journal_rows(folder, kind)):
+        pass  # only a run that was asked to has any
     elif (folder / JOURNALS[kind]).is_file():
         missing.append(f"no {TABLES[kind]} yet")
     elif kind is not EvaluationFailure:  # most runs have none, and miss nothing

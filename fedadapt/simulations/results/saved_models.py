@@ -90,8 +90,10 @@ class SavedModels:
         labels: list[str] = []
         size = in_memory = common = 0
         for task, sent in models_of_one:
-            made = {name: sent["base"] for name in self._worker.at(task).strategy.made_on_client}
-            models = {**made, **sent}
+            on_client = {
+                name: sent["base"] for name in self._worker.at(task).strategy.made_on_client
+            }
+            models = on_client | {name: w for name, w in sent.items() if name not in on_client}
             for name, weights in models.items():
                 same_for_all = name == "base" and not self._on_clients
                 wanted = (
@@ -101,11 +103,11 @@ class SavedModels:
                 )
                 if mode != "personal":
                     wanted += [word for word in adaptations if word != "none"]
-                one = row(weights, 0)
+                model = row(weights, 0)
                 for word in wanted:
-                    size += len(encode(one, self.card(clients[0], name, task, word)))
+                    size += len(encode(model, self.card(clients[0], name, task, word)))
                 if name == "base":
-                    common += len(encode(one, self.card(None, name, task)))
+                    common += len(encode(model, self.card(None, name, task)))
                 in_memory = max(in_memory, num_bytes(weights) * len(wanted) * len(models))
                 labels += [label(name, word) for word in wanted]
         total = size * len(clients) + common
@@ -268,8 +270,8 @@ class SavedModels:
         """Return ``models/README.md``, a description of the saved models."""
         groups: dict[tuple[int | None, str], list[Card]] = {}
         for _, card in self._sorted():
-            whose = card.label if card.client is not None else ""
-            groups.setdefault((card.task, whose), []).append(card)
+            model = card.label if card.client is not None else ""
+            groups.setdefault((card.task, model), []).append(card)
         example = self._sorted()[-1][1]
         lines = [
             "# Models of this run",
@@ -281,9 +283,9 @@ class SavedModels:
             "| files | models | mean accuracy on the clients' adapt images, % |",
             "| --- | ---: | ---: |",
         ]
-        for (_, whose), cards in groups.items():
+        for (_, model), cards in groups.items():
             path = relative_path(cards[0])
-            shown = path.with_name(f"<client>{SUFFIX}") if whose else path
+            shown = path.with_name(f"<client>{SUFFIX}") if model else path
             lines.append(f"| `{shown}` | {len(cards)} | {_mean_accuracy(cards)} |")
         lines += [
             "",
@@ -343,11 +345,17 @@ def _reading(config: RunConfig) -> str:
 
 
 def _arguments(adaptations: Sequence[Adaptation], name: str) -> dict[str, Any]:
-    """Return the parameters of an adaptation of the run; {} for any other name."""
-    for adaptation in adaptations:
-        if adaptation.name == name:
-            return {key: getattr(adaptation, key) for key in parameters(type(adaptation))}
-    return {}
+    """Return the parameters of an adaptation of the run; {} for any other name.
+
+    Those of a composition have its parts' names in front.
+    """
+    return {
+        (key if part is adaptation else f"{part.name}.{key}"): getattr(part, key)
+        for adaptation in adaptations
+        if adaptation.name == name
+        for part in adaptation.in_turn()
+        for key in parameters(type(part))
+    }
 
 
 def _method(config: RunConfig, strategy: ClientSide) -> dict[str, Any]:

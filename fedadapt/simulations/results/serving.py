@@ -1,6 +1,5 @@
 """Which of its models each client keeps, when it goes by its adapt images."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
@@ -19,11 +18,6 @@ def served_rows(evaluations: Iterable[Evaluation], round: int) -> Iterator[Evalu
     """
     for chosen in _chosen(evaluations, round):
         yield chosen._replace(model=SERVED, adaptation="none")
-
-
-def choices(evaluations: Iterable[Evaluation], round: int) -> dict[str, int]:
-    """Count the clients that chose each label, the most frequent first."""
-    return dict(Counter(row.label for row in _chosen(evaluations, round)).most_common())
 
 
 def chosen_models(evaluations: Iterable[Evaluation], round: int) -> dict[int, tuple[str, str]]:

@@ -8,32 +8,36 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.config import RunConfig
+from fedadapt.config import RunConfig, adaptations_of
 from fedadapt.errors import InputError
 from fedadapt.records import (
     LOCAL,
     CommunicationEntry,
+    Confidence,
     Evaluation,
     EvaluationFailure,
     Outcome,
     Phase,
     RoundLoss,
 )
+from fedadapt.saved_models.card import label as label_of
 from fedadapt.simulations.results.accuracies import (
     TOLERANCE,
     Accuracies,
     last_accuracies,
     order_labels,
 )
+from fedadapt.simulations.results.calibration import sureness
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
-from fedadapt.simulations.results.serving import choices
+from fedadapt.simulations.results.serving import chosen_models
 
 SUMMARY = "summary.json"
 DIGITS = 6
@@ -47,6 +51,7 @@ def summarise(
     losses: Iterable[RoundLoss],
     seconds: float,
     failures: Iterable[EvaluationFailure] = (),
+    confidences: Iterable[Confidence] = (),
     *,
     by_task: bool = False,
 ) -> dict[str, Any]:
@@ -86,8 +91,15 @@ def summarise(
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
+    chosen = {}
     if config.serve == "best-on-adapt":
-        summary["served"] = choices(evaluations, accuracies.round)
+        chosen = chosen_models(evaluations, accuracies.round)
+        counts = Counter(label_of(*words) for words in chosen.values())
+        summary["served"] = dict(counts.most_common())
+    if config.confidence:
+        last = (row for row in confidences if row.round == accuracies.round)
+        found = sureness(last, adaptations, chosen)
+        summary["confidence"] = {label: asdict(how) for label, how in found.items()}
     if not accuracies.seen.all():
         summary["accuracy_unseen"] = by_label(accuracies.where(~accuracies.seen))
     if by_task:
@@ -113,7 +125,7 @@ def summarise(
 
 def requested(config: RunConfig) -> tuple[str, ...]:
     """Return the names of the local adaptations of a run, as it was asked for them."""
-    return tuple(word.strip() for word in config.adapt.split(","))
+    return adaptations_of(config.adapt)
 
 
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:
@@ -210,6 +222,8 @@ def rounded(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
     if isinstance(value, float):  # numpy's float64 is one
         return round(float(value), DIGITS) + 0.0 if math.isfinite(value) else None  # no -0.0
     return value

@@ -1,13 +1,14 @@
 """What every local adaptation must hold; one function a rule."""
 
-import inspect
 import random
-from dataclasses import fields
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 
-from fedadapt.client.adaptations.registry import find
+from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.testing.adaptations.setups import (
     EXECUTIONS,
@@ -32,11 +33,12 @@ from fedadapt.weights import Weights, row, rows
 
 def parameters_explain_themselves(name: str, arguments: Arguments | None = None) -> None:
     """Every parameter has a line of help and refuses what is out of its range with InputError."""
-    cls = find(name)
-    require(not inspect.isabstract(cls), f"{name}: the class is abstract")
-    adaptation = quick(name, arguments or {})
-    chosen = {f.name: getattr(adaptation, f.name) for f in fields(cls) if f.init}
-    require_described(cls, name, lambda changes: cls(**{**chosen, **changes}))
+    for part in quick(name, arguments or {}).in_turn():
+        require_described(type(part), part.name, partial(_changed, part))
+
+
+def _changed(adaptation: Adaptation, changes: dict[str, Any]) -> Adaptation:
+    return replace(adaptation, **changes)
 
 
 def models_stay_models(name: str, arguments: Arguments | None = None) -> None:

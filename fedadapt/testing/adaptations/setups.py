@@ -20,8 +20,8 @@ from fedadapt.weights import Weights, repeat, stack
 Arguments = Mapping[str, Scalar]
 
 EXECUTIONS: tuple[Execution, ...] = ("stacked-kernels", "vmap")
-QUICK_EPOCHS = 2
-"""Epochs of training where no number is given; defaults are for real runs and may be 150."""
+QUICK = {"epochs": 2, "rounds": 2}
+"""Epochs and exchanges where no number is given; defaults are for real runs and may be 150."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +74,20 @@ class Setup:
         )
 
     def pooled(self, weights: Weights) -> Weights | None:
-        """The mean answer to the adaptation's query, repeated for each client, as in a run."""
-        query = self.adaptation.query()
-        if query is None:
-            return None
+        """The mean answers to what the adaptation asks, repeated for each client, as in a run."""
         cohort = self.cohort()
-        answers = query.answer(cohort, weights)
         shares = (cohort.num_examples / cohort.num_examples.sum()).double()
-        means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
-        return repeat(means, len(cohort))
+        found: dict[str, Weights] = {}
+        for part in self.adaptation.in_turn():
+            query = part.query()
+            if query is None:
+                continue
+            means: Weights = {}
+            for _ in range(query.rounds):
+                answers = query.answered(cohort, weights, repeat(means, len(cohort)))
+                means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
+            found[part.name] = repeat(means, len(cohort))
+        return self.adaptation.pooled_from(found)
 
     def adapted(self, cohort: Cohort) -> Weights:
         """The models after the adaptation."""
@@ -118,10 +123,11 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
 
 def quick(name: str, arguments: Arguments) -> Adaptation:
     """Build the adaptation; one that trains does so for few epochs where no number is given."""
-    chosen = {key.replace("-", "_"): value for key, value in arguments.items()}
-    if "epochs" in parameters(find(name)):
-        chosen = {"epochs": QUICK_EPOCHS, **chosen}
-    return build(name, chosen, "adapt-args")
+    given = dict(arguments)
+    for part in name.split("+"):
+        for key in QUICK.keys() & parameters(find(part)).keys():
+            given.setdefault(key if part == name else f"{part}.{key}", QUICK[key])
+    return build(name, given, "adapt-args")
 
 
 def relabelled(examples: Examples) -> Examples:

@@ -155,12 +155,12 @@ def _require_own_models(setup: Setup, trial: Trial, where: str) -> None:
     first = setup.seen[:1]
     kept = trial.clients.states().get(setup.seen[0], {})
     for model in strategy.made_on_client:
-        weights = next(reversed(trial.models(first).values()))
+        models = strategy.models(trial.state, first)
+        weights = models.get(model, models["base"])
         personal = strategy.localise(worker.cohort(first, 1, [kept]), weights, model)
-        base = strategy.localise(worker.cohort(first, 1, [kept]), weights)
-        require(
-            _differ(personal, base), f"{where}: the {model} model of a client is the base model"
-        )
+        base = strategy.localise(worker.cohort(first, 1, [kept]), models["base"])
+        label = f"{where}: the {model} model of a client is the base model"
+        require(_differ(personal, base), label)
         if kept:
             without = strategy.localise(worker.cohort(first, 1), weights, model)
             label = f"{where}: the {model} model of a client does not depend on its state"

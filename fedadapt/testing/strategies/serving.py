@@ -33,7 +33,7 @@ def _require_models(setup: Setup, trial: Trial, worker: Worker, number: int) -> 
     for task, models in by_task:
         require("base" in models, f"{setup.label}: after round {number} there is no base model")
         made = dict.fromkeys(strategy.made_on_client, models["base"])
-        for model, weights in {**models, **made}.items():
+        for model, weights in {**made, **models}.items():
             where = f"{setup.label}: after round {number}, {model} model"
             _require_model(trial, worker.at(task), clients, model, weights, where)
 

@@ -199,24 +199,19 @@ def largest_class(learnt, **settings):
 
 
 def test_without_the_diversity_term_unsure_predictions_run_into_one_class():
-    """Images of all digits and a model that does not know them: seen were 0.51 to 0.55 and 0.22
-    to 0.25.
-    """
-    for seed in (1, 2):
-        learnt = fedavg("swapped-labels", seed)
-        assert largest_class(learnt, diversity=0.0) > 0.42
-        assert largest_class(learnt) < 0.32
+    """Images of all digits, and a model that does not know them: seen were 0.55 and 0.25."""
+    learnt = fedavg("swapped-labels", 1)
+    assert largest_class(learnt, diversity=0.0) > 0.45
+    assert largest_class(learnt) < 0.35
 
 
 def test_the_diversity_term_does_harm_where_classes_are_not_equally_frequent():
-    """Label shift: seen were 0.89, 0.91 without and 0.69, 0.78 with the term."""
-    found = [
-        fedavg("dirichlet", seed).accuracies("base", "shot-im", f"shot-im.diversity={weight}")
+    """Label shift: seen were 0.89 without and 0.69 with the term."""
+    without, with_it = (
+        fedavg("dirichlet", 1).accuracies("base", "shot-im", f"shot-im.diversity={weight}").mean()
         for weight in (0, 1)
-        for seed in (1, 2)
-    ]
-    without, with_it = sum(found[:2]).mean() / 2, sum(found[2:]).mean() / 2
-    assert without > with_it + 0.08
+    )
+    assert without > with_it + 0.1
 
 
 # T3A

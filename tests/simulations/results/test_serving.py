@@ -1,9 +1,11 @@
 """The model that each client chooses by its adapt images, from rows by hand."""
 
+from collections import Counter
+
 import pytest
 
 from fedadapt.records import HELD_OUT, LOCAL, Evaluation
-from fedadapt.simulations.results.serving import choices, served_rows
+from fedadapt.simulations.results.serving import chosen_models, served_rows
 
 
 def row(client, label, split, accuracy, loss=1.0, round=2, count=10, task=0):
@@ -25,7 +27,10 @@ def rows(client, **labels):
 
 def served(*groups):
     given = [one for group in groups for one in group]
-    return {r.client: r for r in served_rows(given, 2)}, choices(given, 2)
+    counts = Counter(
+        "+".join(words).removesuffix("+none") for words in chosen_models(given, 2).values()
+    )
+    return {r.client: r for r in served_rows(given, 2)}, counts
 
 
 def test_a_client_keeps_the_base_unless_another_model_has_more_right_answers():
