@@ -18,7 +18,7 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
@@ -29,7 +29,8 @@ import numpy as np
 import torch
 
 from fedadapt.config import RunConfig
-from fedadapt.errors import FedadaptError
+from fedadapt.errors import FedadaptError, InputError
+from fedadapt.parameters import Scalar
 from fedadapt.records import HELD_OUT, LOCAL, Evaluation
 from fedadapt.simulations.results.parquet import table_rows
 from fedadapt.simulations.run import simulate
@@ -95,7 +96,7 @@ def trials(strategy: str, rates: Sequence[float], seed: int) -> list[Trial]:
     return [Trial(strategy, float(f"{rate:.3g}"), None, seed) for rate in spread]
 
 
-def run(trial: Trial, folder: Path, settings: Mapping[str, str]) -> None:
+def run(trial: Trial, folder: Path, settings: Mapping[str, Scalar]) -> None:
     """Make the run of a trial, unless it is there; its CPU seconds are written beside it."""
     out = folder / trial.name
     if (out / "summary.json").is_file():
@@ -116,6 +117,28 @@ def run(trial: Trial, folder: Path, settings: Mapping[str, str]) -> None:
         print(f"{trial.name}: {error}", file=sys.stderr)
         return
     _cpu(folder, trial).write_text(f"{_cpu_seconds() - before:.1f}\n")
+
+
+def parse_words(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of "key=value key=value".
+
+    Raises:
+        InputError: A word is no pair.
+
+    """
+    for word in text.split():
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise InputError(f"settings: {word!r}; each must be key=value")
+        yield key, value
+
+
+def _typed(key: str, text: str) -> Scalar:
+    """A setting in the type of its default."""
+    default = RunConfig().to_mapping().get(key)
+    if isinstance(default, bool):
+        return text == "true"
+    return type(default)(text) if isinstance(default, int | float) else text
 
 
 def _cpu_seconds() -> float:
@@ -208,9 +231,18 @@ def row(chosen: Trial, seeds: Sequence[int], folder: Path, local: dict[int, np.n
 
 def as_markdown(table: dict[str, dict]) -> str:
     """Return the table for a page; accuracies in percent."""
-    columns = (
-        "strategy lr argument before fine-tuned served worst-10-% below-local MB CPU-s".split()
-    )
+    columns = [
+        "strategy",
+        "lr",
+        "argument",
+        "before",
+        "fine-tuned",
+        "served",
+        "worst-10-%",
+        "below-local",
+        "MB",
+        "CPU-s",
+    ]
     lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for name, values in table.items():
         before = "-" if values["before"] is None else f"{100 * values['before']:.2f}"
@@ -233,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", default="1,2,3", help="whose tests are reported")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     given = parser.parse_args(argv)
-    settings = dict(word.split("=", 1) for word in given.settings.split())
+    settings = {key: _typed(key, text) for key, text in parse_words(given.settings)}
     names = [name.strip() for name in given.strategies.split(",")]
     unknown = sorted(set(names) - KNOBS.keys())
     if unknown:
