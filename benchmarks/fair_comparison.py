@@ -208,11 +208,10 @@ def row(chosen: Trial, seeds: Sequence[int], folder: Path, local: dict[int, np.n
 
 def as_markdown(table: dict[str, dict]) -> str:
     """Return the table for a page; accuracies in percent."""
-    lines = [
-        "| strategy | lr | argument | before | + fine-tune | served | worst 10 % | below local | MB "
-        "| CPU s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = (
+        "strategy lr argument before fine-tuned served worst-10-% below-local MB CPU-s".split()
+    )
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
     for name, values in table.items():
         before = "-" if values["before"] is None else f"{100 * values['before']:.2f}"
         after = f"{100 * values['fine-tune']:.2f} ± {100 * values['std of fine-tune']:.2f}"

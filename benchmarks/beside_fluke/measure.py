@@ -38,39 +38,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     given.results.touch()
     known = {(r["method"], r["variant"], r["seed"]) for r in done(given.results)}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in given.seeds:
-            wanted = [
-                (method, variant)
-                for variant in given.variants
-                for method in given.methods
-                if _has(method, variant) and (method, variant, seed) not in known
-            ]
-            for method, variant in wanted:
-                print(f"{method}, {variant}, seed {seed}", file=sys.stderr, flush=True)
-                found: dict[str, Any]
-                if variant == "ours":
-                    found = ours.run(method, seed)
-                else:
-                    found = _theirs(given.fluke_python, Path(folder), method, variant, seed)
-                with given.results.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
+    for seed in given.seeds:
+        wanted = [
+            (method, variant)
+            for variant in given.variants
+            for method in given.methods
+            if _has(method, variant) and (method, variant, seed) not in known
+        ]
+        theirs = [f"{method}:{variant}" for method, variant in wanted if variant != "ours"]
+        for method in (method for method, variant in wanted if variant == "ours"):
+            print(f"{method}, ours, seed {seed}", file=sys.stderr, flush=True)
+            found = json.dumps(ours.run(method, seed))
+            with given.results.open("a") as file:
+                file.write(found + "\n")
+        if theirs:
+            with tempfile.TemporaryDirectory() as folder:
+                written = Path(folder) / f"seed{seed}.npz"
+                np.savez_compressed(written, **arrays(seed))
+                script = [given.fluke_python, str(HERE / "theirs.py")]
+                subprocess.run([*script, str(written), str(given.results), *theirs], check=True)
 
 
 def _has(method: str, variant: str) -> bool:
     if variant == "ours":
         return True
     return method in (MENDED if variant == "mended" else THEIRS)
-
-
-def _theirs(python: str, folder: Path, method: str, variant: str, seed: int) -> dict[str, Any]:
-    written, out = folder / f"{seed}.npz", folder / "out.json"
-    if not written.exists():
-        np.savez_compressed(written, **arrays(seed))
-    command = [python, str(HERE / "theirs.py"), str(written), method, variant, str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    found: dict[str, Any] = json.loads(out.read_text())
-    return found
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Train one method of fluke-fl on a file of ``write.py``, in fluke's own environment.
+"""Train methods of fluke-fl on a file of ``write.py``, in fluke's own environment.
 
-  path/to/fluke/python benchmarks/beside_fluke/theirs.py seed1.npz apfl as-it-is apfl.json
+  path/to/fluke/python benchmarks/beside_fluke/theirs.py seed1.npz runs.jsonl apfl:as-it-is
 
 Variants:
   as-it-is  nothing of fluke is touched: its own order of images, and optimisers that live on from
@@ -8,8 +8,9 @@ Variants:
   batches   clients go through their images in our order, and velocities start at 0 in each round
   mended    the same, and what a method does otherwise than its paper is put right: ``MENDED``
 
-The file of results has the accuracy of each client on its own test by each model that could be
-called its personal one, after the last round; and the means that fluke's own log shows.
+A line of JSON for each run goes to the end of the file of results: the accuracy of each client on
+its own test by each model that could be called its personal one, after the last round; and the
+means that fluke's own log shows.
 """
 
 import json
@@ -99,11 +100,11 @@ def epochs_of(client: int, purposes: list[str], last: str) -> Iterator[np.ndarra
     """Every round's epochs, purpose by purpose, then those of the end."""
     for number in range(setting["rounds"]):
         for purpose in purposes:
-            yield from given[f"order/{purpose}"][number, client]
+            yield from given[f"order/{purpose}/{client}"][number]
     if last:
-        yield from given[f"order/{last}"][0, client]
+        yield from given[f"order/{last}/{client}"][0]
     while True:  # for what fluke does afterwards, and nobody looks at
-        yield given["order/train"][-1, client, -1]
+        yield given[f"order/train/{client}"][-1, -1]
 
 
 class Splitter:
@@ -201,11 +202,14 @@ class SubsetOfOurs(FedALAClient):
         if not hasattr(self, "mixing"):
             self.mixing = self._orders()
         fedala_module.FastDataLoader = partial(InOurOrder, epochs=self.mixing)
-        super().adaptive_local_aggregation(server_model)
+        try:
+            super().adaptive_local_aggregation(server_model)
+        finally:
+            fedala_module.FastDataLoader = FastDataLoader
 
     def _orders(self) -> Iterator[np.ndarray]:
-        yield from given["order/ala-first"][0, self.index]
-        yield from given["order/ala"][:, self.index, 0]
+        yield from given[f"order/ala-first/{self.index}"][0]
+        yield from given[f"order/ala/{self.index}"][:, 0]
 
 
 # -- the methods -----------------------------------------------------------------------------------
@@ -434,7 +438,8 @@ class FedALAMethod(FedAvgMethod):
 
     def __init__(self, variant: str) -> None:
         super().__init__(variant)
-        # The threshold makes the first mixture as long as ours: fluke stops after 100 batches.
+        # The first mixture is never good enough, so it takes the 100 batches that fluke allows:
+        # as many epochs as ours where an epoch has five.
         self.client = {
             "eta": numbers["fedala.eta"],
             "ala_sample_size": numbers["fedala.share"],
@@ -443,6 +448,15 @@ class FedALAMethod(FedAvgMethod):
         }
         if variant != "as-it-is":
             self.algorithm = with_parts(FedALA, SubsetOfOurs)
+
+    def made(self) -> CentralizedFL:
+        algorithm = super().made()
+        if self.variant != "as-it-is":  # where an epoch is short, 100 batches would be more of them
+            for one in algorithm.clients:
+                batches = -(-given[f"order/ala/{one.index}"].shape[-1] // setting["batch_size"])
+                one.hyper_params.conergence_threshold = torch.inf
+                one.hyper_params.loss_window_size = batches * setting["ala_epochs"] - 1
+        return algorithm
 
     def after_end(self, algorithm: Any) -> dict[str, list[nn.Module]]:
         return {"personal": [c.model for c in algorithm.clients]}
@@ -594,16 +608,20 @@ def run(name: str, variant: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    path, name, variant, out = sys.argv[1:]
-    if name not in METHODS or variant not in VARIANTS:
+    path, out, *wanted = sys.argv[1:]
+    runs = [word.split(":") for word in wanted]
+    if any(name not in METHODS or variant not in VARIANTS for name, variant in runs):
         raise SystemExit(f"methods: {', '.join(METHODS)}; variants: {', '.join(VARIANTS)}")
     torch.set_num_threads(1)
     with np.load(path) as file:
         given.update({n: file[n] for n in file.files})
     setting.update(json.loads(str(given.pop("setting"))))
     numbers.update(setting["numbers"])
-    with open(out, "w") as file:
-        json.dump(run(name, variant), file, indent=1)
+    for name, variant in runs:
+        print(f"{name}, {variant}, seed {setting['seed']}", file=sys.stderr, flush=True)
+        found = json.dumps(run(name, variant))
+        with open(out, "a") as file:
+            file.write(found + "\n")
 
 
 if __name__ == "__main__":

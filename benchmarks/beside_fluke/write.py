@@ -41,40 +41,28 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
 
 
 def orders(assembly: Assembly) -> dict[str, np.ndarray]:
-    """Places of a client's training images, [rounds, clients, epochs, images]."""
+    """Places of each client's training images, [rounds, epochs, images]."""
     settings = assembly.config
     every = range(1, settings.rounds + 1)
     last = [settings.rounds]
-    found = {
-        f"order/{purpose}": _drawn(assembly, purpose, rounds, epochs)
-        for purpose, rounds, epochs in (
-            ("train", every, settings.local_epochs),
-            ("fedrep", every, settings.local_epochs),
-            ("ditto", every, settings.local_epochs),
-            ("fedbabu", last, TUNING),
-            ("fine-tune", last, TUNING),
-        )
-    }
-    # FedALA: the first mixture is made in round 2, the last one for the evaluation after the last.
     share = NUMBERS["fedala.share"]
-    found["order/ala-first"] = _drawn(assembly, "ala", [2], ALA, share)
-    found["order/ala"] = _drawn(assembly, "ala", [*every[2:], *last], 1, share)
-    return found
-
-
-def _drawn(
-    assembly: Assembly, purpose: str, rounds: Sequence[int], epochs: int, share: float = 1.0
-) -> np.ndarray:
-    return np.array(
-        [
-            [
-                _of_client(assembly, purpose, number, client, epochs, share)
-                for client in assembly.benchmark.seen
-            ]
-            for number in rounds
-        ],
-        dtype=np.int16,
+    wanted: tuple[tuple[str, str, Sequence[int], int, float], ...] = (
+        ("train", "train", every, settings.local_epochs, 1),
+        ("fedrep", "fedrep", every, settings.local_epochs, 1),
+        ("ditto", "ditto", every, settings.local_epochs, 1),
+        ("fedbabu", "fedbabu", last, TUNING, 1),
+        ("fine-tune", "fine-tune", last, TUNING, 1),
+        # The first mixture is made in round 2, the last one for the evaluation after the last.
+        ("ala-first", "ala", [2], ALA, share),
+        ("ala", "ala", [*every[2:], *last], 1, share),
     )
+    return {
+        f"order/{name}/{client}": np.stack(
+            [_of_client(assembly, purpose, number, client, epochs, part) for number in rounds]
+        ).astype(np.int16)
+        for name, purpose, rounds, epochs, part in wanted
+        for client in assembly.benchmark.seen
+    }
 
 
 def _of_client(

@@ -29,6 +29,7 @@ STRATEGIES = Registry(
         "fedfomo": "fedadapt.strategies.personal.fedfomo:FedFomo",
         "fedpac": "fedadapt.strategies.personal.fedpac:FedPAC",
         "pfedhn": "fedadapt.strategies.generated.pfedhn:PFedHN",
+        "taper": "fedadapt.strategies.generated.taper:Taper",
         "pfedpg": "fedadapt.strategies.generated.pfedpg:PFedPG",
         "fedper": "fedadapt.strategies.shared.fedper:FedPer",
         "fedrep": "fedadapt.strategies.shared.fedrep:FedRep",
