@@ -56,13 +56,24 @@ KNOBS: dict[str, tuple[str, tuple[float | int, ...]]] = {
     "fedpac": ("lam", (0.0, 0.1, 1.0)),
     "fedcac": ("tau", (0.3, 0.5, 0.7)),
     "fedloge": ("frame-norm", (0.1, 1.0, 2.0)),
+    "pfedgate": ("budget", (0.3, 0.5, 1.0)),
+    "embedding": ("rate", (0.1, 1.0, 3.0)),
     "pfedhn": ("hyper-lr", (0.05, 0.2, 0.5)),
+    "taper": ("bases", (2, 4, 8)),
     "pfa": ("q", (10, 30, 50)),
     "ifca": ("clusters", (2, 4, 8)),
     "cfl": ("first-round", (3, 5, 10)),
     "pacfl": ("threshold", (20.0, 40.0, 60.0)),
 }
 """Strategy -> its most important parameter and three values; none: more learning rates instead."""
+
+LEFT_OUT = {
+    "fedbn": "fedavg on a network without batch norm",
+    "pfedpg": "needs a transformer with prompts, and weights",
+    "fedit": "needs weights that are worth freezing",
+    "ffa-lora": "needs weights that are worth freezing",
+    "fedsa-lora": "needs weights that are worth freezing",
+}
 
 MORE_RATES = 3  # learning rates between and beside those given, where there is no parameter
 
