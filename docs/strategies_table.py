@@ -3,6 +3,7 @@
 ``tests/test_docs.py`` fails where the tables and the classes of ``fedadapt.strategies`` differ.
 """
 
+import inspect
 from pathlib import Path
 
 from fedadapt.parameters import rows
@@ -15,7 +16,7 @@ BEGIN, END = "<!-- strategies: begin -->", "<!-- strategies: end -->"
 
 
 def tables() -> str:
-    """All strategies, then the parameters of each of ours that has some."""
+    """All strategies, then what each of ours says of itself, and its parameters."""
     names = [(name, find(name)) for name in STRATEGIES.ours]
     lines = ["| name | what it does |", "| --- | --- |"]
     lines += [f"| `{name}` | {_says(cls)} |" for name, cls in names if not is_flowers(cls)]
@@ -26,24 +27,26 @@ def tables() -> str:
         for name, cls in names
         if is_flowers(cls)
     ]
-    shown: dict[str, list[str]] = {}
+    lines += ["", "What ours do, what they take, and where they differ from their papers:"]
     for name, cls in names:
-        if not is_flowers(cls) and arguments(cls):
-            table = "\n".join(
-                f"| `{key}` | {default or '-'} | {allowed} | {_escaped(help)} |"
-                for key, default, allowed, help in rows(cls)
-            )
-            settings = ", ".join(f"`{s}`" for s in sorted(settings_of(cls))) or "none"
-            text = f"{table}\n\nSettings of the run that it uses: {settings}."
-            shown.setdefault(text, []).append(name)
-    for text, of in shown.items():
-        lines += ["", f"Arguments of {', '.join(f'`{name}`' for name in of)}:", ""]
-        lines += [
-            "| argument | default | allowed | what it is |",
-            "| --- | --- | --- | --- |",
-            text,
-        ]
+        if not is_flowers(cls):
+            lines += ["", f"### `{name}`", "", *_described(name, cls)]
     return "\n".join(lines)
+
+
+def _described(name: str, cls: type) -> list[str]:
+    """The text of a class's docstring, its arguments and the settings that it uses."""
+    text = (inspect.getdoc(cls) or "").replace("``", "`")
+    lines = [text.replace("||", "\\|\\|"), ""]
+    if arguments(cls):
+        lines += ["| argument | default | allowed | what it is |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| `{key}` | {default or '-'} | {allowed} | {_escaped(help)} |"
+            for key, default, allowed, help in rows(cls)
+        ]
+        lines.append("")
+    settings = ", ".join(f"`{s}`" for s in sorted(settings_of(cls))) or "none"
+    return [*lines, f"Settings of the run that it uses: {settings}."]
 
 
 def _says(cls: type) -> str:

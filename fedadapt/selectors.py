@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.errors import InputError
+from fedadapt.models.prompts import Prompts
 
 Selector = Callable[[nn.Module], frozenset[str]]
 
@@ -62,6 +63,15 @@ def linear_head(model: nn.Module) -> tuple[str, str | None]:
     if not isinstance(chosen, nn.Linear) or weight not in everything(model):
         raise InputError(f"head: it must be one nn.Linear here, not {type(chosen).__name__}")
     return weight, bias if chosen.bias is not None else None
+
+
+def prompts(model: nn.Module) -> frozenset[str]:
+    """The tokens of ``Prompts``."""
+    return everything(model) & {
+        _join(path, "tokens")
+        for path, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, Prompts)
+    }
 
 
 def norms(model: nn.Module) -> frozenset[str]:

@@ -10,7 +10,9 @@ def own_models(trial: Trial, benchmark: Benchmark | Toys, round: int = 100) -> W
     """The personal model of every client, those that never trained among them: [D, ...]."""
     clients, kept = range(benchmark.num_clients), trial.client_pool.states()
     cohort = trial.worker.cohort(clients, round, [kept.get(d, {}) for d in clients])
-    return trial.worker.strategy.localise(cohort, trial.method.models(clients)["base"], "personal")
+    models = trial.method.models(clients)
+    sent = models.get("personal", models["base"])
+    return trial.worker.strategy.localise(cohort, sent, "personal")
 
 
 def kept(trial: Trial, part: str, name: str) -> list[float]:

@@ -10,12 +10,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import clock, growth, process, ratios, speed
+from benchmarks import clock, fair_comparison, growth, process, ratios, speed
 from benchmarks.clock import Clock, Enough
 from benchmarks.engines import bare, ours
 from benchmarks.process import Found
 from benchmarks.works import BATCH, WORKS, Clients, network, parsed, word
 from fedadapt.messages import Sent
+from fedadapt.parameters import arguments_for
+from fedadapt.strategies.registry import STRATEGIES
+from fedadapt.strategies.registry import find as find_strategy
 from fedadapt.weights import repeat
 
 
@@ -205,3 +208,33 @@ def test_growth_is_shown_for_every_number_of_clients(monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "3,000" in shown
     assert "30.000" in shown
+
+
+# The fair comparison
+
+
+def test_every_strategy_of_ours_that_learns_no_tasks_is_compared():
+    ours = {n for n, path in STRATEGIES.ours.items() if path.startswith("fedadapt.")}
+    compared = {n for n in ours if not find_strategy(n).learns_tasks}
+    assert compared - set(fair_comparison.KNOBS) <= fair_comparison.LEFT_OUT.keys()
+    assert not fair_comparison.KNOBS.keys() & fair_comparison.LEFT_OUT.keys()
+
+
+@pytest.mark.parametrize("name", fair_comparison.KNOBS)
+def test_a_strategy_s_parameter_is_one_and_takes_its_values(name):
+    knob, values = fair_comparison.KNOBS[name]
+    for value in values:
+        assert arguments_for(find_strategy(name), {knob: value}, "arguments", name)
+
+
+def test_every_strategy_gets_the_same_number_of_trials():
+    rates = [0.01, 0.03, 0.1]
+    counts = {n: len(set(fair_comparison.trials(n, rates, 1))) for n in fair_comparison.KNOBS}
+    assert set(counts.values()) == {9}
+
+
+def test_a_setting_has_the_type_of_its_default():
+    words = "clients=20 lr=0.1 curves=true model=cnn"
+    found = {k: fair_comparison._typed(k, v) for k, v in fair_comparison.parse_words(words)}
+    assert found == {"clients": 20, "lr": 0.1, "curves": True, "model": "cnn"}
+    assert [type(value) for value in found.values()] == [int, float, bool, str]

@@ -86,3 +86,42 @@ class Sgd:
         for name, (low, high) in (self.clamp or {}).items():
             if name in params:
                 params[name].clamp_(low, high)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam as its authors wrote it (Kingma and Ba 2015, algorithm 1), without weight decay.
+
+    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
+    w <- w - learning_rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+
+    Each row counts its own steps t, so that it does not matter which others are moved with it.
+    """
+
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def begin(self, params: Weights) -> Weights:
+        state = {f"{part}/{n}": torch.zeros_like(w) for n, w in params.items() for part in "mv"}
+        counts = {f"t/{n}": w.new_zeros(len(w), dtype=torch.float64) for n, w in params.items()}
+        return state | counts
+
+    def step(self, oracle: Oracle, params: Weights, batch: Batch, state: Weights) -> Tensor:
+        grads, loss = oracle(params, batch)
+        self.update(params, grads, state)
+        return loss
+
+    @torch.no_grad()
+    def update(self, params: Weights, grads: Weights, state: Weights) -> None:
+        """One step: ``params`` and ``state`` move in place."""
+        first, second = self.betas
+        for n, w in params.items():
+            m, v, t, g = state[f"m/{n}"], state[f"v/{n}"], state[f"t/{n}"], grads[n]
+            t += 1
+            m.lerp_(g, 1 - first)
+            v.mul_(second).addcmul_(g, g, value=1 - second)
+            shape = (-1, *[1] * (w.dim() - 1))
+            unbiased = m / (1 - first**t).to(w).view(shape)
+            scale = (v / (1 - second**t).to(w).view(shape)).sqrt_()
+            w -= self.learning_rate * unbiased / (scale + self.eps)

@@ -1,13 +1,13 @@
 """Small vision transformers, with and without prompts.
 
-Dosovitskiy et al. 2021, "An image is worth 16x16 words"; prompts: Jia et al. 2022, "Visual prompt
-tuning", the shallow form.
+Dosovitskiy et al. 2021, "An image is worth 16x16 words".
 """
 
 import torch
 from torch import Tensor, nn
 
 from fedadapt.models.network import Network, sequence
+from fedadapt.models.prompts import Prompts
 
 SMALL = 16  # pixels of the shorter side: below, patches have 2 x 2 pixels, else 4 x 4
 
@@ -54,19 +54,6 @@ class Embedding(nn.Module):
         patches = self.patches(images).flatten(2).transpose(1, 2)
         first = self.token.expand(patches.shape[0], -1, -1)
         return torch.cat([first, patches], 1) + self.positions
-
-
-class Prompts(nn.Module):
-    """Tokens of its own behind the first one, drawn as in Jia et al. 2022."""
-
-    def __init__(self, number: int, width: int, patch_values: int) -> None:
-        super().__init__()
-        bound = (6 / (patch_values + width)) ** 0.5
-        self.tokens = nn.Parameter(torch.empty(number, width).uniform_(-bound, bound))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        own = self.tokens.expand(tokens.shape[0], -1, -1)
-        return torch.cat([tokens[:, :1], own, tokens[:, 1:]], 1)
 
 
 class Block(nn.Module):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.query import BEFORE, Query
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
@@ -294,27 +295,42 @@ class Federation:
     def _pooled_answers(self, base: Weights) -> dict[str, Weights]:
         """By adaptation that asks: the training clients' answers at the base model, [...].
 
-        They are averaged, weighted by examples. Below quorum an adaptation is left out, and does
-        without.
+        Of several rounds it is the last one with enough answers. Where there is none, an adaptation
+        is left out, and does without.
         """
-        seen = self._population.seen
-        sent = Sent(seen, repeat(base, len(seen)), {"server-round": self._round})
         pooled: dict[str, Weights] = {}
         parts = {part.name: part for whole in self._adaptations for part in whole.in_turn()}
         for adaptation in parts.values():
             query = adaptation.query()
             if query is None:
                 continue
-            mean, expected = StreamingMean(), query.expected(self._model, base)
+            mean: Weights = {}
             try:
-                exchange = self._exchange(self._round, phase="evaluation")
-                for answers in exchange.ask(query.action, sent, expected):
-                    if answers.update is not None:
-                        mean.add(answers.update.weights, answers.update.num_examples)
-                pooled[adaptation.name] = mean.result()
+                for _ in range(query.rounds):
+                    mean = self._pooled_answer(query, base, mean)
             except RoundFailedError as failure:
-                log.warning("%s; %s does without", failure, adaptation.name)
+                without = "keeps to the round before" if mean else "does without"
+                log.warning("%s; %s %s", failure, adaptation.name, without)
+            if mean:
+                pooled[adaptation.name] = mean
         return pooled
+
+    def _pooled_answer(self, query: Query, base: Weights, before: Weights) -> Weights:
+        """Return the mean of one round of answers, [...], weighted by training examples.
+
+        Args:
+            before: That of the round before, which the clients get as well; {} in the first.
+
+        """
+        seen = self._population.seen
+        content = repeat(base | {f"{BEFORE}{n}": t for n, t in before.items()}, len(seen))
+        sent = Sent(seen, content, {"server-round": self._round})
+        mean, expected = StreamingMean(), query.expected(self._model, base)
+        exchange = self._exchange(self._round, phase="evaluation")
+        for answers in exchange.ask(query.action, sent, expected):
+            if answers.update is not None:
+                mean.add(answers.update.weights, answers.update.num_examples)
+        return mean.result()
 
     def _exchange(
         self,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
+from fedadapt.client.adaptations.query import BEFORE
 from fedadapt.client.calibration import confidences, fit_temperature
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.cross_fitting import HeldOut, held_out_logits
@@ -152,8 +153,13 @@ class Worker:
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
-            weights = self.strategy.localise(cohort, received.weights)
-            update = Update(self._queries[action].answer(cohort, weights), cohort.num_examples)
+            model = {n: t for n, t in received.weights.items() if not n.startswith(BEFORE)}
+            before = {
+                n.removeprefix(BEFORE): t for n, t in received.weights.items() if n not in model
+            }
+            weights = self.strategy.localise(cohort, model)
+            answer = self._queries[action].answered(cohort, weights, before)
+            update = Update(answer, cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:

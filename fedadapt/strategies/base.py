@@ -94,7 +94,9 @@ class ClientSide(ABC):
 
     ignores: ClassVar[frozenset[str]] = frozenset()
     """Settings without effect on the method, of those that its fields are made from: ``momentum``
-    where ``training`` is made from it and every step is one of the method's own."""
+    where ``training`` is made from it and every step is one of the method's own. Or of those that
+    every method with sampled clients has: ``max-update-norm`` where a client does not start from
+    what it received."""
 
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.fit import Sgd, fit
+from fedadapt.client.step_rules import Adam
 from fedadapt.messages import Answers, Config, Sent, Update
-from fedadapt.parameters import from_run
+from fedadapt.parameters import from_run, param
 from fedadapt.selectors import everything
 from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
 from fedadapt.strategies.clusters import below
 from fedadapt.weights import Weights, repeat, row, stack
 
 INSTALL = "query.install"
-OWN = "own"  # the part of a client's state that holds all that the server does not make
 CODES = "codes"
+INSTALLED = "installed"  # parts of a client's state: what came by INSTALL, as it came,
+OWN = "own"  # those tensors of it that the client has changed,
+TRAINED = "trained"  # and what it made of the generated tensors when it trained last
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,15 +56,15 @@ class GeneratorState:
 class Generated(Strategy[GeneratorState]):
     """The server makes tensors of each client's network from a code, by a generator that it trains.
 
-    A subclass names the tensors that are made (``made``), begins the generator and the codes
+    A subclass names those tensors (``generated``), begins the generator and the codes
     (``begin_generator``), makes tensors of them (``generate``) and says how the server moves
     (``rule``). Clients train what they receive and send it back. That it went from t to t' stands
     for the gradient t - t', which the server follows through the generator, one step a round: the
     generator by the mean over the clients of the round, a code by its own client alone.
 
-    All other tensors are sent to a client once, before it first trains, and stay there; running
-    statistics of batch norm are among them. A client whose code has not learnt is served what is
-    made of the mean code.
+    All other tensors are sent to a client once, before it first trains, and what it trains of them
+    stays there; running statistics of batch norm are among them. A client whose code has not learnt
+    is served what is made of the mean code.
     """
 
     query_types: ClassVar[tuple[str, ...]] = (INSTALL,)
@@ -69,14 +72,19 @@ class Generated(Strategy[GeneratorState]):
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
     seed: int = from_run(default=0)
+    serve: str = param(
+        "generated",
+        "personal models: as the server makes them, or as the client trained them last",
+        choices=("generated", "trained"),
+    )
 
     @property
     @abstractmethod
-    def rule(self) -> Sgd:
+    def rule(self) -> Sgd | Adam:
         """How the server's tensors move by their gradients."""
 
     @abstractmethod
-    def made(self, model: nn.Module) -> frozenset[str]:
+    def generated(self, model: nn.Module) -> frozenset[str]:
         """Name the tensors of ``model`` that the server makes; a selector."""
 
     @abstractmethod
@@ -104,7 +112,7 @@ class Generated(Strategy[GeneratorState]):
     @final
     def begin(self, start: Weights, clients: Sequence[int]) -> GeneratorState:
         clients = tuple(sorted(clients))
-        generator, codes = self.begin_generator(self._of_server(start), len(clients))
+        generator, codes = self.begin_generator(_only(start, self._generated), len(clients))
         generator, codes = _copied(generator), codes.clone()
         memory = self.rule.begin({n: t.unsqueeze(0) for n, t in generator.items()})
         code_memory = self.rule.begin({CODES: codes})
@@ -120,7 +128,7 @@ class Generated(Strategy[GeneratorState]):
         config: Config = {"server-round": round}
         if action == INSTALL:
             lacking = tuple(c for c in clients if c not in state.installed)
-            rest = {n: t for n, t in state.start.items() if n in self._rest}
+            rest = _only(state.start, self._rest)
             return Sent(lacking, repeat(rest, len(lacking)) if lacking else {}, config)
         able = tuple(c for c in clients if not self._rest or c in state.installed)
         rows = [self._made_of(state, state.code(client)) for client in able]
@@ -133,32 +141,36 @@ class Generated(Strategy[GeneratorState]):
     @final
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action == INSTALL:
-            return Update({}, cohort.num_examples).keeping(own=received.weights)
-        own = cohort.state(OWN, {})
-        optimizer, schedule = self.training.optimizer, self.training.schedule
-        start = received.weights | own
-        fitted = fit(cohort, start, optimizer, schedule, trainable=self.trains)
-        update = Update(
-            {n: fitted.weights[n] for n in received.weights},
-            cohort.num_examples,
-            {"loss": fitted.loss},
+            return Update({}, cohort.num_examples).keeping(installed=received.weights)
+        installed = cohort.state(INSTALLED, {})
+        own = cohort.state(OWN, _only(installed, self._changing))
+        fitted = fit(
+            cohort,
+            received.weights | installed | own,
+            self.training.optimizer,
+            self.training.schedule,
+            trainable=self.trains,
         )
-        return update.keeping(own={n: fitted.weights[n] for n in own}) if own else update
+        trained = {n: fitted.weights[n] for n in received.weights}
+        update = Update(trained, cohort.num_examples, {"loss": fitted.loss})
+        if own:
+            update = update.keeping(own={n: fitted.weights[n] for n in own})
+        return update.keeping(trained=trained) if self.serve == "trained" else update
 
     @final
     def merge(
         self, state: GeneratorState, action: str, round: int, answers: Iterable[Answers]
     ) -> GeneratorState:
-        found = dict(sorted(_by_client(answers)))
+        answered = dict(sorted(_by_client(answers)))
         if action == INSTALL:
-            return replace(state, installed=state.installed | found.keys())
-        if not found:
+            return replace(state, installed=state.installed | answered.keys())
+        if not answered:
             return state
-        state = self._meeting(state, found.keys())
+        state = self._meeting(state, answered.keys())
         # Made anew, of the state that it was sent from: the server keeps no copy of what it sends.
         moved = {
             client: {n: t - trained[n] for n, t in self._made_of(state, state.code(client)).items()}
-            for client, trained in found.items()
+            for client, trained in answered.items()
         }
         state = replace(
             state,
@@ -166,7 +178,7 @@ class Generated(Strategy[GeneratorState]):
             codes=state.codes.clone(),
             generator_memory=_copied(state.generator_memory),
             code_memory=_copied(state.code_memory),
-            learnt=state.learnt | found.keys(),
+            learnt=state.learnt | answered.keys(),
         )
         self._step(state, list(moved), stack(list(moved.values())))
         return state
@@ -174,15 +186,18 @@ class Generated(Strategy[GeneratorState]):
     @final
     def models(self, state: GeneratorState, clients: Sequence[int]) -> Mapping[str, Weights]:
         common = self._made_of(state, state.mean_code)
-        own = [
+        each = [
             self._made_of(state, state.code(c)) if c in state.learnt else common for c in clients
         ]
         start = repeat(state.start, len(clients))
-        return {"base": start | repeat(common, len(clients)), "personal": start | stack(own)}
+        return {"base": start | repeat(common, len(clients)), "personal": start | stack(each)}
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
-        return weights | cohort.state(OWN, {n: weights[n] for n in weights if n in self._rest})
+        weights = weights | cohort.state(OWN, _only(weights, self._changing))
+        if model == "base" or self.serve == "generated":
+            return weights
+        return weights | cohort.state(TRAINED, _only(weights, self._generated))
 
     @final
     def gradients(
@@ -234,16 +249,19 @@ class Generated(Strategy[GeneratorState]):
         )
 
     @cached_property
-    def _made(self) -> frozenset[str]:
-        return self.made(self.model)
+    def _generated(self) -> frozenset[str]:
+        return self.generated(self.model)
 
     @cached_property
     def _rest(self) -> frozenset[str]:
-        """Names of the tensors that stay on the clients."""
-        return everything(self.model) - self._made
+        """Names of the tensors that are installed."""
+        return everything(self.model) - self._generated
 
-    def _of_server(self, weights: Weights) -> Weights:
-        return {n: t for n, t in weights.items() if n in self._made}
+    @cached_property
+    def _changing(self) -> frozenset[str]:
+        """Names of those that change on the clients."""
+        buffers = {n for n, _ in self.model.named_buffers()}
+        return self._rest & (self.trains(self.model) | buffers)
 
     @torch.no_grad()
     def _made_of(self, state: GeneratorState, code: Tensor) -> Weights:
@@ -294,6 +312,10 @@ def _by_client(answers: Iterable[Answers]) -> Iterator[tuple[int, Weights]]:
         if some.update is not None:
             for d, client in enumerate(some.clients):
                 yield client, row(some.update.weights, d)
+
+
+def _only(weights: Weights, names: frozenset[str]) -> Weights:
+    return {n: t for n, t in weights.items() if n in names}
 
 
 def _copied(weights: Weights) -> Weights:

@@ -77,7 +77,6 @@ SAMPLING = frozenset({"fraction", "max-update-norm"})
 def settings_of(cls: type[ClientSide]) -> frozenset[str]:
     """Name the settings that the fields of a strategy are made from."""
     made_from = frozenset[str]().union(*(SETTINGS[name] for name in fields_from_run(cls)))
-    made_from -= cls.ignores
-    if issubclass(cls, Strategy) and not cls.samples_clients:
-        return made_from
-    return made_from | SAMPLING
+    if not issubclass(cls, Strategy) or cls.samples_clients:
+        made_from |= SAMPLING
+    return made_from - cls.ignores

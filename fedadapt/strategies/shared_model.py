@@ -45,6 +45,9 @@ class SharedModel(Strategy[Weights]):
 
     query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
     personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
+    personal_of_all: ClassVar[bool] = False
+    """Whether clients make their own models of all that is shared, extras included, which they are
+    then sent at an evaluation too; or of the base model."""
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -89,17 +92,17 @@ class SharedModel(Strategy[Weights]):
         trained: it may train, but keeps nothing, and draws with a purpose of its own.
 
         Args:
-            shared: All that is shared, extras included, with the tensors that stay on the clients.
+            shared: The base model, or all that is shared where ``personal_of_all`` says so, with
+                the tensors that stay on the clients.
 
         """
-        base = self.base_model(shared)
-        return base | cohort.state(PERSONAL, base)
+        return shared | cohort.state(PERSONAL, shared)
 
     def extras(self, start: Weights) -> Weights:
         """Return tensors that are shared beside the network's, as they are at first, [...].
 
         They are sent, trained and averaged with the model, and are no part of it: their names are
-        not the network's. Clients that make personal models get them at an evaluation too.
+        not the network's.
         """
         return {}
 
@@ -192,11 +195,8 @@ class SharedModel(Strategy[Weights]):
 
     @final
     def models(self, state: Weights, clients: Sequence[int]) -> Mapping[str, Weights]:
-        base = self.base_model(state)
-        models = {"base": repeat(base, len(clients))}
-        if self.made_on_client and any(base.get(n) is not t for n, t in state.items()):
-            models[PERSONAL] = repeat(state, len(clients))  # the base model would not be enough
-        return models
+        base = {"base": repeat(self.base_model(state), len(clients))}
+        return base | {PERSONAL: repeat(state, len(clients))} if self.personal_of_all else base
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:

@@ -21,14 +21,23 @@ from fedadapt.strategies.base import LocalTraining, Run, ServerSide, Strategy
 from fedadapt.strategies.registry import find, is_flowers
 from fedadapt.strategies.selected import SelectedStrategy
 from fedadapt.testing.assertions import FLOAT32, FLOAT64, require
-from fedadapt.testing.toys import BATCH_SIZE, IMAGE_SHAPE, NETWORKS, SEEN, UNSEEN, Toys, build
+from fedadapt.testing.toys import (
+    BATCH_SIZE,
+    IMAGE_SHAPE,
+    NETWORKS,
+    PARTICULAR,
+    SEEN,
+    UNSEEN,
+    Toys,
+    build,
+)
 from fedadapt.testing.trial import Clients, DirectClients, Trial
 from fedadapt.weights import Weights
 
 Arguments = Mapping[str, Scalar]
 
 ROUNDS = 3
-POLICIES = {"mlp": "shared", "cnn": "local", "residual": "reestimate"}
+POLICIES = {"mlp": "shared", "cnn": "local", "residual": "reestimate", "transformer": "shared"}
 """The batch-norm policy of each toy network, for strategies that take one from the run."""
 TASKS, TASK_CLIENTS, TASK_EXAMPLES = 3, 3, 20
 
@@ -129,7 +138,7 @@ class ToySetup:
         return worker.strategy.prepare(server)
 
     def _model(self) -> nn.Module:
-        return build(NETWORKS[self.network])
+        return build({**NETWORKS, **PARTICULAR}[self.network])
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +218,9 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
         selected = SelectedStrategy.of(config, cls, arguments)
         accepted: list[Setup] = []
         refused = []
-        for network in NETWORKS:
+        for network in (*NETWORKS, *PARTICULAR):
+            if accepted and network in PARTICULAR:
+                break
             setup = ToySetup(selected, config, network, Path(folder))
             try:
                 setup.worker()

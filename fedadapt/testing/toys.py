@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Split
 from fedadapt.models.network import Network
+from fedadapt.models.vit import vit_tiny
 
 CLASSES = ("circle", "cross", "square")
 IMAGE_SHAPE = (1, 6, 6)
@@ -125,7 +126,14 @@ def residual() -> nn.Module:
     return Network(body, 4, len(CLASSES))
 
 
+def transformer() -> nn.Module:
+    """A block of attention, with prompts."""
+    return vit_tiny(IMAGE_SHAPE, len(CLASSES), prompts=2, width=6, blocks=1, heads=2)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn, "residual": residual}
+PARTICULAR: dict[str, Callable[[], nn.Module]] = {"transformer": transformer}
+"""For strategies that accept none of the others."""
 
 
 def build(make: Callable[[], nn.Module]) -> nn.Module:

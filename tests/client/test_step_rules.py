@@ -6,7 +6,7 @@ from toys import assert_close, assert_same_bits, cohort, conv, copied, dense, in
 
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.fit import fit
-from fedadapt.client.step_rules import Sgd
+from fedadapt.client.step_rules import Adam, Sgd
 from fedadapt.objectives import Batch
 from fedadapt.selectors import head
 from fedadapt.strategies.shared.per_fedavg import Meta
@@ -165,3 +165,25 @@ def test_a_gradient_can_be_asked_of_some_names_alone():
     members, start = cohort(dense(), SPLITS), initials(dense(), 3)
     wanted = fit(members, start, Sgd(0.1), Schedule(4), trainable=head)
     assert_close(fit(members, start, HeadFirst(), Schedule(4)).weights, wanted.weights)
+
+
+def test_adam_is_that_of_pytorch_and_each_row_counts_its_own_steps():
+    random = torch.Generator().manual_seed(1)
+    start, *gradients = torch.randn(6, 3, 2, generator=random, dtype=torch.float64)
+    rule = Adam(0.1)
+    params = {"w": start.clone()}
+    state = rule.begin(params)
+    rows = [torch.nn.Parameter(w.clone()) for w in start]
+    theirs = [torch.optim.Adam([w], 0.1) for w in rows]
+    for number, gradient in enumerate(gradients):
+        members = [d for d in range(3) if (number + d) % 3]  # a row sits out in turn
+        w = {"w": params["w"][members]}
+        memory = {n: t[members] for n, t in state.items()}
+        rule.update(w, {"w": gradient[members]}, memory)
+        params["w"][members] = w["w"]
+        for n, t in memory.items():
+            state[n][members] = t
+        for d in members:
+            rows[d].grad = gradient[d]
+            theirs[d].step()
+    torch.testing.assert_close(params["w"], torch.stack([w.detach() for w in rows]))

@@ -9,6 +9,7 @@ import torch
 from fake_grid import FakeGrid, edited, failed
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from toys import initial, plain
 
 from fedadapt.client.fit import Sgd
 from fedadapt.errors import QuorumLostError
@@ -17,6 +18,7 @@ from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.records import array_record, tensors
 from fedadapt.strategies.base import LocalTraining
 from fedadapt.strategies.shared.fedavg import FedAvg
+from fedadapt.strategies.shared.fedloge import FedLoGe
 from fedadapt.weights import Weights
 
 NODES = {901: 1.0, 17: 2.0, 530: -4.0, 4: 0.5}  # node id -> the slope of its line
@@ -311,3 +313,11 @@ def test_a_question_nobody_answers_ends_the_run_in_words():
         as_flower(FedAvg(model=model, batch_norm="reestimate")).start(
             grid=on, initial_arrays=array_record(dict(model.state_dict())), num_rounds=1, timeout=5
         )
+
+
+def test_an_evaluation_sends_a_network_where_clients_make_their_own_of_more():
+    flower = as_flower(FedLoGe(model=plain()))
+    flower.configure_train(1, array_record(initial(plain())), ConfigRecord(), grid())
+    for message in flower.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid()):
+        [arrays] = message.content.array_records.values()
+        assert arrays.keys() == initial(plain()).keys()

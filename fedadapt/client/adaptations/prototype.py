@@ -33,7 +33,7 @@ class Prototype(Adaptation):
     shots: int = param(
         0, "images of a class that are used, drawn by the seed; 0: all there are", at_least=0
     )
-    blend: float = param(0.5, "weight of the distances to the class means", at_least=0, at_most=1)
+    blend: float = param(0.25, "weight of the distances to the class means", at_least=0, at_most=1)
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         weight, bias = linear_head(cohort.model)

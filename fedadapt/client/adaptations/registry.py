@@ -33,6 +33,7 @@ ADAPTATIONS = Registry(
         "tent": "fedadapt.client.adaptations.tent:Tent",
         "bn-mix": "fedadapt.client.adaptations.bn_mix:BnMix",
         "shot-im": "fedadapt.client.adaptations.shot_im:ShotIm",
+        "atp": "fedadapt.client.adaptations.atp:Atp",
         "t3a": "fedadapt.client.adaptations.t3a:T3A",
     },
 )

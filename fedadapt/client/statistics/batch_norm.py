@@ -11,11 +11,13 @@ from torch.func import vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.client.cohort import Cohort, Network, Schedule
-from fedadapt.models.mode import training_norms
+from fedadapt.models.mode import Mode, training_norms
 from fedadapt.weights import Weights, row
 
 
-def batch_norm_statistics(cohort: Cohort, weights: Weights, schedule: Schedule) -> Weights:
+def batch_norm_statistics(
+    cohort: Cohort, weights: Weights, schedule: Schedule, mode: Mode = training_norms
+) -> Weights:
     """Mean and variance of the values that enter each batch-norm layer, over the client's images.
 
     Meanwhile every layer normalises by the statistics of its batch. The moments of the batches are
@@ -27,6 +29,10 @@ def batch_norm_statistics(cohort: Cohort, weights: Weights, schedule: Schedule) 
     the same statistics, so the calls are pooled: mean and variance are those of all values that
     enter the layer, and a call with more positions counts for more.
 
+    Args:
+        mode: How the layers normalise meanwhile, in place of the above: in evaluation mode it is by
+            the running statistics, and nothing depends on the batch size.
+
     Returns:
         ``<layer>.running_mean`` and ``<layer>.running_var`` (biased), each [D, channels].
 
@@ -34,7 +40,7 @@ def batch_norm_statistics(cohort: Cohort, weights: Weights, schedule: Schedule) 
     total: dict[str, Tensor] = {}  # sums of x and x^2 of a layer, [D, 2, channels], float64
     count: dict[str, Tensor] = {}  # values a channel of it, [D], float64
     measure = _measure(cohort)
-    with training_norms(cohort.model):
+    with mode(cohort.model):
         for groups in cohort.steps(schedule):
             for members, batch in groups:
                 part = {n: t[members] for n, t in weights.items()}

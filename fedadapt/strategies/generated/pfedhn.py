@@ -63,7 +63,7 @@ class PFedHN(Generated):
     def rule(self) -> Sgd:
         return Sgd(self.hyper_lr, self.hyper_momentum, self.hyper_decay)
 
-    def made(self, model: nn.Module) -> frozenset[str]:
+    def generated(self, model: nn.Module) -> frozenset[str]:
         kept = head(model) if self.local_head else frozenset()
         return frozenset(n for n, _ in model.named_parameters()) - kept
 

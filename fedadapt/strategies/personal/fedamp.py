@@ -4,7 +4,7 @@ Huang et al. 2021, "Personalized cross-silo federated learning on non-IID data",
 its heuristic form.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from fedadapt.strategies.personal_models import PersonalModels, PersonalState
 from fedadapt.weights import Weights
 
 SAME = 1e-12  # of the squared lengths of two models: a smaller squared distance is rounding
-AT_ONCE = 2**26  # bytes of models that are compared together, in float64
+AT_ONCE = 2**27  # bytes of models that are in memory to be compared, in float64, and as many more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class FedAMP(PersonalModels):
     from its own w_i, which it keeps, and minimises F_i(w) + (mu / 2) ||w - u_i||^2; ``mu`` is the
     paper's lambda / alpha_k. What it trained is its personal model. Models of clients that are not
     sampled take part as they are. A client that never trained is sent and served the mean. Batch
-    norm is mixed like everything else, but distances are of parameters alone.
+    norm is mixed like everything else, but distances are of parameters alone. All pairs of models
+    are compared in each round, which takes time in proportion to N^2.
 
     ``form`` says what xi is, where d_ij^2 = ||w_i - w_j||^2 and there are N models:
 
@@ -92,16 +93,19 @@ class FedAMP(PersonalModels):
         return others + alone * (1 - others.sum(1))
 
 
-def products(state: PersonalState, names: frozenset[str] | set[str]) -> Tensor:
+def products(state: PersonalState, names: Collection[str]) -> Tensor:
     """Return the inner products of all models over tensors ``names``, [N, N], float64."""
+    order, clients = sorted(names), state.clients
+    size = sum(state.model(clients[0])[n].numel() for n in order)
 
-    def flat(clients: Sequence[int]) -> Tensor:
-        rows = [[state.model(d)[n].double().flatten() for n in sorted(names)] for d in clients]
-        return torch.stack([torch.cat(row) for row in rows])
+    def flat(some: Sequence[int]) -> Tensor:
+        rows = torch.empty(len(some), size, dtype=torch.float64)
+        for row, model in zip(rows, map(state.model, some), strict=True):
+            torch.cat([model[n].double().flatten() for n in order], out=row)
+        return rows
 
-    clients, found = state.clients, torch.zeros(len(state.kept), len(state.kept)).double()
-    size = 8 * sum(state.model(clients[0])[n].numel() for n in names)
-    some = max(1, AT_ONCE // max(1, size))
+    found = torch.zeros(len(clients), len(clients), dtype=torch.float64)
+    some = max(1, AT_ONCE // max(1, 8 * size))
     for i in range(0, len(clients), some):
         left = flat(clients[i : i + some])
         for j in range(0, i + 1, some):

@@ -3,9 +3,8 @@
 Zhang et al. 2021, "Personalized federated learning with first order model optimization".
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +13,6 @@ from fedadapt.client.candidates import join_models, split_models
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import fit
-from fedadapt.config import RunConfig
-from fedadapt.errors import InputError
 from fedadapt.messages import Update
 from fedadapt.parameters import from_run, param
 from fedadapt.random_streams import stream
@@ -43,18 +40,11 @@ class FedFomo(PersonalModels):
     """
 
     combined = "when sent"
+    ignores = frozenset({"max-update-norm"})  # a client starts from what is its own
     seed: int = from_run(default=1)
     candidates: int = param(5, "models of others that a client receives", at_least=0)
     epsilon: float = param(0.3, "probability of a random candidate", at_least=0, at_most=1)
     epsilon_decay: float = param(0.05, "by how much it falls each round", at_least=0, at_most=1)
-
-    @classmethod
-    def check(cls, arguments: Mapping[str, Any], config: RunConfig) -> None:
-        if config.max_update_norm:
-            raise InputError(
-                "max-update-norm: fedfomo's clients start from their own models, from which the "
-                "server cannot measure an update; leave it out"
-            )
 
     def train(self, cohort: Cohort, received: Weights) -> Update:
         models = [self.localise(cohort, model) for model in split_models(received)]

@@ -36,12 +36,13 @@ class FedProto(SharedModel):
     whose means over clients have them as a quotient: sum_y z / n and n_y / n.
 
     Nothing else leaves a client, batch norm included. It is served its own network with the nearest
-    prototype, of those that it received last, as the head 2 P z - ||P||^2; before it has received
-    any, its own classifier. A client that never trained has the initial network, and so has the
-    base model. The family sends that with every message, for clients that come late.
+    prototype as the head 2 P z - ||P||^2; while there is none, its own classifier. A client that
+    never trained has the initial network below this head, and the base model is the initial one.
+    The family sends that with every message, for clients that come late.
     """
 
     personal = "on client"
+    personal_of_all = True  # of the prototypes, too
     lam: float = param(1.0, "strength of the pull towards the prototypes", at_least=0)
     predict: str = param(
         "prototypes",
@@ -62,42 +63,31 @@ class FedProto(SharedModel):
         return {SUMS: sums, SHARES: sums[:, 0].clone()}
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:
-        prototypes = {"p": _quotient(shared[SUMS], shared[SHARES]), "share": shared[SHARES]}
+        prototypes = {"p": quotient(shared[SUMS], shared[SHARES]), "share": shared[SHARES]}
         fitted = fit(
             cohort,
-            {n: t for n, t in shared.items() if n not in (SUMS, SHARES)},
+            self.base_model(shared),
             *self.local(),
             objective=Pulled(self.lam),
             memory={"prototypes": prototypes},
         )
-        tables = self._tables(cohort, fitted.weights)
-        update = self.sending(cohort, fitted).keeping(prototypes=prototypes)
+        tables = class_tables(cohort, fitted.weights)
+        update = self.sending(cohort, fitted)
         return replace(update, weights=update.weights | tables)
 
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
+        network = self.base_model(shared)
         if self.predict == "classifier":
-            return shared
+            return network
         weight, bias = linear_head(self.model)
         assert bias is not None
-        none = torch.zeros_like(shared[weight])
-        kept = cohort.state("prototypes", {"p": none, "share": none[..., 0]})
-        p, known = kept["p"], kept["share"] > 0
-        some = known.any(1, keepdim=True)  # of those that it received last
-        distance = torch.where(known, -(p**2).sum(2), torch.full_like(shared[bias], NEVER))
-        return shared | {
-            weight: torch.where(some.unsqueeze(2), 2 * p, shared[weight]),
-            bias: torch.where(some, distance, shared[bias]),
+        p, known = quotient(shared[SUMS], shared[SHARES]), shared[SHARES] > 0
+        some = known.any(1, keepdim=True)
+        distance = torch.where(known, -(p**2).sum(2), torch.full_like(network[bias], NEVER))
+        return network | {
+            weight: torch.where(some.unsqueeze(2), 2 * p, network[weight]),
+            bias: torch.where(some, distance, network[bias]),
         }
-
-    def _tables(self, cohort: Cohort, weights: Weights) -> Weights:
-        """Sums of the features of a class [D, C, F] and its images [D, C], by all images."""
-        like = weights[linear_head(self.model)[0]]
-        sums, shares = [], []
-        for own in features_of(cohort, weights, Schedule(BATCH, purpose="prototypes")):
-            belongs = nn.functional.one_hot(own.labels, like.shape[1]).to(like)  # [N, C]
-            sums.append(belongs.T @ own.values.to(like) / len(belongs))
-            shares.append(belongs.mean(0))
-        return {SUMS: torch.stack(sums), SHARES: torch.stack(shares)}
 
 
 @dataclass(frozen=True)
@@ -114,8 +104,19 @@ class Pulled:
         return cross_entropy(view) + self.lam * (gap * known).mean(1)
 
 
-def _quotient(sums: Tensor, shares: Tensor) -> Tensor:
+def quotient(sums: Tensor, shares: Tensor) -> Tensor:
     """The class means [D, C, F]; 0 for a class that nobody has an image of."""
     has = shares > 0
     means = sums / torch.where(has, shares, torch.ones_like(shares)).unsqueeze(2)
     return torch.where(has.unsqueeze(2), means, torch.zeros_like(means))
+
+
+def class_tables(cohort: Cohort, weights: Weights) -> Weights:
+    """Sums of the features of a class [D, C, F] and its images [D, C], by all images."""
+    like = weights[linear_head(cohort.model)[0]]
+    sums, shares = [], []
+    for own in features_of(cohort, weights, Schedule(BATCH, purpose="prototypes")):
+        belongs = nn.functional.one_hot(own.labels, like.shape[1]).to(like)  # [N, C]
+        sums.append(belongs.T @ own.values.to(like) / len(belongs))
+        shares.append(belongs.mean(0))
+    return {SUMS: torch.stack(sums), SHARES: torch.stack(shares)}

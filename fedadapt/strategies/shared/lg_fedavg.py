@@ -26,6 +26,7 @@ class LgFedAvg(SharedModel):
     """
 
     personal = "on client"
+    batch_norm: str = "shared"  # norms stay with the body; not the run's to choose
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:
         return self.train_shared(cohort, shared)

@@ -20,8 +20,8 @@ from fedadapt.weights import Weights, repeat, stack
 Arguments = Mapping[str, Scalar]
 
 EXECUTIONS: tuple[Execution, ...] = ("stacked-kernels", "vmap")
-QUICK_EPOCHS = 2
-"""Epochs of training where no number is given; defaults are for real runs and may be 150."""
+QUICK = {"epochs": 2, "rounds": 2}
+"""Epochs and exchanges where no number is given; defaults are for real runs and may be 150."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +82,10 @@ class Setup:
             query = part.query()
             if query is None:
                 continue
-            answers = query.answer(cohort, weights)
-            means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
+            means: Weights = {}
+            for _ in range(query.rounds):
+                answers = query.answered(cohort, weights, repeat(means, len(cohort)))
+                means = {n: torch.tensordot(shares.to(t.dtype), t, 1) for n, t in answers.items()}
             found[part.name] = repeat(means, len(cohort))
         return self.adaptation.pooled_from(found)
 
@@ -123,9 +125,8 @@ def quick(name: str, arguments: Arguments) -> Adaptation:
     """Build the adaptation; one that trains does so for few epochs where no number is given."""
     given = dict(arguments)
     for part in name.split("+"):
-        epochs = "epochs" if part == name else f"{part}.epochs"
-        if "epochs" in parameters(find(part)):
-            given.setdefault(epochs, QUICK_EPOCHS)
+        for key in QUICK.keys() & parameters(find(part)).keys():
+            given.setdefault(key if part == name else f"{part}.{key}", QUICK[key])
     return build(name, given, "adapt-args")
 
 

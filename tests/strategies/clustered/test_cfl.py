@@ -104,6 +104,9 @@ def test_the_numbers_of_a_second_split_are_clients_and_not_places_in_their_clust
     state = strategy.begin(at(0.0, 0.0), range(8))
     state = train(strategy, state, splits, 1, range(8))
     assert groups(state) == [{0, 1, 2, 3}, {4, 5, 6, 7}]
+    # What was heard before the split says nothing of after it.
+    waiting = train(strategy, state, splits, 2, [4, 6])
+    assert groups(waiting) == [{0, 1, 2, 3}, {4, 5, 6, 7}]
     state = train(strategy, state, splits, 2, range(8))
     assert groups(state) == [{0, 1, 2, 3}, {4, 5}, {6, 7}]
     found = strategy.models(state, range(8))["personal"]["w"]
@@ -149,6 +152,16 @@ def test_no_client_is_split_off_alone_by_chance():
     splits, strategy = places((-9, 0), (9, 0), (9, 1)), plane(first_round=1)
     state = train(strategy, strategy.begin(at(0.0, 0.0), range(3)), splits, 1, range(3))
     assert state.clusters is None
+
+
+def test_clients_that_pull_in_all_directions_are_no_clusters():
+    turns = np.deg2rad([0, 50, 100, 150, 200, 250])
+    targets = [(9 * np.cos(a), 9 * np.sin(a)) for a in turns]
+    for how, is_split in (({}, False), ({"rule": "norms", "eps1": 9.0, "eps2": 0.1}, True)):
+        strategy = plane(first_round=1, **how)
+        state = strategy.begin(at(0.0, 0.0), range(6))
+        state = train(strategy, state, places(*targets), 1, range(6))
+        assert (state.clusters is not None) == is_split
 
 
 def test_statistics_of_batch_norm_tell_no_directions():

@@ -104,6 +104,7 @@ def test_clients_are_asked_once_and_late_ones_and_newcomers_join_the_nearest():
     state = method.begin(initial(plain()), range(5))
     state = answered(method, state, {d: s for d, s in splits.items() if d != 4})
     assert state.clusters.of == {0: 0, 1: 1, 2: 0, 3: 1, 5: 0}
+    assert method.actions(state, 2) == ("query.subspaces", "train")
     assert method.send(state, "query.subspaces", 2, ()).clients == (4,)
     state = answered(method, state, splits, 2)
     assert state.clusters.of == {0: 0, 1: 1, 2: 0, 3: 1, 4: 1, 5: 0}

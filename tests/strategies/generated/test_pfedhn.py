@@ -170,7 +170,7 @@ class Direct(Generated):
     def rule(self):
         return Sgd(self.rate)
 
-    def made(self, model):
+    def generated(self, model):
         return everything(model)
 
     def begin_generator(self, start, number):

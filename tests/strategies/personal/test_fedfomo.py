@@ -22,6 +22,7 @@ from fedadapt.client.candidates import join_models
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Split
 from fedadapt.errors import InputError
+from fedadapt.simulations.unused import refuse_unused
 from fedadapt.strategies.personal.fedfomo import FedFomo, mixed
 from fedadapt.strategies.personal_models import PersonalState
 from fedadapt.strategies.registry import select
@@ -187,8 +188,8 @@ def test_down_go_as_many_models_as_candidates_and_up_goes_one():
 
 
 def test_a_limit_of_updates_is_refused():
-    with pytest.raises(InputError, match="max-update-norm: fedfomo"):
-        select(RunConfig(strategy="fedfomo", max_update_norm=1.0))
+    with pytest.raises(InputError, match="max-update-norm: fedfomo does not use it"):
+        refuse_unused(config := RunConfig(strategy="fedfomo"), {"max-update-norm"}, select(config))
 
 
 def test_on_real_digits_clients_mix_those_of_their_own_group_and_gain_by_it():

@@ -27,7 +27,7 @@ from fedadapt.messages import Answers, Update
 from fedadapt.objectives import Batch, cross_entropy
 from fedadapt.strategies.shared.fedproto import SHARES, SUMS, FedProto, Pulled
 from fedadapt.strategies.shared.local import Local
-from fedadapt.weights import row
+from fedadapt.weights import repeat, row
 
 SPLITS = [split(count, seed=d) for d, count in enumerate((5, 7, 6))]
 EVERYONE = Toys(SPLITS)
@@ -99,7 +99,7 @@ def test_without_a_pull_it_is_local_training_to_the_bit(how):
 
 
 def test_in_the_first_round_there_is_nothing_to_be_pulled_to():
-    trial = run(FedProto(model=conv(), training=LOCAL), rounds=1)
+    trial = run(FedProto(model=conv(), training=LOCAL, predict="classifier"), rounds=1)
     wanted = run(Local(model=conv(), training=LOCAL), rounds=1)
     assert_same_bits(own_models(trial, EVERYONE), own_models(wanted, EVERYONE))
 
@@ -118,12 +118,11 @@ def test_the_nearest_prototype_is_the_head_and_a_class_nobody_has_is_never_predi
     some = Split(*(Examples(examples(8, seed=i).inputs, labels) for i in range(3)))
     benchmark = Toys([some, some])
     trial = run(FedProto(model=conv(), training=LOCAL), rounds=3, benchmark=benchmark)
-    received = run(FedProto(model=conv(), training=LOCAL), rounds=2, benchmark=benchmark)
     served = own_models(trial, benchmark)
     members = trial.worker.cohort([0, 1], 9)
     x = torch.stack([examples(40, seed=5).inputs] * 2)
     z = members.features(served, x)
-    far = ((z.unsqueeze(2) - means_of(received)) ** 2).sum(3)
+    far = ((z.unsqueeze(2) - means_of(trial)) ** 2).sum(3)
     far[..., 1] = torch.inf
     with torch.no_grad():
         logits = z @ served["head.weight"].transpose(1, 2) + served["head.bias"].unsqueeze(1)
@@ -131,12 +130,21 @@ def test_the_nearest_prototype_is_the_head_and_a_class_nobody_has_is_never_predi
     assert (logits[..., 1] < -1e6).all()
 
 
-def test_a_client_that_never_trained_has_the_initial_network():
+def test_a_client_that_never_trained_has_the_initial_network_below_the_prototypes():
     some = Toys(SPLITS, unseen=[2])
     trial = run(FedProto(model=conv(), training=LOCAL), benchmark=some)
     network = {n: trial.state[n] for n in conv().state_dict()}
     assert_same_bits(network, initial(conv()))
-    assert_same_bits(row(own_models(trial, EVERYONE), 2), network)
+    head = {"head.weight", "head.bias"}
+    found = own_models(trial, EVERYONE)
+    below = {n: t for n, t in network.items() if n not in head}
+    assert_same_bits({n: found[n][2] for n in below}, below)
+    assert all(torch.equal(found[n][2], found[n][0]) for n in head)
+
+
+def test_before_there_is_a_prototype_a_client_has_its_own_classifier():
+    trial = run(FedProto(model=conv(), training=LOCAL), rounds=0)
+    assert_same_bits(own_models(trial, EVERYONE), repeat(initial(conv()), 3))
 
 
 def test_no_exchange_measures_batch_norm_that_nobody_shares():

@@ -5,6 +5,7 @@ from digits import learn, local
 from toys import cohort, conv, initial, sent, split, training
 
 from fedadapt.selectors import everything, head, nothing
+from fedadapt.strategies.selected import settings_of
 from fedadapt.strategies.shared import lg_fedavg
 from fedadapt.strategies.shared.lg_fedavg import LgFedAvg
 
@@ -36,6 +37,10 @@ def test_the_head_alone_is_sent():
     assert update.weights.keys() == head(conv())
     assert method.expected("train", initial(conv())).keys() == head(conv())
     assert update.states["stays"].keys() == initial(conv()).keys() - head(conv())
+
+
+def test_batch_norm_stays_with_the_body_whatever_the_run_says():
+    assert "batch-norm" not in settings_of(LgFedAvg)
 
 
 def test_it_is_about_as_good_as_training_alone():
