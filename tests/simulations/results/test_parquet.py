@@ -128,6 +128,7 @@ def test_offsets_are_the_bytes_on_the_disk(tmp_path):
                 "communication.jsonl",
                 "losses.jsonl",
                 "failures.jsonl",
+                "confidences.jsonl",
             )
         }
         assert journal.offsets()["losses.jsonl"] > 0
