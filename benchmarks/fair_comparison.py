@@ -46,7 +46,7 @@ KNOBS: dict[str, tuple[str, tuple[float | int, ...]]] = {
     "fedbabu": ("fine-tune-rate", (0.04, 0.2, 1.0)),
     "ditto": ("lam", (0.01, 0.1, 1.0)),
     "apfl": ("alpha", (0.1, 0.25, 0.5)),
-    "pfedme": ("lam", (5.0, 15.0, 50.0)),
+    "pfedme": ("lam", (5.0, 10.0, 15.0)),
     "per-fedavg": ("steps", (1, 5, 10)),
     "fedrod": ("head-rate", (0.2, 1.0, 5.0)),
     "fedala": ("rate", (1.0, 10.0, 100.0)),
