@@ -7,15 +7,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.client.adaptations.query import BEFORE
-from fedadapt.client.calibration import confidences, fit_temperature
 from fedadapt.client.cohort import Cohort, Execution
-from fedadapt.client.cross_fitting import HeldOut, held_out_logits
-from fedadapt.client.evaluation import Score, evaluate, logits_of, scores
+from fedadapt.client.cross_fitting import held_out_logits
+from fedadapt.client.evaluation import Score, evaluate, scores
 from fedadapt.client.failures import pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
@@ -26,6 +25,7 @@ from fedadapt.records import HELD_OUT, LOCAL, Confidence, Evaluation, Evaluation
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
+from fedadapt.simulations.confidence_rows import confidence_rows
 from fedadapt.strategies.base import Strategy
 from fedadapt.weights import Weights, is_shared, repeat, rows
 
@@ -34,7 +34,7 @@ BYTES_ON_GPU = 2**32
 
 
 class Evaluated(NamedTuple):
-    """The results of some clients; a client x model x adaptation is in one of the two."""
+    """The results of some clients; a client x model x adaptation has rows or a failure."""
 
     rows: list[Evaluation]
     failures: list[EvaluationFailure]
@@ -306,7 +306,7 @@ class Worker:
         answer: Weights | None,
         shown: "_Shown",
     ) -> Iterator[Evaluation | Confidence]:
-        """The rows for which adapt images are needed that a model was not adapted to.
+        """Judge a model by adapt images that it was not adapted to: a choice, or a temperature.
 
         Where that fails on a client, with so few images say, there are no such rows: the client
         cannot choose the model, and its other results stay.
@@ -327,41 +327,19 @@ class Worker:
                         [score] = scores([z], [labels])
                         found.append(self._row(part, d, name, method, HELD_OUT, score))
             if shown.confidence:
-                tests = [split.test for split in part.splits]
-                logits = logits_of(part, after, tests)
-                found += [
-                    self._sureness(part, d, name, method, held_out[d], logits[d], tests[d].labels)
-                    for d in range(len(part))
-                    if logits[d].isfinite().all()  # a diverged model is not sure of anything
-                ]
+                found += confidence_rows(
+                    part,
+                    after,
+                    held_out,
+                    model=name,
+                    adaptation=method.name,
+                    unseen=self.benchmark.unseen,
+                )
             return found
 
         for _, _, results in pieces(len(cohort), judge):
             if not isinstance(results, Failure):
                 yield from results
-
-    def _sureness(
-        self,
-        cohort: Cohort,
-        index: int,
-        model: str,
-        method: Adaptation,
-        held_out: HeldOut,
-        logits: Tensor,
-        labels: Tensor,
-    ) -> Confidence:
-        client, temperature = cohort.clients[index], fit_temperature(*held_out)
-        return Confidence(
-            round=cohort.round,
-            client=client,
-            seen=client not in self.benchmark.unseen,
-            model=model,
-            adaptation=method.name,
-            temperature=temperature,
-            right=(logits.argmax(1) == labels).tolist(),
-            raw=confidences(logits).tolist(),
-            calibrated=confidences(logits, temperature).tolist(),
-        )
 
     def _tests(self, cohort: Cohort, shown: "_Shown") -> dict[str, list[Examples]]:
         """The images that each client of the cohort is scored on, by the name of the set."""
