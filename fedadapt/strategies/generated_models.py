@@ -68,6 +68,8 @@ class Generated(Strategy[GeneratorState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (INSTALL,)
+    personal_is: ClassVar[str] = "made on the server"
+    batch_norm_is: ClassVar[str] = "statistics stay on the client"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -108,6 +110,14 @@ class Generated(Strategy[GeneratorState]):
     def limited(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return a step's gradients, of the generator and of codes, as ``rule`` is to see them."""
         return gradients
+
+    @final
+    def staying(self) -> Collection[str]:
+        return self._changing
+
+    @final
+    def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
+        return self._generated, self._generated
 
     @final
     def begin(self, start: Weights, clients: Sequence[int]) -> GeneratorState:

@@ -39,6 +39,8 @@ class PFedHN(Generated):
     layers begin at the common initial model, which their weights, drawn as usual, disturb a little.
     """
 
+    client_gets = "once the statistics"
+    unseen_get = "what is made of the mean embedding"
     hyper_lr: float = param(0.2, "learning rate of the server", above=0)
     hyper_momentum: float = param(0.5, "its momentum", at_least=0, below=1)
     hyper_decay: float = param(0.001, "its weight decay", at_least=0)

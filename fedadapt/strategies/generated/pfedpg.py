@@ -37,6 +37,10 @@ class PFedPG(Generated):
     batches of 64.
     """
 
+    personal_is = "on the client"
+    client_gets = "once everything else"
+    client_keeps = "the prompts that it trained last"
+    unseen_get = "prompts of the mean descriptor, with the initial head"
     hyper_lr: float = param(0.001, "learning rate of the server's Adam", above=0)
     serve: str = param(
         "trained",
