@@ -98,9 +98,9 @@ def in_words(names: Collection[str], model: nn.Module) -> str:
     """Say which tensors of ``model`` these are: ``everything``, ``head``, ``body``; "" for none.
 
     They are called by the parts of the network that are there in full, or by the one part that is
-    not; what is left is ``some weights``.
+    not; what is left is ``some weights``. Counters, which are no weights, are left out.
     """
-    every = everything(model)
+    every = {n for n, t in model.state_dict().items() if t.is_floating_point()}
     left = every & set(names)
     if left == every:
         return "everything"
@@ -112,7 +112,9 @@ def in_words(names: Collection[str], model: nn.Module) -> str:
         "batch-norm scale and shift": norm_affine,
         "batch-norm statistics": norm_statistics,
     }
-    parts = {word: chosen for word, select in selectors.items() if (chosen := select(model))}
+    parts = {
+        word: chosen for word, select in selectors.items() if (chosen := every & select(model))
+    }
     for word, part in parts.items():
         if left == part:
             return word
