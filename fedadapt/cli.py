@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedadapt import __version__
+from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
@@ -50,7 +51,7 @@ def _say(line: str, code: int) -> Never:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(__version__, prog_name="fedadapt")
+@click.version_option(__version__, "-V", "--version", prog_name="fedadapt")
 @click.pass_context
 def main(context: click.Context) -> None:
     """Personalised federated learning: a model for every client, and what it was worth."""
@@ -104,7 +105,16 @@ def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfi
         raise InputError(str(error).removeprefix("run config: ")) from None
 
 
-@main.command()
+@main.command(
+    **examples(
+        "fedadapt simulate",
+        "fedadapt simulate --strategy pfa --benchmark digits-domains --clients 25",
+        "fedadapt simulate --strategy ditto --strategy-args lam=0.5 --rounds 40 --lr 0.1",
+        "fedadapt simulate --benchmark mnist --partition dirichlet:0.1 --model cnn",
+        "fedadapt simulate --adapt none,adabn,fine-tune --adapt-args fine-tune.epochs=10",
+        "fedadapt simulate --resume runs/digits-classes-fedavg-1 --rounds 60",
+    )
+)
 @_run_options()
 @click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
@@ -198,7 +208,12 @@ def _prepare(verbose: bool) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 
-@main.command()
+@main.command(
+    **examples(
+        'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
+        'fedadapt compare --strategies "fedrep; ditto lam=0.5" --benchmark digits-domains',
+    )
+)
 @_run_options("strategy", "strategy_args", "seed", "out")
 @click.option(
     "--strategies",
@@ -302,16 +317,15 @@ def _word(value: object) -> str:
 
 
 @main.command()
-def models() -> None:
-    """List the networks: sizes, least image size, batch normalisation, weights."""
-    from fedadapt.models.registry import NetworkRow, network_rows
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    """List the networks, or show one with its sizes.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in NetworkRow._fields:
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for row in network_rows():
-        table.add_row(*row)
-    Console().print(table)
+    NAME may also be that of an installed package, or module:factory.
+    """
+    from fedadapt.models.listing import listing
+
+    Console().print(listing(name))
 
 
 @main.command()

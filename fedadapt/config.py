@@ -37,6 +37,15 @@ RUNNING = (
 )
 """Settings of where and how patiently a run runs, not of what it computes; and its length."""
 
+GROUPS = {
+    "benchmark": "Data",
+    "model": "Training",
+    "adapt": "Adaptation and evaluation",
+    "seed": "Engine and files",
+    "checkpoint-every": "Faults",
+}
+"""First key of each group of settings -> its title; a group ends where the next one begins."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
