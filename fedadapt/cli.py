@@ -109,7 +109,7 @@ def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfi
     **examples(
         "fedadapt simulate",
         "fedadapt simulate --strategy pfa --benchmark digits-domains --clients 25",
-        "fedadapt simulate --strategy ditto --strategy-args lam=0.5 --rounds 40 --lr 0.1",
+        "fedadapt simulate --strategy ditto --strategy-args lam=0.5 --lr 0.1",
         "fedadapt simulate --benchmark mnist --partition dirichlet:0.1 --model cnn",
         "fedadapt simulate --adapt none,adabn,fine-tune --adapt-args fine-tune.epochs=10",
         "fedadapt simulate --resume runs/digits-classes-fedavg-1 --rounds 60",
@@ -211,7 +211,7 @@ def _prepare(verbose: bool) -> None:
 @main.command(
     **examples(
         'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
-        'fedadapt compare --strategies "fedrep; ditto lam=0.5" --benchmark digits-domains',
+        'fedadapt compare --strategies "fedrep; ditto lam=0.5" --rounds 40',
     )
 )
 @_run_options("strategy", "strategy_args", "seed", "out")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 GAP = 2  # blank columns between two columns
-LEAST = 20  # columns that a description has at least, on however narrow a terminal
+LEAST = 12  # columns that a description has at least, on however narrow a terminal
 NUMBERS = "0123456789,."
 
 
