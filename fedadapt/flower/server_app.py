@@ -6,11 +6,13 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedadapt.config import RunConfig
+from fedadapt.flower.exit_codes import tells_exit_code
 
 app = ServerApp()
 
 
 @app.main()
+@tells_exit_code
 def main(grid: Grid, context: Context) -> None:
     """Check the settings, wait for the clients, run, write the run folder.
 
@@ -20,6 +22,7 @@ def main(grid: Grid, context: Context) -> None:
 
     """
     from fedadapt.flower.clients_over_grid import GridClients, count_clients
+    from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.simulations.assembly import assemble
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.new_folder import new_folder
@@ -32,4 +35,9 @@ def main(grid: Grid, context: Context) -> None:
     assembly = assemble(config)
     folder = new_folder(config)
     client_pool = GridClients(grid, config, assembly.benchmark.manifest.hash)
-    run(assembly, client_pool, folder, engine="flower")
+    run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
+
+
+def tell(line: str) -> None:
+    """A line for ``flwr log``, at once."""
+    print(line, flush=True)
