@@ -16,7 +16,7 @@ from rich.text import Text
 from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
-from fedadapt.deploy.command import deploy
+from fedadapt.deploy.commands import deploy
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.new.command import new
 from fedadapt.parameters import parameters

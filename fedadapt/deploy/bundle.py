@@ -13,6 +13,7 @@ from pathlib import Path
 import tomli_w
 
 from fedadapt import __version__
+from fedadapt.deploy.certificates import load_client_key
 from fedadapt.deploy.folder import check_name, private
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
@@ -90,10 +91,14 @@ def open_bundle(path: Path) -> tuple[dict[str, str], dict[str, bytes]]:
 def install(path: Path, folder: Path) -> Bundle:
     """Unpack a bundle into ``folder``, private to its owner; the same bundle again is no harm.
 
+    The public key is written beside the private one.
+
     Raises:
         InputError: the bundle is damaged, or the folder belongs to another client.
 
     """
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
     settings, files = open_bundle(path)
     old = folder / KEY
     if old.is_file() and old.read_bytes() != files[KEY]:
@@ -104,6 +109,8 @@ def install(path: Path, folder: Path) -> Bundle:
     private(folder)
     for member in (SETTINGS, CA, KEY):
         write_atomically(folder / member, files[member], mode=0o600)
+    public = load_client_key(old).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    write_atomically(folder / f"{KEY}.pub", public + b"\n", mode=0o600)
     return Bundle(folder, settings["name"], settings["server"], settings["flwr"])
 
 

@@ -4,6 +4,7 @@ Each writes to a log file of its own, which never grows beyond two files of a fe
 Linux a program ends when the process that started it is killed.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -94,14 +95,10 @@ class Running:
         """Ask it to end, and end it with all that it has started if it does not."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(END_WITHIN)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self._process.wait()
         self._reader.join(timeout=1.0)
 

@@ -55,7 +55,9 @@ class TellingClients:
                     count[row.label] += 1
             yield answers
         means = ", ".join(f"{label} {100 * right[label] / count[label]:.1f} %" for label in count)
-        self._say(f"{asked}: {answered} of {len(request.clients)} answered; {means or 'no results'}")
+        self._say(
+            f"{asked}: {answered} of {len(request.clients)} answered; {means or 'no results'}"
+        )
 
     def states(self) -> Mapping[int, Mapping[str, Weights]]:
         return self._clients.states()

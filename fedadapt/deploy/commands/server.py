@@ -1,18 +1,12 @@
-"""``fedadapt deploy``: a federation of real machines. Nothing heavy is loaded for ``--help``."""
+"""``fedadapt deploy`` on the server: make a deployment, serve it, run on it, see how it is."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fedadapt.deploy.commands.group import BUNDLE, FOLDER, deploy
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-@click.group()
-def deploy() -> None:
-    """Run a federation on real machines: a server, and clients with pictures of their own."""
 
 
 @deploy.command()
@@ -34,7 +28,7 @@ def deploy() -> None:
 )
 def init(folder: Path, hosts: tuple[str, ...], clients: int, port: int, control_port: int) -> None:
     """Make certificates, a key and a bundle for each client, units of systemd, a compose file."""
-    from fedadapt.deploy.init import initialise
+    from fedadapt.deploy.server.init import initialise
 
     deployment = initialise(folder, hosts, clients, port, control_port)
     click.echo(f"{deployment.folder}: a server at {deployment.address} and {clients} clients")
@@ -49,43 +43,45 @@ def init(folder: Path, hosts: tuple[str, ...], clients: int, port: int, control_
 def server(folder: Path, listen: str) -> None:
     """Run the server: Flower's SuperLink, and the guard that devices reach; until Ctrl-C."""
     from fedadapt.deploy.folder import Deployment
-    from fedadapt.deploy.server import serve
+    from fedadapt.deploy.server.services import serve
 
     serve(Deployment.read(folder), listen, click.echo)
 
 
-BUNDLE = click.Path(path_type=Path)
-HOME = click.option(
-    "--home", type=FOLDER, help="where this client keeps what is its own  [~/.fedadapt/NAME]"
-)
-IMAGES = click.option("--images", type=FOLDER, help="this client's pictures, in folders by class")
+@deploy.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("name")
+def add(folder: Path, name: str) -> None:
+    """Make a key and a bundle for one more client; the server may be running."""
+    from fedadapt.deploy.folder import Deployment
+    from fedadapt.deploy.server.init import add_client
+
+    deployment = Deployment.read(folder)
+    click.echo(f"carry to its client: {add_client(deployment, name)}")
+    _register(deployment)
 
 
 @deploy.command()
-@click.argument("bundle", type=BUNDLE)
-@IMAGES
-@HOME
-@click.option("--node-config", default="", help="more of Flower's node configuration: key=value ...")
-@click.option("--insecure", is_flag=True, hidden=True)
-def client(
-    bundle: Path, images: Path | None, home: Path | None, node_config: str, insecure: bool
-) -> None:
-    """Run a client with the bundle that was made for it, until Ctrl-C.
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("name")
+def revoke(folder: Path, name: str) -> None:
+    """Let a client in no more, from its next request on; the server may be running."""
+    from fedadapt.deploy.folder import Deployment
+    from fedadapt.deploy.server.init import revoke_client
 
-    It is started again whenever it ends. What waiting does not mend (a wrong clock, an unknown
-    key, a certificate of another deployment, another version) ends it with one line.
-    """
-    from fedadapt.deploy.client import run_client
-    from fedadapt.errors import InputError
+    deployment = Deployment.read(folder)
+    revoke_client(deployment, name)
+    click.echo(f"{name} is refused from now on")
+    _register(deployment)
 
-    if insecure:
-        raise InputError(
-            "--insecure: a client speaks to its server over TLS only; the bundle has the "
-            "certificate that it needs"
-        )
-    if images is None and "partition-id" not in node_config:
-        raise InputError("images: give the folder with this client's pictures: --images FOLDER")
-    run_client(bundle, images, home, node_config, click.echo)
+
+def _register(deployment: Any) -> None:
+    """Tell the SuperLink which clients there are, if it is running; it is told at each start."""
+    from fedadapt.deploy.server.registration import register
+    from fedadapt.deploy.server.superlink import is_up
+
+    if is_up(deployment):
+        register(deployment)
 
 
 @deploy.command()
@@ -100,7 +96,7 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
     docs/reliability.md; 8 is a server that is gone.
     """
     from fedadapt.deploy.folder import Deployment
-    from fedadapt.deploy.run import run as run_it
+    from fedadapt.deploy.runs.run import run as run_it
 
     prepare(verbose)
     deployment = Deployment.read(folder)
@@ -111,3 +107,33 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+@deploy.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("number", metavar="RUN")
+def stop(folder: Path, number: str) -> None:
+    """Stop a run, and what its clients are computing."""
+    from fedadapt.deploy.folder import Deployment
+    from fedadapt.deploy.runs.run import stop as stop_it
+
+    stop_it(Deployment.read(folder), number)
+
+
+@deploy.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+def status(folder: Path) -> None:
+    """Show the clients of a deployment, what each has sent and got, and the runs."""
+    from rich.console import Console
+
+    from fedadapt.deploy.folder import Deployment
+    from fedadapt.deploy.runs.run_status import all_runs
+    from fedadapt.deploy.runs.status import clients_table, runs_table
+    from fedadapt.deploy.server.superlink import is_up
+
+    deployment = Deployment.read(folder)
+    Console().print(clients_table(deployment))
+    if is_up(deployment):
+        Console().print(runs_table(all_runs(deployment)))
+    else:
+        click.echo(f"the server is not running: fedadapt deploy server {folder}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from fedadapt.deploy import certificates
 from fedadapt.deploy.bundle import write_bundle
 from fedadapt.deploy.folder import SETTINGS, Deployment, check_name
-from fedadapt.deploy.service_files import write_service_files
+from fedadapt.deploy.server.service_files import write_service_files
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 

@@ -4,7 +4,8 @@ from fedadapt.deploy.folder import Deployment, private
 from fedadapt.files import write_atomically
 
 SERVER_UNIT = """\
-# sudo cp fedadapt-server.service /etc/systemd/system/ && sudo systemctl enable --now fedadapt-server
+# sudo cp fedadapt-server.service /etc/systemd/system
+# sudo systemctl enable --now fedadapt-server
 [Unit]
 Description=fedadapt: the server of a federation
 Wants=network-online.target
@@ -29,7 +30,8 @@ WantedBy=multi-user.target
 
 CLIENT_UNIT = """\
 # On a client: adapt the paths, then
-# sudo cp fedadapt-client.service /etc/systemd/system/ && sudo systemctl enable --now fedadapt-client
+# sudo cp fedadapt-client.service /etc/systemd/system
+# sudo systemctl enable --now fedadapt-client
 [Unit]
 Description=fedadapt: a client of a federation
 Wants=network-online.target time-sync.target

@@ -36,8 +36,8 @@ from starlette.routing import Route
 
 from fedadapt import __version__
 from fedadapt.deploy.folder import Deployment
-from fedadapt.deploy.key_ring import KeyRing
-from fedadapt.deploy.traffic import Traffic
+from fedadapt.deploy.server.key_ring import KeyRing
+from fedadapt.deploy.server.traffic import Traffic
 
 CALLS = frozenset(
     {

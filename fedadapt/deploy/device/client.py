@@ -7,14 +7,15 @@ meanwhile, so whoever starts it must be patient; this does.
 import re
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fedadapt.deploy.backoff import Backoff
-from fedadapt.deploy.bundle import Bundle, install, open_bundle
-from fedadapt.deploy.connection import check_connection
-from fedadapt.deploy.device_checks import check_disk, check_images, check_packages
+from fedadapt.deploy.bundle import KEY, Bundle, install, open_bundle
+from fedadapt.deploy.device.checks import check_disk, check_images, check_packages
+from fedadapt.deploy.device.connection import check_connection
 from fedadapt.deploy.folder import only_one, private
 from fedadapt.deploy.processes import Running, environment, program
 from fedadapt.errors import InputError
@@ -43,7 +44,14 @@ def home_of(path: Path, home: Path | None) -> tuple[Path, str]:
 
 
 def run_client(
-    path: Path, images: Path | None, home: Path | None, extra_config: str, say: Say
+    path: Path,
+    images: Path | None,
+    home: Path | None,
+    share: str,
+    extra_config: str,
+    say: Say,
+    *,
+    wait: bool = False,
 ) -> None:
     """Run the client of a bundle until it is told to end (Ctrl-C, SIGTERM).
 
@@ -51,8 +59,11 @@ def run_client(
         path: the bundle.
         images: the folder with this client's pictures, one folder a class.
         home: where the client keeps what is its own; None: in the user's home.
+        share: what else than models and numbers may be told, separated by commas.
         extra_config: more of Flower's node configuration, ``key=value`` words.
         say: takes a line for whoever started it.
+        wait: whether to wait for a server that is not there at the start; one that was there is
+            always waited for.
 
     Raises:
         InputError: something is wrong that waiting does not mend; one line says what.
@@ -71,7 +82,8 @@ def run_client(
     with only_one(home / "client.lock", f"{home}: this client is running already"):
         old = {s: signal.signal(s, _interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
         try:
-            _Client(bundle, home, node_config(home, images, extra_config), say).run()
+            config = node_config(home, images, share, extra_config)
+            _Client(bundle, home, config, say).run(wait=wait)
         except KeyboardInterrupt:
             say("client ends")
         finally:
@@ -79,9 +91,14 @@ def run_client(
                 signal.signal(number, handler)
 
 
-def node_config(home: Path, images: Path | None, extra: str) -> str:
+def node_config(home: Path, images: Path | None, share: str, extra: str) -> str:
     """Flower's node configuration: what the owner of this machine decides, not the run."""
-    words = [f'state-dir="{_quotable(home / "state")}"']
+    words = [
+        f'state-dir="{_quotable(home / "state")}"',
+        f'key="{_quotable(home / "identity" / KEY)}"',
+    ]
+    if share:
+        words.append(f'share="{_quotable(Path(share))}"')
     if images is not None:
         words.append(f'images="{_quotable(images.absolute())}"')
     return " ".join([*words, extra]).strip()
@@ -96,8 +113,14 @@ def supernode_command(bundle: Bundle, config: str, port: int) -> list[str]:
         "--auth-supernode-private-key", str(bundle.key),
         "--host", "127.0.0.1",
         "--port", str(port),
+        "--isolation", "process",
         "--node-config", config,
     ]  # fmt: skip
+
+
+def executor_command(port: int) -> list[str]:
+    """What computes the answers of the SuperNode that listens on ``port``."""
+    return [sys.executable, "-m", "fedadapt.flower.device_executor", f"127.0.0.1:{port}"]
 
 
 class _Client:
@@ -109,45 +132,53 @@ class _Client:
         self._said = ""
         self._refused = False  # the SuperNode was told that this client is connected already
 
-    def run(self) -> None:
+    def run(self, *, wait: bool) -> None:
         backoff = Backoff(SHORTEST_WAIT, LONGEST_WAIT)
+        is_first = not wait
         while True:
-            self._wait_for_server()
+            self._wait_for_server(give_up=is_first)
+            is_first = False
             running = self._start()
             backoff.started()
             try:
-                while running.exit_code is None:
+                while all(process.exit_code is None for process in running.values()):
                     time.sleep(LOOK_EVERY)
             finally:
-                running.end()
-            wait = backoff.next()
+                for process in running.values():  # the SuperNode first: it says good-bye
+                    process.end()
+            pause = backoff.next()
             if self._refused:
-                wait = LONGEST_WAIT
+                pause = LONGEST_WAIT
                 self._say(
                     "the server still counts this client as connected, which takes a minute; "
                     "trying again"
                 )
             else:
-                self._say(f"SuperNode ended ({running.exit_code}); its log is {self._log}")
-            time.sleep(wait)
+                codes = ", ".join(f"{name} {p.exit_code}" for name, p in running.items())
+                self._say(f"ended ({codes}), again in {pause:g} s; logs in {self._logs}")
+            time.sleep(pause)
 
     @property
-    def _log(self) -> Path:
-        return self._home / "logs" / "supernode.log"
+    def _logs(self) -> Path:
+        return self._home / "logs"
 
-    def _start(self) -> Running:
-        private(self._log.parent)
+    def _start(self) -> dict[str, Running]:
+        private(self._logs)
         private(self._home / "state")
         self._refused = False
-        command = supernode_command(self._bundle, self._config, _free_port())
+        port = _free_port()
         env = environment(private(self._home / "flwr"))
-        return Running(command, self._log, env, self._hear)
+        node = supernode_command(self._bundle, self._config, port)
+        return {
+            "SuperNode": Running(node, self._logs / "supernode.log", env, self._hear),
+            "executor": Running(executor_command(port), self._logs / "client.log", env),
+        }
 
-    def _wait_for_server(self) -> None:
+    def _wait_for_server(self, *, give_up: bool) -> None:
         """Return when the server would let this client in.
 
         Raises:
-            InputError: it would not, and waiting does not help.
+            InputError: it would not, and waiting does not help or is not wanted.
 
         """
         while True:
@@ -155,7 +186,7 @@ class _Client:
             bad = next((finding for finding in findings if not finding.is_good), None)
             if bad is None:
                 return
-            if not bad.may_pass:
+            if give_up or not bad.may_pass:
                 raise InputError(bad.line)
             self._say(f"{bad.line}; trying again every {RETRY:g} s")
             time.sleep(RETRY)
@@ -198,5 +229,3 @@ def _quotable(path: Path) -> str:
     if any(c in text for c in "\"'\\") or not text.isprintable():
         raise InputError(f"{text!r}: quotes, backslashes and control characters are not possible")
     return text
-
-

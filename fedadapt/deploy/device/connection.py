@@ -99,9 +99,7 @@ def _ask(bundle: Bundle, secure: ssl.SSLSocket, clock: float | None) -> Iterator
     yield check_version(str(answer.get("fedadapt")), str(answer.get("flwr")))
 
 
-def _get(
-    bundle: Bundle, secure: ssl.SSLSocket, now: float
-) -> tuple[int, float | None, bytes]:
+def _get(bundle: Bundle, secure: ssl.SSLSocket, now: float) -> tuple[int, float | None, bytes]:
     """Ask ``/check``: status, the server's date (seconds since 1970), body."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec

@@ -12,10 +12,10 @@ from pathlib import Path
 from fedadapt.deploy.backoff import Backoff
 from fedadapt.deploy.certificates import RENEW_BEFORE, expires
 from fedadapt.deploy.folder import Deployment, only_one
-from fedadapt.deploy.init import renew
 from fedadapt.deploy.processes import Running, environment
-from fedadapt.deploy.registration import register
-from fedadapt.deploy.superlink import SuperLinkLostError, is_up, superlink_command
+from fedadapt.deploy.server.init import renew
+from fedadapt.deploy.server.registration import register
+from fedadapt.deploy.server.superlink import SuperLinkLostError, is_up, superlink_command
 from fedadapt.errors import FedadaptError, InputError
 
 START_WITHIN = 90.0  # seconds for the SuperLink to answer
@@ -48,9 +48,11 @@ def serve(deployment: Deployment, host: str, say: Say) -> None:
 
 def _keep_running(deployment: Deployment, host: str, say: Say) -> None:
     env = environment(deployment.flower_home)
-    guard = [sys.executable, "-m", "fedadapt.deploy.guard", str(deployment.folder), host]
+    guard = [sys.executable, "-m", "fedadapt.deploy.server.guard", str(deployment.folder), host]
     services = (
-        _Service("SuperLink", superlink_command(deployment), deployment.logs / "superlink.log", env),
+        _Service(
+            "SuperLink", superlink_command(deployment), deployment.logs / "superlink.log", env
+        ),
         _Service("guard", guard, deployment.logs / "guard.log", env),
     )
     try:
@@ -167,5 +169,3 @@ def _until_told():  # type: ignore[no-untyped-def]  # a context manager without 
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-

@@ -4,7 +4,7 @@ import json
 
 from fedadapt.deploy.certificates import fingerprint, load_public_key
 from fedadapt.deploy.folder import Deployment, read_json
-from fedadapt.deploy.superlink import CONNECTION, flwr
+from fedadapt.deploy.server.superlink import CONNECTION, flwr
 from fedadapt.files import write_atomically
 
 
