@@ -77,6 +77,11 @@ class Deployment:
         return self.folder / "state" / "nodes.json"
 
     @property
+    def stopped(self) -> Path:
+        """Runs that were stopped: clients that compute for one of them end that."""
+        return self.folder / "state" / "stopped.json"
+
+    @property
     def runs(self) -> Path:
         return self.folder / "runs"
 

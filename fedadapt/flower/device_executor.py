@@ -11,6 +11,8 @@ and torch. Here a process that has imported everything waits for messages and fo
 Depends on parts of Flower that are not documented; ``FLOWER_VERSIONS`` are those it was tried with.
 """
 
+import contextlib
+import math
 import os
 import signal
 import sys
@@ -21,6 +23,7 @@ from fedadapt.errors import InputError
 
 FLOWER_VERSIONS = ("1.41", "1.42")
 
+GRACE = 20.0  # seconds between asking a process to end and ending it
 LOOK_EVERY = 0.2  # seconds between looks for a message
 
 
@@ -49,14 +52,46 @@ def serve(address: str) -> NoReturn:
         retry_invoker=make_simple_http_retry_invoker(),
     )
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    children = Children()
+    signal.signal(signal.SIGUSR1, lambda *_: children.stop())
     print("ready", flush=True)
     while os.getppid() == parent:
         answer = supernode.AcquireTask(request)
         if answer.HasField("task") and answer.token:
-            _fork(address, answer.token)
-        _reap()
+            children.add(_fork(address, answer.token))
+        children.look()
         time.sleep(LOOK_EVERY)
     sys.exit(0)
+
+
+class Children:
+    """The processes that compute an answer, of which there is one as a rule."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, float] = {}  # process -> when it is ended for good, monotonic
+
+    def add(self, child: int) -> None:
+        self._running[child] = math.inf
+
+    def stop(self) -> None:
+        """Ask all to end: each then answers that it was stopped, and its node is free again."""
+        for child in self._running:
+            self._running[child] = time.monotonic() + GRACE
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+
+    def look(self) -> None:
+        """Take note of those that have ended, and end those that did not when they were asked."""
+        for child, end_at in list(self._running.items()):
+            if time.monotonic() > end_at:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                del self._running[child]
+                if os.WIFSIGNALED(status):
+                    name = signal.Signals(os.WTERMSIG(status)).name
+                    print(f"the process of a message was ended by {name}", flush=True)
 
 
 def check_flower() -> None:
@@ -75,13 +110,14 @@ def check_flower() -> None:
         )
 
 
-def _fork(address: str, token: str) -> None:
-    """Answer one message in a process of its own."""
+def _fork(address: str, token: str) -> int:
+    """Answer one message in a process of its own; the process."""
     child = os.fork()
     if child:
-        return
+        return child
     code = 1
     try:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _answer(address, token)
         code = 0
@@ -120,20 +156,6 @@ def _replace(module: Any, name: str, function: Any) -> None:
             f"this Flower has no {name} to replace; install flwr {FLOWER_VERSIONS[-1]}"
         )
     setattr(module, name, function)
-
-
-def _reap() -> None:
-    """Take note of processes that have ended, and say so if one was killed."""
-    while True:
-        try:
-            child, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not child:
-            return
-        if os.WIFSIGNALED(status):
-            name = signal.Signals(os.WTERMSIG(status)).name
-            print(f"the process of a message was ended by {name}", flush=True)
 
 
 if __name__ == "__main__":

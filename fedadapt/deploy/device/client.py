@@ -4,6 +4,7 @@ The server counts a SuperNode that was killed as connected for another minute an
 meanwhile, so whoever starts it must be patient; this does.
 """
 
+import os
 import re
 import signal
 import socket
@@ -15,13 +16,14 @@ from pathlib import Path
 from fedadapt.deploy.backoff import Backoff
 from fedadapt.deploy.bundle import KEY, Bundle, install, open_bundle
 from fedadapt.deploy.device.checks import check_disk, check_images, check_packages
-from fedadapt.deploy.device.connection import check_connection
+from fedadapt.deploy.device.connection import check_connection, stopped_runs
 from fedadapt.deploy.folder import only_one, private
 from fedadapt.deploy.processes import Running, environment, program
 from fedadapt.errors import InputError
 
 LOOK_EVERY = 0.5
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 15.0
+ASK_EVERY = 15.0  # seconds between looks whether the run that is computed for was stopped
 RETRY = 15.0  # seconds between looks for a server that is not there
 
 Say = Callable[[str], None]
@@ -131,6 +133,9 @@ class _Client:
         self._say_always = say
         self._said = ""
         self._refused = False  # the SuperNode was told that this client is connected already
+        self._run = ""  # that the last message was of
+        self._computing = ""  # the run for which something is being computed
+        self._ask_at = 0.0  # when to ask whether that was stopped
 
     def run(self, *, wait: bool) -> None:
         backoff = Backoff(SHORTEST_WAIT, LONGEST_WAIT)
@@ -143,6 +148,7 @@ class _Client:
             try:
                 while all(process.exit_code is None for process in running.values()):
                     time.sleep(LOOK_EVERY)
+                    self._end_stopped_run(running["executor"])
             finally:
                 for process in running.values():  # the SuperNode first: it says good-bye
                     process.end()
@@ -191,8 +197,25 @@ class _Client:
             self._say(f"{bad.line}; trying again every {RETRY:g} s")
             time.sleep(RETRY)
 
+    def _end_stopped_run(self, executor: Running) -> None:
+        """End what is being computed for a run that the operator has stopped."""
+        if not self._computing or time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + ASK_EVERY
+        if self._computing in stopped_runs(self._bundle):
+            self._say(f"run {self._computing} was stopped")
+            os.kill(executor.pid, signal.SIGUSR1)
+            self._computing = ""
+
     def _hear(self, line: str) -> None:
         """A line of the SuperNode's log; some are worth telling."""
+        if match := re.search(r"\[RUN (\d+)", line):
+            self._run = match[1]
+        elif "Received successfully" in line:
+            self._computing = self._run
+            self._ask_at = time.monotonic() + ASK_EVERY
+        elif "Sending:" in line:
+            self._computing = ""
         if "2004" in line and "activate" in line.lower():
             self._refused = True
         elif "SuperNode ID:" in line:

@@ -124,6 +124,19 @@ def _get(bundle: Bundle, secure: ssl.SSLSocket, now: float) -> tuple[int, float 
     return answer.status, there, answer.read(65_536)
 
 
+def stopped_runs(bundle: Bundle) -> list[str]:
+    """The runs that the operator has stopped; [] where the server cannot be asked."""
+    context = ssl.create_default_context(cafile=str(bundle.ca_certificate))
+    try:
+        plain = socket.create_connection((bundle.host, bundle.port), PATIENCE)
+        with context.wrap_socket(plain, server_hostname=bundle.host) as secure:
+            status, _, body = _get(bundle, secure, time.time())
+        runs = json.loads(body).get("stopped", []) if status == 200 else []
+    except (OSError, ValueError, http.client.HTTPException):
+        return []
+    return [run for run in runs if isinstance(run, str)] if isinstance(runs, list) else []
+
+
 def check_clock(ahead: float) -> Finding:
     """Whether a clock that is ``ahead`` of the server's (seconds; behind: negative) will do."""
     remedy = "set it, for instance with: sudo timedatectl set-ntp true"

@@ -21,7 +21,7 @@ import contextlib
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from starlette.routing import Route
 from fedadapt import __version__
 from fedadapt.deploy.folder import Deployment
 from fedadapt.deploy.server.key_ring import KeyRing
+from fedadapt.deploy.server.stopped_runs import stopped_runs
 from fedadapt.deploy.server.traffic import Traffic
 
 CALLS = frozenset(
@@ -76,15 +77,26 @@ class TooLargeError(Exception):
 
 
 class Guard:
-    """Answers devices; ``upstream`` is a client for the SuperLink's own address."""
+    """Answers devices.
+
+    Args:
+        upstream: a client for the SuperLink's own address.
+        keys: who may call.
+        traffic: takes what was counted.
+        stopped: gives the runs that the operator has stopped.
+        largest_body: bytes.
+
+    """
 
     def __init__(
         self,
         upstream: httpx.AsyncClient,
         keys: KeyRing,
         traffic: Traffic,
+        stopped: Callable[[], list[str]] = list,
         largest_body: int = LARGEST_BODY,
     ) -> None:
+        self._stopped = stopped
         self._upstream = upstream
         self._keys = keys
         self._traffic = traffic
@@ -145,6 +157,7 @@ class Guard:
                 "time": time.time(),
                 "fedadapt": __version__,
                 "flwr": version("flwr"),
+                "stopped": self._stopped(),
             }
         )
 
@@ -228,7 +241,8 @@ def guard_of(deployment: Deployment) -> Guard:
         limits=httpx.Limits(max_connections=256, max_keepalive_connections=32),
         trust_env=False,
     )
-    return Guard(upstream, KeyRing(deployment.public_keys), Traffic(deployment.traffic))
+    keys, traffic = KeyRing(deployment.public_keys), Traffic(deployment.traffic)
+    return Guard(upstream, keys, traffic, lambda: stopped_runs(deployment))
 
 
 def serve(deployment: Deployment, host: str) -> None:
