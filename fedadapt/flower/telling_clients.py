@@ -23,7 +23,6 @@ class TellingClients:
         self.keeps_models = clients.keeps_models
 
     def ready(self) -> Sequence[int]:
-        self._say("waiting for the clients")
         numbers = self._clients.ready()
         self._say(f"{len(numbers)} clients are there: {', '.join(map(str, numbers))}")
         return numbers

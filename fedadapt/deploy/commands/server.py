@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import OWN
 from fedadapt.deploy.commands.group import BUNDLE, FOLDER, deploy
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
 
@@ -100,13 +102,15 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
 
     prepare(verbose)
     deployment = Deployment.read(folder)
-    config = config_of({"clients": len(deployment.clients()) or None, **_given(options)})
-    out = run_it(deployment, config, given_keys(options), click.echo, resume=resume)
+    given = {name: value for name, value in options.items() if value is not None}
+    if resume is not None:
+        config = config_of(options, RunConfig.from_toml(resume / "config.toml"))
+    else:
+        config = config_of(
+            {"benchmark": OWN, "clients": len(deployment.clients()) or None, **given}
+        )
+    out = run_it(deployment, config, given_keys(given), click.echo, resume=resume)
     click.echo(f"run folder  {out}")
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 @deploy.command()
