@@ -17,6 +17,7 @@ from fedadapt import __version__
 from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
+from fedadapt.deploy.commands import deploy
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.new.command import new
 from fedadapt.parameters import parameters
@@ -64,6 +65,7 @@ main.add_command(privacy_inversion)
 main.add_command(reproduce)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(deploy)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:

@@ -5,7 +5,7 @@ import inspect
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from fedadapt.client.adaptations.registry import find, rows
+from fedadapt.client.adaptations.registry import find, row, rows
 from fedadapt.name_list import NameList
 from fedadapt.parameters import rows as parameter_rows
 
@@ -22,8 +22,8 @@ def listing(name: str | None = None) -> RenderableType:
 
 def _all() -> NameList:
     lines = [
-        (row.name, _yes(row.needs_labels), _yes(row.needs_batch_norm), row.description)
-        for row in rows()
+        (each.name, _yes(each.needs_labels), _yes(each.needs_batch_norm), each.description)
+        for each in rows()
     ]
     lines += [("module:Class", "", "", "anybody's class"), ("a+b", "", "", "a, and then b")]
     hint = "fedadapt adaptations NAME: what it is, and its arguments"
@@ -47,5 +47,8 @@ def _one(name: str) -> Group:
     described: list[RenderableType] = [f"[bold]{name}[/]"]
     for paragraph in paragraphs:
         described += [paragraph.replace("\n", " "), ""]
+    one = row(name)
+    asks = one.asks.replace("`", "") or "nothing"
     described += [f"It needs {needed or 'no labels'}.", ""]
+    described += [f"It changes {one.changes}. It asks the training clients {asks}.", ""]
     return Group(*described, table if table.row_count else "It takes no --adapt-args.")
