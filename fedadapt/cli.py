@@ -113,7 +113,7 @@ def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfi
         "fedadapt simulate --strategy pfa --benchmark digits-domains --clients 25",
         "fedadapt simulate --strategy ditto --strategy-args lam=0.5 --lr 0.1",
         "fedadapt simulate --benchmark mnist --partition dirichlet:0.1 --model cnn",
-        "fedadapt simulate --adapt none,adabn,fine-tune --adapt-args fine-tune.epochs=10",
+        "fedadapt simulate --adapt none,fine-tune --adapt-args fine-tune.epochs=10",
         "fedadapt simulate --resume runs/digits-classes-fedavg-1 --rounds 60",
     )
 )
@@ -277,8 +277,9 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
 @click.argument(
     "folders", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FOLDER..."
 )
-def report(folders: tuple[Path, ...]) -> None:
-    """Write report.html and gain.png of run folders again, finished or not.
+@click.option("--figures", is_flag=True, help="also each figure as SVG and PDF, for a paper")
+def report(folders: tuple[Path, ...], figures: bool) -> None:
+    """Write report.html of run folders again, finished or not.
 
     Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
     """
@@ -289,6 +290,11 @@ def report(folders: tuple[Path, ...]) -> None:
 
     for folder in folders:
         click.echo(write_report(folder))
+        if figures:
+            from fedadapt.simulations.report.paper_figures import write_figures
+
+            for path in write_figures(folder):
+                click.echo(path)
 
 
 @main.command()

@@ -13,7 +13,8 @@ FILES = {
 
 LAYERS = (
     (
-        "command_help.py", "errors.py", "name_list.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
+        "command_help.py", "name_list.py",
+        "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
         "older_runs.py", "random_streams.py", "factories.py", "__init__.py",
     ),
     ("weights.py", "messages.py"),
@@ -43,7 +44,8 @@ LIGHT = {
     "datasets/registry.py", "datasets/rules.py", "datasets/sources/files.py",
     "datasets/sources/image_folder.py", "datasets/task_incremental/task_entries.py",
     "datasets/task_incremental/task_listing.py", "datasets/task_incremental/task_spec.py",
-    "command_help.py", "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
+    "command_help.py",
+    "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
     "new/command.py", "older_runs.py",
     "parameters.py", "registry.py", "privacy/__init__.py", "privacy/command.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",

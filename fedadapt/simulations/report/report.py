@@ -2,22 +2,22 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from fedadapt.errors import InputError
-from fedadapt.records import LOCAL, Outcome
+from fedadapt.records import Outcome
 from fedadapt.simulations.report.client_gains import client_gains
 from fedadapt.simulations.report.group_section import group_sections
 from fedadapt.simulations.report.notes import at_the_end, on_the_way
-from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.report.page.data import as_script, colours, page_data
 from fedadapt.simulations.report.page.library import library
 from fedadapt.simulations.report.page.script import SCRIPT
 from fedadapt.simulations.report.page.template import PAGE
+from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
 from fedadapt.simulations.results.calibration import Sureness, sureness
 from fedadapt.simulations.results.communication import (
@@ -28,7 +28,6 @@ from fedadapt.simulations.results.communication import (
     by_failure,
     by_reason,
 )
-from fedadapt.simulations.results.groups import GroupRow
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.simulations.results.serving import chosen_models

@@ -19,8 +19,8 @@ PAGE = r"""{%- macro accuracy_table(rows) -%}
 {% for key, value in rows.items() %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
 {% endfor %}</tbody></table></div>
 {%- endmacro -%}
-{%- macro legend(labels, colours) -%}
-<ul class="legend">{% for label in labels %}<li><i style="background:{{ colours[label] }}"></i>{{ label }}</li>{% endfor %}<li><i style="background:var(--worse)"></i>worse than what it is compared with</li></ul>
+{%- macro legend(labels, colours, worse=true) -%}
+<ul class="legend">{% for label in labels %}<li><i style="background:{{ colours[label] }}"></i>{{ label }}</li>{% endfor %}{% if worse %}<li><i style="background:var(--worse)"></i>worse than what it is compared with</li>{% endif %}</ul>
 {%- endmacro -%}
 <!doctype html>
 <html lang="en">
@@ -50,6 +50,8 @@ p { margin: 0.3rem 0 0.9rem; max-width: 46rem; }
 .card .name { font-weight: 600; }
 .worse { color: var(--worse); }
 .scroll { overflow-x: auto; }
+td:first-child { white-space: nowrap; }
+.facts td, .facts th { white-space: normal; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; margin: 0.6rem 0 0.4rem; }
 th, td { text-align: left; padding: 0.42rem 0.7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child { padding-left: 0; }
@@ -202,7 +204,7 @@ circle.ring { fill: none; stroke: currentColor; stroke-width: 2; pointer-events:
 
 {% if kinds %}<h2>By kind of client</h2>
 <p class="soft">Mean accuracy over the clients of a kind; gain over the base in points below it. A number in brackets is that of the clients a mean is over, where it is not all.</p>
-{{ legend(labels, colours) }}
+{{ legend(labels, colours, worse=false) }}
 <div class="scripted" hidden><figure class="chart" data-chart="kinds" data-title="Mean accuracy by kind of client"></figure></div>
 <div class="scroll"><table><thead><tr><th>kind</th><th></th><th class="n">clients</th>{% for label in labels %}<th class="n">{{ label }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in kinds %}<tr><td>{{ row.kind }}</td><td>{{ '' if row.seen else 'unseen' }}</td><td class="n">{{ row.num_clients }}</td>{% for label in labels %}<td class="n">{{ row.accuracy.get(label) | percent }}{% if row.counted.get(label, 0) != row.num_clients %} <small class="soft">({{ row.counted.get(label, 0) }})</small>{% endif %}{% if label != 'base' and label in row.gain %}<br><small class="{{ 'worse' if row.gain[label] < 0 else 'soft' }}">{{ row.gain[label] | points }}</small>{% endif %}</td>{% endfor %}</tr>
