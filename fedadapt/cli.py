@@ -183,7 +183,14 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
 
 def _by_task(tasks: dict[str, Any]) -> Table:
     """Accuracy on each task at the end, and what was forgotten on the way."""
-    table = Table(title="by task, %; forgetting in points", box=None, header_style="bold")
+    table = Table(
+        title="by task, %; forgetting in points",
+        box=None,
+        header_style="bold",
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
     last = [scores["matrix"][-1] for scores in tasks.values()]
     heads = (
         "accuracy",
@@ -192,7 +199,9 @@ def _by_task(tasks: dict[str, Any]) -> Table:
         *(f"task {t + 1}" for t in range(len(last[0]))),
     )
     for head in ("client model", *heads):
-        table.add_column(head, justify="left" if head == "client model" else "right")
+        whole = max(map(len, (*head.split(), "100.00")))  # words and numbers are never cut
+        justify: Any = "left" if head == "client model" else "right"
+        table.add_column(head, justify=justify, min_width=whole)
     for (label, scores), row in zip(tasks.items(), last, strict=True):
         cells = (scores["accuracy"], scores["forgetting"], scores["forgetting_over_all"], *row)
         table.add_row(label, *(f"{100 * cell:.2f}" for cell in cells))

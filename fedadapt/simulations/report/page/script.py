@@ -72,6 +72,7 @@ const width = holder => Math.max(300, Math.min(1040, holder.clientWidth || 720))
 const base = (holder, more) => ({
   width: width(holder), marginLeft: 44, marginBottom: 38, style: {fontSize: "12px", background: "none", overflow: "visible"}, ...more,
 });
+const rounds = {label: "round →", tickFormat: round => Number.isInteger(round) ? String(round) : ""};
 function place(holder, plot) { holder.replaceChildren(plot); return plot; }
 
 let positions = new Map();  // client -> where its dot is on the chart of clients
@@ -286,7 +287,7 @@ function drawHistory(client) {
   holder.hidden = rows.length < 2;
   if (holder.hidden) return;
   place(holder, Plot.plot(base(holder, {
-    height: 220, x: {label: "round →"}, y: {label: "↑ accuracy, %", grid: true, domain: [0, 100]},
+    height: 220, x: rounds, y: {label: "↑ accuracy, %", grid: true, domain: [0, 100]},
     marks: [
       Plot.line(rows, {x: "round", y: "y", z: "label", stroke: row => colour(row.label), marker: "dot"}),
       Plot.tip(rows, Plot.pointer({x: "round", y: "y", title: row => `round ${row.round}\n${row.label} ${row.y.toFixed(1)} %`, fill: "var(--panel)"})),
@@ -298,7 +299,7 @@ const drawings = {
   convergence(holder) {
     const rows = run.rounds;
     return Plot.plot(base(holder, {
-      height: 300, x: {label: "round →"}, y: {label: "↑ accuracy of the base model, %", grid: true, domain: [0, 100]},
+      height: 300, x: rounds, y: {label: "↑ accuracy of the base model, %", grid: true, domain: [0, 100]},
       marks: [
         Plot.areaY(rows, {x: "round", y1: row => 100 * row.low, y2: row => 100 * row.high, fill: colour("base"), fillOpacity: .18}),
         Plot.line(rows, {x: "round", y: row => 100 * row.mean, stroke: colour("base"), strokeWidth: 2, marker: rows.length < 40 ? "dot" : null}),
@@ -310,7 +311,7 @@ const drawings = {
   loss(holder) {
     const rows = run.losses.map(([round, loss, count]) => ({round, loss, count}));
     return Plot.plot(base(holder, {
-      height: 220, x: {label: "round →"}, y: {label: "↑ training loss", grid: true, zero: true},
+      height: 220, x: rounds, y: {label: "↑ training loss", grid: true, zero: true},
       marks: [Plot.line(rows, {x: "round", y: "loss", stroke: "currentColor", strokeWidth: 1.6}),
               Plot.tip(rows, Plot.pointerX({x: "round", y: "loss", fill: "var(--panel)", title: row => `round ${row.round}\nloss ${row.loss.toFixed(4)}\n${row.count} clients`}))],
     }));
