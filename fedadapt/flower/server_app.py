@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.names import OWN
+from fedadapt.flower.exit_codes import tells_exit_code
 
 if TYPE_CHECKING:
     from fedadapt.flower.clients_over_grid import GridClients
@@ -17,6 +18,7 @@ app = ServerApp()
 
 
 @app.main()
+@tells_exit_code
 def main(grid: Grid, context: Context) -> None:
     """Check the settings, wait for the clients, run, write the run folder.
 
@@ -26,6 +28,7 @@ def main(grid: Grid, context: Context) -> None:
 
     """
     from fedadapt.flower.clients_over_grid import count_clients
+    from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.new_folder import new_folder
     from fedadapt.simulations.run import run
@@ -36,8 +39,14 @@ def main(grid: Grid, context: Context) -> None:
         config = replace(config, clients=count_clients(grid, config))
     check(config, flower=True)
     folder = new_folder(config)
+    tell("waiting for the clients")
     assembly, client_pool = (_with_own_data if own else _of_benchmark)(grid, config)
-    run(assembly, client_pool, folder, engine="flower")
+    run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
+
+
+def tell(line: str) -> None:
+    """A line for ``flwr log``, at once."""
+    print(line, flush=True)
 
 
 def _of_benchmark(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClients]":
