@@ -19,6 +19,7 @@ from fedadapt.parameters import Scalar, check_parameters, param
 RUNNING = (
     "out",
     "roster",
+    "server-data",
     "data-root",
     "rounds",
     "engine",
@@ -81,6 +82,11 @@ class RunConfig:
         "",
         "with benchmark=own: class names, separated by commas, in the order of the network's "
         "outputs (default: those that the clients have, if their owners tell them)",
+    )
+    server_data: str = param(
+        "",
+        "with benchmark=own and a strategy that learns tasks: the server's own pictures, a folder "
+        "on the server, <task>/<class>/*.jpg",
     )
     roster: str = param(
         "",

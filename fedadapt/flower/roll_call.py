@@ -20,6 +20,7 @@ from fedadapt.datasets.own.own_data import Sums
 from fedadapt.datasets.own.pictures import class_name
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.settings import parse_classes
+from fedadapt.datasets.own.tasks import ServerTasks
 from fedadapt.errors import REFUSALS, InputError, QuorumLostError, shown
 from fedadapt.flower import records
 from fedadapt.flower.nodes import wait_for_nodes
@@ -196,8 +197,11 @@ class OwnRollCall:
         self._members: dict[int, Member] = {}
         self.schema: Schema | None = None
 
-    def agree(self) -> Schema:
+    def agree(self, server: ServerTasks | None = None) -> Schema:
         """Find the clients and agree on classes, shape and scaling.
+
+        Args:
+            server: The server's own pictures, where it learns tasks: they say it all.
 
         Raises:
             QuorumLostError: Too few clients fit.
@@ -205,8 +209,11 @@ class OwnRollCall:
 
         """
         self._introduce()
-        classes = parse_classes(self._config.classes)
-        named = classes or self._classes()
+        shapes = [member.shape for member in self._members.values()]
+        if server is not None:
+            self.schema = server.schema(shapes)
+            return self.schema
+        named = parse_classes(self._config.classes) or self._classes()
         self._need()
         shapes = [member.shape for member in self._members.values()]
         scaling = fixed_scaling(self._config, shapes[0][0])
@@ -214,7 +221,7 @@ class OwnRollCall:
         if scaling is None:
             sums = self._sums(schema)
             self._need()
-            schema = agreed_schema(named, shapes, pooled_scaling(sums))
+            schema = agreed_schema(schema.classes, shapes, pooled_scaling(sums))
         self.schema = schema
         return schema
 
