@@ -234,13 +234,13 @@ class PersonalModels(Strategy[PersonalState]):
         base = self._average.merge(
             state.base, action, round, self._keeping(state, round, answers, kept)
         )
-        found = PersonalState(base, dict(sorted({**state.kept, **kept}.items())))
+        trained = PersonalState(base, dict(sorted({**state.kept, **kept}.items())))
         if self.combined == "when sent" or not kept:
-            return found
-        next_ones = dict(found.kept)
+            return trained
+        next_ones = dict(trained.kept)
         clients = sorted(kept)
-        for client, model in zip(clients, self.combine(found, clients, round), strict=True):
-            next_ones[client] = self.storage.put({MODEL: model, NOTES: found.notes(client)})
+        for client, model in zip(clients, self.combine(trained, clients, round), strict=True):
+            next_ones[client] = self.storage.put({MODEL: model, NOTES: trained.notes(client)})
         return PersonalState(base, next_ones)
 
     @final

@@ -105,14 +105,14 @@ def products(state: PersonalState, names: Collection[str]) -> Tensor:
             torch.cat([model[n].double().flatten() for n in order], out=row)
         return rows
 
-    found = torch.zeros(len(clients), len(clients), dtype=torch.float64)
+    inner = torch.zeros(len(clients), len(clients), dtype=torch.float64)
     some = max(1, AT_ONCE // max(1, 8 * size))
     for i in range(0, len(clients), some):
         left = flat(clients[i : i + some])
         for j in range(0, i + 1, some):
             right = left if i == j else flat(clients[j : j + some])
-            found[i : i + some, j : j + some] = left @ right.T
-    return found.tril() + found.tril(-1).T
+            inner[i : i + some, j : j + some] = left @ right.T
+    return inner.tril() + inner.tril(-1).T
 
 
 def squared_distances(products: Tensor) -> Tensor:
