@@ -102,9 +102,11 @@ class TaperServer(TaskMixtures):
         unused = sorted(config.changed & {"momentum", "weight-decay"})
         if arguments.get("optimizer") == "adam" and unused:
             raise InputError(f"{', '.join(unused)}: Adam has none; leave it out")
-        most, fewest = arguments.get("most_classes"), arguments.get("fewest_classes", 2)
-        if most is not None and most < fewest:
-            raise InputError(f"strategy-args: most-classes {most} is below fewest-classes {fewest}")
+        _refuse_ways(arguments.get("fewest_classes", 2), arguments.get("most_classes"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _refuse_ways(self.fewest_classes, self.most_classes)
 
     def prepare(self, server: ServerSide) -> Self:
         if server.images is None or server.scaling is None:
@@ -248,3 +250,8 @@ class TaperServer(TaskMixtures):
         bases = torch.tensor([base for _, base in drawn])
         mixer = warmed_up(state.mixer, tasks, bases, self.num_blocks, self.warm_up)
         return replace(state, mixer=mixer, warm=True)
+
+
+def _refuse_ways(fewest: int, most: int | None) -> None:
+    if most is not None and most < fewest:
+        raise InputError(f"strategy-args: most-classes {most} is below fewest-classes {fewest}")
