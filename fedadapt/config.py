@@ -77,6 +77,12 @@ class RunConfig:
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
     examples: int = param(0, "at most so many images a client; 0: all there are", at_least=0)
+    server_share: float = param(
+        0.0,
+        "share of the images that the server has and no client, for strategies that train on them",
+        at_least=0,
+        below=1,
+    )
     image_size: int = param(0, "resize images to so many pixels; 0: as they are", at_least=0)
     classes: str = param(
         "",

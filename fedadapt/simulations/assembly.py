@@ -122,6 +122,7 @@ def run_of(
         # A client that has something to protect draws its noise from true entropy.
         noise_seed=None if on_client else config.seed,
         newcomers=tuple(sorted(benchmark.unseen)),
+        domains=benchmark.domains,
     )
 
 
@@ -156,6 +157,8 @@ def server_side(
         tasks=assembly.tasks,
         folder=folder,
         compute=assembly.worker.compute,
+        images=assembly.benchmark.server_images,
+        scaling=assembly.benchmark.scaling,
         progress=progress,
     )
 
