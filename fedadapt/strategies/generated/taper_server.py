@@ -68,6 +68,10 @@ class TaperServer(TaskMixtures):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE, GUESS)
+    client_reports = "once its classes and its domain"
+    personal_is = "mixed on the server"
+    unseen_get = "a mixture by their own description"
+    batch_norm_is = "mixed like other tensors"
     samples_clients: ClassVar[bool] = False
     trains_on_server: ClassVar[bool] = True
 
