@@ -31,8 +31,8 @@ from fedadapt.models.network import Network
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import Assembly, assemble, initial, server_side
 from fedadapt.simulations.engines.in_process import InProcessClients
-from fedadapt.strategies.generated.task_mixtures import MixtureState
 from fedadapt.strategies.generated.taper_server import TaperServer
+from fedadapt.strategies.generated.task_mixtures import MixtureState
 from fedadapt.strategies.stateful import StrategyWithState
 from fedadapt.weights import Weights, num_bytes, repeat, row
 

@@ -307,6 +307,26 @@ def report(folders: tuple[Path, ...], figures: bool) -> None:
 
 
 @main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any that is free  [0]")
+def watch(folder: Path, port: int) -> None:
+    """Show the report page of a run while the run goes on, on this computer only; Ctrl-C ends it.
+
+    The page is loaded anew when the run has something new. The run itself is not touched.
+    """
+    from fedadapt.simulations.report.watch import server
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the folder of a run")
+    with server(folder, port) as serving:
+        click.echo(f"http://127.0.0.1:{serving.server_address[1]}/")
+        try:
+            serving.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("no longer watching; the run goes on")
+
+
+@main.command()
 @click.option(
     "--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)"
 )
