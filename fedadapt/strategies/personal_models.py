@@ -246,7 +246,17 @@ class PersonalModels(Strategy[PersonalState]):
     @final
     def models(self, state: PersonalState, clients: Sequence[int]) -> Mapping[str, Weights]:
         base = self._of_network(repeat(state.base, len(clients)))
-        return {"base": base, "personal": self._of_network(self._models(state, clients))}
+        personal = self._of_network(self._models(state, clients))
+        more = self.more_models(state, clients)
+        return {"base": base, "personal": personal} | {
+            name: self._of_network(_stacked(each, len(clients))) for name, each in more.items()
+        }
+
+    def more_models(
+        self, state: PersonalState, clients: Sequence[int]
+    ) -> Mapping[str, Iterator[Weights]]:
+        """Return further models to be evaluated, by name, [...] for each client in turn."""
+        return {}
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
