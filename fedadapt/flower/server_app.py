@@ -22,7 +22,8 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.flower.clients_over_grid import GridClients, count_clients
     from fedadapt.simulations.assembly import assemble
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
     config = RunConfig.from_mapping(context.run_config)
@@ -31,5 +32,6 @@ def main(grid: Grid, context: Context) -> None:
     check(config, flower=True)
     assembly = assemble(config)
     folder = new_folder(config)
-    client_pool = GridClients(grid, config, assembly.benchmark.manifest.hash)
-    run(assembly, client_pool, folder, engine="flower")
+    with opened(folder, resume=False), early_endings(folder):
+        client_pool = GridClients(grid, config, assembly.benchmark.manifest.hash)
+        run(assembly, client_pool, folder, engine="flower")

@@ -8,6 +8,10 @@ computed again.
 import itertools
 import logging
 import os
+import platform
+import signal
+import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fedadapt.config import RunConfig
@@ -83,6 +87,8 @@ class RayWorkers:
         self._waiting: dict[Any, tuple[int, int]] = {}  # result -> slot, job; 0: its start
         self._requests = itertools.count(1)
         self._events: list[Up | Done | Down] = []
+        self._idle_since = time.monotonic()  # nobody works, and no actor has begun
+        self._places: dict[int, tuple[int, str]] = {}  # number of the process and its machine
 
     def start(self) -> None:
         """Connect, and start all actors.
@@ -92,6 +98,7 @@ class RayWorkers:
             FedadaptError: An actor cannot be started.
 
         """
+        self._idle_since = time.monotonic()
         self._connected_here = not self._ray.is_initialized()
         if self._connected_here:
             self._connect()
@@ -103,7 +110,7 @@ class RayWorkers:
                 self._begin(slot)
             events: list[Up | Done | Down] = []
             while sum(isinstance(event, Up) for event in events) < self.size:
-                for event in self.wait():
+                for event in self.wait(PATIENCE):
                     if isinstance(event, Down):
                         raise FedadaptError(f"ray: {event.how} before it was up")
                     events.append(event)
@@ -128,15 +135,25 @@ class RayWorkers:
         result = self._actors[slot].do.remote(job, *common, Packed.of(per_client))
         self._waiting[result] = (slot, number)
 
-    def wait(self) -> list[Up | Done | Down]:
+    def end(self, slot: int) -> None:
+        """End an actor, by the system where it is on this machine: Ray waits for stopped ones."""
+        self._ray.kill(self._actors[slot])
+        number, machine = self._places.get(slot, (0, ""))
+        if number and machine == platform.node():
+            with suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> list[Up | Done | Down]:
         if self._events:  # left from ``start``
             events, self._events = self._events, []
             return events
-        # A new actor may wait for a machine; this is no failure while others work.
-        patience = None if any(number for _, number in self._waiting.values()) else PATIENCE
         waiting = list(self._waiting)
-        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=patience)
-        if not ready:
+        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=seconds)
+        # A new actor may wait for a machine; this is no failure while others work.
+        works = any(number for _, number in self._waiting.values())
+        if ready or works:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() >= self._idle_since + PATIENCE:
             raise FedadaptError(
                 f"ray: no actor began in {PATIENCE:.0f} s; see `ray status` for what is missing"
             )
@@ -164,6 +181,7 @@ class RayWorkers:
                 f"ray: an actor has other data (manifest {state.manifest[:12]}, here "
                 f"{self._manifest[:12]}); every machine needs the same files in data-root"
             )
+        self._places[slot] = (state.process, state.machine)
         return Up(slot)
 
     def _lost(self, slot: int, error: Exception) -> Down:
