@@ -6,7 +6,6 @@ computed again.
 """
 
 import itertools
-import logging
 import os
 import platform
 import signal
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.simulations.engines.jobs import Job
+from fedadapt.simulations.engines.ray_cluster import RayCluster
 from fedadapt.simulations.engines.ray_worker import Packed, RayActor, State, WorkerSpec
 from fedadapt.simulations.engines.scheduler import Done, Down, Up
 from fedadapt.simulations.engines.serialization import Layout, Tree
@@ -24,8 +24,6 @@ from fedadapt.simulations.engines.worker_pool import Keeps, WorkerPoolClients
 from fedadapt.simulations.worker import Worker
 
 PATIENCE = 600.0  # seconds for actors to start, which may have to wait for machines
-
-log = logging.getLogger(__name__)
 
 
 class RayClients(WorkerPoolClients):
@@ -79,7 +77,7 @@ class RayWorkers:
         self._ray = _imported()
         self._worker_spec = worker_spec
         self._manifest = manifest
-        self._address = address
+        self._cluster = RayCluster(self._ray, address)
         self._asked_for = num_workers
         self._gpus = gpus
         self.size = num_workers
@@ -99,9 +97,7 @@ class RayWorkers:
 
         """
         self._idle_since = time.monotonic()
-        self._connected_here = not self._ray.is_initialized()
-        if self._connected_here:
-            self._connect()
+        self._cluster.join(self._asked_for or None)
         try:
             self.size = self._size()
             actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus)(RayActor)
@@ -120,12 +116,11 @@ class RayWorkers:
             raise
 
     def stop(self) -> None:
-        for actor in self._actors.values():
-            self._ray.kill(actor)
+        for slot in self._actors:
+            self.end(slot)
         self._actors.clear()
         self._waiting.clear()
-        if self._connected_here:
-            self._ray.shutdown()
+        self._cluster.leave()
 
     def publish(self, tree: Tree) -> Published:
         slots, content = Packed.of(tree)
@@ -195,23 +190,6 @@ class RayWorkers:
     def _begin(self, slot: int) -> None:
         self._actors[slot] = self._class.remote()
         self._waiting[self._actors[slot].begin.remote(self._worker_spec)] = (slot, 0)
-
-    def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning
-        how: dict[str, Any] = {"logging_level": logging.WARNING}
-        if self._address:
-            how |= {"address": self._address}
-        else:  # one core for each actor, however many cores there are
-            how |= {"address": "local", "include_dashboard": False}
-            how |= {"num_cpus": self._asked_for or None}
-        try:
-            self._ray.init(**how)
-        except (ConnectionError, ValueError) as error:
-            raise InputError(
-                f"ray-address: {self._address!r}: {str(error).splitlines()[0]}; start a cluster "
-                "with `ray start --head`, or leave it out for one of this run's own"
-            ) from None
 
     def _size(self) -> int:
         """Return the number of actors: as many as asked for, or as many as fit."""
