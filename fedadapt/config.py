@@ -195,7 +195,7 @@ class RunConfig:
     node_wait: float = param(120.0, "seconds to wait for the clients to appear", above=0)
     round_deadline: float = param(3600.0, "seconds a round may take", above=0)
     client_deadline: float = param(
-        0.0, "seconds a client may compute an answer; 0: no limit", at_least=0
+        0.0, "seconds a client may compute an answer; 0: half of round-deadline", at_least=0
     )
     min_replies: float = param(
         0.5, "share of asked clients that must answer well", above=0, at_most=1

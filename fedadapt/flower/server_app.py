@@ -30,7 +30,8 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.flower.clients_over_grid import count_clients
     from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
     config = RunConfig.from_mapping(context.run_config)
@@ -39,9 +40,10 @@ def main(grid: Grid, context: Context) -> None:
         config = replace(config, clients=count_clients(grid, config))
     check(config, flower=True)
     folder = new_folder(config)
-    tell("waiting for the clients")
-    assembly, client_pool = (_with_own_data if own else _of_benchmark)(grid, config)
-    run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
+    with opened(folder, resume=False), early_endings(folder):
+        tell("waiting for the clients")
+        assembly, client_pool = (_with_own_data if own else _of_benchmark)(grid, config)
+        run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
 
 
 def tell(line: str) -> None:
