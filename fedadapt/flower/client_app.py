@@ -1,5 +1,6 @@
 """The ClientApp: what a client does when the server asks. The engines in one process skip it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,16 +8,25 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedadapt import __version__
+from fedadapt.client.egress.budget import PrivacyBudget
+from fedadapt.client.egress.ledger import Ledger
+from fedadapt.client.egress.policy import FACTS as OF_POLICY
+from fedadapt.client.egress.policy import Policy
 from fedadapt.client.failures import guard
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.flower import records
+from fedadapt.flower.egress import Declared, Device, Egress, costing, debited
 from fedadapt.messages import Config
+from fedadapt.server.checks import Expected
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.results.saved_models import keep_models
-from fedadapt.weights import is_finite, row
+from fedadapt.weights import Weights, is_finite, row
+
+FACTS = frozenset({"clients", "partition-id", "version", "manifest", "num-examples", *OF_POLICY})
+"""All that an answer to the server's own queries may say."""
 
 OF_THE_SERVER = ("query.count", "query.hello")
 """Asked of every client whatever the run; all other queries are a strategy's or an adaptation's."""
@@ -31,11 +41,31 @@ class RunClientApp(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
         if kind.startswith("query.") and kind not in OF_THE_SERVER:
-            return guard(message, context, answer)
+            return egress(message, context, lambda m, c: guard(m, c, answer))
         return super().__call__(message, context)
 
 
-app = RunClientApp(mods=[guard])
+def _device(context: Context) -> Device:
+    """The owner's policy, and the ledger in the owner's folder."""
+    folder = context.node_config.get("state-dir")
+    ledger = Ledger(Path(str(folder)), _name(context)) if folder else None
+    return Device(Policy.of(context.node_config), ledger)
+
+
+def _declared(message: Message, context: Context) -> Declared:
+    """What the run's strategy and adaptations say that an answer consists of."""
+    kind = message.metadata.message_type
+    if kind in OF_THE_SERVER:
+        return Declared(facts=FACTS)
+    assembly, client = _self(context)
+    sent = records.received(message.content, client)
+    answer = assembly.worker.declared(kind, sent)
+    arrays = {records.ARRAYS: answer.weights, records.REPORT: answer.report}
+    return Declared({n: Expected.of(w) for n, w in arrays.items()}, answer.metrics)
+
+
+egress = Egress(_device, _declared)
+app = RunClientApp(mods=[egress, guard])
 
 
 @app.query("count")
@@ -54,6 +84,7 @@ def hello(message: Message, context: Context) -> Message:
         "version": __version__,
         "manifest": assembly.benchmark.manifest.hash,
         "num-examples": assembly.benchmark.num_train_examples(client),
+        **Policy.of(context.node_config).to_config(),
     }
     return Message(records.request({}, facts), reply_to=message)
 
@@ -69,9 +100,10 @@ def answer(message: Message, context: Context) -> Message:
     states = store.load(before=round) if action == "train" else store.load()
     update = assembly.worker.answer(action, round, sent, [states])
     new_states = {part: row(weights, 0) for part, weights in update.states.items()}
+    epsilon = _debited(action, states, new_states, assembly, context, client)
     if new_states and all(is_finite(weights) for weights in new_states.values()):
         store.save({**states, **new_states}, round)
-    return Message(records.answer(update), reply_to=message)
+    return Message(costing(records.answer(update), epsilon), reply_to=message)
 
 
 app.train()(answer)
@@ -139,6 +171,26 @@ def _self(context: Context) -> tuple[Assembly, int]:
             f"node config: partition-id={client} must be below clients={config.clients}"
         )
     return assemble(config, on_client=True), client
+
+
+def _name(context: Context) -> str:
+    """The name under which this client keeps its files."""
+    return str(context.node_config.get("partition-id", context.node_id))
+
+
+def _debited(
+    action: str,
+    states: Mapping[str, Weights],
+    new_states: Mapping[str, Weights],
+    assembly: Assembly,
+    context: Context,
+    client: int,
+) -> float:
+    """Debit what an answer reveals of this client's images; see ``egress.debited``."""
+    policy, folder = Policy.of(context.node_config), context.node_config.get("state-dir")
+    data_set = f"{assembly.benchmark.manifest.hash}/{client}"
+    budget = PrivacyBudget(Path(str(folder)), data_set) if folder else None
+    return debited(action, states, new_states, policy, budget)
 
 
 def _store(config: RunConfig, context: Context, client: int) -> ClientStateStore:

@@ -1,5 +1,6 @@
 """Clients behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
+from fedadapt.flower.announced import Announced, Announcements
+from fedadapt.flower.egress import WITHHELD
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
@@ -20,6 +23,8 @@ from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, re
 from fedadapt.weights import Weights, is_shared, row
 
 HELLO, COUNT = "query.hello", "query.count"
+log = logging.getLogger(__name__)
+
 POLL = 0.5  # seconds between looks for clients that have not appeared yet
 
 
@@ -56,6 +61,7 @@ class GridClients:
         self._config = config
         self._manifest = manifest
         self._nodes: dict[int, int] = {}  # partition -> node id
+        self._announced = Announcements(config.max_weight_factor)
 
     def ready(self) -> Sequence[int]:
         """Wait for every client, then ask each who it is.
@@ -77,7 +83,12 @@ class GridClients:
             raise QuorumLostError(
                 f"no client holds partition {missing[0]} ({len(missing)} missing)"
             )
+        self._announced.log()
         return sorted(self._nodes)
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        return self._announced.withheld
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
@@ -88,7 +99,10 @@ class GridClients:
                 yield Answers((), None, {client: reply})
                 continue
             try:
-                update = stacked(checked_reply(reply, shape))
+                counted = self._announced.is_counted(client)
+                update = stacked(checked_reply(reply, shape, counted=counted))
+                if action != "evaluate":  # of other images, and no weight in any model
+                    update = self._announced.bounded(client, update)
             except ReplyError as error:
                 yield Answers((), None, {client: Failure("rejected", str(error))})
                 continue
@@ -163,11 +177,14 @@ class GridClients:
             )
         if client < self._config.clients:
             self._nodes[client] = node
+            self._announced.clients[client] = Announced.of(facts, f"client {client}")
 
     def _exchange(
         self, action: str, round: int, clients: Sequence[int], contents: Iterable[RecordDict]
     ) -> Iterator[tuple[int, Message | Failure]]:
         """Send each client its content; its reply, or why there is none, in client order."""
+        known = self._announced.clients
+        refusals = {d: known[d].refusal(action) for d in clients if d in known}
         messages = [
             Message(
                 content,
@@ -177,16 +194,22 @@ class GridClients:
                 ttl=self._config.round_deadline,
             )
             for client, content in zip(clients, contents, strict=True)
+            if refusals.get(client) is None
         ]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
         replies = {reply.metadata.src_node_id: reply for reply in received}
         for client in clients:
+            refusal = refusals.get(client)
             reply = replies.get(self._nodes[client])
-            if reply is None:
+            if refusal is not None:
+                yield client, refusal
+            elif reply is None:
                 yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
                 yield client, Failure("error", reply.error.reason or "no reason")
             else:
+                if WITHHELD in reply.content.config_records:
+                    log.warning("client %d: its device withheld what nobody declares", client)
                 yield client, reply
 
 

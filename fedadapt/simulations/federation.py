@@ -217,7 +217,8 @@ class Federation:
         ending = (
             f"round {number}: {failure}; resume with: fedadapt simulate --resume {self._folder}"
         )
-        if failure.reasons and all("finite" in reason for reason in failure.reasons):
+        spoilt = ("expected finite", "expected smaller")  # of all, or it is not the training's fault
+        if not failure.accepted and failure.reasons and all(r.endswith(spoilt) for r in failure.reasons):
             raise DivergedError(f"{ending} (the models diverged: a lower lr may help)")
         raise QuorumLostError(ending)
 
@@ -343,6 +344,7 @@ class Federation:
             number,
             min_replies=self._config.min_replies,
             max_update_norm=self._config.max_update_norm,
+            max_update_factor=self._config.max_update_factor,
             record=self._journal.append,
             progress=self._progress.advance,
             meanwhile=meanwhile,

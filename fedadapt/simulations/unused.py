@@ -9,7 +9,7 @@ from fedadapt.strategies.selected import SAMPLING, Selected
 
 OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
-OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
+OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline", "max-weight-factor"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
 OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve", "confidence"})
 

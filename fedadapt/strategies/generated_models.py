@@ -68,6 +68,10 @@ class Generated(Strategy[GeneratorState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (INSTALL,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        INSTALL: "nothing but that the tensors came",
+        "train": "the tensors that the server makes, trained",
+    }
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

@@ -70,7 +70,7 @@ class SelectedStrategy:
         return StrategyWithState(strategy.prepare(server))
 
 
-SAMPLING = frozenset({"fraction", "max-update-norm"})
+SAMPLING = frozenset({"fraction", "max-update-norm", "max-update-factor"})
 """Settings of rounds in which some of the clients train."""
 
 

@@ -23,6 +23,7 @@ from fedadapt.random_streams import stream
 from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
 from fedadapt.strategies.clusters import Clusters
 from fedadapt.strategies.shared.fedavg import FedAvg
+from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import Weights, repeat
 
 CHOICE = "choice"
@@ -49,6 +50,10 @@ class IFCA(Strategy[Clusters]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
+        "train": "one of the models, trained, and which one it is",
+        STATISTICS: f"{FedAvg.told_of()[STATISTICS]}; which model they are of",
+    }
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -93,6 +98,9 @@ class IFCA(Strategy[Clusters]):
 
     def expected(self, action: str, sent: Weights) -> Weights:
         return self._average.expected(action, split_models(sent)[0])
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return {CHOICE: torch.zeros((), dtype=torch.int64)}
 
     def validation_errors(self, action: str, update: Update) -> Mapping[int, str]:
         count = len(update.num_examples)

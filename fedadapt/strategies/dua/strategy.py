@@ -56,6 +56,10 @@ class MergedExperts(Strategy[DuaState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (IMPORTANCE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "nothing: clients do not train",
+        IMPORTANCE: "how much each parameter of an expert matters; with merge_on=client nothing",
+    }
     learns_tasks: ClassVar[bool] = True
     samples_clients: ClassVar[bool] = False
     method: ClassVar[str]  # ``ExpertTraining.method``

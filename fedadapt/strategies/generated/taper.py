@@ -78,6 +78,10 @@ class Taper(Strategy[TaperState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        DESCRIBE: "the share of each class among the training images",
+        "train": "the trained network; later all bases and the mixer, trained",
+    }
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
