@@ -5,7 +5,6 @@ round. Where a client does not tell how many images it has, all clients weigh al
 """
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median_low
 
@@ -124,7 +123,8 @@ class Announcements:
             raise ReplyError(
                 f"num-examples: {told:g}, but the client announced {announced:g} before the run"
             )
-        return replace(update, num_examples=update.num_examples.clamp(max=min(announced, self._most)))
+        most = min(announced, self._most)
+        return replace(update, num_examples=update.num_examples.clamp(max=most))
 
     @property
     def _most(self) -> float:

@@ -18,6 +18,7 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.flower import records
 from fedadapt.flower.egress import Declared, Device, Egress, costing, debited
+from fedadapt.flower.experiment import experiment_of, settings_of, without_experiment
 from fedadapt.messages import Config
 from fedadapt.server.checks import Expected
 from fedadapt.simulations.assembly import Assembly, assemble
@@ -93,16 +94,16 @@ def answer(message: Message, context: Context) -> Message:
     """Compute the answer to ``train``, or to a query that the run declares; refuse any other."""
     assembly, client = _self(context)
     sent = records.received(message.content, client)
-    store = _store(assembly.config, context, client)
+    store = _store(assembly.config, context, client, sent.config)
+    sent = sent._replace(config=without_experiment(sent.config))
     round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
     action = message.metadata.message_type
-    # A round that is trained again begins as it did; all else is asked of what there is now.
-    states = store.load(before=round) if action == "train" else store.load()
+    states = store.load(round, action)
     update = assembly.worker.answer(action, round, sent, [states])
     new_states = {part: row(weights, 0) for part, weights in update.states.items()}
     epsilon = _debited(action, states, new_states, assembly, context, client)
     if new_states and all(is_finite(weights) for weights in new_states.values()):
-        store.save({**states, **new_states}, round)
+        store.save({**states, **new_states}, round, action)
     return Message(costing(records.answer(update), epsilon), reply_to=message)
 
 
@@ -129,7 +130,7 @@ def evaluate(message: Message, context: Context) -> Message:
         for name, record in content.array_records.items()
         if name.startswith(records.POOLED)
     }
-    wanted, store = config["adaptations"], _store(assembly.config, context, client)
+    wanted, store = config["adaptations"], _store(assembly.config, context, client, config)
     round, task = int(config["server-round"]), int(config.get("task", 0))  # type: ignore[arg-type]
     collected = CollectedModels(config.get("collect", ()))  # type: ignore[arg-type]
     evaluated = assembly.worker.at(task).evaluate(
@@ -152,7 +153,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _config(context: Context) -> RunConfig:
     """The run's settings; ``clients = 0`` stands for as many as Flower has nodes."""
-    config = RunConfig.from_mapping(context.run_config)
+    config = RunConfig.from_mapping(settings_of(context.run_config))
     if config.clients:
         return config
     if "num-partitions" not in context.node_config:
@@ -193,9 +194,20 @@ def _debited(
     return debited(action, states, new_states, policy, budget)
 
 
-def _store(config: RunConfig, context: Context, client: int) -> ClientStateStore:
-    """Where this client keeps what stays with it; node config ``state-dir`` says where."""
-    folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "clients"
-    # Every run under Flower begins anew: the same settings once more are another experiment.
-    experiment = f"{config.experiment}-{context.run_id}"
-    return ClientStateStore(Path(str(folder)), experiment, str(client))
+def _store(config: RunConfig, context: Context, client: int, settings: Config) -> ClientStateStore:
+    """Where this client keeps what stays with it; node config ``state-dir`` says where.
+
+    Args:
+        settings: Of the message, which says what experiment it is of.
+
+    """
+    folder = Path(
+        str(context.node_config.get("state-dir") or Path(config.out or "runs", "clients"))
+    )
+    experiment = experiment_of(settings)
+    if experiment is None:  # of somebody else's server: every run of Flower is another experiment
+        name = f"{config.experiment}-{context.run_id}"
+        return ClientStateStore(folder, name, str(client))
+    store = ClientStateStore(folder, f"{config.experiment}-{experiment.id}", str(client))
+    store.begin(experiment.attempt, after=experiment.after)
+    return store

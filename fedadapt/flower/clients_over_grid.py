@@ -15,6 +15,7 @@ from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import records
 from fedadapt.flower.announced import Announced, Announcements
 from fedadapt.flower.egress import WITHHELD
+from fedadapt.flower.experiment import Experiment
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
@@ -56,7 +57,16 @@ class GridClients:
 
     keeps_models = True
 
-    def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
+    def __init__(
+        self, grid: Grid, config: RunConfig, manifest: str, experiment: Experiment | None = None
+    ) -> None:
+        """Nodes that have not been asked yet.
+
+        Args:
+            experiment: What clients keep belongs to; None: to this run of Flower alone.
+
+        """
+        self._settings: Config = experiment.to_config() if experiment is not None else {}
         self._grid = grid
         self._config = config
         self._manifest = manifest
@@ -93,7 +103,8 @@ class GridClients:
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
         contents = models_by_client({records.ARRAYS: sent.weights}, len(sent.clients))
-        asked = (records.request(models, sent.config) for models in contents)
+        config = {**sent.config, **self._settings}
+        asked = (records.request(models, config) for models in contents)
         for client, reply in self._exchange(action, round, sent.clients, asked):
             if isinstance(reply, Failure):
                 yield Answers((), None, {client: reply})
@@ -127,6 +138,7 @@ class GridClients:
             "task": request.task,
             "on-client": list(request.on_client),
         }
+        config = {**config, **self._settings}
         if request.collect:
             config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))

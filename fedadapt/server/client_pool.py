@@ -78,8 +78,8 @@ class ClientPool(Protocol):
 
     @property
     def withheld(self) -> Mapping[str, int]:
-        """What the run has to do without; known once ``ready`` has returned."""
-        return {}
+        """What the run has to do without, once ``ready`` has returned."""
+        ...
 
     def ready(self) -> Sequence[int]:
         """Wait for the clients, check that they fit the run, return their numbers, ascending."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
@@ -47,6 +48,7 @@ from fedadapt.simulations.results.summary import requested, summarise, write_sum
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+FLOWER = "flower"  # the engine whose clients keep what stays with them on disks of their own
 
 
 def simulate(
@@ -78,7 +80,8 @@ def run(
 
     """
     config, benchmark = assembly.config, assembly.benchmark
-    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
+    go_on = _command(engine, folder)
+    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash, engine) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
     initial = InitialModel(start, is_sent=bool(config.weights))
     has_local = config.local and assembly.tasks is None
@@ -102,6 +105,7 @@ def run(
             saved_models=saved_models,
             initial=initial if has_local else None,
             has_tasks=assembly.selected.learns_tasks,
+            go_on=go_on,
         )
         try:
             _describe(assembly, engine, folder)
@@ -112,9 +116,7 @@ def run(
                 federation.begin(start)
             seconds = federation.run()
         except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"interrupted; go on with: fedadapt simulate --resume {folder}"
-            ) from None
+            raise InterruptedRunError(f"interrupted; go on with: {go_on}") from None
         progress.phase("writing tables and pictures", 1)
         served = {}
         if config.serve == "best-on-adapt":
@@ -122,7 +124,7 @@ def run(
         saved_models.finish(federation.base_models(), config.rounds, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
-        summary = _write_summary(assembly, folder, seconds)
+        summary = _write_summary(assembly, folder, seconds, client_pool.withheld)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
@@ -136,7 +138,7 @@ def announce(
     Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
     its experts will train: of these nothing is said.
     """
-    if engine == "flower" or assembly.tasks is not None:
+    if engine == FLOWER or assembly.tasks is not None:
         return
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
@@ -150,15 +152,28 @@ def announce(
         console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
 
 
-def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
+def _command(engine: str, folder: Path) -> str:
+    """The command that goes on with a run."""
+    if engine == FLOWER:
+        return f"flwr run . --run-config {folder / 'resume.toml'}"
+    return f"fedadapt simulate --resume {folder}"
+
+
+def _checkpoint(folder: Path, config: RunConfig, manifest: str, engine: str) -> Checkpoint:
     """The state to go on from; refused where the settings or the data are not what they were."""
     checkpoint = load_latest(folder)
     begun_with = RunConfig().to_mapping() | checkpoint.config  # a key may be newer than the run
     check_same_config(begun_with, config.to_mapping())
     try:
-        begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+        written = json.loads((folder / MANIFEST).read_text("utf-8"))
+        begun, begun_on = written["hash"], str(written["engine"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / MANIFEST}: {error}; without it no run goes on") from None
+    if (begun_on == FLOWER) != (engine == FLOWER):
+        raise InputError(
+            f"resume: the run began with {begun_on} and cannot go on with {engine}, since part of "
+            f"it is where its clients are; go on with: {_command(begun_on, folder)}"
+        )
     if begun != manifest:
         raise InputError(
             f"resume: the data are not those the run began with (manifest {begun[:12]}, now "
@@ -195,7 +210,9 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
         write_atomically(folder / f"{name}.json", text.encode())
 
 
-def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str, object]:
+def _write_summary(
+    assembly: Assembly, folder: Path, seconds: float, withheld: Mapping[str, int]
+) -> dict[str, object]:
     """The headline, the picture and the report."""
     config = assembly.config
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
@@ -209,6 +226,7 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
         journal_rows(folder, EvaluationFailure),
         journal_rows(folder, Confidence),
         by_task=assembly.tasks is not None,
+        withheld=withheld,
     )
     if (groups := read_groups(folder)) is not None:
         summary["groups"] = groups.headline

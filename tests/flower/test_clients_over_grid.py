@@ -41,8 +41,9 @@ def client_app() -> ClientApp:
 
     @app.query("hello")
     def hello(message: Message, context) -> Message:
-        told = {"partition-id": context.node_config["partition-id"], "version": __version__,
-                "manifest": MANIFEST, "num-examples": 10}  # fmt: skip
+        partition = context.node_config["partition-id"]
+        told = {"partition-id": partition, "version": __version__,
+                "manifest": MANIFEST, "num-examples": 10 * (partition + 1)}  # fmt: skip
         return Message(records.request({}, told), reply_to=message)
 
     @app.train()
@@ -120,6 +121,9 @@ def arrays(found):
         (arrays({"w": MODEL["w"]}), "rejected", "missing 'count'"),
         (arrays(MODEL | {"w": torch.ones(1)}), "rejected", "shape (1,), expected (2, 3)"),
         (arrays(MODEL | {"w": MODEL["w"] / 0}), "rejected", "NaN or infinite"),
+        (arrays(MODEL | {"w": MODEL["w"] + 3e38}), "rejected", "6 of 6 values beyond 1e+12"),
+        (edited(lambda c: c["metrics"].update({"num-examples": 10**12})), "rejected",
+         "num-examples: 1e+12, but the client announced 20 before the run"),
     ],
 )  # fmt: skip
 def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
@@ -133,6 +137,36 @@ def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
     [(client, failure)] = bad.failures.items()
     assert (client, failure.outcome) == (1, outcome)
     assert reason in failure.reason
+
+
+def weights(on: FakeGrid, **settings) -> list[float]:
+    """By which each client's answer counts, in client order."""
+    clients = client_pool(on, **settings)
+    clients.ready()
+    sent = Sent((0, 1, 2), repeat(MODEL, 3), {"server-round": 1})
+    return [a.update.num_examples.item() for a in clients.ask("train", 1, sent, MODEL)]
+
+
+def examples(count: float):
+    return edited(lambda c: c["metrics"].update({"num-examples": count}))
+
+
+def test_a_client_never_weighs_more_than_it_said_before_the_run():
+    """New images are no lie, but they count in the next run only."""
+    on = grid()
+    on.faults["train", 17] = examples(27)
+    assert weights(on) == [10, 20, 30]
+    on.faults["train", 17] = examples(3)
+    assert weights(on) == [10, 3, 30]
+
+
+def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_at_most(caplog):
+    on = grid()
+    on.faults["query.hello", 17] = edited(lambda c: c["config"].update({"num-examples": 10**9}))
+    on.faults["train", 17] = examples(10**9)
+    assert weights(on, max_weight_factor=1.5) == [10, 45, 30]
+    assert weights(on) == [10, 10**9, 30]
+    assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
 
 
 def hello(**changes):
@@ -152,6 +186,10 @@ def unsaid(name: str):
         (hello(**{"partition-id": "x"}), "node 17: its partition-id is 'x'; it must be a number"),
         (hello(**{"partition-id": -1}), "node 17: its partition-id is -1; it must be a number"),
         (hello(**{"partition-id": True}), "node 17: its partition-id is True; it must be a num"),
+        (unsaid("num-examples"), "client 1: does not say how many training images it has"),
+        (hello(**{"num-examples": True}), "client 1: does not say how many training images"),
+        (hello(**{"num-examples": 0}), "client 1: says it has 0 training images; it must be above"),
+        (hello(**{"num-examples": float("nan")}), "client 1: says it has nan training images"),
         (unsaid("partition-id"), "node 17: its partition-id is None"),
         (unsaid("version"), "client 1: runs fedadapt None, the server"),
         (unsaid("manifest"), "client 1: its data assignment is None, the server's"),
