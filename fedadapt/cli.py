@@ -16,6 +16,7 @@ from rich.text import Text
 from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
+from fedadapt.deploy.commands import deploy
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.new.command import new
 from fedadapt.parameters import parameters
@@ -65,6 +66,7 @@ main.add_command(ledger)
 main.add_command(reproduce)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(deploy)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:

@@ -14,7 +14,9 @@ from fedadapt.flower.client_app import app
 from fedadapt.flower.clients_over_grid import GridClients
 from fedadapt.flower.experiment import Experiment
 from fedadapt.flower.records import array_record, request
+from fedadapt.flower.roll_call import BenchmarkRollCall
 from fedadapt.flower.server_app import app as server
+from fedadapt.models.vit import vit_tiny
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import Assembly, assemble, initial, on_server
@@ -94,7 +96,11 @@ class Driven:
         self.assembly: Assembly = assemble(self.config)
         self.grid = grid(self.config.to_mapping(), folder, policies)
         manifest = self.assembly.benchmark.manifest.hash
-        self.clients = GridClients(self.grid, self.config, manifest, Experiment("ab" * 8))
+        told = Experiment("ab" * 8).to_config()
+        self.clients = GridClients(
+            self.grid, self.config, BenchmarkRollCall(self.grid, self.config, manifest),
+            self.assembly.benchmark.kinds, lambda client: told,
+        )  # fmt: skip
         self.clients.ready()
         (folder / "out").mkdir(parents=True, exist_ok=True)
         self.strategy = on_server(self.assembly, folder / "out")
@@ -120,3 +126,8 @@ class Driven:
                 adaptations=("none",), on_client=self.strategy.made_on_client, **changes,
             )  # fmt: skip
             yield from self.clients.evaluate(request)
+
+
+def prompted(shape: tuple[int, int, int], classes: int):
+    """A network with prompts, of a few numbers."""
+    return vit_tiny(shape, classes, prompts=2, width=8, blocks=1, heads=2)

@@ -5,6 +5,7 @@ round. Where a client does not tell how many images it has, all clients weigh al
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import median_low
 
@@ -32,21 +33,21 @@ class Announced:
     tells_metrics: bool = True
 
     @staticmethod
-    def of(facts: Config, who: str) -> "Announced":
+    def of(facts: Config) -> "Announced":
         """Read the answer to ``query.hello``.
 
         Raises:
-            InputError: It is impossible; ``who`` says whose it is.
+            InputError: It is impossible.
 
         """
         images = facts.get("num-examples")
         if facts.get("egress-num-examples") == "none":
             images = None
         elif isinstance(images, bool) or not isinstance(images, int | float):
-            raise InputError(f"{who}: does not say how many training images it has")
+            raise InputError("it does not say how many training images it has")
         elif not 0 < images <= MAX_EXAMPLES:
             raise InputError(
-                f"{who}: says it has {images:g} training images; it must be above 0 and at most "
+                f"it says it has {images:g} training images; it must be above 0 and at most "
                 f"{MAX_EXAMPLES:g}"
             )
         messages = facts.get("egress-messages")
@@ -54,7 +55,7 @@ class Announced:
         return Announced(images, listed, facts.get("egress-metrics") is not False)
 
     def refusal(self, action: str) -> Failure | None:
-        """Return why the client will not answer; None if it will. It need not be sent the model."""
+        """Return why the client will not answer; None if it will."""
         if self.messages is None or action in self.messages or action in ALWAYS:
             return None
         return Failure("error", f"egress: {rule_of(action)!r} is not allowed on this device")
@@ -101,6 +102,11 @@ class Announcements:
             "answer only some messages": [c.messages is not None for c in self.clients.values()],
         }
         return {what: sum(flags) for what, flags in said.items() if any(flags)}
+
+    def refusals(self, action: str, clients: Iterable[int]) -> dict[int, Failure]:
+        """Return why some of ``clients`` will not answer; they need not be sent the model."""
+        known = {d: self.clients[d].refusal(action) for d in clients if d in self.clients}
+        return {client: failure for client, failure in known.items() if failure is not None}
 
     def is_counted(self, client: int) -> bool:
         """Whether a client tells how many images an answer is about."""

@@ -54,7 +54,7 @@ class Declared:
 
     records: Mapping[str, Expected] = field(default_factory=dict)  # arrays, report
     metrics: frozenset[str] = frozenset()
-    facts: frozenset[str] = frozenset()  # of ``query.hello`` and the like
+    facts: frozenset[str] = frozenset()  # of the server's own queries, ``query.hello`` say
 
 
 class Egress:
@@ -345,8 +345,7 @@ def _reduce_rows(content: RecordDict, asked: RecordDict, policy: Policy) -> None
         if {*table} != {*columns} or any(not told[n] <= allowed[n] for n in told):
             raise EgressError.rule("undeclared")
     failed["reason"] = [_error_text(reason) for reason in failed["reason"]]  # type: ignore[union-attr]
-    if not policy.domain_names:
-        words["kind"] = [""] * len(words["kind"])  # type: ignore[arg-type]
+    words["kind"] = [""] * len(words["kind"])  # type: ignore[arg-type]
     if sure is not None and not (policy.each_image and policy.num_examples == "exact"):
         del content[records.CONFIDENCES]
     if policy.num_examples == "exact":

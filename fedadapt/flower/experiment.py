@@ -33,12 +33,10 @@ class Experiment:
     after: int = 0  # the round that this attempt goes on after
 
     @staticmethod
-    def begin(folder: Path, config: RunConfig) -> "Experiment":
-        """Begin a new one; how to go on with it is in its folder from now on."""
+    def begin(folder: Path) -> "Experiment":
+        """Begin a new one in a new run folder."""
         experiment = Experiment(secrets.token_hex(8))
         experiment._write(folder)
-        settings = config.to_mapping() | {RESUME: str(folder.absolute())}
-        write_atomically(folder / RESUME_FILE, tomli_w.dumps(settings).encode())
         return experiment
 
     @staticmethod
@@ -60,6 +58,11 @@ class Experiment:
         experiment = replace(before, attempt=before.attempt + 1, after=round)
         experiment._write(folder)
         return experiment
+
+    def write_resume_file(self, folder: Path, config: RunConfig) -> None:
+        """Write the settings with which ``flwr run`` goes on with this run."""
+        settings = config.to_mapping() | {RESUME: str(folder.absolute())}
+        write_atomically(folder / RESUME_FILE, tomli_w.dumps(settings).encode())
 
     def to_config(self) -> Config:
         """Return the settings that every message has."""

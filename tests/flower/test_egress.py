@@ -303,7 +303,7 @@ def test_results_of_models_leave_as_the_owner_allows(tmp_path):
     assert row.num_examples == 100
     assert row.accuracy == round(exact[0].accuracy, 2)
     assert records.CONFIDENCES not in content  # they count the images
-    some = OneClient(tmp_path / "c", "each-image = true\ndomain-names = true")
+    some = OneClient(tmp_path / "c", "each-image = true")
     content = some.ask("evaluate", **asked).content
     assert records.rows(content, 1, 2) == exact
     assert len(records.confidences(content, 1, 2)) == 1

@@ -25,7 +25,7 @@ ALWAYS = frozenset({"query.hello", "query.count"})
 NOMINAL = 100
 """Images that stand for all of a client's where their number is not told: accuracies in percent."""
 
-KEYS = ("messages", "num-examples", "metrics", "each-image", "domain-names", "privacy")
+KEYS = ("messages", "num-examples", "metrics", "each-image", "privacy")
 OF_PRIVACY = ("epsilon", "delta", "messages")
 
 TEMPLATE = """\
@@ -42,9 +42,6 @@ metrics = true
 
 # For each test image, how sure the model is and whether it is right (a run with confidence=true).
 each-image = false
-
-# The name of this device's domain, e.g. that of a folder.
-domain-names = false
 
 # What all noisy answers together may cost, in all runs on the same images. The messages that are
 # listed leave with noise or not at all.
@@ -86,15 +83,14 @@ class Policy:
     num_examples: Counts = "exact"
     metrics: bool = True
     each_image: bool = True
-    domain_names: bool = True
     privacy: DpBudget | None = None
 
     @staticmethod
     def of(node_config: Mapping[str, object]) -> "Policy":
         """Return the policy of a node; without ``egress-policy`` that of a client without owner.
 
-        Of a device that is nobody's simulation, names of domains and what is told of each test
-        image stay without a policy that lets them go.
+        Of a device that is nobody's simulation, what is told of each test image stays without a
+        policy that lets it go.
 
         Raises:
             InputError: One line: the file cannot be read, or is wrong.
@@ -104,7 +100,7 @@ class Policy:
         if path is not None:
             return Policy.from_toml(Path(str(path)).expanduser())
         simulated = "num-partitions" in node_config or "state-dir" not in node_config
-        return Policy(each_image=simulated, domain_names=simulated)
+        return Policy(each_image=simulated)
 
     @staticmethod
     def from_toml(path: Path) -> "Policy":
@@ -174,7 +170,6 @@ def _policy(given: Mapping[str, Any], where: str) -> Policy:
         num_examples=counts,
         metrics=_flag(given, "metrics", where, default=True),
         each_image=_flag(given, "each-image", where, default=False),
-        domain_names=_flag(given, "domain-names", where, default=False),
         privacy=None if privacy is None else _privacy(privacy, f"{where}: privacy"),
     )
 

@@ -60,6 +60,8 @@ class CFL(ClusteredModels):
     leaves: ClassVar[Mapping[str, str]] = {
         DIRECTION: "of a client that never trains: the update of one training on its adapt images",
     }
+    client_reports = "newcomers once how they train the model that was split first"
+    unseen_get = "the model of the cluster that trains most like them"
 
     rule: str = param("gap", "when a cluster is split", choices=("gap", "norms"))
     first_round: int = param(5, "no split before (published: 20)", at_least=1)

@@ -54,6 +54,10 @@ class IFCA(Strategy[Clusters]):
         "train": "one of the models, trained, and which one it is",
         STATISTICS: f"{FedAvg.told_of()[STATISTICS]}; which model they are of",
     }
+    client_keeps = "its choice"
+    client_reports = "its choice"
+    personal_is = "on the server, one a cluster"
+    unseen_get = "the model of least loss on their labelled adapt images"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

@@ -60,6 +60,8 @@ class MergedExperts(Strategy[DuaState]):
         "train": "nothing: clients do not train",
         IMPORTANCE: "how much each parameter of an expert matters; with merge_on=client nothing",
     }
+    unseen_get: ClassVar[str] = "what all get: no client trains"
+    batch_norm_is: ClassVar[str] = "the experts'"
     learns_tasks: ClassVar[bool] = True
     samples_clients: ClassVar[bool] = False
     method: ClassVar[str]  # ``ExpertTraining.method``

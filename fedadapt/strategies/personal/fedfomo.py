@@ -46,6 +46,9 @@ class FedFomo(PersonalModels):
     combined = "when sent"
     # A client starts from what is its own.
     ignores = frozenset({"max-update-norm", "max-update-factor"})
+    client_gets = "later those of `candidates` others"
+    client_keeps = "its own model"
+    client_reports = "its shares of the models received"
     seed: int = from_run(default=1)
     candidates: int = param(5, "models of others that a client receives", at_least=0)
     epsilon: float = param(0.3, "probability of a random candidate", at_least=0, at_most=1)

@@ -55,6 +55,8 @@ class PFA(ClusteredModels):
     leaves: ClassVar[Mapping[str, str]] = {
         SPARSITY: "how often each of q channels of a layer is 0; noisy with dp_epsilon",
     }
+    client_reports = "once its sparsity vector"
+    unseen_get = "the model of the nearest group"
     compares_layers: ClassVar[bool] = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)

@@ -47,6 +47,7 @@ class FedProto(SharedModel):
     leaves: ClassVar[Mapping[str, str]] = {
         "train": "sums of the features of each class and the class shares; no weights"
     }
+    unseen_get = "the initial body below the nearest prototype"
     personal_of_all = True  # of the prototypes, too
     lam: float = param(1.0, "strength of the pull towards the prototypes", at_least=0)
     predict: str = param(

@@ -54,6 +54,7 @@ class Scaffold(Strategy[ScaffoldState]):
         "train": "the trained model and its control variate"
     }
     ignores = frozenset({"momentum"})
+    client_keeps = "its control variate"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

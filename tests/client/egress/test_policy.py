@@ -16,7 +16,7 @@ def test_every_key_is_read(tmp_path):
     found = policy(
         tmp_path,
         'messages = ["train", "query.sparsity"]\nnum-examples = "rounded"\nmetrics = false\n'
-        "each-image = true\ndomain-names = true\n[privacy]\nepsilon = 2\ndelta = 1e-6\n"
+        "each-image = true\n[privacy]\nepsilon = 2\ndelta = 1e-6\n"
         'messages = ["query.sparsity", "query.moments"]\n',
     )
     assert found == Policy(
@@ -24,7 +24,6 @@ def test_every_key_is_read(tmp_path):
         num_examples="rounded",
         metrics=False,
         each_image=True,
-        domain_names=True,
         privacy=DpBudget(
             epsilon=2.0, delta=1e-6, messages=frozenset({"query.sparsity", "query.moments"})
         ),
@@ -32,9 +31,9 @@ def test_every_key_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", TEMPLATE])
-def test_a_policy_that_says_nothing_keeps_names_and_single_images_back(tmp_path, text):
+def test_a_policy_that_says_nothing_keeps_single_images_back(tmp_path, text):
     found = policy(tmp_path, text)
-    assert found == Policy(each_image=False, domain_names=False)
+    assert found == Policy(each_image=False)
     assert found.allows("query.anything")
 
 
@@ -78,12 +77,12 @@ def test_a_policy_that_is_not_there_is_refused(tmp_path):
         Policy.from_toml(tmp_path / "nowhere.toml")
 
 
-def test_without_a_policy_only_a_simulation_tells_names_and_single_images(tmp_path):
+def test_without_a_policy_only_a_simulation_tells_of_single_images(tmp_path):
     assert Policy.of({"num-partitions": 3, "state-dir": "x"}) == Policy()
-    assert Policy.of({"state-dir": "x"}) == Policy(each_image=False, domain_names=False)
+    assert Policy.of({"state-dir": "x"}) == Policy(each_image=False)
     (tmp_path / "p.toml").write_text("metrics = false")
     owned = Policy.of({"num-partitions": 3, "egress-policy": str(tmp_path / "p.toml")})
-    assert owned == Policy(metrics=False, each_image=False, domain_names=False)
+    assert owned == Policy(metrics=False, each_image=False)
 
 
 @pytest.mark.parametrize(
