@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from fedadapt.client.egress.ledger import Entry, ledgers
 from fedadapt.flower.client_app import app
 from fedadapt.flower.clients_over_grid import GridClients
-from fedadapt.flower.experiment import Experiment
+from fedadapt.flower.run_facts.experiment import Experiment
 from fedadapt.flower.records import array_record, request
 from fedadapt.flower.roll_call import BenchmarkRollCall
 from fedadapt.flower.server_app import app as server

@@ -19,7 +19,7 @@ from fedadapt.datasets.own.own_data import OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.errors import InputError, RefusedError
 from fedadapt.flower import records
-from fedadapt.flower.experiment import experiment_of, settings_of
+from fedadapt.flower.run_facts.experiment import experiment_of, settings_of
 from fedadapt.flower.owner import Owner
 from fedadapt.messages import Config
 from fedadapt.simulations.assembly import Assembly, assemble, assembled

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.flower import records
-from fedadapt.flower.announced import Announcements
+from fedadapt.flower.run_facts.announced import Announcements
 from fedadapt.flower.egress import WITHHELD
 from fedadapt.flower.nodes import wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply

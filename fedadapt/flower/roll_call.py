@@ -22,8 +22,8 @@ from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.settings import parse_classes
 from fedadapt.errors import REFUSALS, InputError, QuorumLostError, shown
 from fedadapt.flower import records
-from fedadapt.flower.agreement import Agreement
-from fedadapt.flower.announced import Announced
+from fedadapt.flower.run_facts.agreement import Agreement
+from fedadapt.flower.run_facts.announced import Announced
 from fedadapt.flower.nodes import wait_for_nodes
 from fedadapt.flower.roster import Roster
 from fedadapt.flower.software import differences

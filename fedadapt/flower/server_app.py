@@ -13,7 +13,7 @@ from fedadapt.flower.exit_codes import tells_exit_code
 if TYPE_CHECKING:
     from fedadapt.config import RunConfig
     from fedadapt.flower.clients_over_grid import GridClients
-    from fedadapt.flower.experiment import Experiment
+    from fedadapt.flower.run_facts.experiment import Experiment
     from fedadapt.simulations.assembly import Assembly
 
 app = ServerApp()
@@ -30,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
 
     """
     from fedadapt.flower.clients_over_grid import count_clients
-    from fedadapt.flower.experiment import Experiment, resumed
+    from fedadapt.flower.run_facts.experiment import Experiment, resumed
     from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
@@ -82,7 +82,7 @@ def _with_own_data(
 ) -> "tuple[Assembly, GridClients]":
     """Clients that have data of their own: the server has a schema, and none of the data."""
     from fedadapt.datasets.own.benchmarks import OnServer
-    from fedadapt.flower.agreement import Agreement
+    from fedadapt.flower.run_facts.agreement import Agreement
     from fedadapt.flower.clients_over_grid import GridClients
     from fedadapt.flower.roll_call import OwnRollCall
     from fedadapt.flower.software import network_facts

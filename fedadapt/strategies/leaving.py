@@ -11,8 +11,8 @@ ANY = "any run"
 OF_ANY_RUN = {
     "query.hello": "who the client is, versions, what the run is on, the number of training images",
     "query.count": "how many clients there are, where the run does not say",
-    "query.classes": "names of classes, where the run does not give them and the owner shares them",
-    "query.normalization": "sums of the channels of all training pictures, if the owner shares them",
+    "query.classes": "names of classes, where the run gives none and the owner shares them",
+    "query.normalization": "sums of the channels of all training images, if the owner shares them",
     "evaluate": "of each model and adaptation: accuracy, loss, number of test images; with "
     "confidence=true how sure it is of each test image",
     "any of these": "beside it the number of images and the loss; or an error: a fixed word, the "

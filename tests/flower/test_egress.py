@@ -136,13 +136,13 @@ def test_an_array_of_another_shape_or_with_something_behind_it_refuses_the_answe
     content = honest()
     content["arrays"]["w"] = array
     reply = through(content)
-    assert reply.error == Error(905, "egress: 'undeclared' is not allowed on this device")
+    assert reply.error == Error(906, "egress: 'undeclared' is not allowed on this device")
     assert not reply.has_content()
 
 
 def test_a_message_that_the_owner_does_not_allow_is_not_even_computed():
     reply = through(None, Policy(messages=frozenset({"evaluate"})))
-    assert reply.error == Error(905, "egress: 'train' is not allowed on this device")
+    assert reply.error == Error(906, "egress: 'train' is not allowed on this device")
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_where_nothing_can_be_checked_nothing_leaves(broken):
     reply = mod(Message(RecordDict(), 1, "train"), Context(7, 1, {}, RecordDict(), {}), call)
     assert not reply.has_content()
     what = "'policy' cannot be read" if broken == "device" else "'answer' cannot be checked"
-    assert reply.error == Error(905, f"egress: {what} on this device")
+    assert reply.error == Error(906, f"egress: {what} on this device")
 
 
 # The ledger
@@ -234,7 +234,7 @@ def test_a_kill_between_writing_and_sending_leaves_an_unconfirmed_entry(tmp_path
 def test_what_cannot_be_entered_is_not_sent(tmp_path):
     (tmp_path / "ledger").write_text("in the way")
     reply = through(honest(), ledger=Ledger(tmp_path, "2"))
-    assert reply.error == Error(905, "egress: 'ledger' cannot be written on this device")
+    assert reply.error == Error(906, "egress: 'ledger' cannot be written on this device")
 
 
 def test_refusals_and_failures_are_entered_too(tmp_path):
