@@ -48,6 +48,7 @@ LIGHT = {
     "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
     "new/command.py", "older_runs.py",
     "parameters.py", "registry.py", "privacy/__init__.py", "privacy/command.py",
+    "privacy/ledger_command.py", "client/egress/ledger.py", "client/egress/policy.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
