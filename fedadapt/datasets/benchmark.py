@@ -93,7 +93,7 @@ class Benchmark(ABC):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     scaling: Scaling
-    kinds: tuple[str, ...]
+    kinds: Sequence[str]
     unseen: frozenset[int]
     domains: tuple[str, ...] = ()
     manifest: Manifest

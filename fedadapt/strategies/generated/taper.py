@@ -50,6 +50,15 @@ class Taper(TaskMixtures):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        DESCRIBE: "the share of each class among the training images",
+        "train": "the trained network; later all bases and the mixer, trained",
+    }
+    client_gets = "later all bases and the mixer"
+    client_reports = "its share of each class, later all bases and the mixer"
+    personal_is = "mixed on the server"
+    unseen_get = "a mixture by their own description"
+    batch_norm_is = "mixed like other tensors"
 
     bases: int = param(2, "networks that are mixed", at_least=1)
     warm_up: int = param(150, "steps of the mixer on the server before the last stage", at_least=0)
