@@ -15,7 +15,8 @@ from flwr.app import Context, RecordDict
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.benchmarks import OnClient
-from fedadapt.datasets.own.own_data import OwnSource, read_own_data
+from fedadapt.datasets.own.of_run import begin_run, pictures_of_run
+from fedadapt.datasets.own.own_data import OwnData, OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.tasks import own_tasks
 from fedadapt.errors import InputError, RefusedError
@@ -54,8 +55,11 @@ def client_part(content: RecordDict, context: Context) -> ClientPart:
         number = int(fingerprint[:7], 16)
     if type(number) is not int or not 0 <= number < _MOST_CLIENTS:
         raise RefusedError("bad-settings", f"client: number {number!r}")
-    assembly = own_assembly(config, schema, owner.source)
-    return ClientPart(assembly, number, _store(Path(owner.state), fingerprint, config, context))
+    store = _store(Path(owner.state), fingerprint, config, context)
+    data = own_data(owner.source, schema, pictures_of_run(store.folder))
+    if pictures_of_run(store.folder) is None:
+        begin_run(store.make(), data.pictures)
+    return ClientPart(own_assembly(config, schema, data), number, store)
 
 
 def run_config(context: Context) -> RunConfig:
@@ -82,9 +86,15 @@ def agreed(settings: Mapping[str, object]) -> Schema:
 
 
 @lru_cache(maxsize=2)
-def own_assembly(config: RunConfig, schema: Schema, source: OwnSource) -> Assembly:
-    """Build everything that this client needs from its own data."""
-    benchmark = OnClient(schema, read_own_data(source, schema))
+def own_data(source: OwnSource, schema: Schema, only: frozenset[str] | None) -> OwnData:
+    """Read this client's data once in a process."""
+    return read_own_data(source, schema, only)
+
+
+@lru_cache(maxsize=2)
+def own_assembly(config: RunConfig, schema: Schema, data: OwnData) -> Assembly:
+    """Build everything that this client needs around its own data, once in a process."""
+    benchmark = OnClient(schema, data)
     if schema.tasks:
         return assembled_tasks(config, own_tasks(benchmark, schema), on_client=True)
     return assembled(config, benchmark, on_client=True)
