@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fedadapt.client.adaptations import registry as adaptations
+from fedadapt.client.failures import Deadlines
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
@@ -122,6 +123,7 @@ def run_of(
         # A client that has something to protect draws its noise from true entropy.
         noise_seed=None if on_client else config.seed,
         newcomers=tuple(sorted(benchmark.unseen)),
+        domains=benchmark.domains,
     )
 
 
@@ -156,6 +158,8 @@ def server_side(
         tasks=assembly.tasks,
         folder=folder,
         compute=assembly.worker.compute,
+        images=assembly.benchmark.server_images,
+        scaling=assembly.benchmark.scaling,
         progress=progress,
     )
 
@@ -193,4 +197,5 @@ def _worker(
         bytes_in_memory=bytes_in_memory,
         alone=TrainingAlone(local_training(config), local_epochs(config), initial(model)),
         later_tasks=later_tasks,
+        deadlines=Deadlines(config.client_deadline, config.round_deadline),
     )
