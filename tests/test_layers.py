@@ -50,7 +50,10 @@ LIGHT = {
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
-    "simulations/compare.py", "simulations/demo.py", "simulations/results/new_folder.py",
+    "simulations/compare.py", "simulations/demo.py", "simulations/run_options.py",
+    "simulations/studies/__init__.py", "simulations/studies/command.py",
+    "simulations/studies/space.py", "simulations/studies/tuned.py",
+    "simulations/results/new_folder.py",
     "strategies/registry.py",
     "saved_models/__init__.py", "saved_models/card.py", "saved_models/command.py",
 }  # fmt: skip

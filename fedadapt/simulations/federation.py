@@ -79,12 +79,14 @@ class Federation:
         progress: Progress,
         saved_models: SavedModels | None = None,
         initial: InitialModel | None = None,
+        alone: Sequence[Evaluation] = (),
         has_tasks: bool = False,
     ) -> None:
         """A run that has not begun.
 
         Args:
             initial: For the model ``local`` of each client; None: there is no such row.
+            alone: The rows of ``local``, where they are known: nothing is trained for them.
             has_tasks: A round is a task: what each model was worth when a task was new is
                 evaluated too, always on the same clients.
 
@@ -100,6 +102,7 @@ class Federation:
         self._model = model  # the architecture; its weights are never read
         self._central_test = central_test
         self._initial = initial
+        self._alone = alone
         self._has_tasks = has_tasks
         self._progress = progress
         self._journal = Journal(folder)
@@ -152,9 +155,12 @@ class Federation:
                     self._save()
             self._evaluate(everything, final=True)
             if self._serves_the_best:
-                for row in list(served_rows(self._journal.rows(Evaluation), self._round)):
-                    self._journal.append(row)
-            if self._initial is not None:
+                for served in list(served_rows(self._journal.rows(Evaluation), self._round)):
+                    self._journal.append(served)
+            if self._alone:
+                for row in self._alone:
+                    self._journal.append(row._replace(round=self._round))
+            elif self._initial is not None:
                 self._evaluate_alone(self._initial)
         return self._clock()
 

@@ -12,6 +12,7 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
+    LOCAL,
     CommunicationEntry,
     Confidence,
     Evaluation,
@@ -32,6 +33,7 @@ from fedadapt.simulations.results.groups import as_text, read_groups
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.results.parquet import (
     Rows,
+    table_rows,
     write_communication,
     write_confidences,
     write_evaluations,
@@ -50,14 +52,31 @@ MANIFEST = "manifest.json"
 
 
 def simulate(
-    config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    alone: Path | None = None,
 ) -> dict[str, object]:
-    """Run on the engine that is asked for; the summary that is in ``summary.json`` too."""
+    """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
+
+    Args:
+        alone: The folder of a finished run whose clients, when they train alone, do the same. If
+            they are the same clients, its results are taken over.
+
+    """
     with (console or Console(quiet=True)).status("preparing data and model"):
         assembly = assemble(config)
     with engine_for(assembly, folder) as client_pool:
         return run(
-            assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
+            assembly,
+            client_pool,
+            folder,
+            engine=config.engine,
+            resume=resume,
+            console=console,
+            alone=alone,
         )
 
 
@@ -69,6 +88,7 @@ def run(
     engine: str = "processes",
     resume: bool = False,
     console: Console | None = None,
+    alone: Path | None = None,
 ) -> dict[str, object]:
     """Drive the federation over ``client_pool`` and write everything a run leaves behind.
 
@@ -101,6 +121,7 @@ def run(
             progress=progress,
             saved_models=saved_models,
             initial=initial if has_local else None,
+            alone=known_alone(alone, benchmark.manifest.hash) if has_local and alone else (),
             has_tasks=assembly.selected.learns_tasks,
         )
         try:
@@ -126,6 +147,18 @@ def run(
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
+
+
+def known_alone(folder: Path, manifest: str) -> tuple[Evaluation, ...]:
+    """Return what clients got by training alone in a finished run on the same clients.
+
+    Nothing where the clients are others, or where it failed on one of them.
+    """
+    of_run = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+    failures = table_rows(folder, EvaluationFailure)
+    if of_run != manifest or any(failure.model == LOCAL for failure in failures):
+        return ()
+    return tuple(row for row in table_rows(folder, Evaluation) if row.model == LOCAL)
 
 
 def announce(

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.config import RunConfig, adaptations_of
+from fedadapt.config import RUNNING, RunConfig, adaptations_of
 from fedadapt.errors import InputError
+from fedadapt.parameters import Scalar
 from fedadapt.records import (
     LOCAL,
     CommunicationEntry,
@@ -68,11 +69,13 @@ def summarise(
     accuracies = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
+    client_seconds = 0.0
     travelled = {phase: {"bytes_up": 0, "bytes_down": 0} for phase in get_args(Phase)}
     for entry in communication:
         outcomes[entry.outcome] += 1
         travelled[entry.phase]["bytes_up"] += entry.bytes_up
         travelled[entry.phase]["bytes_down"] += entry.bytes_down
+        client_seconds += entry.seconds if entry.phase == "training" else 0.0
     failed = Counter(f.label for f in failures if f.round == accuracies.round)
     summary: dict[str, Any] = {
         "benchmark": config.benchmark,
@@ -85,6 +88,7 @@ def summarise(
         "rounds": config.rounds,
         "seed": config.seed,
         "adapt_args": config.adapt_args,
+        "settings": told_apart_by(config),
         "evaluated_round": accuracies.round,
         "clients_evaluated": int(accuracies.seen.sum()),
         "accuracy": with_failed(by_label(accuracies.where(accuracies.seen)), failed, adaptations),
@@ -119,6 +123,7 @@ def summarise(
             **travelled["training"],
             "evaluation": travelled["evaluation"],
             "seconds": seconds,
+            "client_seconds": client_seconds,
         }
     )
 
@@ -126,6 +131,13 @@ def summarise(
 def requested(config: RunConfig) -> tuple[str, ...]:
     """Return the names of the local adaptations of a run, as it was asked for them."""
     return adaptations_of(config.adapt)
+
+
+def told_apart_by(config: RunConfig) -> dict[str, Scalar]:
+    """Return the settings that are not the defaults, of those that bear on what is computed."""
+    values = config.to_mapping()
+    told = config.changed - (frozenset(RUNNING) - {"rounds"})
+    return {key: value for key, value in values.items() if key in told}
 
 
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:

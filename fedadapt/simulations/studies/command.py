@@ -1,0 +1,119 @@
+"""`fedadapt compare` and `fedadapt tune`. No torch until a run begins."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
+from fedadapt.simulations import compare as comparing
+from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
+from fedadapt.simulations.studies.space import Axis, check_owners, parse_space
+from fedadapt.simulations.studies.tuned import Tuned, read_tuned
+
+SEEDS = "1,2,3"
+
+
+@click.command()
+@click.argument("folders", type=click.Path(path_type=Path), nargs=-1, metavar="[FOLDER]...")
+@run_options("strategy", "strategy_args", "seed", "out")
+@click.option(
+    "--strategies",
+    help='separated by ";", each with its arguments, e.g. "fedavg; fedprox mu=0.1"  [fedavg]',
+)
+@click.option("--seeds", help=f"seeds separated by commas  [{SEEDS}]")
+@click.option(
+    "--sweep",
+    help='settings to compare, e.g. "lr=0.01,0.1; ditto.lam=0.1,1; benchmark=digits-classes,mnist"',
+)
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path),
+    help="a tuned.toml of `fedadapt tune`: its settings, and what it chose for each strategy",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
+@click.option("--verbose", is_flag=True, help="log what is done and why")
+def compare(
+    folders: tuple[Path, ...],
+    strategies: str | None,
+    seeds: str | None,
+    sweep: str | None,
+    settings: Path | None,
+    out: Path | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Run strategies x settings x adaptations x seeds on the same clients; one table of all.
+
+    Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
+    With FOLDERs nothing is run: the table is that of the finished runs in them, and is written
+    where --out says.
+    """
+    from fedadapt.simulations.results.table_formats import to_rich
+
+    prepare(verbose)
+    keys = given_keys(options)
+    if folders:
+        given = {"strategies": strategies, "seeds": seeds, "sweep": sweep, "settings": settings}
+        keys += [name for name, value in given.items() if value is not None]
+        if keys:
+            raise InputError(
+                f"{', '.join(keys)}: the runs in {folders[0]} are made; leave out what is for new "
+                "ones"
+            )
+        table, files = _of_folders(folders, out)
+    else:
+        tuned = read_tuned(settings) if settings is not None else None
+        axes = parse_space(sweep or "", "sweep")
+        base = _base(options, tuned, axes)
+        if strategies is None:
+            strategies = "fedavg"
+            if tuned is not None:
+                strategies = "; ".join(choice.strategy for choice in tuned.choices)
+        names = [text.split()[0] for text in comparing.listed(strategies)]
+        check_owners(axes, names, base)
+        if "local" in names and "local" not in keys:
+            base = RunConfig.from_mapping(base.to_mapping() | {"local": False})
+        folder = comparing.folder_of(base, out)
+        runs = comparing.plan(base, strategies, seeds or SEEDS, folder, axes, tuned)
+        comparing.check_all(runs, [*keys, *(axis.key for axis in axes if not axis.owner)])
+        table, files = comparing.carry_out(runs, folder, Console(stderr=True), tuned)
+    from fedadapt.simulations.studies.table import ON_SCREEN
+
+    Console().print(to_rich(table.only(ON_SCREEN)))
+    for file in files:
+        click.echo(file)
+
+
+def _of_folders(folders: tuple[Path, ...], out: Path | None) -> Any:
+    from fedadapt.simulations.results.table_formats import write_comparison
+    from fedadapt.simulations.studies.made_runs import read_run, run_folders
+    from fedadapt.simulations.studies.table import table_of
+
+    table = table_of([read_run(folder) for folder in run_folders(folders)])
+    if out is None:
+        return table, ()
+    out.mkdir(parents=True, exist_ok=True)
+    return table, write_comparison(out, table)
+
+
+def _base(options: dict[str, Any], tuned: Tuned | None, axes: tuple[Axis, ...]) -> RunConfig:
+    """The settings that all runs have: those given, over those that they were tuned with.
+
+    Raises:
+        InputError: A setting is given that was tuned, or that is swept.
+
+    """
+    keys = given_keys(options)
+    for axis in axes:
+        if axis.key in keys and not axis.owner:
+            raise InputError(f"{axis.key}: it is in --sweep; leave --{axis.key} out")
+    if tuned is None:
+        return config_of(options)
+    chosen = {name for choice in tuned.choices for name in choice.point}
+    for key in [*keys, *(axis.name for axis in axes)]:
+        if key in chosen:
+            raise InputError(f"{key}: it was tuned; leave it out, or compare without --settings")
+    return config_of(options, RunConfig.from_mapping(tuned.settings, "settings"))
