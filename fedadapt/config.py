@@ -103,6 +103,17 @@ class RunConfig:
         "clients that are evaluated, drawn once; 0: all at the end, on the way at most 1,000",
         at_least=0,
     )
+    early_stopping: int = param(
+        0,
+        "end training when the score on adapt images has not risen for so many evaluations; "
+        "0: never",
+        at_least=0,
+    )
+    best_round: bool = param(
+        False,
+        "beside the last round, evaluate the one with the best score on adapt images as well: "
+        "rows best-base, best-personal",
+    )
     curves: bool = param(
         False,
         "record what a model is chosen by: scores on the adapt images, and local adaptations "

@@ -24,7 +24,7 @@ from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
-from fedadapt.simulations.federation import Federation, InitialModel, Population
+from fedadapt.simulations.federation import Federation, InitialModel, Population, Watch
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -58,12 +58,14 @@ def simulate(
     resume: bool = False,
     console: Console | None = None,
     alone: Path | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, object]:
     """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
 
     Args:
         alone: The folder of a finished run whose clients, when they train alone, do the same. If
             they are the same clients, its results are taken over.
+        watch: Is told the score of each round on adapt images; see ``Federation``.
 
     """
     with (console or Console(quiet=True)).status("preparing data and model"):
@@ -77,6 +79,7 @@ def simulate(
             resume=resume,
             console=console,
             alone=alone,
+            watch=watch,
         )
 
 
@@ -89,6 +92,7 @@ def run(
     resume: bool = False,
     console: Console | None = None,
     alone: Path | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, object]:
     """Drive the federation over ``client_pool`` and write everything a run leaves behind.
 
@@ -123,6 +127,7 @@ def run(
             initial=initial if has_local else None,
             alone=known_alone(alone, benchmark.manifest.hash) if has_local and alone else (),
             has_tasks=assembly.selected.learns_tasks,
+            watch=watch,
         )
         try:
             _describe(assembly, engine, folder)
@@ -139,8 +144,8 @@ def run(
         progress.phase("writing tables and pictures", 1)
         served = {}
         if config.serve == "best-on-adapt":
-            served = chosen_models(journal_rows(folder, Evaluation), config.rounds)
-        saved_models.finish(federation.base_models(), config.rounds, served)
+            served = chosen_models(journal_rows(folder, Evaluation), federation.last_round)
+        saved_models.finish(federation.base_models(), federation.last_round, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds)

@@ -11,7 +11,9 @@ OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
 OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
-OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve", "confidence"})
+OF_CLIENTS_THAT_TRAIN = frozenset(
+    {"global-test", "local", "serve", "confidence", "early-stopping", "best-round"}
+)
 
 
 def refuse_unused(
@@ -44,7 +46,8 @@ def _no_effect(
     if selected.learns_tasks:
         yield OF_CLIENTS_THAT_TRAIN, config.benchmark
     if flower:
-        yield OF_OUR_ENGINES | OF_RAY, "flwr run"
+        # Clients keep their states themselves, those of the last round.
+        yield OF_OUR_ENGINES | OF_RAY | {"best-round"}, "flwr run"
         return
     yield OF_FLOWER, f"engine={config.engine}"
     if config.engine != "ray":
