@@ -17,7 +17,7 @@ from fedadapt.privacy.command import privacy_inversion
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
-from fedadapt.simulations.studies.command import compare
+from fedadapt.simulations.studies.command import compare, tune
 
 
 class _Commands(click.Group):
@@ -58,6 +58,7 @@ main.add_command(reproduce)
 main.add_command(predict)
 main.add_command(export)
 main.add_command(compare)
+main.add_command(tune)
 
 
 @main.command()

@@ -14,7 +14,7 @@ FILES = {
 LAYERS = (
     (
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
-        "older_runs.py", "random_streams.py", "factories.py", "__init__.py",
+        "older_runs.py", "lr_schedule.py", "random_streams.py", "factories.py", "__init__.py",
     ),
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
@@ -43,8 +43,8 @@ LIGHT = {
     "datasets/registry.py", "datasets/rules.py", "datasets/sources/files.py",
     "datasets/sources/image_folder.py", "datasets/task_incremental/task_entries.py",
     "datasets/task_incremental/task_listing.py", "datasets/task_incremental/task_spec.py",
-    "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
-    "new/command.py", "older_runs.py",
+    "errors.py", "factories.py", "files.py", "lr_schedule.py", "models/limits.py",
+    "models/registry.py", "new/command.py", "older_runs.py",
     "parameters.py", "registry.py", "privacy/__init__.py", "privacy/command.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",

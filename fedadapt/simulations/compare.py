@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
 
 NOT_OF_LOCAL = (frozenset(RUNNING) - {"rounds"}) | {
     *("strategy", "strategy-args", "batch-norm", "adapt", "adapt-args", "evaluate-every"),
-    *("curves", "serve", "confidence", "min-replies", "max-update-norm"),
+    *("curves", "serve", "confidence", "early-stopping", "best-round"),
+    "max-update-norm",
 }
 """Settings that training alone does not depend on."""
 
 
-def folder_of(base: RunConfig, out: Path | None) -> Path:
+def folder_of(base: RunConfig, out: Path | None, what: str = "compare") -> Path:
     """Where the runs go; one that is there already is gone on with."""
     if out is not None:
         return out.expanduser()
     name = re.sub(r"[^\w.-]+", "-", base.benchmark)
-    return Path("runs") / f"compare-{name}"
+    return Path("runs") / f"{what}-{name}"
 
 
 def plan(
@@ -185,11 +186,20 @@ def same_alone(one: RunConfig, other: RunConfig) -> bool:
     return all(values[0][key] == values[1][key] for key in values[0] if key not in NOT_OF_LOCAL)
 
 
-def finished(config: RunConfig, console: Console, alone: Path | None = None) -> dict[str, object]:
+def finished(
+    config: RunConfig,
+    console: Console,
+    alone: Path | None = None,
+    watch: Callable[[int, float], None] | None = None,
+    *,
+    pictures: bool = True,
+) -> dict[str, object]:
     """The summary of the run in ``config.out``, which is begun or gone on with where it must be.
 
     Args:
         alone: The folder of a run whose clients, when they train alone, do the same.
+        watch: Is told the score of each round on adapt images; see ``Federation``.
+        pictures: Draw them, and write the report.
 
     Raises:
         InputError: the folder holds a run with other settings.
@@ -207,7 +217,15 @@ def finished(config: RunConfig, console: Console, alone: Path | None = None) -> 
     begun = begun and (folder / "checkpoint").exists()
     if not begun:
         new_folder(config)
-    return simulate(config, folder, resume=begun, console=console, alone=alone)
+    return simulate(
+        config,
+        folder,
+        resume=begun,
+        console=console,
+        alone=alone,
+        watch=watch,
+        pictures=pictures,
+    )
 
 
 def _same(saved: RunConfig, now: RunConfig, folder: Path) -> None:

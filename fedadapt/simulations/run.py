@@ -59,6 +59,7 @@ def simulate(
     console: Console | None = None,
     alone: Path | None = None,
     watch: Watch | None = None,
+    pictures: bool = True,
 ) -> dict[str, object]:
     """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
 
@@ -66,6 +67,7 @@ def simulate(
         alone: The folder of a finished run whose clients, when they train alone, do the same. If
             they are the same clients, its results are taken over.
         watch: Is told the score of each round on adapt images; see ``Federation``.
+        pictures: Draw them, and write the report; they take longer than a small run.
 
     """
     with (console or Console(quiet=True)).status("preparing data and model"):
@@ -80,6 +82,7 @@ def simulate(
             console=console,
             alone=alone,
             watch=watch,
+            pictures=pictures,
         )
 
 
@@ -93,6 +96,7 @@ def run(
     console: Console | None = None,
     alone: Path | None = None,
     watch: Watch | None = None,
+    pictures: bool = True,
 ) -> dict[str, object]:
     """Drive the federation over ``client_pool`` and write everything a run leaves behind.
 
@@ -149,6 +153,8 @@ def run(
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds)
+        if pictures:
+            _illustrate(assembly, folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
@@ -193,6 +199,11 @@ def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
     checkpoint = load_latest(folder)
     begun_with = RunConfig().to_mapping() | checkpoint.config  # a key may be newer than the run
     check_same_config(begun_with, config.to_mapping())
+    if config.lr_schedule == "cosine" and begun_with["rounds"] != config.rounds:
+        raise InputError(
+            f"resume: rounds was {begun_with['rounds']}, is {config.rounds}; a cosine runs over "
+            "the rounds that a run begins with"
+        )
     try:
         begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
     except (OSError, ValueError, KeyError) as error:
@@ -234,7 +245,7 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
 
 
 def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str, object]:
-    """The headline, the picture and the report."""
+    """The headline."""
     config = assembly.config
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
     summary = summarise(
@@ -251,8 +262,13 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
     if (groups := read_groups(folder)) is not None:
         summary["groups"] = groups.headline
     write_summary(folder, summary)
+    return summary
+
+
+def _illustrate(assembly: Assembly, folder: Path) -> None:
+    """The picture and the report."""
     began = time.perf_counter()
-    picture(folder, requested(config), evaluations)
+    evaluations = Rows(lambda: journal_rows(folder, Evaluation))
+    picture(folder, requested(assembly.config), evaluations)
     write_report(folder, measure=False)
     log.info("pictures and report took %.1f s", time.perf_counter() - began)
-    return summary

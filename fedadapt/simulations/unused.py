@@ -43,6 +43,8 @@ def _no_effect(
 ) -> Iterator[tuple[frozenset[str], str]]:
     """Keys without effect, and what has no use for them."""
     yield OF_STRATEGIES - selected.settings, selected.name
+    if config.optimizer == "adam":
+        yield frozenset({"momentum"}), "optimizer=adam"
     if selected.learns_tasks:
         yield OF_CLIENTS_THAT_TRAIN, config.benchmark
     if flower:

@@ -1,5 +1,6 @@
 """The settings that a study tries: ``"lr=log:1e-3..1e-1; ditto.lam=0.01,0.1,1"``. No torch."""
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ class Choices:
         """Every value: each has to be allowed."""
         return self.values
 
+    def at(self, place: float) -> Scalar:
+        """Return the value at a place in [0, 1)."""
+        return self.values[int(place * len(self.values))]
+
 
 @dataclass(frozen=True)
 class Range:
@@ -39,6 +44,19 @@ class Range:
     def ends(self) -> tuple[Scalar, ...]:
         """The two ends; what lies between them is allowed where they are."""
         return self.low, self.high
+
+    def at(self, place: float) -> Scalar:
+        """Return the value at a place in [0, 1)."""
+        if self.is_log:
+            value = math.exp(math.log(self.low) + place * math.log(self.high / self.low))
+        else:
+            value = self.low + place * (self.high - self.low)
+        return round(value) if self.is_whole else short(min(value, self.high))
+
+
+def short(value: float) -> float:
+    """Return a number of four digits, which is exact enough for a setting and can be written."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 class Axis(NamedTuple):
