@@ -24,6 +24,7 @@ LAYERS = (
     ("server/",),
     ("strategies/",),
     ("simulations/",),
+    ("results.py",),
     ("flower/",),
     ("testing/",),
     ("privacy/",),

@@ -135,7 +135,11 @@ def check_all(runs: Sequence[RunConfig], given_keys: Sequence[str]) -> None:
 
 
 def carry_out(
-    runs: Sequence[RunConfig], folder: Path, console: Console, tuned: Tuned | None = None
+    runs: Sequence[RunConfig],
+    folder: Path,
+    console: Console,
+    tuned: Tuned | None = None,
+    metrics: Sequence[str] = (),
 ) -> tuple["Table", tuple[Path, ...]]:
     """Run what is not there yet; the table, and the files it was written to."""
     from fedadapt.simulations.results.parquet import put
@@ -153,7 +157,7 @@ def carry_out(
         alone = next((Path(r.out) for r in runs[: number - 1] if same_alone(r, config)), None)
         finished(config, console, alone)
         made.append(read_run(Path(config.out)))
-    table = table_of(made)
+    table = table_of(made, metrics)
     files: tuple[Path, ...] = ()
     if tuned is not None:
         table = replace(table, notes=(*table.notes, tuned.note))

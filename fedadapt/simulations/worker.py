@@ -377,6 +377,9 @@ class Worker:
                 score.num_examples,
                 score.accuracy,
                 score.loss,
+                balanced_accuracy=score.balanced_accuracy,
+                f1=score.f1,
+                auc=score.auc,
             )
         ]
 
@@ -412,6 +415,9 @@ class Worker:
             num_examples=score.num_examples,
             accuracy=score.accuracy,
             loss=score.loss,
+            balanced_accuracy=score.balanced_accuracy,
+            f1=score.f1,
+            auc=score.auc,
         )
 
     def _split(self, client: int) -> Split:

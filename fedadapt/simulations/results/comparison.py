@@ -60,6 +60,15 @@ CPU = Column(
     1,
     None,
 )
+BY_CLASS = {
+    "balanced-accuracy": Column(
+        "balanced_accuracy", "balanced %", _accuracy("balanced_accuracy", "by_class"), 2, 100, max
+    ),
+    "f1": Column("f1", "F1 %", _accuracy("f1", "by_class"), 2, 100, max),
+    "auc": Column("auc", "AUC %", _accuracy("auc", "by_class"), 2, 100, max),
+}
+"""Metrics in which every class counts once: columns where they are asked for."""
+
 COMPARED = (MEAN, WORST, GAIN, WORSE, OVER_LOCAL, UNSEEN, GLOBAL, CLIENTS, MB_UP, MB_DOWN, CPU)
 NOBODY = "no federation"  # in place of a strategy
 OPTIONAL = (OVER_LOCAL, UNSEEN, GLOBAL, CPU)  # left out where no run has them

@@ -35,6 +35,7 @@ from fedadapt.simulations.results.accuracies import (
     last_accuracies,
     order_labels,
 )
+from fedadapt.simulations.results.by_class import by_class
 from fedadapt.simulations.results.calibration import sureness
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
@@ -92,6 +93,10 @@ def summarise(
         "evaluated_round": accuracies.round,
         "clients_evaluated": int(accuracies.seen.sum()),
         "accuracy": with_failed(by_label(accuracies.where(accuracies.seen)), failed, adaptations),
+    }
+    metrics = by_class(evaluations, accuracies.round)
+    summary["by_class"] = {
+        label: metrics[label] for label in summary["accuracy"] if label in metrics
     }
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))

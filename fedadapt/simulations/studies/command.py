@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedadapt.config import RunConfig
-from fedadapt.errors import InputError, need
+from fedadapt.errors import InputError, need, unknown
 from fedadapt.simulations import compare as comparing
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
 from fedadapt.simulations.studies.space import (
@@ -24,6 +24,7 @@ from fedadapt.simulations.studies.space import (
 from fedadapt.simulations.studies.tuned import FAILED, PRUNED, Tuned, read_tuned
 
 SEEDS = "1,2,3"
+METRICS = ("balanced-accuracy", "f1", "auc")
 TUNING_SEEDS = "101,102"
 
 
@@ -44,6 +45,11 @@ TUNING_SEEDS = "101,102"
     type=click.Path(path_type=Path),
     help="a tuned.toml of `fedadapt tune`: its settings, and what it chose for each strategy",
 )
+@click.option(
+    "--metrics",
+    default="",
+    help="columns beside accuracy, separated by commas: balanced-accuracy, f1, auc",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
 def compare(
@@ -52,6 +58,7 @@ def compare(
     seeds: str | None,
     sweep: str | None,
     settings: Path | None,
+    metrics: str,
     out: Path | None,
     verbose: bool,
     **options: Any,
@@ -66,6 +73,10 @@ def compare(
 
     prepare(verbose)
     keys = given_keys(options)
+    columns = [name.strip() for name in metrics.split(",") if name.strip()]
+    for name in columns:
+        if name not in METRICS:
+            raise unknown("metrics", name, METRICS)
     if folders:
         given = {"strategies": strategies, "seeds": seeds, "sweep": sweep, "settings": settings}
         keys += [name for name, value in given.items() if value is not None]
@@ -74,7 +85,7 @@ def compare(
                 f"{', '.join(keys)}: the runs in {folders[0]} are made; leave out what is for new "
                 "ones"
             )
-        table, files = _of_folders(folders, out)
+        table, files = _of_folders(folders, out, columns)
     else:
         tuned = read_tuned(settings) if settings is not None else None
         axes = parse_space(sweep or "", "sweep")
@@ -90,7 +101,7 @@ def compare(
         folder = comparing.folder_of(base, out)
         runs = comparing.plan(base, strategies, seeds or SEEDS, folder, axes, tuned)
         comparing.check_all(runs, [*keys, *(axis.key for axis in axes if not axis.owner)])
-        table, files = comparing.carry_out(runs, folder, Console(stderr=True), tuned)
+        table, files = comparing.carry_out(runs, folder, Console(stderr=True), tuned, columns)
     from fedadapt.simulations.studies.table import ON_SCREEN
 
     Console().print(to_rich(table.only(ON_SCREEN)))
@@ -184,12 +195,12 @@ def _chosen(tuned: Tuned) -> Table:
     return table
 
 
-def _of_folders(folders: tuple[Path, ...], out: Path | None) -> Any:
+def _of_folders(folders: tuple[Path, ...], out: Path | None, metrics: list[str]) -> Any:
     from fedadapt.simulations.results.table_formats import write_comparison
     from fedadapt.simulations.studies.made_runs import read_run, run_folders
     from fedadapt.simulations.studies.table import table_of
 
-    table = table_of([read_run(folder) for folder in run_folders(folders)])
+    table = table_of([read_run(folder) for folder in run_folders(folders)], metrics)
     if out is None:
         return table, ()
     out.mkdir(parents=True, exist_ok=True)
