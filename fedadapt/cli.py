@@ -11,6 +11,7 @@ from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
+from fedadapt.deploy.commands import deploy
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.new.command import new
 from fedadapt.privacy.command import privacy_inversion
@@ -59,6 +60,7 @@ main.add_command(predict)
 main.add_command(export)
 main.add_command(compare)
 main.add_command(tune)
+main.add_command(deploy)
 
 
 @main.command()

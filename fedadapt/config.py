@@ -19,6 +19,7 @@ from fedadapt.parameters import Scalar, check_parameters, param
 
 RUNNING = (
     "out",
+    "roster",
     "data-root",
     "rounds",
     "engine",
@@ -68,6 +69,16 @@ class RunConfig:
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
     examples: int = param(0, "at most so many images a client; 0: all there are", at_least=0)
     image_size: int = param(0, "resize images to so many pixels; 0: as they are", at_least=0)
+    classes: str = param(
+        "",
+        "with benchmark=own: class names, separated by commas, in the order of the network's "
+        "outputs (default: those that the clients have, if their owners tell them)",
+    )
+    roster: str = param(
+        "",
+        "with benchmark=own: file on the server, a line `fingerprint name` for each client that "
+        "may take part (default: whoever the SuperLink lets in)",
+    )
     normalization: str = param(
         "auto",
         "auto, data, imagenet, symmetric ([-1, 1]) or unit ([0, 1])",

@@ -84,7 +84,7 @@ class Benchmark(ABC):
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     scaling: Scaling
-    kinds: tuple[str, ...]
+    kinds: Sequence[str]
     unseen: frozenset[int]
     manifest: Manifest
 

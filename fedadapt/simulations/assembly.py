@@ -55,12 +55,24 @@ def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
         InputError: Data, network and strategy do not fit together.
 
     """
+    selected = select(config)
+    if selected.learns_tasks:
+        compute = compute_device(config.device)
+        warn_if_slow(config, compute)
+        return _of_tasks(config, selected, compute, on_client=on_client)
+    return assembled(config, load_benchmark(config), on_client=on_client)
+
+
+def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = False) -> Assembly:
+    """Build what a run needs around a benchmark, wherever its data are.
+
+    Raises:
+        InputError: See ``assemble``.
+
+    """
     compute = compute_device(config.device)
     warn_if_slow(config, compute)
     selected = select(config)
-    if selected.learns_tasks:
-        return _of_tasks(config, selected, compute, on_client=on_client)
-    benchmark = load_benchmark(config)
     if config.augmentation != "none" and len(benchmark.image_shape) != 3:
         raise InputError(
             f"augmentation: {config.augmentation} is for images, and the inputs of "

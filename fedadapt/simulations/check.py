@@ -6,6 +6,8 @@ from collections.abc import Collection
 from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.config import RunConfig
 from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.own.names import OWN, REHEARSAL, is_own
+from fedadapt.datasets.own.settings import check_own
 from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
 from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
@@ -44,8 +46,15 @@ def check(
     check_model(config)
     if is_tasks(config.benchmark):
         check_tasks(config)
+    elif is_own(config.benchmark):
+        check_own(config)
     else:
         check_data(config)
+    if config.benchmark == OWN and not flower:
+        raise InputError(
+            f"benchmark: {OWN} is the data of real clients, over Flower; try it out with "
+            f"{REHEARSAL}/folder of <client>/<class>/*.jpg"
+        )
     entry = find_network(config.model)
     adaptations.parse(config, has_batch_norm=entry.batch_norm if entry else None)
     selected = select(config)

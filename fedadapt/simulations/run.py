@@ -9,6 +9,7 @@ import tomli_w
 from rich.console import Console
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import OWN
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
@@ -108,11 +109,15 @@ def run(
     config, benchmark = assembly.config, assembly.benchmark
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
-    initial = InitialModel(start, is_sent=bool(config.weights))
+    # Computers of another kind may draw other initial weights; those of a simulation are alike.
+    initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
     has_local = config.local and assembly.tasks is None
-    population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     with Progress(console, show=console is not None and console.is_terminal) as progress:
-        client_pool.ready()
+        present = set(client_pool.ready())
+        population = Population(
+            tuple(client for client in benchmark.seen if client in present),
+            tuple(client for client in sorted(benchmark.unseen) if client in present),
+        )
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import OWN, is_own
 from fedadapt.errors import InputError
 from fedadapt.strategies.base import SETTINGS
 from fedadapt.strategies.selected import SAMPLING, Selected
@@ -11,6 +12,7 @@ OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
 OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
+OF_OWN_DATA = frozenset({"classes", "roster"})
 OF_CLIENTS_THAT_TRAIN = frozenset(
     {"global-test", "local", "serve", "confidence", "early-stopping", "best-round"}
 )
@@ -45,6 +47,10 @@ def _no_effect(
     yield OF_STRATEGIES - selected.settings, selected.name
     if config.optimizer == "adam":
         yield frozenset({"momentum"}), "optimizer=adam"
+    if not is_own(config.benchmark):
+        yield OF_OWN_DATA, config.benchmark
+    elif config.benchmark != OWN:
+        yield frozenset({"roster"}), config.benchmark
     if selected.learns_tasks:
         yield OF_CLIENTS_THAT_TRAIN, config.benchmark
     if flower:

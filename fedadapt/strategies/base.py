@@ -6,7 +6,7 @@ afterwards ``models`` says which models each client has.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -115,6 +115,15 @@ class ClientSide(ABC):
     every method with sampled clients has: ``max-update-norm`` where a client does not start from
     what it received."""
 
+    client_keeps: ClassVar[str] = ""
+    """In words, for the lists: what a client keeps beside the tensors that stay on it."""
+
+    client_gets: ClassVar[str] = ""
+    """In words, for the lists: what it receives beside what goes down in the first round."""
+
+    client_reports: ClassVar[str] = ""
+    """In words, for the lists: what it sends beside the tensors that it sends back."""
+
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
     fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""
@@ -146,6 +155,11 @@ class Strategy(ClientSide, Generic[State]):
 
     learns_tasks: ClassVar[bool] = False  # for task-incremental benchmarks, and only for them
     samples_clients: ClassVar[bool] = True  # in a round; or all are asked, whatever ``fraction`` is
+
+    # In words, for the lists, where ``facts`` cannot tell it from the class:
+    personal_is: ClassVar[str] = ""  # where a client's personal model is
+    unseen_get: ClassVar[str] = ""  # what is served to clients that never trained
+    batch_norm_is: ClassVar[str] = ""  # what becomes of batch norm
 
     def __post_init__(self) -> None:
         """Check the parameters; a subclass that checks more calls this first."""
@@ -197,6 +211,20 @@ class Strategy(ClientSide, Generic[State]):
 
         """
         return sent
+
+    def staying(self) -> Collection[str]:
+        """Name the tensors of the network that are each client's own and never leave it."""
+        return ()
+
+    def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
+        """Name the tensors that go down to a client and up from it in the first round's training.
+
+        Args:
+            start: The initial model, [...].
+
+        """
+        sent = self.send(self.begin(start, (0,)), "train", 1, (0,)).weights
+        return sent, self.expected("train", {n: t[0] for n, t in sent.items()})
 
     @abstractmethod
     def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from fedadapt.parameters import parameters, rows
 from fedadapt.registry import import_path
+from fedadapt.strategies.facts import TITLES, facts
 from fedadapt.strategies.registry import FLOWER, STRATEGIES, find, is_flowers
 from fedadapt.strategies.selected import settings_of
 
@@ -46,6 +47,10 @@ def _one(name: str) -> Group:
     for row in rows(cls):
         table.add_row(*row)
     described += ["", table] if table.row_count else ["\nIt takes no --strategy-args."]
+    known = Table(box=None, pad_edge=False, show_header=False)
+    for title, words in zip(TITLES, facts(cls), strict=True):
+        known.add_row(title, words.replace("`", "") or "-")
+    described += ["", known]
     described.append(f"\nSettings it uses: {', '.join(sorted(settings_of(cls)))}")
     return Group(*described)
 

@@ -1,7 +1,7 @@
 """Strategies whose server has a model of each client, and makes one client's of several."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, final
@@ -69,6 +69,8 @@ class PersonalModels(Strategy[PersonalState]):
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
     combined: ClassVar[Literal["when sent", "when trained"]]
+    personal_is: ClassVar[str] = "on the server"
+    unseen_get: ClassVar[str] = "the mean model"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -159,6 +161,10 @@ class PersonalModels(Strategy[PersonalState]):
             for d in range(len(rows)):
                 made = {n: sums[n][d].view(t.shape).to(t.dtype) for n, t in floats.items()}
                 yield base | made
+
+    @final
+    def staying(self) -> Collection[str]:
+        return everything(self.model) - self.travels
 
     @final
     def prepare(self, server: ServerSide) -> Self:

@@ -5,7 +5,7 @@ import inspect
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from fedadapt.client.adaptations.registry import find, rows
+from fedadapt.client.adaptations.registry import find, row, rows
 from fedadapt.parameters import rows as parameter_rows
 
 
@@ -23,10 +23,10 @@ def _all() -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "what it does", "labels", "batch norm", "--adapt-args"):
         table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for row in rows():
-        needs = ("yes" if needed else "no" for needed in (row.needs_labels, row.needs_batch_norm))
-        arguments = (f"{described.key}={described.shown}" for described in row.parameters)
-        table.add_row(row.name, row.description, *needs, " ".join(arguments))
+    for each in rows():
+        needs = ("yes" if needed else "no" for needed in (each.needs_labels, each.needs_batch_norm))
+        arguments = (f"{described.key}={described.shown}" for described in each.parameters)
+        table.add_row(each.name, each.description, *needs, " ".join(arguments))
     table.add_row("module:Class", "anybody's class", "", "", "its own")
     table.add_row("a+b", "a, and then b", "", "", "those of a and of b")
     return table
@@ -45,5 +45,8 @@ def _one(name: str) -> Group:
     described: list[RenderableType] = [f"[bold]{name}[/]"]
     for paragraph in paragraphs:
         described += [paragraph.replace("\n", " "), ""]
+    one = row(name)
+    asks = one.asks.replace("`", "") or "nothing"
     described += [f"It needs {needed or 'no labels'}.", ""]
+    described += [f"It changes {one.changes}. It asks the training clients {asks}.", ""]
     return Group(*described, table if table.row_count else "It takes no --adapt-args.")

@@ -56,6 +56,8 @@ class CFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DIRECTION, *ClusteredModels.query_types)
+    client_reports = "newcomers once how they train the model that was split first"
+    unseen_get = "the model of the cluster that trains most like them"
 
     rule: str = param("gap", "when a cluster is split", choices=("gap", "norms"))
     first_round: int = param(5, "no split before (published: 20)", at_least=1)

@@ -49,6 +49,10 @@ class IFCA(Strategy[Clusters]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    client_keeps = "its choice"
+    client_reports = "its choice"
+    personal_is = "on the server, one a cluster"
+    unseen_get = "the model of least loss on their labelled adapt images"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

@@ -61,6 +61,8 @@ class PACFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SUBSPACES, *ClusteredModels.query_types)
+    client_reports = "once the span of each class's images"
+    unseen_get = "the model of the nearest cluster"
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
     threshold: float = param(40.0, "degrees at which clusters stay apart", above=0, at_most=90)

@@ -56,6 +56,8 @@ class MergedExperts(Strategy[DuaState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (IMPORTANCE,)
+    unseen_get: ClassVar[str] = "what all get: no client trains"
+    batch_norm_is: ClassVar[str] = "the experts'"
     learns_tasks: ClassVar[bool] = True
     samples_clients: ClassVar[bool] = False
     method: ClassVar[str]  # ``ExpertTraining.method``

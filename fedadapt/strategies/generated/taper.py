@@ -78,6 +78,11 @@ class Taper(Strategy[TaperState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE,)
+    client_gets = "later all bases and the mixer"
+    client_reports = "its share of each class, later all bases and the mixer"
+    personal_is = "mixed on the server"
+    unseen_get = "a mixture by their own description"
+    batch_norm_is = "mixed like other tensors"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

@@ -44,6 +44,7 @@ class FedAMP(PersonalModels):
     """
 
     combined = "when sent"
+    client_keeps = "its own model"
     mu: float = param(1.0, "strength of the pull towards the mixture", at_least=0)
     form: str = param(
         "scale-free", "how models are mixed", choices=("scale-free", "published", "heur")

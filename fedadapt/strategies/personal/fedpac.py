@@ -45,6 +45,8 @@ class FedPAC(PersonalModels):
     """
 
     combined = "when trained"
+    client_reports = "sums and spread of its features"
+    unseen_get = "the mean body with the mean head"
     lam: float = param(1.0, "strength of the pull of features to their class's mean", at_least=0)
     head_epochs: int = param(1, "epochs on the head, before the body", at_least=1)
     head_lr: float = param(0.1, "learning rate of the head", above=0)

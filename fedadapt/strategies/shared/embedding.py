@@ -64,6 +64,7 @@ class EmbeddedModels(SharedModel):
     """
 
     personal = "on client"
+    unseen_get = "what is made of their own unlabelled images"
     personal_of_all = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)

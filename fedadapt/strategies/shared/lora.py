@@ -150,6 +150,8 @@ class FedSaLora(LowRank):
     """
 
     personal = "on client"
+    client_keeps = "`lora-b`"
+    unseen_get = "the network as it was at first"
     personal_of_all = True
 
     def __post_init__(self) -> None:

@@ -56,6 +56,8 @@ class PFedGate(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "its gate layer"
+    unseen_get = "the shared model with gates that they learn"
     ignores = frozenset({"weight-decay"})
 
     image_shape: tuple[int, ...] = from_run()
