@@ -137,6 +137,7 @@ class Federation:
         self._named = ""  # what stands before the models' names in the rows
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
+        self._evaluated_round = 0  # the last one evaluated before the end
         self._failed_in_a_row = 0
         self._seconds = 0.0
         self._measured_until = time.perf_counter()
@@ -156,6 +157,7 @@ class Federation:
         self._round = checkpoint.round
         if self._chooses_rounds:
             self._scores = scores_by_round(self._journal.rows(Evaluation))
+        self._evaluated_round = int(checkpoint.metadata.get("evaluated", self._round))
 
     def run(self) -> float:
         """All rounds that are left, then the full evaluation; seconds of work, resumes included.
@@ -173,6 +175,9 @@ class Federation:
             if self._new:
                 self._evaluate(on_the_way)
                 self._save()
+            elif self._due(self._round) and self._evaluated_round < self._round:
+                self._evaluate(on_the_way)  # it was the last one, and rounds have grown
+                self._judge()
             while self._round < self._config.rounds and not self._is_over:
                 self._train(self._round + 1)
                 if self._due(self._round):
@@ -337,6 +342,7 @@ class Federation:
         if final and not self._named:  # a run that ended early has evaluated this round already
             rows = self._journal.rows(Evaluation)
             self._recorded = frozenset(_key(row) for row in rows if row.round == self._round)
+        self._evaluated_round = self._round if not final else self._evaluated_round
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
         # Each task has a model of its own: there is none to ask the clients about.
@@ -473,7 +479,8 @@ class Federation:
             tensors={n: t.detach() for n, t in tensors.items()},
             metadata={
                 "method": metadata,
-                "journal": self._journal.offsets(),
+                "journal": self._journal.positions(),
+                "evaluated": self._evaluated_round,
                 "failed-in-a-row": self._failed_in_a_row,
                 "seconds": self._clock(),
             },

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.names import OWN
-from fedadapt.errors import InputError, InterruptedRunError
+from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
     LOCAL,
@@ -23,15 +23,18 @@ from fedadapt.records import (
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
+from fedadapt.simulations.endings import early_endings, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
-from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
+from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
 from fedadapt.simulations.federation import Federation, InitialModel, Population, Watch
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
 from fedadapt.simulations.results.groups import as_text, read_groups
 from fedadapt.simulations.results.journal import journal_rows
+from fedadapt.simulations.results.new_folder import opened
 from fedadapt.simulations.results.parquet import (
     Rows,
     table_rows,
@@ -70,21 +73,27 @@ def simulate(
         watch: Is told the score of each round on adapt images; see ``Federation``.
         pictures: Draw them, and write the report; they take longer than a small run.
 
+    Raises:
+        InputError: See ``run``; or the folder holds something else than this run, or is in use.
+        FedadaptError: See ``early_endings`` and ``run``.
+
     """
-    with (console or Console(quiet=True)).status("preparing data and model"):
-        assembly = assemble(config)
-    with engine_for(assembly, folder) as client_pool:
-        return run(
-            assembly,
-            client_pool,
-            folder,
-            engine=config.engine,
-            resume=resume,
-            console=console,
-            alone=alone,
-            watch=watch,
-            pictures=pictures,
-        )
+    with opened(folder, resume=resume), stopped_by_signals(), early_endings(folder):
+        with (console or Console(quiet=True)).status("preparing data and model"):
+            assembly = assemble(config)
+        # Ray takes SIGTERM for itself when it starts: take it back.
+        with engine_for(assembly, folder) as client_pool, stopped_by_signals():
+            return run(
+                assembly,
+                client_pool,
+                folder,
+                engine=config.engine,
+                resume=resume,
+                console=console,
+                alone=alone,
+                watch=watch,
+                pictures=pictures,
+            )
 
 
 def run(
@@ -103,7 +112,6 @@ def run(
 
     Raises:
         InputError, QuorumLostError, DivergedError: see ``Federation``.
-        InterruptedRunError: Ctrl-C; the folder can be resumed.
 
     """
     config, benchmark = assembly.config, assembly.benchmark
@@ -112,7 +120,9 @@ def run(
     # Computers of another kind may draw other initial weights; those of a simulation are alike.
     initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
     has_local = config.local and assembly.tasks is None
-    with Progress(console, show=console is not None and console.is_terminal) as progress:
+    if checkpoint is not None:
+        restore_journals(folder)
+    with Progress(console) as progress:
         present = set(client_pool.ready())
         population = Population(
             tuple(client for client in benchmark.seen if client in present),
@@ -121,7 +131,9 @@ def run(
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
-        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        estimated = announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        if estimated is not None:
+            progress.expect(estimated)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -138,18 +150,13 @@ def run(
             has_tasks=assembly.selected.learns_tasks,
             watch=watch,
         )
-        try:
-            _describe(assembly, engine, folder)
-            if checkpoint is not None:
-                federation.resume(checkpoint)
-                checkpoint = None  # it holds files open
-            else:
-                federation.begin(start)
-            seconds = federation.run()
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"interrupted; go on with: fedadapt simulate --resume {folder}"
-            ) from None
+        _describe(assembly, engine, folder)
+        if checkpoint is not None:
+            federation.resume(checkpoint)
+            checkpoint = None  # it holds files open
+        else:
+            federation.begin(start)
+        seconds = federation.run()
         progress.phase("writing tables and pictures", 1)
         served = {}
         if config.serve == "best-on-adapt":
@@ -160,6 +167,7 @@ def run(
         summary = _write_summary(assembly, folder, seconds)
         if pictures:
             _illustrate(assembly, folder)
+        drop_journals(folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
@@ -179,24 +187,24 @@ def known_alone(folder: Path, manifest: str) -> tuple[Evaluation, ...]:
 
 def announce(
     assembly: Assembly, engine: str, finished: int, console: Console | None = None
-) -> None:
-    """Say how long the run will take, if that is more than a few minutes.
+) -> Estimate | None:
+    """Estimate how long the run will take, and say so if that is more than a few minutes.
 
     Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
     its experts will train: of these nothing is said.
     """
     if engine == "flower" or assembly.tasks is not None:
-        return
+        return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
     estimated = estimate(assembly, rounds=max(0, left), workers=workers)
     log.info("estimated: %s", estimated)
-    if estimated.total < ANNOUNCED:
-        return
-    if console is None:
-        log.warning("%s", announcement(estimated, workers))
-    else:
-        console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    if estimated.total >= ANNOUNCED:
+        if console is None:
+            log.warning("%s", announcement(estimated, workers))
+        else:
+            console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    return estimated
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:

@@ -7,7 +7,7 @@ afterwards ``models`` says which models each client has.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -18,6 +18,7 @@ from fedadapt.client.augmentation import Augmentation
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.step_rules import Optimizer, Sgd
 from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import ServerImages
 from fedadapt.errors import InputError
 from fedadapt.lr_schedule import CONSTANT, LrSchedule
 from fedadapt.messages import Answers, Sent, Update
@@ -55,9 +56,9 @@ class LocalTraining:
         return replace(self, optimizer=replace(self.optimizer, learning_rate=rate))
 
 
-def made_from(*settings: str) -> Any:
+def made_from(*settings: str, default: Any = MISSING) -> Any:
     """Make a field of ``Run`` and name the settings, in kebab-case, that it is made from."""
-    return field(metadata={"settings": frozenset(settings)})
+    return field(default=default, metadata={"settings": frozenset(settings)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +81,7 @@ class Run:
     seed: int = made_from()
     noise_seed: int | None = made_from()  # repeats a simulation's noise; None: true entropy
     newcomers: tuple[int, ...] = made_from()  # clients that never train, ascending
+    domains: tuple[str, ...] = made_from(default=())  # that a client can name; see ``Benchmark``
 
 
 SETTINGS: dict[str, frozenset[str]] = {f.name: f.metadata["settings"] for f in fields(Run)}
@@ -94,6 +96,8 @@ class ServerSide:
     tasks: Any  # ``datasets.task_incremental.benchmark.TaskBenchmark``; None where there are none
     folder: Path  # the run's, for what is too large for memory
     compute: torch.device
+    images: ServerImages | None = None  # for training on the server; None where it has none
+    scaling: Callable[[Tensor], Tensor] | None = None  # of them, to a network's input
     progress: Callable[[Any], None] | None = None
 
 
@@ -155,6 +159,9 @@ class Strategy(ClientSide, Generic[State]):
 
     learns_tasks: ClassVar[bool] = False  # for task-incremental benchmarks, and only for them
     samples_clients: ClassVar[bool] = True  # in a round; or all are asked, whatever ``fraction`` is
+    trains_on_server: ClassVar[bool] = (
+        False  # on images of its own, which it then cannot do without
+    )
 
     # In words, for the lists, where ``facts`` cannot tell it from the class:
     personal_is: ClassVar[str] = ""  # where a client's personal model is
