@@ -17,6 +17,7 @@ from fedadapt.errors import DiskFullError, FedadaptError, InputError, ended_by_e
 from fedadapt.files import disk_full, no_room, user_path
 from fedadapt.new.command import new
 from fedadapt.privacy.command import privacy_inversion
+from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
@@ -64,6 +65,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(new)
 main.add_command(privacy_inversion)
+main.add_command(ledger)
 main.add_command(reproduce)
 main.add_command(predict)
 main.add_command(export)

@@ -21,6 +21,8 @@ from fedadapt.datasets.own.tasks import own_tasks
 from fedadapt.errors import InputError, RefusedError
 from fedadapt.flower import records
 from fedadapt.flower.owner import Owner
+from fedadapt.flower.run_facts.experiment import experiment_of, settings_of
+from fedadapt.messages import Config
 from fedadapt.simulations.assembly import Assembly, assemble, assembled, assembled_tasks
 
 SCHEMA, CLIENT = "schema", "client"
@@ -34,6 +36,7 @@ class ClientPart(NamedTuple):
     assembly: Assembly
     client: int  # its number in the run
     store: ClientStateStore
+    data_set: str  # what stays the same as long as answers are about the same images
 
 
 def client_part(content: RecordDict, context: Context) -> ClientPart:
@@ -46,7 +49,7 @@ def client_part(content: RecordDict, context: Context) -> ClientPart:
     config, owner = run_config(context), Owner.of(context.node_config)
     owner.check(config)
     if owner.source is None:
-        return _row(config, owner, context)
+        return _row(config, owner, context, records.settings(content))
     settings = records.settings(content)
     schema, number = agreed(settings), settings.get(CLIENT)
     fingerprint = owner.fingerprint()
@@ -55,12 +58,13 @@ def client_part(content: RecordDict, context: Context) -> ClientPart:
     if type(number) is not int or not 0 <= number < _MOST_CLIENTS:
         raise RefusedError("bad-settings", f"client: number {number!r}")
     assembly = own_assembly(config, schema, owner.source)
-    return ClientPart(assembly, number, _store(Path(owner.state), fingerprint, config, context))
+    store = _store(Path(owner.state), fingerprint, config, context, settings)
+    return ClientPart(assembly, number, store, fingerprint)
 
 
 def run_config(context: Context) -> RunConfig:
     """The run's settings; ``clients = 0`` stands for as many as Flower has nodes."""
-    config = RunConfig.from_mapping(context.run_config)
+    config = RunConfig.from_mapping(settings_of(context.run_config))
     number = context.node_config.get("num-partitions", 0)
     return config if config.clients else replace(config, clients=int(number))
 
@@ -90,7 +94,7 @@ def own_assembly(config: RunConfig, schema: Schema, source: OwnSource) -> Assemb
     return assembled(config, benchmark, on_client=True)
 
 
-def _row(config: RunConfig, owner: Owner, context: Context) -> ClientPart:
+def _row(config: RunConfig, owner: Owner, context: Context, settings: Config) -> ClientPart:
     """A row of a benchmark."""
     client = owner.partition
     if not config.clients:
@@ -104,10 +108,22 @@ def _row(config: RunConfig, owner: Owner, context: Context) -> ClientPart:
     if not owner.simulated:
         config = replace(config, data_root=owner.data_root)
     assembly = assemble(config, on_client=True)
-    return ClientPart(assembly, client, _store(state, str(client), config, context))
+    store = _store(state, str(client), config, context, settings)
+    return ClientPart(assembly, client, store, f"{assembly.benchmark.manifest.hash}/{client}")
 
 
-def _store(folder: Path, client: str, config: RunConfig, context: Context) -> ClientStateStore:
-    """Where this client keeps what stays with it."""
-    # Every run under Flower begins anew: the same settings once more are another experiment.
-    return ClientStateStore(folder, f"{config.experiment}-{context.run_id}", client)
+def _store(
+    folder: Path, client: str, config: RunConfig, context: Context, settings: Config
+) -> ClientStateStore:
+    """Where this client keeps what stays with it.
+
+    Args:
+        settings: Of the message, which says what experiment it is of.
+
+    """
+    experiment = experiment_of(settings)
+    if experiment is None:  # of somebody else's server: every run of Flower is another experiment
+        return ClientStateStore(folder, f"{config.experiment}-{context.run_id}", client)
+    store = ClientStateStore(folder, f"{config.experiment}-{experiment.id}", client)
+    store.begin(experiment.attempt, after=experiment.after)
+    return store

@@ -27,7 +27,7 @@ from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.confidence_rows import confidence_rows
 from fedadapt.strategies.base import Strategy, at_round
-from fedadapt.weights import Weights, is_shared, repeat, rows
+from fedadapt.weights import Weights, is_shared, repeat, row, rows
 
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
@@ -39,6 +39,14 @@ class Evaluated(NamedTuple):
     rows: list[Evaluation]
     failures: list[EvaluationFailure]
     confidences: list[Confidence]
+
+
+class DeclaredAnswer(NamedTuple):
+    """What one client's answer may consist of, [...] without a client axis; values mean nothing."""
+
+    weights: Weights
+    report: Weights
+    metrics: frozenset[str]  # beside the number of examples
 
 
 class _Shown(NamedTuple):
@@ -157,11 +165,7 @@ class Worker:
     def _answered(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]]
     ) -> Update:
-        declared = {*self._queries, *self.strategy.query_types}
-        if action.partition(".")[0] == "query" and action not in declared:
-            raise InputError(
-                f"{action}: neither the strategy nor an adaptation of this run asks it"
-            )
+        self._check_declared(action)
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
@@ -183,6 +187,38 @@ class Worker:
             report=_home(update.report),
             states={part: _home(weights) for part, weights in update.states.items()},
         )
+
+    def declared(self, action: str, sent: Sent) -> "DeclaredAnswer":
+        """Say of what the answer to ``action`` may consist, for one client that received ``sent``.
+
+        Raises:
+            InputError: A query that neither the strategy nor an adaptation of the run declares.
+
+        """
+        task = int(sent.config.get("task", 0))  # type: ignore[arg-type]
+        return self.at(task)._declared(action, row(sent.weights, 0))
+
+    def _declared(self, action: str, received: Weights) -> "DeclaredAnswer":
+        if action in self._queries:
+            model = {n: t for n, t in received.items() if not n.startswith(BEFORE)}
+            query = self._queries[action]
+            return DeclaredAnswer(query.expected(self._model, model), {}, frozenset())
+        if action == EVALUATE:
+            return DeclaredAnswer({}, {}, frozenset({"loss", "accuracy"}))
+        self._check_declared(action)
+        strategy = self.strategy
+        return DeclaredAnswer(
+            strategy.expected(action, received),
+            strategy.expected_report(action, received),
+            frozenset(strategy.metrics),
+        )
+
+    def _check_declared(self, action: str) -> None:
+        declared = {*self._queries, *self.strategy.query_types}
+        if action.partition(".")[0] == "query" and action not in declared:
+            raise InputError(
+                f"{action}: neither the strategy nor an adaptation of this run asks it"
+            )
 
     def evaluate(
         self,

@@ -149,7 +149,7 @@ def test_models_stay_on_the_client_s_disk_and_can_be_loaded_there(tmp_path):
     assert len(last) == 6 * 2
     benchmark = assemble(tiny.config(out=str(folder))).benchmark
     for row in last:
-        [disk] = (tmp_path / f"disk-{row.client}").glob("*/*")
+        [disk] = (tmp_path / f"disk-{row.client}").glob("experiment-*/client-*")
         network = fedadapt.load(disk, row.client, row.adaptation)
         test = benchmark.split(row.client).test
         found = network(network.card.scaling(test.inputs)).argmax(1)
@@ -194,7 +194,8 @@ def test_a_model_with_nan_does_not_reach_what_the_client_keeps(tmp_path):
 
 
 def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
-    some = Client(tmp_path, model="mlp", strategy="pfa", adapt="none", adapt_args="")
+    some = Client(tmp_path, model="mlp", strategy="pfa", strategy_args="q=3",
+                  adapt="none", adapt_args="")  # fmt: skip
     reply = some.ask("query.sparsity", some.told(layer="first", channels=[5, 0, 7], epsilon=0.0))
     assert set(reply.content) == {"report", "metrics"}
     assert reply.content["metrics"] == MetricRecord({"num-examples": 1.0})  # not how many it has
