@@ -101,6 +101,7 @@ def run(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
         announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        _describe(assembly, engine, folder)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -115,12 +116,15 @@ def run(
             initial=initial if has_local else None,
             has_tasks=assembly.selected.learns_tasks,
         )
-        _describe(assembly, engine, folder)
-        if checkpoint is not None:
-            federation.resume(checkpoint)
-            checkpoint = None  # it holds files open
-        else:
-            federation.begin(start)
+        try:
+            if checkpoint is not None:
+                federation.resume(checkpoint)
+                checkpoint = None  # it holds files open
+            else:
+                federation.begin(start)
+        except BaseException:
+            federation.close()
+            raise
         seconds = federation.run()
         progress.phase("writing tables and pictures", 1)
         served = {}
