@@ -18,6 +18,8 @@ from fedadapt.parameters import Scalar, check_parameters, param
 
 RUNNING = (
     "out",
+    "roster",
+    "server-data",
     "data-root",
     "rounds",
     "engine",
@@ -36,6 +38,15 @@ RUNNING = (
     "max-failed-rounds",
 )
 """Settings of where and how patiently a run runs, not of what it computes; and its length."""
+
+GROUPS = {
+    "benchmark": "Data",
+    "model": "Training",
+    "adapt": "Adaptation and evaluation",
+    "seed": "Engine and files",
+    "checkpoint-every": "Faults",
+}
+"""First key of each group of settings -> its title; a group ends where the next one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +77,28 @@ class RunConfig:
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
     examples: int = param(0, "at most so many images a client; 0: all there are", at_least=0)
+    server_share: float = param(
+        0.0,
+        "share of the images that the server has and no client, for strategies that train on them",
+        at_least=0,
+        below=1,
+    )
     image_size: int = param(0, "resize images to so many pixels; 0: as they are", at_least=0)
+    classes: str = param(
+        "",
+        "with benchmark=own: class names, separated by commas, in the order of the network's "
+        "outputs (default: those that the clients have, if their owners tell them)",
+    )
+    server_data: str = param(
+        "",
+        "with benchmark=own and a strategy that learns tasks: the server's own pictures, a folder "
+        "on the server, <task>/<class>/*.jpg",
+    )
+    roster: str = param(
+        "",
+        "with benchmark=own: file on the server, a line `fingerprint name` for each client that "
+        "may take part (default: whoever the SuperLink lets in)",
+    )
     normalization: str = param(
         "auto",
         "auto, data, imagenet, symmetric ([-1, 1]) or unit ([0, 1])",

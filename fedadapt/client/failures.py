@@ -15,6 +15,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from fedadapt.errors import InputError, RefusedError
 from fedadapt.messages import Failure
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ GRACE = 10.0
 PATIENCE = 3600.0
 """``round-deadline`` of a run that says nothing of it, in seconds."""
 
-CODES = {"crash": 900, "timeout": 901, "no-reply": 902, "memory": 903, "exit": 904}
+CODES = {
+    "crash": 900, "timeout": 901, "no-reply": 902, "memory": 903, "exit": 904, "refused": 905,
+}  # fmt: skip
 """The codes of Flower's error replies."""
 
 
@@ -172,6 +175,10 @@ def _kind(error: BaseException | None) -> str:
         return "timeout"
     if isinstance(error, SystemExit | KeyboardInterrupt | _StoppedError):
         return "exit"
+    if isinstance(error, RefusedError):
+        return f"refused:{error.word}"
+    if isinstance(error, InputError):
+        return "refused:bad-settings"
     name = type(error).__name__
     # torch says it on a GPU with a type of its own, on a CPU with words only.
     words = " ".join(a for a in error.args if isinstance(a, str))

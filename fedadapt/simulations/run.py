@@ -9,6 +9,7 @@ import tomli_w
 from rich.console import Console
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import OWN
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
@@ -23,7 +24,7 @@ from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.endings import early_endings, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
-from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
+from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
 from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
@@ -90,17 +91,23 @@ def run(
     config, benchmark = assembly.config, assembly.benchmark
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
-    initial = InitialModel(start, is_sent=bool(config.weights))
+    # Computers of another kind may draw other initial weights; those of a simulation are alike.
+    initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
     has_local = config.local and assembly.tasks is None
-    population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
     if checkpoint is not None:
         restore_journals(folder)
-    with Progress(console, show=console is not None and console.is_terminal) as progress:
-        client_pool.ready()
+    with Progress(console) as progress:
+        present = set(client_pool.ready())
+        population = Population(
+            tuple(client for client in benchmark.seen if client in present),
+            tuple(client for client in sorted(benchmark.unseen) if client in present),
+        )
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
-        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        estimated = announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        if estimated is not None:
+            progress.expect(estimated)
         _describe(assembly, engine, folder)
         federation = Federation(
             config,
@@ -142,24 +149,24 @@ def run(
 
 def announce(
     assembly: Assembly, engine: str, finished: int, console: Console | None = None
-) -> None:
-    """Say how long the run will take, if that is more than a few minutes.
+) -> Estimate | None:
+    """Estimate how long the run will take, and say so if that is more than a few minutes.
 
     Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
     its experts will train: of these nothing is said.
     """
     if engine == "flower" or assembly.tasks is not None:
-        return
+        return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
     estimated = estimate(assembly, rounds=max(0, left), workers=workers)
     log.info("estimated: %s", estimated)
-    if estimated.total < ANNOUNCED:
-        return
-    if console is None:
-        log.warning("%s", announcement(estimated, workers))
-    else:
-        console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    if estimated.total >= ANNOUNCED:
+        if console is None:
+            log.warning("%s", announcement(estimated, workers))
+        else:
+            console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    return estimated
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
