@@ -273,3 +273,13 @@ def test_leaving_is_an_error_of_the_library_too(tmp_path):
 def test_words_of_others_become_one_line(words, line):
     assert one_line(words) == line
     assert one_line(line) == line
+
+
+def test_settings_that_somebody_has_spoilt_are_damaged_and_no_traceback(tmp_path):
+    """A date is TOML and no setting; a report of the run is written all the same."""
+    from fedadapt.simulations.results.run_folder import RunFolder
+
+    (tmp_path / "config.toml").write_text("out = 1979-05-27\n")
+    run = RunFolder.read(tmp_path)
+    assert "config.toml is damaged" in run.missing
+    assert run.config == {}
