@@ -15,7 +15,11 @@ from typing import Any
 from fedadapt.errors import InputError, nearest
 from fedadapt.lr_schedule import ALLOWED, is_schedule
 from fedadapt.older_runs import refuse_older_run
-from fedadapt.parameters import Scalar, check_parameters, param
+from fedadapt.parameters import Scalar, as_float, check_parameters, param
+
+MOST = {"clients": 10**6, "workers": 1024, "seed": 2**63 - 1}
+"""The largest numbers that make sense: what is above is a slip, and would fill the memory."""
+MOST_OF_ANYTHING = 10**9  # rounds, epochs, images, seconds
 
 RUNNING = (
     "out",
@@ -249,6 +253,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        for name, value in asdict(self).items():
+            most = MOST.get(name, MOST_OF_ANYTHING)
+            if not isinstance(value, str) and value > most:
+                key = name.replace("_", "-")
+                raise InputError(
+                    f"{key}: {as_float(value):g} is out of range; it must be <= {most:,}"
+                )
         if self.adapt_share + self.test_share >= 1:
             raise InputError(
                 f"adapt-share, test-share: {self.adapt_share} + {self.test_share} leaves nothing "
