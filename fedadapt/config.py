@@ -19,6 +19,7 @@ from fedadapt.parameters import Scalar, check_parameters, param
 RUNNING = (
     "out",
     "roster",
+    "server-data",
     "data-root",
     "rounds",
     "engine",
@@ -40,6 +41,14 @@ RUNNING = (
 
 DEPLOYED: dict[str, float] = {"max-update-factor": 5.0, "max-weight-factor": 10.0}
 """Defaults of a run on real clients, which no simulation has: no client can own the model."""
+GROUPS = {
+    "benchmark": "Data",
+    "model": "Training",
+    "adapt": "Adaptation and evaluation",
+    "seed": "Engine and files",
+    "checkpoint-every": "Faults",
+}
+"""First key of each group of settings -> its title; a group ends where the next one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +79,22 @@ class RunConfig:
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
     examples: int = param(0, "at most so many images a client; 0: all there are", at_least=0)
+    server_share: float = param(
+        0.0,
+        "share of the images that the server has and no client, for strategies that train on them",
+        at_least=0,
+        below=1,
+    )
     image_size: int = param(0, "resize images to so many pixels; 0: as they are", at_least=0)
     classes: str = param(
         "",
         "with benchmark=own: class names, separated by commas, in the order of the network's "
         "outputs (default: those that the clients have, if their owners tell them)",
+    )
+    server_data: str = param(
+        "",
+        "with benchmark=own and a strategy that learns tasks: the server's own pictures, a folder "
+        "on the server, <task>/<class>/*.jpg",
     )
     roster: str = param(
         "",

@@ -24,14 +24,13 @@ class RefusedError(InputError):
     """
 
     def __init__(self, word: str, message: str) -> None:
-        """Refuse for the reason ``word``, a key of ``REFUSALS``."""
-        assert word in REFUSALS, word
-        self.word = word
+        """Refuse for the reason ``word``, a key of ``REFUSALS``: no other word travels."""
+        self.word = word if word in REFUSALS else "bad-settings"
         super().__init__(message)
 
 
 REFUSALS = {
-    "not-registered": "its node has neither images nor a partition-id",
+    "no-data": "its node has neither images, nor data, nor a partition-id of the run",
     "no-state-dir": "its owner has not said where it may write: node config state-dir",
     "no-images": "its folder of pictures is missing, empty or cannot be read",
     "too-few-pictures": "it has too few pictures to train on, to adapt to and to be tested on",

@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 from fedadapt.client.egress.ledger import Entry, ledgers
 from fedadapt.flower.client_app import app
 from fedadapt.flower.clients_over_grid import GridClients
-from fedadapt.flower.run_facts.experiment import Experiment
 from fedadapt.flower.records import array_record, request
 from fedadapt.flower.roll_call import BenchmarkRollCall
+from fedadapt.flower.run_facts.experiment import Experiment
 from fedadapt.flower.server_app import app as server
 from fedadapt.models.vit import vit_tiny
 from fedadapt.server.client_pool import EvaluationRequest

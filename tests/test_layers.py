@@ -13,6 +13,7 @@ FILES = {
 
 LAYERS = (
     (
+        "command_help.py", "name_list.py",
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
         "older_runs.py", "random_streams.py", "factories.py", "__init__.py",
     ),
@@ -43,6 +44,7 @@ LIGHT = {
     "datasets/registry.py", "datasets/rules.py", "datasets/sources/files.py",
     "datasets/sources/image_folder.py", "datasets/task_incremental/task_entries.py",
     "datasets/task_incremental/task_listing.py", "datasets/task_incremental/task_spec.py",
+    "command_help.py",
     "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
     "new/command.py", "older_runs.py",
     "parameters.py", "registry.py", "privacy/__init__.py", "privacy/command.py",

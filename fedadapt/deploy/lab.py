@@ -42,7 +42,9 @@ class Lab:
         self._say = say
         hosts = ("localhost",)
         self.deployment = initialise(folder, hosts, clients, port, control_port)
-        self.pictures = write_pictures(folder / "pictures", self.deployment.clients())
+        self.pictures = write_pictures(
+            self.deployment.folder / "pictures", self.deployment.clients()
+        )
         self._running: list[Running] = []
 
     def start(self) -> None:

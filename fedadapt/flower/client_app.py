@@ -20,8 +20,8 @@ from fedadapt.errors import RefusedError
 from fedadapt.flower import records
 from fedadapt.flower.client_source import SCHEMA, agreed, client_part, run_config
 from fedadapt.flower.egress import Declared, Device, Egress, costing, debited
-from fedadapt.flower.run_facts.experiment import without_experiment
 from fedadapt.flower.owner import Owner
+from fedadapt.flower.run_facts.experiment import without_experiment
 from fedadapt.flower.software import network_facts, software
 from fedadapt.messages import Config
 from fedadapt.server.checks import Expected

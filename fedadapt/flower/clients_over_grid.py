@@ -11,11 +11,11 @@ from flwr.serverapp import Grid
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.flower import records
-from fedadapt.flower.run_facts.announced import Announcements
 from fedadapt.flower.egress import WITHHELD
 from fedadapt.flower.nodes import wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.flower.roll_call import RollCall
+from fedadapt.flower.run_facts.announced import Announcements
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.checks import Expected

@@ -20,12 +20,13 @@ from fedadapt.datasets.own.own_data import Sums
 from fedadapt.datasets.own.pictures import class_name
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.settings import parse_classes
+from fedadapt.datasets.own.tasks import ServerTasks
 from fedadapt.errors import REFUSALS, InputError, QuorumLostError, shown
 from fedadapt.flower import records
-from fedadapt.flower.run_facts.agreement import Agreement
-from fedadapt.flower.run_facts.announced import Announced
 from fedadapt.flower.nodes import wait_for_nodes
 from fedadapt.flower.roster import Roster
+from fedadapt.flower.run_facts.agreement import Agreement
+from fedadapt.flower.run_facts.announced import Announced
 from fedadapt.flower.software import differences
 from fedadapt.messages import Config
 
@@ -214,8 +215,11 @@ class OwnRollCall:
         self.schema: Schema | None = None
         self.announced: dict[int, Announced] = {}
 
-    def agree(self) -> Schema:
+    def agree(self, server: ServerTasks | None = None) -> Schema:
         """Find the clients and agree on classes, shape and scaling.
+
+        Args:
+            server: The server's own pictures, where it learns tasks: they say it all.
 
         Raises:
             QuorumLostError: Too few clients fit.
@@ -226,8 +230,11 @@ class OwnRollCall:
         if self._before is not None:
             self.schema = self._before.schema
             return self.schema
-        classes = parse_classes(self._config.classes)
-        named = classes or self._classes()
+        shapes = [member.shape for member in self._members.values()]
+        if server is not None:
+            self.schema = server.schema(shapes)
+            return self.schema
+        named = parse_classes(self._config.classes) or self._classes()
         self._need()
         shapes = [member.shape for member in self._members.values()]
         scaling = fixed_scaling(self._config, shapes[0][0])
@@ -235,7 +242,7 @@ class OwnRollCall:
         if scaling is None:
             sums = self._sums(schema)
             self._need()
-            schema = agreed_schema(named, shapes, pooled_scaling(sums))
+            schema = agreed_schema(schema.classes, shapes, pooled_scaling(sums))
         self.schema = schema
         return schema
 

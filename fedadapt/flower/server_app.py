@@ -82,19 +82,25 @@ def _with_own_data(
 ) -> "tuple[Assembly, GridClients]":
     """Clients that have data of their own: the server has a schema, and none of the data."""
     from fedadapt.datasets.own.benchmarks import OnServer
-    from fedadapt.flower.run_facts.agreement import Agreement
+    from fedadapt.datasets.own.tasks import load_server_tasks, own_tasks
     from fedadapt.flower.clients_over_grid import GridClients
     from fedadapt.flower.roll_call import OwnRollCall
+    from fedadapt.flower.run_facts.agreement import Agreement
     from fedadapt.flower.software import network_facts
-    from fedadapt.simulations.assembly import assembled
+    from fedadapt.simulations.assembly import assembled, assembled_tasks
 
+    server = load_server_tasks(config) if config.server_data else None
     agreement = Agreement.read(folder) if experiment.attempt > 1 else None
     roll_call = OwnRollCall(grid, config, agreement)
-    schema = roll_call.agree()
+    schema = roll_call.agree(server)
     Agreement(roll_call.roster, schema).write(folder)
     names = roll_call.roster.names
     config = replace(config, clients=len(names))
-    assembly = assembled(config, OnServer(OWN, schema, names))
+    clients = OnServer(OWN, schema, names)
+    if server is None:
+        assembly = assembled(config, clients)
+    else:
+        assembly = assembled_tasks(config, own_tasks(clients, schema, server))
     roll_call.confirm(network_facts(assembly.model))
     settings = experiment.to_config()
     return assembly, GridClients(

@@ -24,7 +24,7 @@ from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_lates
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.engines.select import engine_for, num_workers
-from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
+from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
 from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
@@ -87,7 +87,7 @@ def run(
     # Computers of another kind may draw other initial weights; those of a simulation are alike.
     initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
     has_local = config.local and assembly.tasks is None
-    with Progress(console, show=console is not None and console.is_terminal) as progress:
+    with Progress(console) as progress:
         present = set(client_pool.ready())
         population = Population(
             tuple(client for client in benchmark.seen if client in present),
@@ -96,7 +96,9 @@ def run(
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
-        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        estimated = announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        if estimated is not None:
+            progress.expect(estimated)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -137,24 +139,24 @@ def run(
 
 def announce(
     assembly: Assembly, engine: str, finished: int, console: Console | None = None
-) -> None:
-    """Say how long the run will take, if that is more than a few minutes.
+) -> Estimate | None:
+    """Estimate how long the run will take, and say so if that is more than a few minutes.
 
     Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
     its experts will train: of these nothing is said.
     """
     if engine == FLOWER or assembly.tasks is not None:
-        return
+        return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
     estimated = estimate(assembly, rounds=max(0, left), workers=workers)
     log.info("estimated: %s", estimated)
-    if estimated.total < ANNOUNCED:
-        return
-    if console is None:
-        log.warning("%s", announcement(estimated, workers))
-    else:
-        console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    if estimated.total >= ANNOUNCED:
+        if console is None:
+            log.warning("%s", announcement(estimated, workers))
+        else:
+            console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    return estimated
 
 
 def _command(engine: str, folder: Path) -> str:

@@ -132,6 +132,7 @@ class Worker:
             stacked=together,
             network=self._network,
             autocast=self._autocast,
+            domains=tuple(self.benchmark.domain(d) for d in clients),
         )
 
     def at(self, task: int) -> "Worker":

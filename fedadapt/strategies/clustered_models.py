@@ -186,7 +186,7 @@ def until_quorum_fails(answers: Iterable[Answers]) -> Iterator[Answers]:
 
 def reported(answers: Iterable[Answers], name: str, size: int) -> dict[int, Tensor]:
     """What clients reported as ``name``, [size], in client order; without what is malformed."""
-    found = {}
+    vectors = {}
     for some in answers:
         given = some.update.report.get(name) if some.update else None
         for d, client in enumerate(some.clients):
@@ -196,8 +196,8 @@ def reported(answers: Iterable[Answers], name: str, size: int) -> dict[int, Tens
             elif not bool(vector.isfinite().all()):
                 log.warning("client %d: its %s is not finite; left out", client, name)
             else:
-                found[client] = vector.float()
-    return dict(sorted(found.items()))
+                vectors[client] = vector.float()
+    return dict(sorted(vectors.items()))
 
 
 def _noting(answers: Iterable[Answers], known: set[int]) -> Iterator[Answers]:

@@ -241,19 +241,29 @@ class PersonalModels(Strategy[PersonalState]):
         base = self._average.merge(
             state.base, action, round, self._keeping(state, round, answers, kept)
         )
-        found = PersonalState(base, dict(sorted({**state.kept, **kept}.items())))
+        trained = PersonalState(base, dict(sorted({**state.kept, **kept}.items())))
         if self.combined == "when sent" or not kept:
-            return found
-        next_ones = dict(found.kept)
+            return trained
+        next_ones = dict(trained.kept)
         clients = sorted(kept)
-        for client, model in zip(clients, self.combine(found, clients, round), strict=True):
-            next_ones[client] = self.storage.put({MODEL: model, NOTES: found.notes(client)})
+        for client, model in zip(clients, self.combine(trained, clients, round), strict=True):
+            next_ones[client] = self.storage.put({MODEL: model, NOTES: trained.notes(client)})
         return PersonalState(base, next_ones)
 
     @final
     def models(self, state: PersonalState, clients: Sequence[int]) -> Mapping[str, Weights]:
         base = self._of_network(repeat(state.base, len(clients)))
-        return {"base": base, "personal": self._of_network(self._models(state, clients))}
+        personal = self._of_network(self._models(state, clients))
+        more = self.more_models(state, clients)
+        return {"base": base, "personal": personal} | {
+            name: self._of_network(_stacked(each, len(clients))) for name, each in more.items()
+        }
+
+    def more_models(
+        self, state: PersonalState, clients: Sequence[int]
+    ) -> Mapping[str, Iterator[Weights]]:
+        """Return further models to be evaluated, by name, [...] for each client in turn."""
+        return {}
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:

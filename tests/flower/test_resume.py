@@ -13,8 +13,8 @@ from flwr.app import Message
 from safetensors.torch import load_file
 
 from fedadapt.errors import InputError, InterruptedRunError
-from fedadapt.flower.run_facts.experiment import Experiment, experiment_of, without_experiment
 from fedadapt.flower.grid_over_clients import flower_identity
+from fedadapt.flower.run_facts.experiment import Experiment, experiment_of, without_experiment
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 

@@ -1,4 +1,4 @@
-"""The table that ``fedadapt adaptations`` prints: all adaptations, or one with its arguments."""
+"""What ``fedadapt adaptations`` prints: a line for each, or one with its arguments."""
 
 import inspect
 
@@ -6,11 +6,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from fedadapt.client.adaptations.registry import find, row, rows
+from fedadapt.name_list import NameList
 from fedadapt.parameters import rows as parameter_rows
 
 
 def listing(name: str | None = None) -> RenderableType:
-    """Return the table of all adaptations, or the description of one or of those joined by +.
+    """Return a list of all adaptations, or the description of one or of those joined by +.
 
     Raises:
         InputError: There is no adaptation of that name.
@@ -19,17 +20,18 @@ def listing(name: str | None = None) -> RenderableType:
     return Group(*(_one(part) for part in name.split("+"))) if name else _all()
 
 
-def _all() -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "what it does", "labels", "batch norm", "--adapt-args"):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for each in rows():
-        needs = ("yes" if needed else "no" for needed in (each.needs_labels, each.needs_batch_norm))
-        arguments = (f"{described.key}={described.shown}" for described in each.parameters)
-        table.add_row(each.name, each.description, *needs, " ".join(arguments))
-    table.add_row("module:Class", "anybody's class", "", "", "its own")
-    table.add_row("a+b", "a, and then b", "", "", "those of a and of b")
-    return table
+def _all() -> NameList:
+    lines = [
+        (each.name, _yes(each.needs_labels), _yes(each.needs_batch_norm), each.description)
+        for each in rows()
+    ]
+    lines += [("module:Class", "", "", "anybody's class"), ("a+b", "", "", "a, and then b")]
+    hint = "fedadapt adaptations NAME: what it is, and its arguments"
+    return NameList(("name", "labels", "batch norm", "what it does"), lines, hint)
+
+
+def _yes(needed: bool) -> str:
+    return "yes" if needed else "no"
 
 
 def _one(name: str) -> Group:

@@ -29,6 +29,7 @@ ADAPTATIONS = Registry(
         "kd": "fedadapt.client.adaptations.kd:Kd",
         "ewc": "fedadapt.client.adaptations.ewc:Ewc",
         "lp-ft": "fedadapt.client.adaptations.lp_ft:LpFt",
+        "class-selection": "fedadapt.client.adaptations.class_selection:ClassSelection",
         "prototype": "fedadapt.client.adaptations.prototype:Prototype",
         "tent": "fedadapt.client.adaptations.tent:Tent",
         "bn-mix": "fedadapt.client.adaptations.bn_mix:BnMix",

@@ -57,3 +57,15 @@ def lab(
         click.echo("ends")
     finally:
         bench.end()
+
+
+@deploy.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def pictures(folder: Path, names: tuple[str, ...]) -> None:
+    """Write sample pictures (handwritten digits) for clients: DIR/NAME/<digit>/*.png."""
+    from fedadapt.deploy.folder import check_name
+    from fedadapt.deploy.sample_pictures import write_pictures
+
+    for own in write_pictures(folder, tuple(check_name(name) for name in names)):
+        click.echo(own)

@@ -95,8 +95,8 @@ class CFL(ClusteredModels):
         if state.clusters is None:
             return state
         size = state.clusters.vectors.shape[1]
-        found = reported(until_quorum_fails(answers), "direction", size)
-        return replace(state, clusters=state.clusters.joined_by(found, _nearest))
+        directions = reported(until_quorum_fails(answers), "direction", size)
+        return replace(state, clusters=state.clusters.joined_by(directions, _nearest))
 
     def regrouped(
         self, state: ClusteredState, round: int, answers: Iterable[Answers]

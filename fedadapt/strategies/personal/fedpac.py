@@ -105,13 +105,15 @@ class FedPAC(PersonalModels):
 
     def _statistics(self, cohort: Cohort, weights: Weights) -> Weights:
         """Measure H [D, C, F] and v [D], float64, of the training images."""
-        found = []
+        statistics = []
         for own in features_of(cohort, weights, Schedule(BATCH, purpose="fedpac")):
             z, count = own.values.double(), len(own.labels)
             classes = weights[linear_head(self.model)[0]].shape[1]  # of [D, C, F]
             sums = z.new_zeros(classes, z.shape[1]).index_add_(0, own.labels, z) / count
-            found.append({"H": sums, "v": (z.square().sum() / count - sums.square().sum()) / count})
-        return stack(found)
+            statistics.append(
+                {"H": sums, "v": (z.square().sum() / count - sums.square().sum()) / count}
+            )
+        return stack(statistics)
 
 
 def head_shares(features: Tensor, variances: Tensor) -> Tensor:
@@ -123,12 +125,12 @@ def head_shares(features: Tensor, variances: Tensor) -> Tensor:
 
     """
     gram, count = features @ features.T, len(features)
-    found = []
+    of_some = []
     for some in torch.arange(count).split(max(1, NUMBERS_AT_ONCE // count**2)):
         own = gram[some]  # <H_i, H_j>
         bias = gram.diagonal()[some][:, None, None] - own[:, :, None] - own[:, None, :] + gram
-        found.append(least_on_simplex(bias + torch.diag(variances)))
-    shares = torch.cat(found)
+        of_some.append(least_on_simplex(bias + torch.diag(variances)))
+    shares = torch.cat(of_some)
     shares = shares.where(shares >= LEAST, 0.0)
     return shares / shares.sum(1, keepdim=True)
 
