@@ -42,7 +42,7 @@ WARM_UP_TASKS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TaperServer(TaskMixtures):
-    """Trained once on the server's own images, then a network for each described task. Chen 2023.
+    """Trained once on the server's images; a network for each task. Chen et al. 2023.
 
     Clients never train. In each round the server goes ``local-epochs`` times through its own images
     (``server-share``): first for a generic network, the base model; then for copies of it, the
@@ -64,7 +64,8 @@ class TaperServer(TaskMixtures):
     The paper's descriptions are embeddings of the classes' names, or this bag of words; its tasks
     are drawn for each image of a batch, here for each batch. Its mixer has batch norm, this one has
     none. Stages share a learning rate. Batch norm is mixed like everything else, and its statistics
-    stay as the second stage left them: networks without it are better off.
+    stay as the second stage left them: networks without it are better off. There is a patent
+    application on the method, US 2024/0362460.
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE, GUESS)
