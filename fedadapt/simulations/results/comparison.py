@@ -69,7 +69,7 @@ BY_CLASS = {
 }
 """Metrics in which every class counts once: columns where they are asked for."""
 
-COMPARED = (MEAN, WORST, GAIN, WORSE, OVER_LOCAL, UNSEEN, GLOBAL, CLIENTS, MB_UP, MB_DOWN, CPU)
+COMPARED = (MEAN, WORST, GAIN, WORSE, OVER_LOCAL, UNSEEN, GLOBAL, CLIENTS, MB_UP, MB_DOWN)
 NOBODY = "no federation"  # in place of a strategy
 OPTIONAL = (OVER_LOCAL, UNSEEN, GLOBAL, CPU)  # left out where no run has them
 IN_A_SUMMARY = ("benchmark", "model", "batch-norm", "clients", "rounds", "adapt-args")

@@ -8,7 +8,7 @@ from made_up import evaluation
 
 from fedadapt.config import RunConfig
 from fedadapt.simulations.results.accuracies import last_accuracies
-from fedadapt.simulations.results.comparison import comparison
+from fedadapt.simulations.results.comparison import MEAN, comparison
 from fedadapt.simulations.results.paired import (
     ALONE,
     FINE_TUNED,
@@ -35,7 +35,7 @@ def run(accuracies, *, manifest="m", **config):
 def held_against(reference, *runs):
     """Label by label of the strategies: (gain, p)."""
     summaries, accuracies = zip(*runs, strict=True)
-    table = beside(comparison(summaries), summaries, accuracies.__getitem__, reference)
+    table = beside(comparison(summaries, (MEAN,)), summaries, accuracies.__getitem__, reference)
     places = [[c.key for c in table.columns].index(c.key) for c in (reference.gain, reference.p)]
     return {
         (line.strategy, line.label, *line.settings): tuple(line.cells[i].mean for i in places)
