@@ -124,9 +124,17 @@ def _fork(address: str, token: str) -> int:
     except SystemExit as end:  # how Flower ends a program
         code = end.code if isinstance(end.code, int) else 1
     finally:
+        if not code:  # the reply was handed over: the ledger may say so
+            _confirm()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # not through what the parent has registered to be done at its end
+
+
+def _confirm() -> None:
+    from fedadapt.flower.egress import confirm_handed_over
+
+    confirm_handed_over()
 
 
 def _answer(address: str, token: str) -> None:

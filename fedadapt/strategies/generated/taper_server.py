@@ -68,6 +68,11 @@ class TaperServer(TaskMixtures):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE, GUESS)
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "nothing: clients do not train",
+        DESCRIBE: "which classes there are among the training images, and the domain's number",
+        GUESS: "which classes the model finds in the images, and the domain's number",
+    }
     samples_clients: ClassVar[bool] = False
     trains_on_server: ClassVar[bool] = True
 
