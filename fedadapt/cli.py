@@ -18,7 +18,8 @@ from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.deploy.commands import deploy
-from fedadapt.errors import FedadaptError, InputError
+from fedadapt.errors import DiskFullError, FedadaptError, InputError, ended_by_exit
+from fedadapt.files import disk_full, no_room, user_path
 from fedadapt.new.command import new
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
@@ -34,13 +35,20 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Never:
         try:
-            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False}) or 0
         except FedadaptError as error:
             _say(f"fedadapt: {error}", error.exit_code)
+        except SystemExit as error:  # ours are outside of this; code of others may be in it
+            _say(f"fedadapt: {ended_by_exit(error)}", FedadaptError.exit_code)
+        except OSError as error:
+            if not no_room(error):
+                raise
+            _say(f"fedadapt: {disk_full(Path(error.filename or '.'))}", DiskFullError.exit_code)
         except click.exceptions.Abort:
             _say("fedadapt: interrupted", 5)
         except click.ClickException as error:
             _say(f"fedadapt: {error.format_message()}", error.exit_code)
+        sys.exit(code)
 
 
 def _say(line: str, code: int) -> Never:
@@ -132,6 +140,7 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
 
     _prepare(verbose)
     if resume is not None:
+        resume = user_path(resume, "resume")
         path = resume / "config.toml"
         if not path.is_file():
             raise InputError(f"resume: {path} is not there; name the folder of a run")
@@ -150,9 +159,9 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
 
     try:
         summary = run(config, folder, resume=resume is not None, console=console)
-    except InputError:
+    except FedadaptError:
         if resume is None and not any(folder.iterdir()):
-            folder.rmdir()  # refused before anything was done: leave nothing behind
+            folder.rmdir()  # it ended before anything was done: leave nothing behind
         raise
     _show(summary, folder)
 
@@ -274,7 +283,7 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
     from fedadapt.simulations.results.table_formats import to_rich
 
     _prepare(verbose)
-    folder = out.expanduser()
+    folder = user_path(out, "out")
     runs = demonstration.plan(benchmark, seed, folder)
     for run in runs:
         check(run)
@@ -295,7 +304,7 @@ def report(folders: tuple[Path, ...], figures: bool) -> None:
     Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
     """
     for folder in folders:
-        if not folder.is_dir():
+        if not user_path(folder, "report").is_dir():
             raise InputError(f"{folder}: no such folder; name the folder of a run")
     from fedadapt.simulations.report.report import write_report
 

@@ -39,8 +39,6 @@ RUNNING = (
 )
 """Settings of where and how patiently a run runs, not of what it computes; and its length."""
 
-DEPLOYED: dict[str, float] = {"max-update-factor": 5.0, "max-weight-factor": 10.0}
-"""Defaults of a run on real clients, which no simulation has: no client can own the model."""
 GROUPS = {
     "benchmark": "Data",
     "model": "Training",
@@ -49,6 +47,9 @@ GROUPS = {
     "checkpoint-every": "Faults",
 }
 """First key of each group of settings -> its title; a group ends where the next one begins."""
+
+DEPLOYED: dict[str, float] = {"max-update-factor": 5.0, "max-weight-factor": 10.0}
+"""Defaults of a run on real clients, which no simulation has: no client can own the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,7 @@ class RunConfig:
     node_wait: float = param(120.0, "seconds to wait for the clients to appear", above=0)
     round_deadline: float = param(3600.0, "seconds a round may take", above=0)
     client_deadline: float = param(
-        0.0, "seconds a client may compute an answer; 0: no limit", at_least=0
+        0.0, "seconds a client may compute an answer; 0: half of round-deadline", at_least=0
     )
     min_replies: float = param(
         0.5, "share of asked clients that must answer well", above=0, at_most=1

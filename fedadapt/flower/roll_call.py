@@ -21,9 +21,9 @@ from fedadapt.datasets.own.pictures import class_name
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.settings import parse_classes
 from fedadapt.datasets.own.tasks import ServerTasks
-from fedadapt.errors import REFUSALS, InputError, QuorumLostError, shown
+from fedadapt.errors import REFUSALS, InputError, QuorumLostError, one_line
 from fedadapt.flower import records
-from fedadapt.flower.nodes import wait_for_nodes
+from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.roster import Roster
 from fedadapt.flower.run_facts.agreement import Agreement
 from fedadapt.flower.run_facts.announced import Announced
@@ -79,7 +79,12 @@ class _Call:
         asked = [node for node in nodes if node not in self.left_out]
         messages = [Message(records.request({}, settings(node)), node, action) for node in asked]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in received}
+        # An error that the SuperLink made in a client's stead comes from the SuperLink.
+        node_of = nodes_by_message(messages)
+        replies = {
+            node_of.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            for reply in received
+        }
         for node in asked:
             reply = replies.get(node)
             if reply is None:
@@ -130,7 +135,7 @@ def explained(reason: str | None) -> str:
     kind, _, detail = word.partition(":")
     if kind == "refused" and detail in REFUSALS:
         return f"{REFUSALS[detail]} ({reason})" if len(reason) < 100 else REFUSALS[detail]
-    return shown(reason)[1:-1]
+    return one_line(reason, 80)
 
 
 class BenchmarkRollCall:
@@ -234,7 +239,8 @@ class OwnRollCall:
         if server is not None:
             self.schema = server.schema(shapes)
             return self.schema
-        named = parse_classes(self._config.classes) or self._classes()
+        classes = parse_classes(self._config.classes)
+        named = classes or self._classes()
         self._need()
         shapes = [member.shape for member in self._members.values()]
         scaling = fixed_scaling(self._config, shapes[0][0])

@@ -34,7 +34,8 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
     resume, config = resumed(context.run_config)
@@ -44,18 +45,18 @@ def main(grid: Grid, context: Context) -> None:
     check(config, flower=True)
     if not config.checkpoint_every:  # beside an exchange of seconds a checkpoint takes no time
         config = replace(config, checkpoint_every=1)
-    if resume is None:
-        folder = new_folder(config)
-        experiment = Experiment.begin(folder)
-    else:
-        folder = resume
-        experiment = Experiment.go_on(folder, load_latest(folder).round)
-    tell("waiting for the clients")
-    make = _with_own_data if own else _of_benchmark
-    assembly, client_pool = make(grid, config, experiment, folder)
-    experiment.write_resume_file(folder, assembly.config)
-    told = TellingClients(client_pool, tell)
-    run(assembly, told, folder, engine="flower", resume=resume is not None)
+    folder = new_folder(config) if resume is None else resume
+    with opened(folder, resume=resume is not None), early_endings(folder, engine="flower"):
+        if resume is None:
+            experiment = Experiment.begin(folder)
+        else:
+            experiment = Experiment.go_on(folder, load_latest(folder).round)
+        tell("waiting for the clients")
+        make = _with_own_data if own else _of_benchmark
+        assembly, client_pool = make(grid, config, experiment, folder)
+        experiment.write_resume_file(folder, assembly.config)
+        told = TellingClients(client_pool, tell)
+        run(assembly, told, folder, engine="flower", resume=resume is not None)
 
 
 def tell(line: str) -> None:

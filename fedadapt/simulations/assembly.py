@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fedadapt.client.adaptations import registry as adaptations
+from fedadapt.client.failures import Deadlines
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
@@ -196,4 +197,5 @@ def _worker(
         bytes_in_memory=bytes_in_memory,
         alone=TrainingAlone(local_training(config), local_epochs(config), initial(model)),
         later_tasks=later_tasks,
+        deadlines=Deadlines(config.client_deadline, config.round_deadline),
     )

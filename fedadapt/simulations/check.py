@@ -76,6 +76,8 @@ def check(
 
     given_keys = config.changed if given_keys is None else given_keys
     refuse_unused(config, given_keys, selected, flower=flower)
+    seen = max(1, config.clients - round(config.unseen * config.clients))
+    selected.try_out(max(1, round(config.fraction * seen)))
 
 
 def _mismatch(config: RunConfig) -> str:

@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
+from fedadapt.errors import one_line
 from fedadapt.records import LOCAL, CommunicationEntry, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import (
     ClientPool,
@@ -73,6 +74,7 @@ class Evaluator:
             for confidence in answers.confidences:
                 self._record(confidence)
             for failure in answers.failed:
+                failure = failure._replace(reason=one_line(failure.reason))
                 failed[failure.label].append(failure)
                 self._record(failure._replace(task=request.task))
             for client in answers.clients:
@@ -81,6 +83,7 @@ class Evaluator:
                 self._enter(request.round, client, "accepted", "", down, up, seconds)
             for client, (outcome, reason) in answers.failures.items():
                 waiting.discard(client)
+                reason = one_line(reason)
                 refused += reason == NO_METRICS
                 log.warning("evaluation of client %d: %s", client, reason)
                 self._enter(request.round, client, outcome, reason, down)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.names import OWN
-from fedadapt.errors import InputError, InterruptedRunError
+from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
     CommunicationEntry,
@@ -23,15 +23,18 @@ from fedadapt.records import (
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
+from fedadapt.simulations.endings import FLOWER, early_endings, resume_command, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
 from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
 from fedadapt.simulations.results.groups import as_text, read_groups
 from fedadapt.simulations.results.journal import journal_rows
+from fedadapt.simulations.results.new_folder import opened
 from fedadapt.simulations.results.parquet import (
     Rows,
     write_communication,
@@ -49,19 +52,26 @@ from fedadapt.simulations.results.summary import requested, summarise, write_sum
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FLOWER = "flower"  # the engine whose clients keep what stays with them on disks of their own
 
 
 def simulate(
     config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
 ) -> dict[str, object]:
-    """Run on the engine that is asked for; the summary that is in ``summary.json`` too."""
-    with (console or Console(quiet=True)).status("preparing data and model"):
-        assembly = assemble(config)
-    with engine_for(assembly, folder) as client_pool:
-        return run(
-            assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
-        )
+    """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
+
+    Raises:
+        InputError: See ``run``; or the folder holds something else than this run, or is in use.
+        FedadaptError: See ``early_endings`` and ``run``.
+
+    """
+    with opened(folder, resume=resume), stopped_by_signals(), early_endings(folder):
+        with (console or Console(quiet=True)).status("preparing data and model"):
+            assembly = assemble(config)
+        # Ray takes SIGTERM for itself when it starts: take it back.
+        with engine_for(assembly, folder) as client_pool, stopped_by_signals():
+            return run(
+                assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
+            )
 
 
 def run(
@@ -77,16 +87,16 @@ def run(
 
     Raises:
         InputError, QuorumLostError, DivergedError: see ``Federation``.
-        InterruptedRunError: Ctrl-C; the folder can be resumed.
 
     """
     config, benchmark = assembly.config, assembly.benchmark
-    go_on = _command(engine, folder)
     checkpoint = _checkpoint(folder, config, benchmark.manifest.hash, engine) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
     # Computers of another kind may draw other initial weights; those of a simulation are alike.
     initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
     has_local = config.local and assembly.tasks is None
+    if checkpoint is not None:
+        restore_journals(folder)
     with Progress(console) as progress:
         present = set(client_pool.ready())
         population = Population(
@@ -112,18 +122,15 @@ def run(
             saved_models=saved_models,
             initial=initial if has_local else None,
             has_tasks=assembly.selected.learns_tasks,
-            go_on=go_on,
+            go_on=resume_command(folder, engine),
         )
-        try:
-            _describe(assembly, engine, folder)
-            if checkpoint is not None:
-                federation.resume(checkpoint)
-                checkpoint = None  # it holds files open
-            else:
-                federation.begin(start)
-            seconds = federation.run()
-        except KeyboardInterrupt:
-            raise InterruptedRunError(f"interrupted; go on with: {go_on}") from None
+        _describe(assembly, engine, folder)
+        if checkpoint is not None:
+            federation.resume(checkpoint)
+            checkpoint = None  # it holds files open
+        else:
+            federation.begin(start)
+        seconds = federation.run()
         progress.phase("writing tables and pictures", 1)
         served = {}
         if config.serve == "best-on-adapt":
@@ -132,6 +139,7 @@ def run(
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds, client_pool.withheld)
+        drop_journals(folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
@@ -142,10 +150,11 @@ def announce(
 ) -> Estimate | None:
     """Estimate how long the run will take, and say so if that is more than a few minutes.
 
-    Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
-    its experts will train: of these nothing is said.
+    Clients of a Flower run compute elsewhere, a server that learns tasks does not know how long
+    its experts will train, and on a server that trains on its own images clients do not: of these
+    nothing is said.
     """
-    if engine == FLOWER or assembly.tasks is not None:
+    if engine == FLOWER or assembly.tasks is not None or assembly.config.server_share:
         return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
@@ -157,13 +166,6 @@ def announce(
         else:
             console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
     return estimated
-
-
-def _command(engine: str, folder: Path) -> str:
-    """The command that goes on with a run."""
-    if engine == FLOWER:
-        return f"flwr run . --run-config {folder / 'resume.toml'}"
-    return f"fedadapt simulate --resume {folder}"
 
 
 def _checkpoint(folder: Path, config: RunConfig, manifest: str, engine: str) -> Checkpoint:
@@ -179,7 +181,7 @@ def _checkpoint(folder: Path, config: RunConfig, manifest: str, engine: str) -> 
     if (begun_on == FLOWER) != (engine == FLOWER):
         raise InputError(
             f"resume: the run began with {begun_on} and cannot go on with {engine}, since part of "
-            f"it is where its clients are; go on with: {_command(begun_on, folder)}"
+            f"it is where its clients are; go on with: {resume_command(folder, begun_on)}"
         )
     if begun != manifest:
         raise InputError(

@@ -29,6 +29,10 @@ class Selected(Protocol):
         """The settings of a run, in kebab-case, that have an effect on it."""
         ...
 
+    def try_out(self, clients: int) -> None:
+        """Refuse what can only be told by trying, with so many clients in a round."""
+        ...
+
     def on_client(self, run: Run) -> ClientSide:
         """Return the strategy as clients know it."""
         ...
@@ -67,6 +71,9 @@ class SelectedStrategy:
     @property
     def settings(self) -> frozenset[str]:
         return settings_of(self.cls)
+
+    def try_out(self, clients: int) -> None:
+        """Nothing: its arguments have described ranges, which were checked."""
 
     def on_client(self, run: Run) -> Strategy[Any]:
         given = {name: getattr(run, name) for name in fields_from_run(self.cls)}

@@ -57,12 +57,12 @@ class IFCA(Strategy[Starts]):
     mean goes on for the rest of the run from where its trial ended.
     """
 
+    query_types: ClassVar[tuple[str, ...]] = (*FedAvg.query_types, JUDGE)
     leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
         "train": "one of the models, trained, and which one it is",
         STATISTICS: f"{FedAvg.told_of()[STATISTICS]}; which model they are of",
-        JUDGE: "the loss of the best model on the adapt images, and their number",
+        JUDGE: "the least loss that one of the models has on its adapt images, and their number",
     }
-    query_types: ClassVar[tuple[str, ...]] = (*FedAvg.query_types, JUDGE)
     client_keeps = "its choice"
     client_reports = "its choice, after a trial of starts its loss"
     personal_is = "on the server, one a cluster"
