@@ -19,6 +19,7 @@ from fedadapt.parameters import Scalar, check_parameters, param
 RUNNING = (
     "out",
     "roster",
+    "server-data",
     "data-root",
     "rounds",
     "engine",
@@ -37,6 +38,15 @@ RUNNING = (
     "max-failed-rounds",
 )
 """Settings of where and how patiently a run runs, not of what it computes; and its length."""
+
+GROUPS = {
+    "benchmark": "Data",
+    "model": "Training",
+    "adapt": "Adaptation and evaluation",
+    "seed": "Engine and files",
+    "checkpoint-every": "Faults",
+}
+"""First key of each group of settings -> its title; a group ends where the next one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +77,22 @@ class RunConfig:
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
     examples: int = param(0, "at most so many images a client; 0: all there are", at_least=0)
+    server_share: float = param(
+        0.0,
+        "share of the images that the server has and no client, for strategies that train on them",
+        at_least=0,
+        below=1,
+    )
     image_size: int = param(0, "resize images to so many pixels; 0: as they are", at_least=0)
     classes: str = param(
         "",
         "with benchmark=own: class names, separated by commas, in the order of the network's "
         "outputs (default: those that the clients have, if their owners tell them)",
+    )
+    server_data: str = param(
+        "",
+        "with benchmark=own and a strategy that learns tasks: the server's own pictures, a folder "
+        "on the server, <task>/<class>/*.jpg",
     )
     roster: str = param(
         "",
@@ -174,7 +195,7 @@ class RunConfig:
     node_wait: float = param(120.0, "seconds to wait for the clients to appear", above=0)
     round_deadline: float = param(3600.0, "seconds a round may take", above=0)
     client_deadline: float = param(
-        0.0, "seconds a client may compute an answer; 0: no limit", at_least=0
+        0.0, "seconds a client may compute an answer; 0: half of round-deadline", at_least=0
     )
     min_replies: float = param(
         0.5, "share of asked clients that must answer well", above=0, at_most=1

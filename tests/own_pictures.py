@@ -12,10 +12,10 @@ SIZE = 12
 
 
 def picture(label: str, seed: int, size: int = SIZE) -> Image.Image:
-    """Stripes of one of three directions with noise; no two seeds look alike."""
+    """Stripes of one of four directions with noise; no two seeds look alike."""
     rng = np.random.default_rng((sum(label.encode()), seed))
     y, x = np.mgrid[:size, :size] / size
-    along = {"across": x, "down": y, "slanted": x + y}[label]
+    along = {"across": x, "down": y, "slanted": x + y, "crossed": x - y}[label]
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * (2 * along + rng.random()))
     colours = rng.random((size, size, 3)) * 0.7 + 0.3 * rng.random(3)
     values = 0.45 * wave[..., None] + 0.55 * colours

@@ -13,6 +13,7 @@ FILES = {
 
 LAYERS = (
     (
+        "command_help.py", "name_list.py",
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
         "older_runs.py", "random_streams.py", "factories.py", "__init__.py",
     ),
@@ -47,6 +48,7 @@ LIGHT = {
     "datasets/task_incremental/task_listing.py", "datasets/task_incremental/task_spec.py",
     "deploy/__init__.py", "deploy/commands/__init__.py", "deploy/commands/device.py",
     "deploy/commands/group.py", "deploy/commands/lab.py", "deploy/commands/server.py",
+    "command_help.py",
     "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
     "new/command.py", "older_runs.py",
     "parameters.py", "registry.py", "privacy/__init__.py", "privacy/command.py",

@@ -44,6 +44,7 @@ class DataSpec:
     adapt_share: float
     test_share: float
     examples: int
+    server_share: float
     image_size: int  # 0: as the images are
     normalization: str  # auto, data, imagenet, symmetric, unit
     weights: str  # the network's initial weights, which ``normalization=auto`` goes by
@@ -83,6 +84,7 @@ class DataSpec:
             adapt_share=config.adapt_share,
             test_share=config.test_share,
             examples=config.examples,
+            server_share=config.server_share,
             image_size=config.image_size,
             normalization=config.normalization,
             weights=config.weights,

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _NOT_OF_A_FINISHED_BENCHMARK = (
     "partition", "shift", "quantity", "imbalance", "unseen", "split", "adapt_share", "test_share",
-    "examples", "image_size", "normalization",
+    "examples", "server_share", "image_size", "normalization",
 )  # fmt: skip
 
 
@@ -39,7 +39,8 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
     """Read the images and divide them among the clients, as the configuration says.
 
     The assignment is a function of the data, ``benchmark, partition, shift, quantity, imbalance,
-    clients, unseen, split, adapt_share, test_share, examples, image_size`` and ``seed``.
+    clients, unseen, split, adapt_share, test_share, examples, server_share, image_size`` and
+    ``seed``.
 
     Args:
         progress: Called with (images done, images in all) while a folder is decoded.
@@ -188,9 +189,13 @@ def describe(spec: DataSpec, store: Store, assignment: Assignment) -> Manifest:
     }
     if spec.split != "client":  # the first rule there was; the manifests of older runs stay true
         metadata["split"] = spec.split
+    if spec.server_share:
+        metadata["server-share"] = spec.server_share
+        metadata["server-images"] = len(assignment.server)
     digest = sha256(json.dumps(metadata, sort_keys=True).encode())
     for numbers in assignment.clients.flattened():
         digest.update(numbers.data)
     if global_test is not None:
         digest.update(np.ascontiguousarray(global_test, dtype="<i8").data)
+    digest.update(np.ascontiguousarray(assignment.server, dtype="<i8").data)
     return Manifest(digest.hexdigest(), metadata)

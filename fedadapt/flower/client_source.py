@@ -17,10 +17,11 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.own.benchmarks import OnClient
 from fedadapt.datasets.own.own_data import OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
+from fedadapt.datasets.own.tasks import own_tasks
 from fedadapt.errors import InputError, RefusedError
 from fedadapt.flower import records
 from fedadapt.flower.owner import Owner
-from fedadapt.simulations.assembly import Assembly, assemble, assembled
+from fedadapt.simulations.assembly import Assembly, assemble, assembled, assembled_tasks
 
 SCHEMA, CLIENT = "schema", "client"
 """Settings of a message to a client with own data: what was agreed on, and its number."""
@@ -84,6 +85,8 @@ def agreed(settings: Mapping[str, object]) -> Schema:
 def own_assembly(config: RunConfig, schema: Schema, source: OwnSource) -> Assembly:
     """Build everything that this client needs from its own data."""
     benchmark = OnClient(schema, read_own_data(source, schema))
+    if schema.tasks:
+        return assembled_tasks(config, own_tasks(benchmark, schema), on_client=True)
     return assembled(config, benchmark, on_client=True)
 
 
@@ -94,7 +97,7 @@ def _row(config: RunConfig, owner: Owner, context: Context) -> ClientPart:
         raise RefusedError("bad-settings", "clients: 0 works where Flower numbers the partitions")
     if client is None or client >= config.clients:
         raise RefusedError(
-            "not-registered",
+            "no-data",
             f"node config: partition-id={client} must be below clients={config.clients}",
         )
     state = Path(owner.state) if owner.state else Path(config.out or "runs") / "clients"

@@ -5,21 +5,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedadapt.config import RunConfig
-from fedadapt.errors import InputError
+from fedadapt.errors import InputError, one_line
 from fedadapt.flower import records
-from fedadapt.flower.nodes import wait_for_nodes
+from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.flower.roll_call import RollCall
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure, Outcome
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
 from fedadapt.weights import Weights, is_shared, row
 
 COUNT = "query.count"
+OF_SUPERLINK: dict[int, Outcome] = {
+    ErrorCode.MESSAGE_UNAVAILABLE: "late",  # it was not fetched, or not answered, before its end
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
+    ErrorCode.NODE_UNAVAILABLE: "lost",  # no heartbeat
+}
+"""What became of a client, by the code of an error that the SuperLink made in its stead."""
 
 
 def count_clients(grid: Grid, config: RunConfig) -> int:
@@ -36,7 +43,7 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
     if not replies:
         why = "no answer by the deadline"
     elif replies[0].has_error():
-        why = replies[0].error.reason or "no reason"
+        why = one_line(replies[0].error.reason) or "no reason"
     else:
         clients = records.settings(replies[0].content).get("clients")
         if type(clients) is int and clients > 0:
@@ -166,13 +173,19 @@ class GridClients:
             for client, content in zip(clients, contents, strict=True)
         ]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in received}
+        asked = nodes_by_message(messages)
+        # An error that the SuperLink made comes from no client; only the message says whose it is.
+        replies = {
+            asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            for reply in received
+        }
         for client in clients:
             reply = replies.get(self._nodes[client])
             if reply is None:
                 yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
-                yield client, Failure("error", reply.error.reason or "no reason")
+                outcome = OF_SUPERLINK.get(reply.error.code, "error")
+                yield client, Failure(outcome, one_line(reply.error.reason) or "no reason")
             else:
                 yield client, reply
 

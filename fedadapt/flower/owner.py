@@ -105,7 +105,7 @@ class Owner:
 
         """
         if self.source is None and self.partition is None:
-            raise RefusedError("not-registered", "node config: give images, data or partition-id")
+            raise RefusedError("no-data", "node config: give images, data or partition-id")
         if self.source is not None and config.benchmark != OWN:
             raise RefusedError(
                 "not-its-run", f"benchmark: {shown(config.benchmark)}; this client has own data"

@@ -20,9 +20,10 @@ from fedadapt.datasets.own.own_data import Sums
 from fedadapt.datasets.own.pictures import class_name
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.settings import parse_classes
-from fedadapt.errors import REFUSALS, InputError, QuorumLostError, shown
+from fedadapt.datasets.own.tasks import ServerTasks
+from fedadapt.errors import REFUSALS, InputError, QuorumLostError, one_line
 from fedadapt.flower import records
-from fedadapt.flower.nodes import wait_for_nodes
+from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.roster import Roster
 from fedadapt.flower.software import differences
 from fedadapt.messages import Config
@@ -74,7 +75,12 @@ class _Call:
         asked = [node for node in nodes if node not in self.left_out]
         messages = [Message(records.request({}, settings(node)), node, action) for node in asked]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in received}
+        # An error that the SuperLink made in a client's stead comes from the SuperLink.
+        node_of = nodes_by_message(messages)
+        replies = {
+            node_of.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            for reply in received
+        }
         for node in asked:
             reply = replies.get(node)
             if reply is None:
@@ -125,7 +131,7 @@ def explained(reason: str | None) -> str:
     kind, _, detail = word.partition(":")
     if kind == "refused" and detail in REFUSALS:
         return f"{REFUSALS[detail]} ({reason})" if len(reason) < 100 else REFUSALS[detail]
-    return shown(reason)[1:-1]
+    return one_line(reason, 80)
 
 
 class BenchmarkRollCall:
@@ -196,8 +202,11 @@ class OwnRollCall:
         self._members: dict[int, Member] = {}
         self.schema: Schema | None = None
 
-    def agree(self) -> Schema:
+    def agree(self, server: ServerTasks | None = None) -> Schema:
         """Find the clients and agree on classes, shape and scaling.
+
+        Args:
+            server: The server's own pictures, where it learns tasks: they say it all.
 
         Raises:
             QuorumLostError: Too few clients fit.
@@ -205,8 +214,11 @@ class OwnRollCall:
 
         """
         self._introduce()
-        classes = parse_classes(self._config.classes)
-        named = classes or self._classes()
+        shapes = [member.shape for member in self._members.values()]
+        if server is not None:
+            self.schema = server.schema(shapes)
+            return self.schema
+        named = parse_classes(self._config.classes) or self._classes()
         self._need()
         shapes = [member.shape for member in self._members.values()]
         scaling = fixed_scaling(self._config, shapes[0][0])
@@ -214,7 +226,7 @@ class OwnRollCall:
         if scaling is None:
             sums = self._sums(schema)
             self._need()
-            schema = agreed_schema(named, shapes, pooled_scaling(sums))
+            schema = agreed_schema(schema.classes, shapes, pooled_scaling(sums))
         self.schema = schema
         return schema
 

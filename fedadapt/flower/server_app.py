@@ -30,7 +30,8 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.flower.clients_over_grid import count_clients
     from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
     config = RunConfig.from_mapping(context.run_config)
@@ -39,9 +40,10 @@ def main(grid: Grid, context: Context) -> None:
         config = replace(config, clients=count_clients(grid, config))
     check(config, flower=True)
     folder = new_folder(config)
-    tell("waiting for the clients")
-    assembly, client_pool = (_with_own_data if own else _of_benchmark)(grid, config)
-    run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
+    with opened(folder, resume=False), early_endings(folder):
+        tell("waiting for the clients")
+        assembly, client_pool = (_with_own_data if own else _of_benchmark)(grid, config)
+        run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
 
 
 def tell(line: str) -> None:
@@ -63,15 +65,21 @@ def _of_benchmark(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClients
 def _with_own_data(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClients]":
     """Clients that have data of their own: the server has a schema, and none of the data."""
     from fedadapt.datasets.own.benchmarks import OnServer
+    from fedadapt.datasets.own.tasks import load_server_tasks, own_tasks
     from fedadapt.flower.clients_over_grid import GridClients
     from fedadapt.flower.roll_call import OwnRollCall
     from fedadapt.flower.software import network_facts
-    from fedadapt.simulations.assembly import assembled
+    from fedadapt.simulations.assembly import assembled, assembled_tasks
 
+    server = load_server_tasks(config) if config.server_data else None
     roll_call = OwnRollCall(grid, config)
-    schema = roll_call.agree()
+    schema = roll_call.agree(server)
     names = roll_call.roster.names
     config = replace(config, clients=len(names))
-    assembly = assembled(config, OnServer(OWN, schema, names))
+    clients = OnServer(OWN, schema, names)
+    if server is None:
+        assembly = assembled(config, clients)
+    else:
+        assembly = assembled_tasks(config, own_tasks(clients, schema, server))
     roll_call.confirm(network_facts(assembly.model))
     return assembly, GridClients(grid, config, roll_call, names, roll_call.settings)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+from fedadapt.errors import one_line
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import CommunicationEntry, Phase
 from fedadapt.server.checks import Expected, accept, validation_errors
@@ -108,6 +109,7 @@ class Exchange:
                 waiting.discard(client)
                 self._enter(action, client, Failure("accepted", ""), down, answers)
             for client, failure in usable.failures.items():
+                failure = Failure(failure.outcome, one_line(failure.reason))
                 waiting.discard(client)
                 why.append(f"client {client}: {failure.reason}")
                 self._enter(action, client, failure, down, answers)

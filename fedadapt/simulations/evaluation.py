@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
+from fedadapt.errors import one_line
 from fedadapt.records import LOCAL, CommunicationEntry, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import (
     ClientPool,
@@ -69,6 +70,7 @@ class Evaluator:
             for confidence in answers.confidences:
                 self._record(confidence)
             for failure in answers.failed:
+                failure = failure._replace(reason=one_line(failure.reason))
                 failed[failure.label].append(failure)
                 self._record(failure._replace(task=request.task))
             for client in answers.clients:
@@ -77,6 +79,7 @@ class Evaluator:
                 self._enter(request.round, client, "accepted", "", down, up, seconds)
             for client, (outcome, reason) in answers.failures.items():
                 waiting.discard(client)
+                reason = one_line(reason)
                 log.warning("evaluation of client %d: %s", client, reason)
                 self._enter(request.round, client, outcome, reason, down)
             self._progress.advance(len(answers.clients) + len(answers.failures))

@@ -108,6 +108,7 @@ class Federation:
         self._evaluator = Evaluator(client_pool, self._journal.append, progress, save)
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
+        self._evaluated_round = 0  # the last one evaluated before the end
         self._failed_in_a_row = 0
         self._seconds = 0.0
         self._measured_until = time.perf_counter()
@@ -127,6 +128,7 @@ class Federation:
         self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
         self._seconds = float(checkpoint.metadata["seconds"])
         self._round = checkpoint.round
+        self._evaluated_round = int(checkpoint.metadata.get("evaluated", self._round))
 
     def run(self) -> float:
         """All rounds that are left, then the full evaluation; seconds of work, resumes included.
@@ -144,6 +146,8 @@ class Federation:
             if self._new:
                 self._evaluate(on_the_way)
                 self._save()
+            elif self._due(self._round) and self._evaluated_round < self._round:
+                self._evaluate(on_the_way)  # it was the last one, and rounds have grown
             while self._round < self._config.rounds:
                 self._train(self._round + 1)
                 if self._due(self._round):
@@ -234,6 +238,7 @@ class Federation:
 
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
         clients = self._evaluated(final)
+        self._evaluated_round = self._round if not final else self._evaluated_round
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
         # Each task has a model of its own: there is none to ask the clients about.
@@ -365,7 +370,8 @@ class Federation:
                 tensors={n: t.detach() for n, t in tensors.items()},
                 metadata={
                     "method": metadata,
-                    "journal": self._journal.offsets(),
+                    "journal": self._journal.positions(),
+                    "evaluated": self._evaluated_round,
                     "failed-in-a-row": self._failed_in_a_row,
                     "seconds": self._clock(),
                 },

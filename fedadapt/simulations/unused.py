@@ -6,13 +6,13 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.own.names import OWN, is_own
 from fedadapt.errors import InputError
 from fedadapt.strategies.base import SETTINGS
-from fedadapt.strategies.selected import SAMPLING, Selected
+from fedadapt.strategies.selected import OF_SERVER, SAMPLING, Selected
 
-OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
+OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING | OF_SERVER
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
-OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
+OF_FLOWER = frozenset({"node-wait"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
-OF_OWN_DATA = frozenset({"classes", "roster"})
+OF_OWN_DATA = frozenset({"classes", "roster", "server-data"})
 OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve", "confidence"})
 
 

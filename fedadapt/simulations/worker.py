@@ -15,7 +15,7 @@ from fedadapt.client.adaptations.query import BEFORE
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.cross_fitting import held_out_logits
 from fedadapt.client.evaluation import Score, evaluate, scores
-from fedadapt.client.failures import pieces
+from fedadapt.client.failures import Deadlines, pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
@@ -72,7 +72,9 @@ class Worker:
         bytes_in_memory: int | None = None,
         alone: TrainingAlone | None = None,
         later_tasks: Sequence["Worker"] = (),
+        deadlines: Deadlines | None = None,
     ) -> None:
+        self.deadlines = deadlines or Deadlines()
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
@@ -124,6 +126,7 @@ class Worker:
             stacked=together,
             network=self._network,
             autocast=self._autocast,
+            domains=tuple(self.benchmark.domain(d) for d in clients),
         )
 
     def at(self, task: int) -> "Worker":

@@ -6,8 +6,8 @@ afterwards ``models`` says which models each client has.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd
 from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import ServerImages
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import check_parameters
@@ -39,9 +40,9 @@ class LocalTraining:
         return Schedule(self.batch_size, self.epochs, "train", "train")
 
 
-def made_from(*settings: str) -> Any:
+def made_from(*settings: str, default: Any = MISSING) -> Any:
     """Make a field of ``Run`` and name the settings, in kebab-case, that it is made from."""
-    return field(metadata={"settings": frozenset(settings)})
+    return field(default=default, metadata={"settings": frozenset(settings)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +64,7 @@ class Run:
     seed: int = made_from()
     noise_seed: int | None = made_from()  # repeats a simulation's noise; None: true entropy
     newcomers: tuple[int, ...] = made_from()  # clients that never train, ascending
+    domains: tuple[str, ...] = made_from(default=())  # that a client can name; see ``Benchmark``
 
 
 SETTINGS: dict[str, frozenset[str]] = {f.name: f.metadata["settings"] for f in fields(Run)}
@@ -77,6 +79,8 @@ class ServerSide:
     tasks: Any  # ``datasets.task_incremental.benchmark.TaskBenchmark``; None where there are none
     folder: Path  # the run's, for what is too large for memory
     compute: torch.device
+    images: ServerImages | None = None  # for training on the server; None where it has none
+    scaling: Callable[[Tensor], Tensor] | None = None  # of them, to a network's input
     progress: Callable[[Any], None] | None = None
 
 
@@ -97,6 +101,15 @@ class ClientSide(ABC):
     where ``training`` is made from it and every step is one of the method's own. Or of those that
     every method with sampled clients has: ``max-update-norm`` where a client does not start from
     what it received."""
+
+    client_keeps: ClassVar[str] = ""
+    """In words, for the lists: what a client keeps beside the tensors that stay on it."""
+
+    client_gets: ClassVar[str] = ""
+    """In words, for the lists: what it receives beside what goes down in the first round."""
+
+    client_reports: ClassVar[str] = ""
+    """In words, for the lists: what it sends beside the tensors that it sends back."""
 
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
@@ -129,6 +142,14 @@ class Strategy(ClientSide, Generic[State]):
 
     learns_tasks: ClassVar[bool] = False  # for task-incremental benchmarks, and only for them
     samples_clients: ClassVar[bool] = True  # in a round; or all are asked, whatever ``fraction`` is
+    trains_on_server: ClassVar[bool] = (
+        False  # on images of its own, which it then cannot do without
+    )
+
+    # In words, for the lists, where ``facts`` cannot tell it from the class:
+    personal_is: ClassVar[str] = ""  # where a client's personal model is
+    unseen_get: ClassVar[str] = ""  # what is served to clients that never trained
+    batch_norm_is: ClassVar[str] = ""  # what becomes of batch norm
 
     def __post_init__(self) -> None:
         """Check the parameters; a subclass that checks more calls this first."""
@@ -180,6 +201,20 @@ class Strategy(ClientSide, Generic[State]):
 
         """
         return sent
+
+    def staying(self) -> Collection[str]:
+        """Name the tensors of the network that are each client's own and never leave it."""
+        return ()
+
+    def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
+        """Name the tensors that go down to a client and up from it in the first round's training.
+
+        Args:
+            start: The initial model, [...].
+
+        """
+        sent = self.send(self.begin(start, (0,)), "train", 1, (0,)).weights
+        return sent, self.expected("train", {n: t[0] for n, t in sent.items()})
 
     @abstractmethod
     def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:

@@ -1,7 +1,7 @@
 """Strategies whose server holds one model and averages what clients train from it."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, final
@@ -151,6 +151,10 @@ class SharedModel(Strategy[Weights]):
                 if names
             },
         )
+
+    @final
+    def staying(self) -> Collection[str]:
+        return self._local_norms | self._staying
 
     @final
     def begin(self, start: Weights, clients: Sequence[int]) -> Weights:

@@ -4,13 +4,13 @@ import json
 import tomllib
 
 import pytest
+from fedadapt.deploy.runs.app_folder import write_app
+from fedadapt.deploy.runs.run_status import RunFailedError, RunStatus, judge
 
 import fedadapt.deploy.server.registration as registration
 import fedadapt.deploy.server.superlink as superlink
 from fedadapt.config import RunConfig
 from fedadapt.deploy.certificates import fingerprint, load_public_key
-from fedadapt.deploy.runs.app_folder import write_app
-from fedadapt.deploy.runs.run_status import RunFailedError, RunStatus, judge
 from fedadapt.deploy.server.init import add_client, revoke_client
 from fedadapt.deploy.server.registration import node_ids, register
 from fedadapt.deploy.server.stopped_runs import note_stopped, stopped_runs

@@ -9,6 +9,7 @@ import tiny
 import torch
 from fake_grid import FakeGrid
 from flwr.app import Context, RecordDict
+from safetensors.torch import load_file
 
 from fedadapt.client.identity import own_identity
 from fedadapt.flower import client_source
@@ -86,6 +87,10 @@ def test_the_same_pictures_over_flower_and_as_a_simulation_give_the_same_accurac
     tmp_path, clients, changes
 ):
     """Classes agreed or given, scaling fixed or pooled: the server has seen none of the data."""
+    check_that_both_are_alike(tmp_path, clients, changes)
+
+
+def check_that_both_are_alike(tmp_path: Path, clients: dict[str, dict], changes: dict) -> None:
     there = run_config(tmp_path / "there", **changes)
     found = run_server(grid_of(clients, there), there)
     here = {**changes, "benchmark": f"own:{tmp_path / 'pictures'}"}
@@ -99,6 +104,26 @@ def test_the_same_pictures_over_flower_and_as_a_simulation_give_the_same_accurac
     for one, other in zip(rows_here, rows_there, strict=True):
         assert one._replace(kind="", loss=0.0) == other._replace(kind="", loss=0.0)
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
-    torch.testing.assert_close(
-        tiny.base(tmp_path / "there"), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5
-    )
+    bases = {p.relative_to(tmp_path / "here") for p in (tmp_path / "here/models").rglob("base.*")}
+    assert bases
+    for path in bases:
+        one, other = (load_file(tmp_path / place / path) for place in ("here", "there"))
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("merge_on", ["server", "client"])
+def test_experts_of_the_server_s_own_pictures_are_merged_for_clients_with_theirs(
+    tmp_path, clients, merge_on
+):
+    """Two tasks; the clients lack no class of either."""
+    for rank, config in enumerate(clients.values()):
+        own_pictures.write_pictures(
+            Path(config["images"]), {"slanted": 5, "crossed": 5, "across": 5}, seed=50 + rank
+        )
+    for n, task in enumerate(({"across": 9, "down": 9}, {"crossed": 9, "slanted": 9})):
+        own_pictures.write_pictures(tmp_path / "server" / f"task-{n}", task, seed=90 + n)
+    changes = {
+        "strategy": "mas-racl", "strategy_args": f"epochs=2 merge_on={merge_on}", "adapt": "none",
+        "server_data": str(tmp_path / "server"), "local_epochs": 5, "lr": 0.05, "model": "cnn",
+    }  # fmt: skip
+    check_that_both_are_alike(tmp_path, clients, changes)

@@ -12,7 +12,10 @@ from fedadapt.errors import InputError
 
 
 def agreed_schema(
-    classes: Iterable[str], shapes: Sequence[tuple[int, int, int]], scaling: Scaling | None
+    classes: Iterable[str],
+    shapes: Sequence[tuple[int, int, int]],
+    scaling: Scaling | None,
+    tasks: tuple[tuple[str, tuple[str, ...]], ...] = (),
 ) -> Schema:
     """The schema of a run.
 
@@ -20,6 +23,7 @@ def agreed_schema(
         classes: In the order given by the run; or those of all clients, which are sorted then.
         shapes: Of the clients' pictures.
         scaling: None where it is not known yet: bytes become 0 to 1.
+        tasks: Name and classes of each, where the server learns tasks.
 
     Raises:
         InputError: Fewer than two classes, or pictures of different shapes.
@@ -39,7 +43,7 @@ def agreed_schema(
     channels = different[0][0]
     used = scaling or Scaling((0.0,) * channels, (1.0,) * channels)
     return Schema(
-        names, different[0], used.mean, used.std, measured=isinstance(used, MeasuredScaling)
+        names, different[0], used.mean, used.std, isinstance(used, MeasuredScaling), tasks
     )
 
 

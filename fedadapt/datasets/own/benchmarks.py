@@ -28,6 +28,7 @@ class SharedSchema(Benchmark):
 
         """
         self.name = name
+        self.schema = schema
         self.num_clients = len(clients)
         self.classes = schema.classes
         self.image_shape = schema.image_shape

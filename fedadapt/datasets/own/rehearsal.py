@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import Scaling
 from fedadapt.datasets.own.agreement import agreed_schema, fixed_scaling, pooled_scaling
 from fedadapt.datasets.own.benchmarks import Rehearsal
 from fedadapt.datasets.own.own_data import (
@@ -19,6 +20,7 @@ from fedadapt.datasets.own.own_data import (
     read_own_data,
 )
 from fedadapt.datasets.own.settings import client_folders, parse_classes
+from fedadapt.datasets.own.tasks import OwnTasks, ServerTasks, load_server_tasks, own_tasks
 from fedadapt.errors import InputError, shown
 
 T = TypeVar("T")
@@ -31,20 +33,41 @@ def load_rehearsal(config: RunConfig) -> Rehearsal:
         InputError: No clients, another number of them, or data that do not fit.
 
     """
+    return _rehearsal(config, None)
+
+
+def load_own_tasks(config: RunConfig) -> OwnTasks:
+    """Read the data of all clients below a folder, and the server's own.
+
+    Raises:
+        InputError: See ``load_rehearsal`` and ``load_server_tasks``.
+
+    """
+    server = load_server_tasks(config)
+    clients = _rehearsal(config, server)
+    return own_tasks(clients, clients.schema, server)
+
+
+def _rehearsal(config: RunConfig, server: ServerTasks | None) -> Rehearsal:
     sources = {name: OwnSource(images=str(path)) for name, path in client_folders(config).items()}
     names = tuple(sources)
 
     def of_each(read: Callable[[OwnSource], T]) -> list[T]:
         return [_for(name, read, source) for name, source in sources.items()]
 
-    classes = parse_classes(config.classes) or [c for own in of_each(class_names) for c in own]
     shapes = of_each(lambda source: image_shape(source, config.image_size))
-    scaling = fixed_scaling(config, shapes[0][0])
-    schema = agreed_schema(classes, shapes, scaling)
+    if server is not None:
+        schema = server.schema(shapes)
+        scaling: Scaling | None = server.scaling
+    else:
+        given = parse_classes(config.classes)
+        classes = given or [name for own in of_each(class_names) for name in own]
+        scaling = fixed_scaling(config, shapes[0][0])
+        schema = agreed_schema(classes, shapes, scaling)
     if scaling is None:
         plain = schema
         found = of_each(lambda source: channel_sums(read_own_data(source, plain).split.train))
-        schema = agreed_schema(classes, shapes, pooled_scaling(found))
+        schema = agreed_schema(schema.classes, shapes, pooled_scaling(found))
 
     def read(client: int) -> OwnData:
         name = names[client]

@@ -19,6 +19,9 @@ class Schema:
     mean: tuple[float, ...]  # of each channel, of 0 to 1
     std: tuple[float, ...]
     measured: bool = False  # whether mean and std were measured on the clients' pictures
+    tasks: tuple[
+        tuple[str, tuple[str, ...]], ...
+    ] = ()  # of a server that learns them: name, classes
 
     @property
     def scaling(self) -> Scaling:
@@ -50,6 +53,7 @@ class Schema:
                 tuple(map(float, values["mean"])),
                 tuple(map(float, values["std"])),
                 values["measured"] is True,
+                tuple((str(name), tuple(map(str, of_task))) for name, of_task in values["tasks"]),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"schema: malformed, {type(error).__name__}") from None
@@ -58,9 +62,14 @@ class Schema:
             not 1 <= channels == len(schema.mean) == len(schema.std)
             or not 2 <= len(schema.classes) <= MOST_CLASSES
             or len({*schema.classes}) < len(schema.classes)
+            or (schema.tasks and _classes_of(schema.tasks) != schema.classes)
             or not all(1 <= side <= 4096 for side in schema.image_shape)
             or not all(0 < std <= 1e6 for std in schema.std)
             or not all(abs(mean) <= 1e6 for mean in schema.mean)
         ):
             raise InputError("schema: its classes, its shape or its scaling cannot be used")
         return schema
+
+
+def _classes_of(tasks: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[str, ...]:
+    return tuple(name for _, classes in tasks for name in classes)

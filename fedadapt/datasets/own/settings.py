@@ -28,7 +28,10 @@ def check_own(config: RunConfig) -> None:
                 f"{key.replace('_', '-')}: own data do not use it, each client cuts its own; leave "
                 "it out"
             )
-    parse_classes(config.classes)
+    if parse_classes(config.classes) and config.server_data:
+        raise InputError("classes: server-data has them; leave classes out")
+    if config.server_data:
+        task_folders(config)
     if config.benchmark.startswith(REHEARSAL):
         client_folders(config)
 
@@ -46,6 +49,22 @@ def client_folders(config: RunConfig) -> dict[str, Path]:
             f"clients: {config.clients}; {shown(root)} has those of {len(folders)}: set "
             f"clients={len(folders)}"
         )
+    return {folder.name: folder for folder in folders}
+
+
+def task_folders(config: RunConfig) -> dict[str, Path]:
+    """Folder of each task of the server, by its name, in the order in which they are learnt.
+
+    Raises:
+        InputError: There are none.
+
+    """
+    root = Path(config.server_data).expanduser()
+    if not root.is_dir():
+        raise InputError(f"server-data: {shown(root)} is no folder of the server")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise InputError(f"server-data: {shown(root)} has no folders <task>/<class>/*.jpg")
     return {folder.name: folder for folder in folders}
 
 

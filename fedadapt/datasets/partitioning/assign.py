@@ -6,11 +6,13 @@ import numpy as np
 
 from fedadapt.datasets.data_spec import DataSpec
 from fedadapt.datasets.partitioning.client_indices import ClientIndices, SplitIndices
+from fedadapt.datasets.partitioning.domains import Domains, domains_of
 from fedadapt.datasets.partitioning.limits import check_partition
 from fedadapt.datasets.partitioning.partition import divide, groups
 from fedadapt.datasets.partitioning.pooled import pooled
 from fedadapt.datasets.partitioning.quantity import COMFORTABLE, relative_sizes
 from fedadapt.datasets.partitioning.sampling_pool import draw_without_replacement
+from fedadapt.datasets.partitioning.server import drawn_for_server
 from fedadapt.datasets.partitioning.stratified import Rows, stratified_order, three_sizes
 from fedadapt.datasets.sources.duplicates import Duplicates, find_duplicates, no_duplicates
 from fedadapt.datasets.sources.image_store import Store
@@ -29,6 +31,8 @@ class Assignment:
     unseen: frozenset[int]
     global_test: Rows | None
     duplicates: Duplicates
+    domains: Domains
+    server: Rows  # images of the server, which no client has; [0] where there are none
 
 
 def assign(spec: DataSpec, store: Store) -> Assignment:
@@ -38,7 +42,8 @@ def assign(spec: DataSpec, store: Store) -> Assignment:
     global_test: Rows | None
     if entry.sampled:
         duplicates = no_duplicates(store)
-        pools = _pools(spec, store)
+        server, rows = _server(spec, store, np.arange(store.num_train))
+        pools = _pools(spec, store, rows)
         clients = _drawn(spec, store, pools)
         global_test = _balanced(spec, store, pools.test)
     else:
@@ -46,13 +51,24 @@ def assign(spec: DataSpec, store: Store) -> Assignment:
         train, official = np.split(
             duplicates.distinct, [np.searchsorted(duplicates.distinct, store.num_train)]
         )
+        server, train = _server(spec, store, train)
         splits = _divided(spec, store, train, official)
         if not spec.examples and entry.sizes is None:  # no client is at a limit of its images
             splits = [duplicates.with_copies(split) for split in splits]
         clients = ClientIndices.of(splits)
         global_test = _balanced(spec, store, official) if len(official) else None
     kinds = _kinds(spec, store)
-    return Assignment(clients, kinds, _unseen(spec, kinds), global_test, duplicates)
+    domains = domains_of(spec.partition, spec.shift, store.domains, spec.clients)
+    unseen = _unseen(spec, kinds)
+    return Assignment(clients, kinds, unseen, global_test, duplicates, domains, server)
+
+
+def _server(spec: DataSpec, store: Store, rows: Rows) -> tuple[Rows, Rows]:
+    """The images of the server, and those that are left for the clients."""
+    if not spec.server_share:
+        return rows[:0], rows
+    rng = stream(spec.seed, "server")
+    return drawn_for_server(rows, store.labels, store.domain_of, spec.server_share, rng)
 
 
 def _divided(spec: DataSpec, store: Store, train: Rows, official: Rows) -> list[SplitIndices]:
@@ -81,10 +97,10 @@ def _divided(spec: DataSpec, store: Store, train: Rows, official: Rows) -> list[
     return [_three_sets(rows, spec, labels, rng, spec.examples) for rows in clients]
 
 
-def _pools(spec: DataSpec, store: Store) -> SplitIndices:
-    """The images that clients draw from, for each of their three sets."""
+def _pools(spec: DataSpec, store: Store, rows: Rows) -> SplitIndices:
+    """The images of ``rows`` that clients draw from, for each of their three sets."""
     rng = stream(spec.seed, "split")
-    train, adapt, test = _three_sets(np.arange(store.num_train), spec, store.labels, rng)
+    train, adapt, test = _three_sets(rows, spec, store.labels, rng)
     train, adapt = (
         spec.imbalance.choose(rows, store.labels, stream(spec.seed, "long tail", part))
         for part, rows in enumerate((train, adapt))

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from fedadapt.datasets.entries import FOLDER, DataEntry
 from fedadapt.errors import InputError
+from fedadapt.files import user_path
 
 
 def data_root(given_root: str = "") -> Path | None:
     """The folder of real data sets: the one given, else ``$FEDADAPT_DATA``, else None."""
     text = given_root or os.environ.get("FEDADAPT_DATA", "")
-    return Path(text).expanduser() if text else None
+    return user_path(text, "data-root") if text else None
 
 
 def check_root(name: str, given_root: str) -> Path:
@@ -58,7 +59,7 @@ def folder_path(benchmark: str) -> Path:
     text = benchmark.removeprefix(FOLDER)
     if not text:
         raise InputError("benchmark: 'folder:' names no folder; write folder:/path")
-    return Path(text).expanduser()
+    return user_path(text, "benchmark: folder")
 
 
 def npz_path(entry: DataEntry, root: Path) -> Path:

@@ -56,6 +56,8 @@ class CFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DIRECTION, *ClusteredModels.query_types)
+    client_reports = "newcomers once how they train the model that was split first"
+    unseen_get = "the model of the cluster that trains most like them"
 
     rule: str = param("gap", "when a cluster is split", choices=("gap", "norms"))
     first_round: int = param(5, "no split before (published: 20)", at_least=1)
@@ -84,8 +86,8 @@ class CFL(ClusteredModels):
         if state.clusters is None:
             return state
         size = state.clusters.vectors.shape[1]
-        found = reported(until_quorum_fails(answers), "direction", size)
-        return replace(state, clusters=state.clusters.joined_by(found, _nearest))
+        directions = reported(until_quorum_fails(answers), "direction", size)
+        return replace(state, clusters=state.clusters.joined_by(directions, _nearest))
 
     def regrouped(
         self, state: ClusteredState, round: int, answers: Iterable[Answers]

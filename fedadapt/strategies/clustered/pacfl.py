@@ -61,6 +61,8 @@ class PACFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SUBSPACES, *ClusteredModels.query_types)
+    client_reports = "once the span of each class's images"
+    unseen_get = "the model of the nearest cluster"
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
     threshold: float = param(40.0, "degrees at which clusters stay apart", above=0, at_most=90)
@@ -84,15 +86,15 @@ class PACFL(ClusteredModels):
     ) -> ClusteredState:
         if state.clusters is not None:
             answers = until_quorum_fails(answers)
-        found = reported(answers, "subspace", prod(self._shape))
+        subspaces = reported(answers, "subspace", prod(self._shape))
         clusters = state.clusters
         if clusters is None:
-            members = {d: v for d, v in found.items() if d in set(state.clients)}
+            members = {d: v for d, v in subspaces.items() if d in set(state.clients)}
             if not members:
                 return state
             clusters = self._made(members, state, round)
-            found = {d: v for d, v in found.items() if d not in members}
-        return replace(state, clusters=clusters.joined_by(found, self._nearest))
+            subspaces = {d: v for d, v in subspaces.items() if d not in members}
+        return replace(state, clusters=clusters.joined_by(subspaces, self._nearest))
 
     def shared(self, state: ClusteredState) -> Weights:
         """Return the model of the largest cluster: the initial one is trained by nobody."""

@@ -39,6 +39,7 @@ class FedCAC(PersonalModels):
     """
 
     combined = "when trained"
+    client_reports = "which of its parameters are critical"
     rounds: int = from_run(default=1)
     tau: float = param(0.5, "share of critical parameters", at_least=0, at_most=1)
     beta: int | None = param(

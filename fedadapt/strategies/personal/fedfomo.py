@@ -40,6 +40,9 @@ class FedFomo(PersonalModels):
     """
 
     combined = "when sent"
+    client_gets = "later those of `candidates` others"
+    client_keeps = "its own model"
+    client_reports = "its shares of the models received"
     ignores = frozenset({"max-update-norm"})  # a client starts from what is its own
     seed: int = from_run(default=1)
     candidates: int = param(5, "models of others that a client receives", at_least=0)

@@ -52,6 +52,8 @@ class PFA(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SPARSITY, *ClusteredModels.query_types)
+    client_reports = "once its sparsity vector"
+    unseen_get = "the model of the nearest group"
     compares_layers: ClassVar[bool] = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)

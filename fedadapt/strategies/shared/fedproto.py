@@ -42,6 +42,7 @@ class FedProto(SharedModel):
     """
 
     personal = "on client"
+    unseen_get = "the initial body below the nearest prototype"
     personal_of_all = True  # of the prototypes, too
     lam: float = param(1.0, "strength of the pull towards the prototypes", at_least=0)
     predict: str = param(

@@ -50,6 +50,7 @@ class Scaffold(Strategy[ScaffoldState]):
 
     query_types = FedAvg.query_types
     ignores = frozenset({"momentum"})
+    client_keeps = "its control variate"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
