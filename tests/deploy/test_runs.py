@@ -16,7 +16,7 @@ from fedadapt.deploy.server.registration import node_ids, register
 from fedadapt.deploy.server.stopped_runs import note_stopped, stopped_runs
 from fedadapt.deploy.server.superlink import SuperLinkLostError, flwr, superlink_command
 from fedadapt.errors import FedadaptError, InputError, InterruptedRunError, QuorumLostError
-from fedadapt.flower.exit_codes import exit_code_in, tells_exit_code
+from fedadapt.flower.real_clients.exit_codes import exit_code_in, tells_exit_code
 
 FAILED = "ServerApp failed with exception: "
 
