@@ -30,8 +30,8 @@ def main(grid: Grid, context: Context) -> None:
 
     """
     from fedadapt.flower.clients_over_grid import count_clients
-    from fedadapt.flower.run_facts.experiment import Experiment, resumed
     from fedadapt.flower.real_clients.telling_clients import TellingClients
+    from fedadapt.flower.run_facts.experiment import Experiment, resumed
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
     from fedadapt.simulations.endings import early_endings

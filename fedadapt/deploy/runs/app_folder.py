@@ -15,6 +15,9 @@ from fedadapt.config import RunConfig
 from fedadapt.deploy.folder import private
 from fedadapt.files import write_atomically
 
+RESUME = "resume"
+"""The run folder to go on with: a key beside those of ``RunConfig``."""
+
 LICENSE = "fedadapt: settings of a run; the code is that of the package fedadapt.\n"
 
 
@@ -39,7 +42,7 @@ def write_app(folder: Path) -> Path:
                         "serverapp": "fedadapt.flower.server_app:app",
                         "clientapp": "fedadapt.flower.client_app:app",
                     },
-                    "config": RunConfig().to_mapping() | {"clients": 0},
+                    "config": RunConfig().to_mapping() | {"clients": 0, RESUME: ""},
                 }
             }
         },

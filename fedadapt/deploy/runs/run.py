@@ -1,5 +1,6 @@
 """A run on real clients: submitted, followed, judged by its real status, and brought home."""
 
+import contextlib
 import re
 import shutil
 import time
@@ -11,12 +12,12 @@ import tomli_w
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.names import OWN
 from fedadapt.deploy.certificates import fingerprint, load_public_key
-from fedadapt.deploy.runs.app_folder import write_app
 from fedadapt.deploy.folder import Deployment, private
 from fedadapt.deploy.processes import Running, environment, program
+from fedadapt.deploy.runs.app_folder import RESUME, write_app
 from fedadapt.deploy.runs.run_status import RunStatus, judge, run_status
-from fedadapt.deploy.server.superlink import CONNECTION, SuperLinkLostError, flwr, is_up
 from fedadapt.deploy.server.stopped_runs import note_stopped
+from fedadapt.deploy.server.superlink import CONNECTION, SuperLinkLostError, flwr, is_up
 from fedadapt.errors import FedadaptError, InputError, InterruptedRunError
 from fedadapt.files import write_atomically
 
@@ -63,7 +64,7 @@ def run(
     if config.benchmark == OWN and not config.roster:
         settings["roster"] = str(_roster(deployment, folder.name))
     if resume is not None:
-        settings |= {"resume": True}
+        settings |= {RESUME: str(folder)}
     go_on = f"fedadapt deploy run {deployment.folder} --resume {folder}"
     number = _submit(deployment, settings)
     say(f"run {number} -> {folder}")
@@ -93,10 +94,8 @@ def stop(deployment: Deployment, number: str) -> None:
     It is no error if it has ended, or if the SuperLink cannot be told.
     """
     note_stopped(deployment, number)
-    try:
+    with contextlib.suppress(FedadaptError):
         flwr(deployment, "stop", number, CONNECTION)
-    except FedadaptError:
-        pass
 
 
 def _new_folder(deployment: Deployment, config: RunConfig) -> Path:

@@ -8,7 +8,7 @@ from fedadapt.deploy.server.superlink import CONNECTION, SuperLinkLostError, flw
 from fedadapt.errors import FedadaptError, InterruptedRunError
 
 EXIT_CODE = re.compile(r"\(exit code (\d+)\)\s*$")
-"""At the end of the text of every error of ours; ``flower/real_clients/exit_codes.py`` puts it there."""
+"""At the end of the text of every error of ours: ``flower/real_clients/exit_codes.py``."""
 
 LOST = "Task failed with unknown error."
 """What Flower says of a run whose ServerApp or SuperLink was killed."""

@@ -1,1 +1,1 @@
-"""What runs on real clients need beside the two apps: warm answers, lines of progress, exit codes."""
+"""What real clients need beside the two apps: warm answers, lines of progress, exit codes."""
