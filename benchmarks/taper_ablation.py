@@ -138,16 +138,21 @@ def train(config: RunConfig, folder: Path) -> Trained:
     strategy: Any = assembly.worker.strategy.prepare(server_side(assembly, folder))
     method = StrategyWithState(strategy)
     method.begin(initial(assembly.model), assembly.benchmark.seen)
-    longer, second = initial(assembly.model), None
+    longer: Weights = {}
+    second = None
     pool = InProcessClients(assembly.worker, cohort_size=assembly.benchmark.num_clients)
+    state: Any = method._state
     with pool:
         for number in range(1, config.rounds + 1):
             if strategy.stage(number) == "mixture" and second is None:
-                second = method._state
+                second = state
             method.round(_exchange(pool, number), assembly.benchmark.seen)
-            longer = strategy.server.generic(longer, number)
-    assert isinstance(method._state, MixtureState) and isinstance(second, MixtureState)
-    return Trained(assembly, strategy, method._state, longer, second)
+            state = method._state
+            if strategy.stage(number) == "generic":
+                longer = state.generic
+            else:
+                longer = strategy.server.generic(longer, number)
+    return Trained(assembly, strategy, state, longer, second or state)
 
 
 def _exchange(pool: InProcessClients, number: int) -> Exchange:

@@ -23,6 +23,7 @@ from fedadapt.files import disk_full, no_room, user_path
 from fedadapt.new.command import new
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
+from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
 
@@ -70,6 +71,7 @@ def main(context: click.Context) -> None:
 
 main.add_command(new)
 main.add_command(privacy_inversion)
+main.add_command(ledger)
 main.add_command(reproduce)
 main.add_command(predict)
 main.add_command(export)

@@ -52,6 +52,9 @@ GROUPS = {
 }
 """First key of each group of settings -> its title; a group ends where the next one begins."""
 
+DEPLOYED: dict[str, float] = {"max-update-factor": 5.0, "max-weight-factor": 10.0}
+"""Defaults of a run on real clients, which no simulation has: no client can own the model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -209,6 +212,18 @@ class RunConfig:
     )
     max_update_norm: float = param(
         0.0, "reject updates longer than this (L2); 0: no limit", at_least=0
+    )
+    max_update_factor: float = param(
+        0.0,
+        "reject updates longer than so many times the round's median; 0: no limit",
+        check=lambda v: type(v) in (int, float) and (v == 0 or 1 <= v < float("inf")),
+        allowed="0 (no limit) or a number >= 1",
+    )
+    max_weight_factor: float = param(
+        0.0,
+        "let a client weigh at most so many times the median of the clients' examples; 0: no limit",
+        check=lambda v: type(v) in (int, float) and (v == 0 or 1 <= v < float("inf")),
+        allowed="0 (no limit) or a number >= 1",
     )
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 Flower sends an exception's text to the server, and waits for ever for a client that returned
 nothing or was stopped. Here a failure is a fixed word or the exception's type, and a random
-incident id; the traceback is in the client's own log under that id.
+incident id; the traceback is in the client's own log under that id. What the owner's egress policy
+refuses is a fixed word as well.
 """
 
 import faulthandler
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from fedadapt.client.egress.policy import EgressError
 from fedadapt.errors import InputError, RefusedError
 from fedadapt.messages import Failure
 
@@ -33,6 +35,7 @@ PATIENCE = 3600.0
 
 CODES = {
     "crash": 900, "timeout": 901, "no-reply": 902, "memory": 903, "exit": 904, "refused": 905,
+    "egress": 906,
 }  # fmt: skip
 """The codes of Flower's error replies."""
 
@@ -163,6 +166,9 @@ def _seconds(value: object) -> float:
 
 def _reason(error: BaseException | None) -> str:
     """A kind and an incident id for the server; the traceback for the log."""
+    if isinstance(error, EgressError):
+        log.warning("%s", error.reason)
+        return error.reason
     reason = f"{_kind(error)} incident={uuid.uuid4().hex[:12]}"
     log.error("%s", reason, exc_info=error)
     return reason

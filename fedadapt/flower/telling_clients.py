@@ -22,6 +22,10 @@ class TellingClients:
         self._say = say
         self.keeps_models = clients.keeps_models
 
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        return self._clients.withheld
+
     def ready(self) -> Sequence[int]:
         numbers = self._clients.ready()
         self._say(f"{len(numbers)} clients are there: {', '.join(map(str, numbers))}")

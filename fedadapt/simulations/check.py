@@ -41,6 +41,11 @@ def check(
             raise InputError(
                 f'{module}: not installed; {purpose} need it: pip install "fedadapt[simulation]"'
             )
+    if flower and config.checkpoint_every > 1:
+        raise InputError(
+            f"checkpoint-every: {config.checkpoint_every}; clients of Flower remember a few rounds "
+            "only, so their server saves every round: leave it out"
+        )
     STRATEGIES.path(config.strategy)
     adaptations.arguments_by_name(config)
     check_model(config)

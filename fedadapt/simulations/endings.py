@@ -13,12 +13,14 @@ from typing import Any, Never
 from fedadapt.errors import DiskFullError, InterruptedRunError, ended_by_exit
 from fedadapt.files import disk_full, no_room
 
+FLOWER = "flower"  # the engine whose clients keep what stays with them on disks of their own
+
 STOPPING = ("SIGTERM", "SIGHUP")
 """Signals that are taken for Ctrl-C: an order to end, and a terminal that is gone."""
 
 
 @contextmanager
-def early_endings(folder: Path) -> Iterator[None]:
+def early_endings(folder: Path, engine: str = "processes") -> Iterator[None]:
     """Turn whatever ends a run early into an error with a line and an exit code.
 
     Raises:
@@ -30,20 +32,29 @@ def early_endings(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise InterruptedRunError(f"interrupted; {next_step(folder)}") from None
+        raise InterruptedRunError(f"interrupted; {next_step(folder, engine)}") from None
     except SystemExit as error:
         raise ended_by_exit(error) from error
     except Exception as error:
         if no_room(error):
-            raise DiskFullError(f"{_full(error, folder)}; then {next_step(folder)}") from error
+            raise DiskFullError(
+                f"{_full(error, folder)}; then {next_step(folder, engine)}"
+            ) from error
         raise
 
 
-def next_step(folder: Path) -> str:
+def next_step(folder: Path, engine: str = "processes") -> str:
     """Return how a run goes on, or that it cannot."""
     if any((folder / "checkpoint").glob("round-*")):
-        return f"go on with: fedadapt simulate --resume {shlex.quote(str(folder))}"
+        return f"go on with: {resume_command(folder, engine)}"
     return "nothing was saved yet: start it anew"
+
+
+def resume_command(folder: Path, engine: str = "processes") -> str:
+    """Return the command that goes on with a run, on the engine on which it began."""
+    if engine == FLOWER:
+        return f"flwr run . --run-config {shlex.quote(str(folder / 'resume.toml'))}"
+    return f"fedadapt simulate --resume {shlex.quote(str(folder))}"
 
 
 def _full(error: Exception, folder: Path) -> Exception:

@@ -16,6 +16,9 @@ from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.progress import Progress
 from fedadapt.weights import num_bytes, row
 
+NO_METRICS = "egress: 'metrics' is not allowed on this device"
+"""The reason of a client that evaluated and keeps the results, since its owner wants it so."""
+
 log = logging.getLogger(__name__)
 
 SaveModels = Callable[[EvaluationRequest, Mapping[str, Mapping[str, ModelStack]]], None]
@@ -60,6 +63,7 @@ class Evaluator:
         down = sum(num_bytes(row(weights, 0)) for weights in models) + sum(map(num_bytes, pooled))
         waiting = set(request.clients)
         failed: dict[str, list[EvaluationFailure]] = defaultdict(list)
+        refused = 0
         for answers in stream:
             for evaluation in answers.rows:
                 self._record(evaluation._replace(task=request.task))
@@ -80,11 +84,14 @@ class Evaluator:
             for client, (outcome, reason) in answers.failures.items():
                 waiting.discard(client)
                 reason = one_line(reason)
+                refused += reason == NO_METRICS
                 log.warning("evaluation of client %d: %s", client, reason)
                 self._enter(request.round, client, outcome, reason, down)
             self._progress.advance(len(answers.clients) + len(answers.failures))
         for client in sorted(waiting):
             self._enter(request.round, client, "lost", "no answer", down)
+        if refused == len(request.clients):  # they evaluated, and tell nobody
+            self.last_round = request.round
         for label, failures in failed.items():
             first, (count, asked) = failures[0], (len(failures), len(request.clients))
             log.warning(

@@ -20,6 +20,7 @@ from fedadapt.server.checkpoint import Checkpoint, Checkpoints
 from fedadapt.server.client_pool import ClientPool, EvaluationRequest
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.sampling import evaluation_sample, sample
+from fedadapt.simulations.endings import resume_command
 from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
@@ -80,10 +81,12 @@ class Federation:
         saved_models: SavedModels | None = None,
         initial: InitialModel | None = None,
         has_tasks: bool = False,
+        go_on: str = "",
     ) -> None:
         """A run that has not begun.
 
         Args:
+            go_on: The command that resumes the run (default: ``fedadapt simulate --resume``).
             initial: For the model ``local`` of each client; None: there is no such row.
             has_tasks: A round is a task: what each model was worth when a task was new is
                 evaluated too, always on the same clients.
@@ -101,6 +104,7 @@ class Federation:
         self._central_test = central_test
         self._initial = initial
         self._has_tasks = has_tasks
+        self._go_on = go_on or resume_command(folder)
         self._progress = progress
         self._journal = Journal(folder)
         self._saved_models = saved_models
@@ -186,7 +190,7 @@ class Federation:
             raise EvaluationFailedError(
                 f"round {self._round}: training is done, but the final evaluation failed on all "
                 f"clients; why is in {self._folder}/communication.parquet and failures.parquet. "
-                f"Evaluate again with: fedadapt simulate --resume {self._folder}"
+                f"Evaluate again with: {self._go_on}"
             )
 
     def describe(self) -> dict[str, Metadata]:
@@ -222,10 +226,10 @@ class Federation:
 
     def _give_up(self, number: int, failure: RoundFailedError) -> None:
         self._save()  # the state before this round, with its communication log
-        ending = (
-            f"round {number}: {failure}; resume with: fedadapt simulate --resume {self._folder}"
-        )
-        if failure.reasons and all("finite" in reason for reason in failure.reasons):
+        ending = f"round {number}: {failure}; resume with: {self._go_on}"
+        # If only some clients send such values, it is not the learning rate's fault.
+        spoilt = [r.endswith(("expected finite", "expected smaller")) for r in failure.reasons]
+        if spoilt and all(spoilt) and not failure.accepted:
             raise DivergedError(f"{ending} (the models diverged: a lower lr may help)")
         raise QuorumLostError(ending)
 
@@ -352,6 +356,7 @@ class Federation:
             number,
             min_replies=self._config.min_replies,
             max_update_norm=self._config.max_update_norm,
+            max_update_factor=self._config.max_update_factor,
             record=self._journal.append,
             progress=self._progress.advance,
             meanwhile=meanwhile,

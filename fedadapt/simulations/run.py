@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
@@ -22,7 +23,7 @@ from fedadapt.records import (
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
-from fedadapt.simulations.endings import early_endings, stopped_by_signals
+from fedadapt.simulations.endings import FLOWER, early_endings, resume_command, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
 from fedadapt.simulations.federation import Federation, InitialModel, Population
@@ -89,7 +90,7 @@ def run(
 
     """
     config, benchmark = assembly.config, assembly.benchmark
-    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
+    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash, engine) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
     # Computers of another kind may draw other initial weights; those of a simulation are alike.
     initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
@@ -122,6 +123,7 @@ def run(
             saved_models=saved_models,
             initial=initial if has_local else None,
             has_tasks=assembly.selected.learns_tasks,
+            go_on=resume_command(folder, engine),
         )
         try:
             if checkpoint is not None:
@@ -140,7 +142,7 @@ def run(
         saved_models.finish(federation.base_models(), config.rounds, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
-        summary = _write_summary(assembly, folder, seconds)
+        summary = _write_summary(assembly, folder, seconds, client_pool.withheld)
         drop_journals(folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
@@ -152,10 +154,11 @@ def announce(
 ) -> Estimate | None:
     """Estimate how long the run will take, and say so if that is more than a few minutes.
 
-    Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
-    its experts will train: of these nothing is said.
+    Clients of a Flower run compute elsewhere, a server that learns tasks does not know how long
+    its experts will train, and on a server that trains on its own images clients do not: of these
+    nothing is said.
     """
-    if engine == "flower" or assembly.tasks is not None:
+    if engine == FLOWER or assembly.tasks is not None or assembly.config.server_share:
         return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
@@ -169,15 +172,21 @@ def announce(
     return estimated
 
 
-def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
+def _checkpoint(folder: Path, config: RunConfig, manifest: str, engine: str) -> Checkpoint:
     """The state to go on from; refused where the settings or the data are not what they were."""
     checkpoint = load_latest(folder)
     begun_with = RunConfig().to_mapping() | checkpoint.config  # a key may be newer than the run
     check_same_config(begun_with, config.to_mapping())
     try:
-        begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+        written = json.loads((folder / MANIFEST).read_text("utf-8"))
+        begun, begun_on = written["hash"], str(written["engine"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / MANIFEST}: {error}; without it no run goes on") from None
+    if (begun_on == FLOWER) != (engine == FLOWER):
+        raise InputError(
+            f"resume: the run began with {begun_on} and cannot go on with {engine}, since part of "
+            f"it is where its clients are; go on with: {resume_command(folder, begun_on)}"
+        )
     if begun != manifest:
         raise InputError(
             f"resume: the data are not those the run began with (manifest {begun[:12]}, now "
@@ -214,7 +223,9 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
         write_atomically(folder / f"{name}.json", text.encode())
 
 
-def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str, object]:
+def _write_summary(
+    assembly: Assembly, folder: Path, seconds: float, withheld: Mapping[str, int]
+) -> dict[str, object]:
     """The headline, the picture and the report."""
     config = assembly.config
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
@@ -228,6 +239,7 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
         journal_rows(folder, EvaluationFailure),
         journal_rows(folder, Confidence),
         by_task=assembly.tasks is not None,
+        withheld=withheld,
     )
     if (groups := read_groups(folder)) is not None:
         summary["groups"] = groups.headline

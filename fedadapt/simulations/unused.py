@@ -10,7 +10,7 @@ from fedadapt.strategies.selected import OF_SERVER, SAMPLING, Selected
 
 OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING | OF_SERVER
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
-OF_FLOWER = frozenset({"node-wait"})
+OF_FLOWER = frozenset({"node-wait", "max-weight-factor"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
 OF_OWN_DATA = frozenset({"classes", "roster", "server-data"})
 OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve", "confidence"})

@@ -115,9 +115,43 @@ class ClientSide(ABC):
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
     fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    """Names of the metrics that answers may have beside the number of examples."""
+
+    leaves: ClassVar[Mapping[str, str]] = {}
+    """By message type in a few words what an answer holds, for the owner of a client; see
+    ``told_of``. ``expected`` and ``expected_report`` say the same in names, shapes and types, and
+    on a client nothing else leaves."""
+
     @abstractmethod
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         """Compute the clients' answers. Runs on the client; sees nothing of the server's state."""
+
+    def expected(self, action: str, sent: Weights) -> Weights:
+        """Return names, shapes and types of the arrays one client must answer with.
+
+        Args:
+            sent: What one client received, [...]. Values are not looked at.
+
+        """
+        return sent
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        """Return names, shapes and types of the report beside the arrays, [...]; {}: there is none.
+
+        Args:
+            sent: What one client received, [...]. Values are not looked at.
+
+        """
+        return {}
+
+    @classmethod
+    def told_of(cls) -> dict[str, str]:
+        """Message type -> what its answers hold, in words; a class adds to those of its parents."""
+        told: dict[str, str] = {}
+        for parent in reversed(cls.__mro__):
+            told |= vars(parent).get("leaves", {})
+        return {"train": told.get("train", "what it declares"), **told}
 
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         """Make a model from the server the client's own before it is used. Runs on the client.
@@ -192,15 +226,6 @@ class Strategy(ClientSide, Generic[State]):
     @abstractmethod
     def send(self, state: State, action: str, round: int, clients: Sequence[int]) -> Sent:
         """Return what goes down to ``clients``, sampled by the server for this round, ascending."""
-
-    def expected(self, action: str, sent: Weights) -> Weights:
-        """Return names, shapes and types of the arrays one client must answer with.
-
-        Args:
-            sent: What one client received, [...]. Values are not looked at.
-
-        """
-        return sent
 
     def staying(self) -> Collection[str]:
         """Name the tensors of the network that are each client's own and never leave it."""

@@ -67,6 +67,9 @@ class PersonalModels(Strategy[PersonalState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
+        "train": "the trained model; the server keeps it as this client's",
+    }
     combined: ClassVar[Literal["when sent", "when trained"]]
     personal_is: ClassVar[str] = "on the server"
     unseen_get: ClassVar[str] = "the mean model"
@@ -200,6 +203,10 @@ class PersonalModels(Strategy[PersonalState]):
         if action != "train":
             return self._average.expected(action, sent)
         return self._average.expected(action, self.answered(sent))
+
+    @final
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return self.beside() if action == "train" else {}
 
     def answered(self, sent: Weights) -> Weights:
         """Return names, shapes and types of the model that a client answers with, [...].

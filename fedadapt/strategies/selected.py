@@ -83,7 +83,7 @@ class SelectedStrategy:
         return StrategyWithState(strategy.prepare(server))
 
 
-SAMPLING = frozenset({"fraction", "max-update-norm"})
+SAMPLING = frozenset({"fraction", "max-update-norm", "max-update-factor"})
 """Settings of rounds in which some of the clients train."""
 OF_SERVER = frozenset({"server-share"})
 """Settings of training on images that the server has."""

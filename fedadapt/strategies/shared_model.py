@@ -44,6 +44,10 @@ class SharedModel(Strategy[Weights]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "the trained model, without what stays on the client",
+        STATISTICS: "batch norm: mean and variance of the activations of the training images",
+    }
     personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
     personal_of_all: ClassVar[bool] = False
     """Whether clients make their own models of all that is shared, extras included, which they are

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that start a server and clients; they run if ``-m`` names ``deployment``."""
+"""Fixtures of the tests that start a server and clients; ``-m deployment`` runs them."""
 
 from pathlib import Path
 

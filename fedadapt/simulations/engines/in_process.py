@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     """
 
     keeps_models = False
+    withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self, worker: Worker, *, cohort_size: int = 1, client_states: ClientStates | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import torch
@@ -30,6 +31,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     """Clients whose states stay here and travel with each job: any worker computes any client."""
 
     keeps_models = False
+    withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self, worker: Worker, worker_pool: WorkerPool, *, cohort_size: int, client_states: Keeps

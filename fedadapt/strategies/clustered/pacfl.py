@@ -5,7 +5,7 @@ learning via principal angles between client data subspaces", algorithm 1.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -61,6 +61,9 @@ class PACFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SUBSPACES, *ClusteredModels.query_types)
+    leaves: ClassVar[Mapping[str, str]] = {
+        SUBSPACES: "the main directions of each class's images: nearly mean images",
+    }
     client_reports = "once the span of each class's images"
     unseen_get = "the model of the nearest cluster"
 
@@ -80,6 +83,9 @@ class PACFL(ClusteredModels):
         bases = class_subspaces(cohort, self.per_class, self._num_classes)
         alike = torch.ones(len(cohort), dtype=torch.float64)
         return Update({}, alike, report={"subspace": bases.flatten(1).float()})
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return {"subspace": torch.zeros(prod(self._shape))} if action == SUBSPACES else {}
 
     def assign(
         self, state: ClusteredState, action: str, round: int, answers: Iterable[Answers]

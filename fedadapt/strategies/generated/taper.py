@@ -50,6 +50,10 @@ class Taper(TaskMixtures):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        DESCRIBE: "the share of each class among the training images",
+        "train": "the trained network; later all bases and the mixer, trained",
+    }
     client_gets = "later all bases and the mixer"
     client_reports = "its share of each class, later all bases and the mixer"
     personal_is = "mixed on the server"

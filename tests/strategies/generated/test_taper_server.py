@@ -1,4 +1,4 @@
-"""TAPER as in the paper: three stages on the server's images, by hand; what clients tell and get."""
+"""TAPER as in the paper: three stages on the server, by hand; what clients tell and get."""
 
 from dataclasses import replace
 from pathlib import Path
