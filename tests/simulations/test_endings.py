@@ -269,6 +269,7 @@ def test_leaving_is_an_error_of_the_library_too(tmp_path):
         ("bidi \u202e and \u200b and \udce9", "bidi ? and ? and ?"),
         ("x" * 400, "x" * 297 + "..."),
         ("", ""),
+        (None, ""),
         ("ä é ∞", "ä é ∞"),
     ],
 )

@@ -152,7 +152,11 @@ def test_a_run_that_was_quicker_is_not_written_over(tmp_path):
 
 
 def test_what_a_kill_left_unfinished_goes_at_the_next_start(tmp_path):
-    names = (".summary.json.0123456789ab.tmp", "models/base/.7.safetensors.0123456789ab.tmp")
+    names = (
+        ".summary.json.0123456789ab.tmp",
+        "models/base/.7.safetensors.0123456789ab.tmp",
+        "checkpoint/round-00000007.tmp/kept.tmp",
+    )
     others = ("models/mine.tmp", ".hidden", "clients/.state.0123456789ab.tmp")
     for name in names + others:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
