@@ -42,7 +42,7 @@ class Param:
     def holds(self, value: float) -> bool:
         """Whether a number lies in the range; NaN and infinity never do."""
         return (
-            (isinstance(value, int) or math.isfinite(value))
+            (isinstance(value, int) or math.isfinite(value))  # some are too large for a float
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)

@@ -191,7 +191,9 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_told_to_end_ends_with_5_and_goes_on(tmp_path, number):
     options = tiny.options(out=tmp_path, rounds=500, workers=2)
+    before = signal.signal(number, signal.SIG_DFL)  # whatever this process has inherited
     process = tiny.python("-m", "fedadapt", "simulate", *options)
+    signal.signal(number, before)
     while not (tmp_path / "checkpoint" / "LATEST").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -267,6 +269,7 @@ def test_leaving_is_an_error_of_the_library_too(tmp_path):
         ("bidi \u202e and \u200b and \udce9", "bidi ? and ? and ?"),
         ("x" * 400, "x" * 297 + "..."),
         ("", ""),
+        (None, ""),
         ("ä é ∞", "ä é ∞"),
     ],
 )
