@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.config import RunConfig
+from fedadapt.datasets.registry import defaults_of_owned
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.new.command import new
@@ -92,12 +93,10 @@ def _keys(options: dict[str, Any]) -> list[str]:
 
 def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
     """The settings given, on top of a saved run's or the defaults."""
-    if options.get("clients") == 0:
-        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
     base = saved.to_mapping() if saved else {}
     chosen = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
     if saved is None:
-        chosen = defaults_of_tasks(chosen) | chosen
+        chosen = defaults_of_tasks(chosen) | defaults_of_owned(chosen) | chosen
     try:
         return RunConfig.from_mapping(base | chosen)
     except InputError as error:
@@ -154,7 +153,7 @@ def _headline(config: RunConfig, folder: Path) -> Text:
         (config.strategy, "bold"),
         " on ",
         (config.benchmark, "bold"),
-        f": {config.clients} clients, {config.model}, {rounds} -> {folder}",
+        f": {config.clients or 'all'} clients, {config.model}, {rounds} -> {folder}",
     )
 
 

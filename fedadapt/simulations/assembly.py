@@ -59,8 +59,11 @@ def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
     if selected.learns_tasks:
         return _of_tasks(config, selected, compute, on_client=on_client)
     benchmark = load_benchmark(config)
+    config = replace(config, clients=benchmark.num_clients)  # 0 stood for all there are
     start = replace(config, weights="") if on_client else config
-    model = build_model(start, benchmark.image_shape, benchmark.num_classes)
+    model = build_model(
+        start, benchmark.image_shape, benchmark.num_classes, benchmark.vocabulary
+    )
     plan = plan_for(config, model, benchmark.image_shape, compute)
     strategy = selected.on_client(run_of(config, model, benchmark, on_client=on_client))
     worker = _worker(config, benchmark, model, strategy, plan, compute)

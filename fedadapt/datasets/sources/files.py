@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fedadapt.datasets.entries import FOLDER, DataEntry
+from fedadapt.datasets.entries import CLIENTS, FOLDER, DataEntry
 from fedadapt.errors import InputError
 
 
@@ -41,8 +41,9 @@ def folder_of(entry: DataEntry, given_root: str) -> Path:
         InputError: It is not below the data root.
 
     """
-    if entry.name.startswith(FOLDER):
-        return folder_path(entry.name)
+    for prefix in (FOLDER, CLIENTS):
+        if entry.name.startswith(prefix):
+            return folder_path(entry.name, prefix)
     root = check_root(entry.name, given_root)
     for name in entry.folders:
         if (root / name).is_dir():
@@ -53,11 +54,11 @@ def folder_of(entry: DataEntry, given_root: str) -> Path:
     )
 
 
-def folder_path(benchmark: str) -> Path:
+def folder_path(benchmark: str, prefix: str = FOLDER) -> Path:
     """The folder in ``folder:/path``."""
-    text = benchmark.removeprefix(FOLDER)
+    text = benchmark.removeprefix(prefix)
     if not text:
-        raise InputError("benchmark: 'folder:' names no folder; write folder:/path")
+        raise InputError(f"benchmark: {prefix!r} names no folder; write {prefix}/path")
     return Path(text).expanduser()
 
 
@@ -74,4 +75,4 @@ def npz_stands_in(entry: DataEntry, given_root: str) -> bool:
 
 def missing_files(entry: DataEntry, root: Path) -> tuple[str, ...]:
     """Which of torchvision's files are not below ``root``."""
-    return tuple(name for name in entry.files if not (root / name).is_file())
+    return tuple(name for name in entry.files if not (root / name).exists())

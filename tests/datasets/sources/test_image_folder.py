@@ -32,7 +32,7 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
     make_folder(tmp_path)
     seen = []
     store = decode(list_images(tmp_path), 0, lambda done, total: seen.append((done, total)))
-    assert store.pixels.shape == (48, 3, 16, 16)  # the shorter side of the first image
+    assert store.inputs.shape == (48, 3, 16, 16)  # the shorter side of the first image
     assert store.classes == ("cat", "dog", "emu")
     assert store.domains == ("photo", "sketch")
     for number in range(48):
@@ -41,7 +41,7 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
         assert store.domain_of is not None
         assert store.domain_of[number] == domain
         colour = torch.tensor(list(COLOURS.values())[label]) + 5 * domain + shade
-        assert torch.equal(store.pixels[number, :, 8, 8].long(), colour)
+        assert torch.equal(store.inputs[number, :, 8, 8].long(), colour)
     assert seen[-1] == (48, 48)
 
 
