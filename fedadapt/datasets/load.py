@@ -86,7 +86,7 @@ def read_images(spec: DataSpec, progress: Progress | None = None) -> Store | Ben
     offered: dict[str, Any] = {
         "root": str(data_root(spec.root) or ""),
         "seed": spec.seed,
-        "clients": len(assignment.clients),
+        "clients": spec.clients,
     }
     if entry.is_ours:
         offered |= {"entry": entry, "image_size": spec.image_size, "progress": progress}
@@ -217,7 +217,7 @@ def describe(spec: DataSpec, store: Store, assignment: Assignment) -> Manifest:
     metadata: dict[str, object] = {
         "benchmark": _name(spec.name),
         "seed": spec.seed,
-        "clients": spec.clients,
+        "clients": len(assignment.clients),
         **spec.written,
         "unseen": sorted(assignment.unseen),
         "adapt-share": spec.adapt_share,

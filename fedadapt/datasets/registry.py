@@ -32,7 +32,7 @@ BENCHMARKS = Registry(
     "benchmark",
     "fedadapt.datasets",
     {entry.name: entry.reader for entry in ENTRIES},
-    form="folder:/path, clients:/path, npz:/path, hf:NAME or module:factory",
+    form="clients:/path, npz:/path, hf:NAME, folder:/path or module:factory",
 )
 
 _BY_NAME = {entry.name: entry for entry in ENTRIES}

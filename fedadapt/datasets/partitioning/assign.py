@@ -53,6 +53,7 @@ def assign(spec: DataSpec, store: Store) -> Assignment:
         classes=len(store.classes),
         domains=len(store.domains),
         owners=len(store.owners),
+        num_test=len(store) - store.num_train,
         known=True,
     )
     check_partition(entry, spec.partition, spec.clients)  # the data may differ from the table
