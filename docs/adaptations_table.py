@@ -28,10 +28,13 @@ def updated(page: str) -> str:
 
 
 def _adaptations(ours: list[Row]) -> list[str]:
-    lines = ["| name | what it does | labels | batch norm |", "| --- | --- | --- | --- |"]
+    heads = ("name", "what it does", "labels", "batch norm", "images", "changes", "asks for")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row in ours:
         needs = ("yes" if needed else "no" for needed in (row.needs_labels, row.needs_batch_norm))
-        lines.append(f"| `{row.name}` | {row.description} | {' | '.join(needs)} |")
+        part = next((p.shown for p in row.parameters if p.key == "part"), "-")
+        cells = (row.description, *needs, part, row.changes, row.asks or "-")
+        lines.append(f"| `{row.name}` | {' | '.join(cells)} |")
     return lines
 
 

@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 
 from fedadapt.parameters import rows
+from fedadapt.strategies.facts import TITLES, facts
 from fedadapt.strategies.listing import arguments, summary
 from fedadapt.strategies.registry import STRATEGIES, find, is_flowers
 from fedadapt.strategies.selected import settings_of
@@ -20,6 +21,19 @@ def tables() -> str:
     names = [(name, find(name)) for name in STRATEGIES.ours]
     lines = ["| name | what it does |", "| --- | --- |"]
     lines += [f"| `{name}` | {_says(cls)} |" for name, cls in names if not is_flowers(cls)]
+    lines += [
+        "",
+        "What stays on a client and what travels. Tensors are those of the network, or begin",
+    ]
+    lines += [
+        "with the word in `code`; what is everybody's is sent to all, also where nobody trains it:"
+    ]
+    lines += ["", f"| strategy | {' | '.join(TITLES)} |", "| --- " * (1 + len(TITLES)) + "|"]
+    lines += [
+        f"| `{name}` | {' | '.join(word or '-' for word in facts(cls))} |"
+        for name, cls in names
+        if not is_flowers(cls)
+    ]
     lines += ["", "Flower's own, with the arguments of their constructors:", ""]
     lines += ["| name | what it does | arguments |", "| --- | --- | --- |"]
     lines += [

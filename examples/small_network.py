@@ -1,4 +1,4 @@
-"""A network of your own: ``--model small_network:small``. Two convolutions with batch norm."""
+"""A network of your own: ``--model small_network:small``. Convolutions with batch norm."""
 
 from torch import nn
 
@@ -19,3 +19,20 @@ def small(image_shape: tuple[int, int, int], num_classes: int) -> Network:
         nn.Flatten(),
     )
     return Network(body, 16 * (height // 2) * (width // 2), num_classes)
+
+
+def deeper(image_shape: tuple[int, int, int], num_classes: int) -> Network:
+    """Return 16, 32 and 64 channels, for images of at least eight pixels a side."""
+    channels, height, width = image_shape
+    layers: list[nn.Module] = []
+    for outputs in (16, 32, 64):
+        layers += [
+            nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = outputs
+    return Network(
+        nn.Sequential(*layers, nn.Flatten()), 64 * (height // 8) * (width // 8), num_classes
+    )

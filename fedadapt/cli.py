@@ -14,13 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from fedadapt import __version__
+from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
 from fedadapt.datasets.registry import defaults_of_owned
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
-from fedadapt.errors import FedadaptError, InputError
+from fedadapt.deploy.commands import deploy
+from fedadapt.errors import DiskFullError, FedadaptError, InputError, ended_by_exit
+from fedadapt.files import disk_full, no_room, user_path
 from fedadapt.new.command import new
 from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
+from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
 
@@ -32,13 +36,20 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Never:
         try:
-            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False}) or 0
         except FedadaptError as error:
             _say(f"fedadapt: {error}", error.exit_code)
+        except SystemExit as error:  # ours are outside of this; code of others may be in it
+            _say(f"fedadapt: {ended_by_exit(error)}", FedadaptError.exit_code)
+        except OSError as error:
+            if not no_room(error):
+                raise
+            _say(f"fedadapt: {disk_full(Path(error.filename or '.'))}", DiskFullError.exit_code)
         except click.exceptions.Abort:
             _say("fedadapt: interrupted", 5)
         except click.ClickException as error:
             _say(f"fedadapt: {error.format_message()}", error.exit_code)
+        sys.exit(code)
 
 
 def _say(line: str, code: int) -> Never:
@@ -51,7 +62,7 @@ def _say(line: str, code: int) -> Never:
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-@click.version_option(__version__, prog_name="fedadapt")
+@click.version_option(__version__, "-V", "--version", prog_name="fedadapt")
 @click.pass_context
 def main(context: click.Context) -> None:
     """Personalised federated learning: a model for every client, and what it was worth."""
@@ -61,9 +72,11 @@ def main(context: click.Context) -> None:
 
 main.add_command(new)
 main.add_command(privacy_inversion)
+main.add_command(ledger)
 main.add_command(reproduce)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(deploy)
 
 
 def _run_options(*left_out: str) -> Callable[[Any], Any]:
@@ -103,7 +116,16 @@ def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfi
         raise InputError(str(error).removeprefix("run config: ")) from None
 
 
-@main.command()
+@main.command(
+    **examples(
+        "fedadapt simulate",
+        "fedadapt simulate --strategy pfa --benchmark digits-domains --clients 25",
+        "fedadapt simulate --strategy ditto --strategy-args lam=0.5 --lr 0.1",
+        "fedadapt simulate --benchmark mnist --partition dirichlet:0.1 --model cnn",
+        "fedadapt simulate --adapt none,fine-tune --adapt-args fine-tune.epochs=10",
+        "fedadapt simulate --resume runs/digits-classes-fedavg-1 --rounds 60",
+    )
+)
 @_run_options()
 @click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
@@ -117,6 +139,7 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
 
     _prepare(verbose)
     if resume is not None:
+        resume = user_path(resume, "resume")
         path = resume / "config.toml"
         if not path.is_file():
             raise InputError(f"resume: {path} is not there; name the folder of a run")
@@ -135,9 +158,9 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
 
     try:
         summary = run(config, folder, resume=resume is not None, console=console)
-    except InputError:
+    except FedadaptError:
         if resume is None and not any(folder.iterdir()):
-            folder.rmdir()  # refused before anything was done: leave nothing behind
+            folder.rmdir()  # it ended before anything was done: leave nothing behind
         raise
     _show(summary, folder)
 
@@ -170,7 +193,14 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
 
 def _by_task(tasks: dict[str, Any]) -> Table:
     """Accuracy on each task at the end, and what was forgotten on the way."""
-    table = Table(title="by task, %; forgetting in points", box=None, header_style="bold")
+    table = Table(
+        title="by task, %; forgetting in points",
+        box=None,
+        header_style="bold",
+        padding=(0, 0, 0, 1),
+        pad_edge=False,
+        collapse_padding=True,
+    )
     last = [scores["matrix"][-1] for scores in tasks.values()]
     heads = (
         "accuracy",
@@ -179,7 +209,9 @@ def _by_task(tasks: dict[str, Any]) -> Table:
         *(f"task {t + 1}" for t in range(len(last[0]))),
     )
     for head in ("client model", *heads):
-        table.add_column(head, justify="left" if head == "client model" else "right")
+        whole = max(map(len, (*head.split(), "100.00")))  # words and numbers are never cut
+        justify: Any = "left" if head == "client model" else "right"
+        table.add_column(head, justify=justify, min_width=whole)
     for (label, scores), row in zip(tasks.items(), last, strict=True):
         cells = (scores["accuracy"], scores["forgetting"], scores["forgetting_over_all"], *row)
         table.add_row(label, *(f"{100 * cell:.2f}" for cell in cells))
@@ -197,7 +229,12 @@ def _prepare(verbose: bool) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 
-@main.command()
+@main.command(
+    **examples(
+        'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
+        'fedadapt compare --strategies "fedrep; ditto lam=0.5" --rounds 40',
+    )
+)
 @_run_options("strategy", "strategy_args", "seed", "out")
 @click.option(
     "--strategies",
@@ -245,7 +282,7 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
     from fedadapt.simulations.results.table_formats import to_rich
 
     _prepare(verbose)
-    folder = out.expanduser()
+    folder = user_path(out, "out")
     runs = demonstration.plan(benchmark, seed, folder)
     for run in runs:
         check(run)
@@ -259,18 +296,44 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
 @click.argument(
     "folders", type=click.Path(path_type=Path), nargs=-1, required=True, metavar="FOLDER..."
 )
-def report(folders: tuple[Path, ...]) -> None:
-    """Write report.html and gain.png of run folders again, finished or not.
+@click.option("--figures", is_flag=True, help="also each figure as SVG and PDF, for a paper")
+def report(folders: tuple[Path, ...], figures: bool) -> None:
+    """Write report.html of run folders again, finished or not.
 
     Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
     """
     for folder in folders:
-        if not folder.is_dir():
+        if not user_path(folder, "report").is_dir():
             raise InputError(f"{folder}: no such folder; name the folder of a run")
     from fedadapt.simulations.report.report import write_report
 
     for folder in folders:
         click.echo(write_report(folder))
+        if figures:
+            from fedadapt.simulations.report.paper_figures import write_figures
+
+            for path in write_figures(folder):
+                click.echo(path)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any that is free  [0]")
+def watch(folder: Path, port: int) -> None:
+    """Show the report page of a run while the run goes on, on this computer only; Ctrl-C ends it.
+
+    The page is loaded anew when the run has something new. The run itself is not touched.
+    """
+    from fedadapt.simulations.report.watch import server
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the folder of a run")
+    with server(folder, port) as serving:
+        click.echo(f"http://127.0.0.1:{serving.server_address[1]}/")
+        try:
+            serving.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("no longer watching; the run goes on")
 
 
 @main.command()
@@ -301,16 +364,15 @@ def _word(value: object) -> str:
 
 
 @main.command()
-def models() -> None:
-    """List the networks: sizes, least image size, batch normalisation, weights."""
-    from fedadapt.models.registry import NetworkRow, network_rows
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    """List the networks, or show one with its sizes.
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in NetworkRow._fields:
-        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-    for row in network_rows():
-        table.add_row(*row)
-    Console().print(table)
+    NAME may also be that of an installed package, or module:factory.
+    """
+    from fedadapt.models.listing import listing
+
+    Console().print(listing(name))
 
 
 @main.command()

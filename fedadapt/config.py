@@ -18,6 +18,8 @@ from fedadapt.parameters import Scalar, check_parameters, param
 
 RUNNING = (
     "out",
+    "roster",
+    "server-data",
     "data-root",
     "rounds",
     "engine",
@@ -36,6 +38,18 @@ RUNNING = (
     "max-failed-rounds",
 )
 """Settings of where and how patiently a run runs, not of what it computes; and its length."""
+
+GROUPS = {
+    "benchmark": "Data",
+    "model": "Training",
+    "adapt": "Adaptation and evaluation",
+    "seed": "Engine and files",
+    "checkpoint-every": "Faults",
+}
+"""First key of each group of settings -> its title; a group ends where the next one begins."""
+
+DEPLOYED: dict[str, float] = {"max-update-factor": 5.0, "max-weight-factor": 10.0}
+"""Defaults of a run on real clients, which no simulation has: no client can own the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +85,28 @@ class RunConfig:
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
     examples: int = param(0, "at most so many images a client; 0: all there are", at_least=0)
+    server_share: float = param(
+        0.0,
+        "share of the images that the server has and no client, for strategies that train on them",
+        at_least=0,
+        below=1,
+    )
     image_size: int = param(0, "resize images to so many pixels; 0: as they are", at_least=0)
+    classes: str = param(
+        "",
+        "with benchmark=own: class names, separated by commas, in the order of the network's "
+        "outputs (default: those that the clients have, if their owners tell them)",
+    )
+    server_data: str = param(
+        "",
+        "with benchmark=own and a strategy that learns tasks: the server's own pictures, a folder "
+        "on the server, <task>/<class>/*.jpg",
+    )
+    roster: str = param(
+        "",
+        "with benchmark=own: file on the server, a line `fingerprint name` for each client that "
+        "may take part (default: whoever the SuperLink lets in)",
+    )
     normalization: str = param(
         "auto",
         "auto, data, imagenet, symmetric ([-1, 1]) or unit ([0, 1])",
@@ -168,7 +203,7 @@ class RunConfig:
     node_wait: float = param(120.0, "seconds to wait for the clients to appear", above=0)
     round_deadline: float = param(3600.0, "seconds a round may take", above=0)
     client_deadline: float = param(
-        0.0, "seconds a client may compute an answer; 0: no limit", at_least=0
+        0.0, "seconds a client may compute an answer; 0: half of round-deadline", at_least=0
     )
     min_replies: float = param(
         0.5, "share of asked clients that must answer well", above=0, at_most=1
@@ -178,6 +213,18 @@ class RunConfig:
     )
     max_update_norm: float = param(
         0.0, "reject updates longer than this (L2); 0: no limit", at_least=0
+    )
+    max_update_factor: float = param(
+        0.0,
+        "reject updates longer than so many times the round's median; 0: no limit",
+        check=lambda v: type(v) in (int, float) and (v == 0 or 1 <= v < float("inf")),
+        allowed="0 (no limit) or a number >= 1",
+    )
+    max_weight_factor: float = param(
+        0.0,
+        "let a client weigh at most so many times the median of the clients' examples; 0: no limit",
+        check=lambda v: type(v) in (int, float) and (v == 0 or 1 <= v < float("inf")),
+        allowed="0 (no limit) or a number >= 1",
     )
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from unicodedata import category
 
 from fedadapt.errors import InputError, nearest, unknown
 
@@ -145,6 +146,8 @@ class Described:
             raise InputError(
                 f"{where}: expected {kind.__name__}, got {type(value).__name__} {value!r}"
             )
+        if kind is str and any(category(c) in ("Cc", "Cs") and c not in "\t\n" for c in value):
+            raise InputError(f"{where}: {ascii(value)[:60]} has characters that are no text")
         if kind is float and not math.isfinite(value):
             raise InputError(f"{where}: {value} is not a finite number")
         if self.param.choices and value not in self.param.choices:

@@ -3,7 +3,7 @@
 Layers are found by type and identity, never by their names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -92,6 +92,41 @@ def norm_statistics(model: nn.Module) -> frozenset[str]:
 def all_but(selector: Selector) -> Selector:
     """The complement, e.g. ``all_but(head)`` is the body."""
     return lambda model: everything(model) - selector(model)
+
+
+def in_words(names: Collection[str], model: nn.Module) -> str:
+    """Say which tensors of ``model`` these are: ``everything``, ``head``, ``body``; "" for none.
+
+    They are called by the parts of the network that are there in full, or by the one part that is
+    not; what is left is ``some weights``. Counters, which are no weights, are left out.
+    """
+    every = {n for n, t in model.state_dict().items() if t.is_floating_point()}
+    left = every & set(names)
+    if left == every:
+        return "everything"
+    selectors = {
+        "body": all_but(head),
+        "head": head,
+        "prompts": prompts,
+        "batch norm": norms,
+        "batch-norm scale and shift": norm_affine,
+        "batch-norm statistics": norm_statistics,
+    }
+    parts = {
+        word: chosen for word, select in selectors.items() if (chosen := every & select(model))
+    }
+    for word, part in parts.items():
+        if left == part:
+            return word
+    for word, part in parts.items():
+        if left == every - part:
+            return f"everything but {word}"
+    words = []
+    for word, part in parts.items():
+        if part <= left:
+            words.append(word)
+            left -= part
+    return ", ".join(words + ["some weights"] * bool(left))
 
 
 def _in_norms(model: nn.Module, tensors: Callable[[nn.Module], list[str]]) -> frozenset[str]:

@@ -17,10 +17,17 @@ torch.set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests stay together, with what they share; those that start servers in one line."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A file's tests stay together, with what they share; those that start servers in one line.
+
+    Tests of deployments take minutes: they run if ``-m`` names them.
+    """
+    if "deployment" not in config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("deployment")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     for item in items:
-        servers = item.get_closest_marker("flower") or item.get_closest_marker("ray")
+        servers = any(item.get_closest_marker(name) for name in ("flower", "ray", "deployment"))
         item.add_marker(pytest.mark.xdist_group("servers" if servers else item.path.stem))
         if servers:
             item.add_marker(pytest.mark.timeout(300))

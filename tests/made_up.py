@@ -80,3 +80,17 @@ def communication(num_clients: int, rounds: int = 4) -> list[CommunicationEntry]
 def losses(rounds: int = 10) -> list[RoundLoss]:
     """A loss that falls."""
     return [RoundLoss(r, float(2.3 * np.exp(-r / 4)), 80) for r in range(1, rounds + 1)]
+
+
+ODD_RUNS = {
+    "one client": evaluations(1),
+    "no adaptation": evaluations(5, adaptations=("none",)),
+    "a personal model without a base": [evaluation(0, 0.5, "personal")],
+    "only unseen clients": [evaluation(0, 0.5, seen=False)],
+    "only a global test": [evaluation(-1, 0.5, split="global")],
+    "nothing": [],
+    "a client without the adapted model": [*evaluations(2), evaluation(7, 0.5, round=10)],
+    "many kinds": evaluations(
+        60, kinds=[f"classes {k} and {k + 1}" for k in range(30)], last_round=0
+    ),
+}

@@ -18,19 +18,24 @@ ADAPT = "none,adabn-s,fine-tune"
 
 
 class Page(html.parser.HTMLParser):
-    """A page's tags, attributes and visible text."""
+    """A page's tags, attributes, scripts and visible text."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.attributes, self.text = [], [], ""
+        self.tags, self.attributes, self.scripts, self.text = [], [], [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.attributes += attrs
+        if tag == "script":
+            self.scripts.append("")
 
     def handle_data(self, data):
-        self.text += data
+        if self.cdata_elem == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
 
 
 def finish(folder, rows, entries=(), means=(), **config):

@@ -180,7 +180,7 @@ def test_the_version_is_the_package_s():
     [
         ("models", ["mlp", "vgg11", "mobilenetv2-0.25", "resnet18"]),
         ("strategies", ["fedavg", "fedadam", "krum", "module:Class"]),
-        ("adaptations", ["none", "adabn-s", "share=0.95", "Yu et al. 2020", "module:Class"]),
+        ("adaptations", ["none", "adabn-s", "fedadapt adaptations NAME", "module:Class"]),
         ("adaptations kd", ["the teacher", "It needs labels.", "kd.share", "0.95", "> 0"]),
         ("adaptations none", ["It needs no labels.", "It takes no --adapt-args."]),
         ("benchmarks", ["digits-classes", "mnist", "folder:/path", "built in"]),

@@ -15,6 +15,7 @@ OTHER = {
     "benchmark": "mnist", "data-root": "/data", "partition": "iid", "shift": "rotation",
     "quantity": "lognormal:1", "imbalance": "long-tail:0.1", "clients": 7, "unseen": 0.25,
     "split": "pooled", "adapt-share": 0.3, "test-share": 0.1, "examples": 50, "image-size": 32,
+    "classes": "cat,dog", "server-data": "/srv/tasks", "roster": "/srv/roster",
     "normalization": "unit", "model": "cnn", "weights": "imagenet", "strategy": "fedadam",
     "strategy-args": "eta=0.1", "batch-norm": "local", "rounds": 3, "fraction": 0.5,
     "local-epochs": 2, "batch-size": 16, "lr": 0.125, "momentum": 0.0, "weight-decay": 0.01,

@@ -91,6 +91,7 @@ def test_the_strategy_of_the_readme_runs(tmp_path, monkeypatch):
     ("script", "page"),
     [
         ("configuration_table", "configuration.md"),
+        ("flower_tables", "flower.md"),
         ("strategies_table", "strategies.md"),
         ("adaptations_table", "adaptations.md"),
     ],

@@ -66,6 +66,9 @@ def test_the_extras_simulation_and_test_exist_and_python_is_3_11():
 
 def test_versions_agree():
     assert PROJECT["project"]["version"] == __version__
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    assert f"\n## {__version__}," in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
 def test_the_command_is_the_package_s():

@@ -92,7 +92,7 @@ class Run:
             folder,
             model=model,
             central_test=worker.evaluate_everywhere,
-            progress=Progress(show=False),
+            progress=Progress(),
             initial=InitialModel(START, is_sent=initial_is_sent) if config.local else None,
         )
 

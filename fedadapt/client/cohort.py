@@ -69,6 +69,7 @@ class Cohort:
     stacked: bool = False  # compute all clients at once, or one after another
     network: Network | None = None  # the model made of kernels; None: vmap, or the model itself
     autocast: torch.dtype | None = None  # arithmetic of the forward pass; None: as the weights
+    domains: tuple[int, ...] = ()  # each client's, by number; () where nobody asks
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -80,6 +81,7 @@ class Cohort:
             clients=self.clients[index : index + 1],
             splits=self.splits[index : index + 1],
             states=self.states[index : index + 1],
+            domains=self.domains[index : index + 1],
         )
 
     @property

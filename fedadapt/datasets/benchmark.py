@@ -24,6 +24,13 @@ class Examples:
         return len(self.labels)
 
 
+class ServerImages(NamedTuple):
+    """Images that the server has, as public or donated data; no client holds any of them."""
+
+    examples: Examples
+    domains: Tensor  # int64 [N], places in ``Benchmark.domains``; all 0 where there are none
+
+
 class Split(NamedTuple):
     """One client's images; the three never overlap.
 
@@ -97,6 +104,8 @@ class Benchmark(ABC):
         scaling: From bytes to network input.
         kinds: One word per client for its domain, class set and shift; "all" where there is one.
         unseen: Clients that never take part in training; they are only evaluated.
+        domains: Names of the domains that a client or the server can tell its images to be of; ()
+            where there are none, or where clients have images of several.
         manifest: Describes the assignment; its hash goes with every result.
 
     """
@@ -107,8 +116,9 @@ class Benchmark(ABC):
     image_shape: tuple[int, ...]
     vocabulary: int = 0
     scaling: Scaling
-    kinds: tuple[str, ...]
+    kinds: Sequence[str]
     unseen: frozenset[int]
+    domains: tuple[str, ...] = ()
     manifest: Manifest
 
     @abstractmethod
@@ -123,6 +133,15 @@ class Benchmark(ABC):
     @abstractmethod
     def global_test(self) -> Examples | None:
         """A balanced test set for all clients together, or None where the data have none."""
+
+    @property
+    def server_images(self) -> ServerImages | None:
+        """Images for training on the server; None where it has none."""
+        return None
+
+    def domain(self, client: int) -> int:
+        """The place of the client's domain in ``domains``; 0 where there are none."""
+        return 0
 
     @property
     def num_classes(self) -> int:

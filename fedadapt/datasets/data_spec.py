@@ -26,7 +26,6 @@ from fedadapt.datasets.sources.files import check_root, folder_of, npz_stands_in
 from fedadapt.datasets.sources.image_folder import list_images
 from fedadapt.errors import InputError, need
 
-
 UNDECIDED = ""
 FALLBACK = "dirichlet:0.3"
 """The partition of a user's data that belong to nobody, where nothing says."""
@@ -49,6 +48,7 @@ class DataSpec:
     adapt_share: float
     test_share: float
     examples: int
+    server_share: float
     image_size: int  # 0: as the images are
     normalization: str  # auto, data, imagenet, symmetric, unit
     weights: str  # the network's initial weights, which ``normalization=auto`` goes by
@@ -89,12 +89,12 @@ class DataSpec:
             adapt_share=config.adapt_share,
             test_share=config.test_share,
             examples=config.examples,
+            server_share=config.server_share,
             image_size=config.image_size,
             normalization=config.normalization,
             weights=config.weights,
             seed=config.seed,
         )
-
 
     def resolved(self, owners: int) -> "DataSpec":
         """The same once the data are open, and it is known how many they belong to.

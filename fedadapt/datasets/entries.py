@@ -146,7 +146,7 @@ ANY_CLIENTS = DataEntry(
 )  # fmt: skip
 ANY_NPZ = DataEntry(
     NPZ, "your arrays x, y, client, group, classes in a file", 0, 0, 0, 0, 0, (), "", "none",
-    reader="fedadapt.datasets.sources.arrays:read_arrays", known=False, kind="",
+    reader="fedadapt.datasets.sources.arrays:read_clients_arrays", known=False, kind="",
 )  # fmt: skip
 ANY_HUGGING_FACE = DataEntry(
     HUGGING_FACE, "a data set of Hugging Face", 0, 0, 0, 0, 0, (), "", "none",

@@ -1,9 +1,17 @@
 """A benchmark whose images are in memory once; clients hold the indices of theirs."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
+from fedadapt.datasets.benchmark import (
+    Benchmark,
+    Examples,
+    Manifest,
+    Scaling,
+    ServerImages,
+    Split,
+)
 from fedadapt.datasets.feature_shift.shift import shift_images
 from fedadapt.datasets.feature_shift.spec import Shift
 from fedadapt.datasets.partitioning.assign import Assignment
@@ -39,6 +47,7 @@ class StoredBenchmark(Benchmark):
         self.scaling = scaling
         self.kinds = assignment.kinds
         self.unseen = assignment.unseen
+        self.domains = assignment.domains.names
         self.manifest = manifest
         self._store = store
         self._assignment = assignment
@@ -64,6 +73,23 @@ class StoredBenchmark(Benchmark):
         if self._global is None and rows is not None:
             self._global = self._examples(rows, None)
         return self._global
+
+    @property
+    def server_images(self) -> ServerImages | None:
+        """The server's images, changed by the shifts of the clients in turn; made each time."""
+        parts = self._assignment.domains.of_images(
+            self._assignment.server, self._store.labels, self._store.domain_of
+        )
+        made = [(self._examples(part.rows, part.like_client), part.domains) for part in parts]
+        if not made:
+            return None
+        inputs = torch.cat([examples.inputs for examples, _ in made])
+        labels = torch.cat([examples.labels for examples, _ in made])
+        domains = torch.from_numpy(np.concatenate([domains for _, domains in made]))
+        return ServerImages(Examples(inputs, labels), domains)
+
+    def domain(self, client: int) -> int:
+        return self._assignment.domains.of_client[client]
 
     def rows(self, client: int) -> tuple[Rows, Rows, Rows]:
         """Which images of the store the client's train, adapt and test are."""

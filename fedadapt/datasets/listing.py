@@ -22,7 +22,6 @@ from fedadapt.datasets.entries import (
 from fedadapt.datasets.registry import BENCHMARKS
 from fedadapt.datasets.sources.files import data_root, missing_files, npz_path
 
-
 _FORMS = {
     FOLDER: "folder:/path",
     CLIENTS: "clients:/path",
@@ -52,7 +51,9 @@ def benchmark_rows(given_root: str = "") -> list[BenchmarkRow]:
 
 
 def _row(entry: DataEntry, root: Path | None) -> BenchmarkRow:
-    default = (entry.partition or f"{NATURAL}, or {FALLBACK}") + (f", {entry.shift}" if entry.shift != "none" else "")
+    default = (entry.partition or f"{NATURAL}, or {FALLBACK}") + (
+        f", {entry.shift}" if entry.shift != "none" else ""
+    )
     if entry.name in _FORMS:
         written = _FORMS[entry.name]
         where = f"--benchmark {written}"

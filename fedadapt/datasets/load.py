@@ -17,8 +17,11 @@ from fedadapt.datasets.benchmark import Benchmark, Manifest, MeasuredScaling, Sc
 from fedadapt.datasets.data_spec import DataSpec, check_data, resolved_normalization
 from fedadapt.datasets.entries import CLIENTS, FOLDER, IMAGES, NPZ, SERIES
 from fedadapt.datasets.in_memory import StoredBenchmark
+from fedadapt.datasets.own.names import is_own
+from fedadapt.datasets.own.rehearsal import load_rehearsal
 from fedadapt.datasets.partitioning.assign import Assignment, assign
 from fedadapt.datasets.partitioning.stratified import Rows
+from fedadapt.datasets.scalings import fixed_scaling_of
 from fedadapt.datasets.sources.arrays import store_of_arrays
 from fedadapt.datasets.sources.decode import Progress
 from fedadapt.datasets.sources.files import data_root
@@ -30,10 +33,9 @@ from fedadapt.registry import import_named
 
 log = logging.getLogger(__name__)
 
-_IMAGENET = Scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _NOT_OF_A_FINISHED_BENCHMARK = (
     "partition", "shift", "quantity", "imbalance", "unseen", "split", "adapt_share", "test_share",
-    "examples", "image_size", "normalization",
+    "examples", "server_share", "image_size", "normalization",
 )  # fmt: skip
 
 
@@ -41,7 +43,8 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
     """Read the images and divide them among the clients, as the configuration says.
 
     The assignment is a function of the data, ``benchmark, partition, shift, quantity, imbalance,
-    clients, unseen, split, adapt_share, test_share, examples, image_size`` and ``seed``.
+    clients, unseen, split, adapt_share, test_share, examples, server_share, image_size`` and
+    ``seed``.
 
     Args:
         progress: Called with (images done, images in all) while a folder is decoded.
@@ -50,6 +53,8 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
         InputError: Bad words, missing or damaged files, too many clients: one line.
 
     """
+    if is_own(config.benchmark):
+        return load_rehearsal(config)
     spec = check_data(config)
     images = read_images(spec, progress)
     if isinstance(images, Benchmark):
@@ -149,15 +154,9 @@ def choose_scaling(normalization: str, weights: str, store: Store, trained_on: R
             "normalization: ImageNet's, as weights are given; if they are those of a run, give "
             "that run's own (its default was: data)"
         )
-    if choice == "symmetric":
-        return Scaling((0.5,) * channels, (0.5,) * channels)
-    if choice == "unit":
-        return Scaling((0.0,) * channels, (1.0,) * channels)
-    if choice == "imagenet":
-        if channels == 3:
-            return _IMAGENET
-        return Scaling((sum(_IMAGENET.mean) / 3,), (sum(_IMAGENET.std) / 3,))
-    return measure(store, trained_on)
+    if choice == "data":
+        return measure(store, trained_on)
+    return fixed_scaling_of(choice, channels)
 
 
 def _of_measurements(normalization: str, store: Store, trained_on: Rows) -> Scaling:
@@ -242,9 +241,13 @@ def describe(spec: DataSpec, store: Store, assignment: Assignment) -> Manifest:
         metadata["groups"] = len(np.unique(store.group_of))
     if spec.split != "client":  # the first rule there was; the manifests of older runs stay true
         metadata["split"] = spec.split
+    if spec.server_share:
+        metadata["server-share"] = spec.server_share
+        metadata["server-images"] = len(assignment.server)
     digest = sha256(json.dumps(metadata, sort_keys=True).encode())
     for numbers in assignment.clients.flattened():
         digest.update(numbers.data)
     if global_test is not None:
         digest.update(np.ascontiguousarray(global_test, dtype="<i8").data)
+    digest.update(np.ascontiguousarray(assignment.server, dtype="<i8").data)
     return Manifest(digest.hexdigest(), metadata)

@@ -1,24 +1,46 @@
 """The ClientApp: what a client does when the server asks. The engines in one process skip it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedadapt import __version__
+from fedadapt.client.egress.budget import PrivacyBudget
+from fedadapt.client.egress.ledger import Ledger
+from fedadapt.client.egress.policy import FACTS as OF_POLICY
+from fedadapt.client.egress.policy import Policy
 from fedadapt.client.failures import guard
-from fedadapt.client.state_store import ClientStateStore
-from fedadapt.config import RunConfig
-from fedadapt.errors import InputError
+from fedadapt.datasets.own.own_data import (
+    channel_sums,
+    class_names,
+    image_shape,
+    read_own_data,
+)
+from fedadapt.errors import RefusedError
 from fedadapt.flower import records
+from fedadapt.flower.client_source import SCHEMA, agreed, client_part, run_config
+from fedadapt.flower.egress import Declared, Device, Egress, costing, debited
+from fedadapt.flower.owner import Owner
+from fedadapt.flower.run_facts.experiment import without_experiment
+from fedadapt.flower.software import network_facts, software
 from fedadapt.messages import Config
-from fedadapt.simulations.assembly import Assembly, assemble
+from fedadapt.server.checks import Expected
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.results.saved_models import keep_models
 from fedadapt.weights import is_finite, row
 
-OF_THE_SERVER = ("query.count", "query.hello")
+FACTS = {
+    "query.count": frozenset({"clients"}),
+    "query.hello": frozenset(
+        {"version", "code", "flwr", "torch", "partition-id", "manifest", "client", "image-shape",
+         "network", "initial", "num-examples", *OF_POLICY}
+    ),
+    "query.classes": frozenset({"classes"}),
+    "query.normalization": frozenset({"total", "squares", "pixels"}),
+}  # fmt: skip
+"""All that an answer to the server's own queries may say."""
+
+OF_THE_SERVER = tuple(FACTS)
 """Asked of every client whatever the run; all other queries are a strategy's or an adaptation's."""
 
 
@@ -31,47 +53,116 @@ class RunClientApp(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
         if kind.startswith("query.") and kind not in OF_THE_SERVER:
-            return guard(message, context, answer)
+            return egress(message, context, lambda m, c: guard(m, c, answer))
         return super().__call__(message, context)
 
 
-app = RunClientApp(mods=[guard])
+def _device(context: Context) -> Device:
+    """The owner's policy, and the ledger in the owner's folder."""
+    policy = Policy.of(context.node_config)
+    try:
+        owner = Owner.of(context.node_config)
+    except RefusedError:  # the answer says so, and holds nothing
+        return Device(policy, None)
+    if not owner.state:
+        return Device(policy, None)
+    name = str(owner.partition) if owner.source is None else owner.fingerprint()
+    return Device(policy, Ledger(Path(owner.state), name))
+
+
+def _declared(message: Message, context: Context) -> Declared:
+    """What the run's strategy and adaptations say that an answer consists of."""
+    kind = message.metadata.message_type
+    if kind in OF_THE_SERVER:
+        return Declared(facts=FACTS[kind])
+    part = client_part(message.content, context)
+    answer = part.assembly.worker.declared(kind, records.received(message.content, part.client))
+    arrays = {records.ARRAYS: answer.weights, records.REPORT: answer.report}
+    return Declared({n: Expected.of(w) for n, w in arrays.items()}, answer.metrics)
+
+
+egress = Egress(_device, _declared)
+app = RunClientApp(mods=[egress, guard])
 
 
 @app.query("count")
 def count(message: Message, context: Context) -> Message:
     """How many clients there are, for a run that did not say."""
-    settings = {"clients": _config(context).clients}
-    return Message(records.request({}, settings), reply_to=message)
+    clients = run_config(context).clients
+    if not clients:
+        raise RefusedError("bad-settings", "clients: 0, and this node is of no simulation")
+    return Message(records.request({}, {"clients": clients}), reply_to=message)
 
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Who this client is; the server refuses a client that does not fit the run."""
-    assembly, client = _self(context)
-    facts: Config = {
-        "partition-id": client,
-        "version": __version__,
-        "manifest": assembly.benchmark.manifest.hash,
-        "num-examples": assembly.benchmark.num_train_examples(client),
+    """Who this client is and what it runs; the server leaves out a client that does not fit.
+
+    A client with own data is asked again when there is a schema: it then builds its network.
+    """
+    config, owner = run_config(context), Owner.of(context.node_config)
+    owner.check(config)
+    facts: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {
+        **software(),
+        **Policy.of(context.node_config).to_config(),
     }
+    if owner.source is None:
+        part = client_part(message.content, context)
+        benchmark = part.assembly.benchmark
+        facts |= {"partition-id": part.client, "manifest": benchmark.manifest.hash}
+        facts["num-examples"] = benchmark.num_train_examples(part.client)
+    else:
+        facts["client"] = owner.fingerprint()
+        facts["image-shape"] = list(image_shape(owner.source, config.image_size))
+        if SCHEMA in records.settings(message.content):
+            part = client_part(message.content, context)
+            facts |= network_facts(part.assembly.model)
+            facts["num-examples"] = part.assembly.benchmark.num_train_examples(part.client)
     return Message(records.request({}, facts), reply_to=message)
+
+
+@app.query("classes")
+def classes(message: Message, context: Context) -> Message:
+    """The names of the classes of which this client has data, if its owner allows it."""
+    owner = Owner.of(context.node_config)
+    owner.check(run_config(context))
+    owner.allows("classes")
+    if owner.source is None:
+        raise RefusedError("not-its-run", "classes: those of a benchmark are known")
+    names = list(class_names(owner.source))
+    return Message(records.request({}, {"classes": names}), reply_to=message)
+
+
+@app.query("normalization")
+def normalization(message: Message, context: Context) -> Message:
+    """Sums of each channel over all training pictures, if the owner allows it; no picture's own."""
+    owner = Owner.of(context.node_config)
+    owner.check(run_config(context))
+    owner.allows("normalization")
+    if owner.source is None:
+        raise RefusedError("not-its-run", "normalization: that of a benchmark is known")
+    data = read_own_data(owner.source, agreed(records.settings(message.content)))
+    sums = channel_sums(data.split.train)
+    told: Config = {"total": sums.total, "squares": sums.squares, "pixels": sums.pixels}
+    return Message(records.request({}, told), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Message:
     """Compute the answer to ``train``, or to a query that the run declares; refuse any other."""
-    assembly, client = _self(context)
+    assembly, client, store, data_set = client_part(message.content, context)
     sent = records.received(message.content, client)
-    store = _store(assembly.config, context, client)
+    sent = sent._replace(config=without_experiment(sent.config))
     round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
     action = message.metadata.message_type
-    # A round that is trained again begins as it did; all else is asked of what there is now.
-    states = store.load(before=round) if action == "train" else store.load()
+    states = store.load(round, action)  # an exchange that is done again begins as it did
     update = assembly.worker.answer(action, round, sent, [states])
     new_states = {part: row(weights, 0) for part, weights in update.states.items()}
+    policy, folder = Policy.of(context.node_config), Owner.of(context.node_config).state
+    budget = PrivacyBudget(Path(folder), data_set) if folder else None
+    epsilon = debited(action, states, new_states, policy, budget)
     if new_states and all(is_finite(weights) for weights in new_states.values()):
-        store.save({**states, **new_states}, round)
-    return Message(records.answer(update), reply_to=message)
+        store.save({**states, **new_states}, round, action)
+    return Message(costing(records.answer(update), epsilon), reply_to=message)
 
 
 app.train()(answer)
@@ -80,8 +171,8 @@ app.train()(answer)
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Results of the models received, adapted as asked; a stock strategy gets plain metrics."""
-    assembly, client = _self(context)
     content = message.content
+    assembly, client, store, _ = client_part(content, context)
     config = records.settings(content)
     if "adaptations" not in config:
         return answer(message, context)
@@ -97,7 +188,7 @@ def evaluate(message: Message, context: Context) -> Message:
         for name, record in content.array_records.items()
         if name.startswith(records.POOLED)
     }
-    wanted, store = config["adaptations"], _store(assembly.config, context, client)
+    wanted = config["adaptations"]
     round, task = int(config["server-round"]), int(config.get("task", 0))  # type: ignore[arg-type]
     collected = CollectedModels(config.get("collect", ()))  # type: ignore[arg-type]
     evaluated = assembly.worker.at(task).evaluate(
@@ -115,35 +206,7 @@ def evaluate(message: Message, context: Context) -> Message:
         collected=collected if collected.wanted else None,
     )
     keep_models(assembly.config, assembly.worker, store, (round, task), collected.models)
-    return Message(records.rows_record(*evaluated), reply_to=message)
-
-
-def _config(context: Context) -> RunConfig:
-    """The run's settings; ``clients = 0`` stands for as many as Flower has nodes."""
-    config = RunConfig.from_mapping(context.run_config)
-    if config.clients:
-        return config
-    if "num-partitions" not in context.node_config:
-        raise InputError("clients: 0 works where Flower numbers the partitions; give their number")
-    return replace(config, clients=int(context.node_config["num-partitions"]))
-
-
-def _self(context: Context) -> tuple[Assembly, int]:
-    """The part of the run that is on this client; built once in a process."""
-    config = _config(context)
-    if "partition-id" not in context.node_config:
-        raise InputError('node config: no partition-id; give --node-config "partition-id=0"')
-    client = int(context.node_config["partition-id"])
-    if not 0 <= client < config.clients:
-        raise InputError(
-            f"node config: partition-id={client} must be below clients={config.clients}"
-        )
-    return assemble(config, on_client=True), client
-
-
-def _store(config: RunConfig, context: Context, client: int) -> ClientStateStore:
-    """Where this client keeps what stays with it; node config ``state-dir`` says where."""
-    folder = context.node_config.get("state-dir") or Path(config.out or "runs") / "clients"
-    # Every run under Flower begins anew: the same settings once more are another experiment.
-    experiment = f"{config.experiment}-{context.run_id}"
-    return ClientStateStore(Path(str(folder)), experiment, str(client))
+    # The kind of a client, its domain say, is its owner's: the server tells of what it knows.
+    results = [result._replace(kind="") for result in evaluated.rows]
+    told = records.rows_record(results, evaluated.failures, evaluated.confidences)
+    return Message(told, reply_to=message)

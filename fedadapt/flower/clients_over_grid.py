@@ -1,26 +1,37 @@
 """Clients behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
-import time
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
-from fedadapt import __version__
 from fedadapt.config import RunConfig
-from fedadapt.errors import InputError, QuorumLostError
+from fedadapt.errors import InputError, one_line
 from fedadapt.flower import records
+from fedadapt.flower.egress import WITHHELD
+from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
+from fedadapt.flower.roll_call import RollCall
+from fedadapt.flower.run_facts.announced import Announcements
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure, Outcome
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
 from fedadapt.weights import Weights, is_shared, row
 
-HELLO, COUNT = "query.hello", "query.count"
-POLL = 0.5  # seconds between looks for clients that have not appeared yet
+COUNT = "query.count"
+OF_SUPERLINK: dict[int, Outcome] = {
+    ErrorCode.MESSAGE_UNAVAILABLE: "late",  # it was not fetched, or not answered, before its end
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
+    ErrorCode.NODE_UNAVAILABLE: "lost",  # no heartbeat
+}
+"""What became of a client, by the code of an error that the SuperLink made in its stead."""
+
+log = logging.getLogger(__name__)
 
 
 def count_clients(grid: Grid, config: RunConfig) -> int:
@@ -37,7 +48,7 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
     if not replies:
         why = "no answer by the deadline"
     elif replies[0].has_error():
-        why = replies[0].error.reason or "no reason"
+        why = one_line(replies[0].error.reason) or "no reason"
     else:
         clients = records.settings(replies[0].content).get("clients")
         if type(clients) is int and clients > 0:
@@ -47,48 +58,65 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
 
 
 class GridClients:
-    """Flower nodes, known by the partition they hold: node ids are random, partitions are not."""
+    """Flower nodes, known by the partition they hold or by their key: node ids are random."""
 
     keeps_models = True
 
-    def __init__(self, grid: Grid, config: RunConfig, manifest: str) -> None:
-        self._grid = grid
-        self._config = config
-        self._manifest = manifest
-        self._nodes: dict[int, int] = {}  # partition -> node id
+    def __init__(
+        self,
+        grid: Grid,
+        config: RunConfig,
+        roll_call: RollCall,
+        kinds: Sequence[str],
+        settings: Callable[[int], Config] = lambda client: {},
+    ) -> None:
+        """Prepare for clients that ``roll_call`` will find.
 
-    def ready(self) -> Sequence[int]:
-        """Wait for every client, then ask each who it is.
-
-        Raises:
-            QuorumLostError: fewer than ``clients`` appeared within ``node-wait``.
-            InputError: a client runs other code, holds other data, or shares its partition.
+        Args:
+            kinds: By client, what tables call its kind: clients do not say it.
+            settings: By client, what every message to it says beside its own settings.
 
         """
-        nodes = wait_for_nodes(self._grid, self._config.clients, self._config.node_wait)
-        messages = [Message(records.request({}, {}), node, HELLO) for node in sorted(nodes)]
-        for reply in self._grid.send_and_receive(messages, timeout=self._config.round_deadline):
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                raise InputError(f"client at node {node}: {reply.error.reason}")
-            self._introduce(node, reply)
-        missing = sorted(set(range(self._config.clients)) - set(self._nodes))
-        if missing:
-            raise QuorumLostError(
-                f"no client holds partition {missing[0]} ({len(missing)} missing)"
-            )
+        self._grid = grid
+        self._config = config
+        self._roll_call = roll_call
+        self._kinds = kinds
+        self._settings = settings
+        self._nodes: dict[int, int] = {}  # client -> node id
+        self._announced = Announcements(config.max_weight_factor)
+
+    def ready(self) -> Sequence[int]:
+        """Find out which node is which client.
+
+        Raises:
+            QuorumLostError: Too few clients fit the run.
+
+        """
+        self._nodes = dict(self._roll_call.present())
+        self._announced.clients = {d: self._roll_call.announced[d] for d in self._nodes}
+        self._announced.log()
         return sorted(self._nodes)
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        return self._announced.withheld
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
         contents = models_by_client({records.ARRAYS: sent.weights}, len(sent.clients))
-        asked = (records.request(models, sent.config) for models in contents)
+        asked = (
+            records.request(models, {**sent.config, **self._settings(client)})
+            for client, models in zip(sent.clients, contents, strict=True)
+        )
         for client, reply in self._exchange(action, round, sent.clients, asked):
             if isinstance(reply, Failure):
                 yield Answers((), None, {client: reply})
                 continue
             try:
-                update = stacked(checked_reply(reply, shape))
+                counted = self._announced.is_counted(client)
+                update = stacked(checked_reply(reply, shape, counted=counted))
+                if action != "evaluate":  # of other images, and no weight in any model
+                    update = self._announced.bounded(client, update)
             except ReplyError as error:
                 yield Answers((), None, {client: Failure("rejected", str(error))})
                 continue
@@ -116,13 +144,19 @@ class GridClients:
         if request.collect:
             config = {**config, "collect": list(request.collect)}
         contents = models_by_client(models, len(request.clients))
-        asked = (records.request({**arrays, **pooled}, config) for arrays in contents)
+        asked = (
+            records.request({**arrays, **pooled}, {**config, **self._settings(client)})
+            for client, arrays in zip(request.clients, contents, strict=True)
+        )
         for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})
                 continue
             try:
-                rows = records.rows(reply.content, request.round, client)
+                rows = [
+                    row._replace(kind=self._kinds[client])
+                    for row in records.rows(reply.content, request.round, client)
+                ]
                 failed = records.failures(reply.content, request.round, client)
                 confidences = records.confidences(reply.content, request.round, client)
                 check_as_asked(rows, failed, request)
@@ -139,35 +173,11 @@ class GridClients:
     def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
         pass
 
-    def _introduce(self, node: int, reply: Message) -> None:
-        facts = records.settings(reply.content)
-        client, version = facts.get("partition-id"), facts.get("version")
-        if type(client) is not int or client < 0:
-            raise InputError(
-                f"client at node {node}: its partition-id is {client!r}; it must be a number >= 0"
-            )
-        if version != __version__:
-            raise InputError(
-                f"client {client}: runs fedadapt {version}, the server {__version__}; "
-                "install the same"
-            )
-        if facts.get("manifest") != self._manifest:
-            raise InputError(
-                f"client {client}: its data assignment is {facts.get('manifest')!r}, the server's "
-                f"{self._manifest!r}; use the same benchmark, seed and files"
-            )
-        if client in self._nodes:
-            raise InputError(
-                f"partition {client}: nodes {self._nodes[client]} and {node} both hold it; give "
-                "each client its own partition-id"
-            )
-        if client < self._config.clients:
-            self._nodes[client] = node
-
     def _exchange(
         self, action: str, round: int, clients: Sequence[int], contents: Iterable[RecordDict]
     ) -> Iterator[tuple[int, Message | Failure]]:
         """Send each client its content; its reply, or why there is none, in client order."""
+        refusals = self._announced.refusals(action, clients)
         messages = [
             Message(
                 content,
@@ -177,16 +187,27 @@ class GridClients:
                 ttl=self._config.round_deadline,
             )
             for client, content in zip(clients, contents, strict=True)
+            if client not in refusals
         ]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in received}
+        asked = nodes_by_message(messages)
+        # An error that the SuperLink made comes from no client; only the message says whose it is.
+        replies = {
+            asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            for reply in received
+        }
         for client in clients:
             reply = replies.get(self._nodes[client])
-            if reply is None:
+            if client in refusals:
+                yield client, refusals[client]
+            elif reply is None:
                 yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
-                yield client, Failure("error", reply.error.reason or "no reason")
+                outcome = OF_SUPERLINK.get(reply.error.code, "error")
+                yield client, Failure(outcome, one_line(reply.error.reason) or "no reason")
             else:
+                if WITHHELD in reply.content.config_records:
+                    log.warning("client %d: its device withheld what nobody declares", client)
                 yield client, reply
 
 
@@ -258,19 +279,6 @@ def check_confidences(
         or any(images.get(c.label) != len(c.right) for c in confidences)
     ):
         raise ValueError("confidences are not of the models and images asked for")
-
-
-def wait_for_nodes(grid: Grid, wanted: int, seconds: float) -> list[int]:
-    """Flower registers nodes one by one while the server already runs."""
-    deadline = time.monotonic() + seconds
-    while len(nodes := list(grid.get_node_ids())) < wanted:
-        if time.monotonic() > deadline:
-            raise QuorumLostError(
-                f"{len(nodes)} of {wanted} clients after {seconds:g} s; start the others, or set "
-                f'their number (with `flwr run`: --federation-config "num-supernodes={wanted}")'
-            )
-        time.sleep(POLL)
-    return nodes
 
 
 def stacked(reply: Reply) -> Update:

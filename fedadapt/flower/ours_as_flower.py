@@ -16,7 +16,8 @@ from flwr.serverapp.strategy import Strategy as Flower
 
 from fedadapt.errors import QuorumLostError
 from fedadapt.flower import records
-from fedadapt.flower.clients_over_grid import models_by_client, stacked, wait_for_nodes
+from fedadapt.flower.clients_over_grid import models_by_client, stacked
+from fedadapt.flower.nodes import wait_for_nodes
 from fedadapt.flower.replies import ReplyError, checked_reply
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.server.checks import Expected

@@ -1,16 +1,26 @@
 """The ServerApp: the same run as ``fedadapt simulate``, over Flower nodes."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import OWN
+from fedadapt.flower.exit_codes import tells_exit_code
+
+if TYPE_CHECKING:
+    from fedadapt.config import RunConfig
+    from fedadapt.flower.clients_over_grid import GridClients
+    from fedadapt.flower.run_facts.experiment import Experiment
+    from fedadapt.simulations.assembly import Assembly
 
 app = ServerApp()
 
 
 @app.main()
+@tells_exit_code
 def main(grid: Grid, context: Context) -> None:
     """Check the settings, wait for the clients, run, write the run folder.
 
@@ -19,17 +29,81 @@ def main(grid: Grid, context: Context) -> None:
             notice in its simulation, and call the run completed.
 
     """
-    from fedadapt.flower.clients_over_grid import GridClients, count_clients
-    from fedadapt.simulations.assembly import assemble
+    from fedadapt.flower.clients_over_grid import count_clients
+    from fedadapt.flower.run_facts.experiment import Experiment, resumed
+    from fedadapt.flower.telling_clients import TellingClients
+    from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
-    config = RunConfig.from_mapping(context.run_config)
-    if not config.clients:
+    resume, config = resumed(context.run_config)
+    own = config.benchmark == OWN
+    if not config.clients and not own:
         config = replace(config, clients=count_clients(grid, config))
     check(config, flower=True)
+    if not config.checkpoint_every:  # beside an exchange of seconds a checkpoint takes no time
+        config = replace(config, checkpoint_every=1)
+    folder = new_folder(config) if resume is None else resume
+    with opened(folder, resume=resume is not None), early_endings(folder, engine="flower"):
+        if resume is None:
+            experiment = Experiment.begin(folder)
+        else:
+            experiment = Experiment.go_on(folder, load_latest(folder).round)
+        tell("waiting for the clients")
+        make = _with_own_data if own else _of_benchmark
+        assembly, client_pool = make(grid, config, experiment, folder)
+        experiment.write_resume_file(folder, assembly.config)
+        told = TellingClients(client_pool, tell)
+        run(assembly, told, folder, engine="flower", resume=resume is not None)
+
+
+def tell(line: str) -> None:
+    """A line for ``flwr log``, at once."""
+    print(line, flush=True)
+
+
+def _of_benchmark(
+    grid: Grid, config: "RunConfig", experiment: "Experiment", folder: Path
+) -> "tuple[Assembly, GridClients]":
+    """Clients that hold rows of a benchmark, which the server has too."""
+    from fedadapt.flower.clients_over_grid import GridClients
+    from fedadapt.flower.roll_call import BenchmarkRollCall
+    from fedadapt.simulations.assembly import assemble
+
     assembly = assemble(config)
-    folder = new_folder(config)
-    client_pool = GridClients(grid, config, assembly.benchmark.manifest.hash)
-    run(assembly, client_pool, folder, engine="flower")
+    roll_call = BenchmarkRollCall(grid, config, assembly.benchmark.manifest.hash)
+    kinds, settings = assembly.benchmark.kinds, experiment.to_config()
+    return assembly, GridClients(grid, config, roll_call, kinds, lambda client: settings)
+
+
+def _with_own_data(
+    grid: Grid, config: "RunConfig", experiment: "Experiment", folder: Path
+) -> "tuple[Assembly, GridClients]":
+    """Clients that have data of their own: the server has a schema, and none of the data."""
+    from fedadapt.datasets.own.benchmarks import OnServer
+    from fedadapt.datasets.own.tasks import load_server_tasks, own_tasks
+    from fedadapt.flower.clients_over_grid import GridClients
+    from fedadapt.flower.roll_call import OwnRollCall
+    from fedadapt.flower.run_facts.agreement import Agreement
+    from fedadapt.flower.software import network_facts
+    from fedadapt.simulations.assembly import assembled, assembled_tasks
+
+    server = load_server_tasks(config) if config.server_data else None
+    agreement = Agreement.read(folder) if experiment.attempt > 1 else None
+    roll_call = OwnRollCall(grid, config, agreement)
+    schema = roll_call.agree(server)
+    Agreement(roll_call.roster, schema).write(folder)
+    names = roll_call.roster.names
+    config = replace(config, clients=len(names))
+    clients = OnServer(OWN, schema, names)
+    if server is None:
+        assembly = assembled(config, clients)
+    else:
+        assembly = assembled_tasks(config, own_tasks(clients, schema, server))
+    roll_call.confirm(network_facts(assembly.model))
+    settings = experiment.to_config()
+    return assembly, GridClients(
+        grid, config, roll_call, names, lambda client: {**roll_call.settings(client), **settings}
+    )

@@ -2,7 +2,6 @@
 
 import logging
 from hashlib import sha256
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.factories import call_factory, reason_of
+from fedadapt.files import user_path
 from fedadapt.models.initial import imagenet_weights, load_weights, read_weights
 from fedadapt.models.inputs import blank, check_vocabulary
 from fedadapt.models.limits import check_input, check_model, check_norms
@@ -84,16 +84,14 @@ def _stream(seed: int) -> int:
 def _weights(config: RunConfig, entry: NetworkEntry | None) -> tuple[Weights, str]:
     if config.weights == "imagenet" and entry is not None:
         return imagenet_weights(entry.imagenet), entry.imagenet
-    path = Path(config.weights).expanduser()
+    path = user_path(config.weights, "weights")
     state = read_weights(path)
     if entry is not None and entry.renames:
         state = import_named("model", entry.name, entry.renames)(state)
     return state, repr(str(path))
 
 
-def _made_by_user(
-    name: str, image_shape: Shape, num_classes: int, vocabulary: int
-) -> nn.Module:
+def _made_by_user(name: str, image_shape: Shape, num_classes: int, vocabulary: int) -> nn.Module:
     """Call a user's factory and check the network that it returns."""
     model = call_factory(
         "model",

@@ -1,10 +1,10 @@
 """Limits of networks: what can be refused before torch is imported."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, nearest
+from fedadapt.files import user_path
 from fedadapt.models.registry import (
     ENTRIES,
     IMAGES,
@@ -98,7 +98,7 @@ def _check_weights(config: RunConfig, entry: NetworkEntry | None) -> None:
                 f".safetensors or .pth file, or use one of {having}"
             )
         return
-    path = Path(weights).expanduser()
+    path = user_path(weights, "weights")
     if path.suffix not in WEIGHT_FILES:
         raise InputError(
             f"weights: {weights!r} is neither imagenet nor a .safetensors or .pth file"

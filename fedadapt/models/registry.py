@@ -8,7 +8,6 @@ torch.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from fedadapt.errors import InputError
 from fedadapt.registry import Registry
@@ -252,35 +251,3 @@ def mobilenet_width(model: str) -> float:
             f"most {MAX_WIDTH:g}, e.g. mobilenetv2-0.25"
         )
     return width
-
-
-class NetworkRow(NamedTuple):
-    """A line of ``fedadapt models``."""
-
-    name: str
-    description: str
-    parameters: str  # with 10 classes
-    usual_images: str  # "3x32x32"
-    least_pixels: str
-    batch_norm: str
-    imagenet_weights: str
-
-
-def network_rows() -> list[NetworkRow]:
-    """Each network, those of other packages last. Nothing is imported."""
-    built_in = [
-        NetworkRow(
-            entry.name,
-            entry.description,
-            f"{entry.num_parameters:,}",
-            "x".join(map(str, entry.usual_shape)),
-            str(entry.min_size),
-            "yes" if entry.batch_norm else "no",
-            "yes" if entry.imagenet else "no",
-        )
-        for entry in ENTRIES
-    ]
-    others = [
-        NetworkRow(name, f"made by {path}", *[""] * 5) for name, path in NETWORKS.theirs().items()
-    ]
-    return [*built_in, *others, NetworkRow("module:factory", "your own", *[""] * 5)]

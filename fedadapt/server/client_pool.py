@@ -70,10 +70,16 @@ class ClientPool(Protocol):
     Attributes:
         keeps_models: Whether clients keep the models that are to be saved on their own disks,
             instead of sending them with the results of an evaluation.
+        withheld: How many clients do not tell something, by what they do not tell.
 
     """
 
     keeps_models: bool
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        """What the run has to do without, once ``ready`` has returned."""
+        ...
 
     def ready(self) -> Sequence[int]:
         """Wait for the clients, check that they fit the run, return their numbers, ascending."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fedadapt.client.adaptations import registry as adaptations
+from fedadapt.client.failures import Deadlines
 from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
 from fedadapt.config import RunConfig
@@ -53,28 +54,43 @@ def assemble(config: RunConfig, *, on_client: bool = False) -> Assembly:
         InputError: Data, network and strategy do not fit together.
 
     """
+    if select(config).learns_tasks:
+        return assembled_tasks(config, load_tasks(config), on_client=on_client)
+    return assembled(config, load_benchmark(config), on_client=on_client)
+
+
+def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = False) -> Assembly:
+    """Build what a run needs around a benchmark, wherever its data are.
+
+    Raises:
+        InputError: See ``assemble``.
+
+    """
     compute = compute_device(config.device)
     warn_if_slow(config, compute)
     selected = select(config)
-    if selected.learns_tasks:
-        return _of_tasks(config, selected, compute, on_client=on_client)
-    benchmark = load_benchmark(config)
     config = replace(config, clients=benchmark.num_clients)  # 0 stood for all there are
     start = replace(config, weights="") if on_client else config
-    model = build_model(
-        start, benchmark.image_shape, benchmark.num_classes, benchmark.vocabulary
-    )
+    model = build_model(start, benchmark.image_shape, benchmark.num_classes, benchmark.vocabulary)
     plan = plan_for(config, model, benchmark.image_shape, compute)
     strategy = selected.on_client(run_of(config, model, benchmark, on_client=on_client))
     worker = _worker(config, benchmark, model, strategy, plan, compute)
     return Assembly(config, selected, benchmark, model, worker, plan)
 
 
-def _of_tasks(
-    config: RunConfig, selected: Selected, compute: torch.device, *, on_client: bool
+def assembled_tasks(
+    config: RunConfig, tasks: TaskBenchmark, *, on_client: bool = False
 ) -> Assembly:
+    """Build what a run needs whose server learns task after task.
+
+    Raises:
+        InputError: See ``assemble``.
+
+    """
+    compute = compute_device(config.device)
+    warn_if_slow(config, compute)
+    selected = select(config)
     start = replace(config, weights="") if on_client else config
-    tasks = load_tasks(start)
     networks = [build_model(start, tasks.image_shape, len(c)) for c in tasks.task_classes]
     plans = [plan_for(start, network, tasks.image_shape, compute) for network in networks]
     # On the CPU the benchmark keeps what is expensive to make, for all tasks.
@@ -108,6 +124,7 @@ def run_of(
         # A client that has something to protect draws its noise from true entropy.
         noise_seed=None if on_client else config.seed,
         newcomers=tuple(sorted(benchmark.unseen)),
+        domains=benchmark.domains,
     )
 
 
@@ -142,6 +159,8 @@ def server_side(
         tasks=assembly.tasks,
         folder=folder,
         compute=assembly.worker.compute,
+        images=assembly.benchmark.server_images,
+        scaling=assembly.benchmark.scaling,
         progress=progress,
     )
 
@@ -179,4 +198,5 @@ def _worker(
         bytes_in_memory=bytes_in_memory,
         alone=TrainingAlone(local_training(config), local_epochs(config), initial(model)),
         later_tasks=later_tasks,
+        deadlines=Deadlines(config.client_deadline, config.round_deadline),
     )

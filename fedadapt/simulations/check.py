@@ -6,6 +6,8 @@ from collections.abc import Collection
 from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.config import RunConfig
 from fedadapt.datasets.data_spec import check_data
+from fedadapt.datasets.own.names import OWN, REHEARSAL, is_own
+from fedadapt.datasets.own.settings import check_own, task_folders
 from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
 from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
@@ -39,20 +41,33 @@ def check(
             raise InputError(
                 f'{module}: not installed; {purpose} need it: pip install "fedadapt[simulation]"'
             )
+    if flower and config.checkpoint_every > 1:
+        raise InputError(
+            f"checkpoint-every: {config.checkpoint_every}; clients of Flower remember a few rounds "
+            "only, so their server saves every round: leave it out"
+        )
     STRATEGIES.path(config.strategy)
     adaptations.arguments_by_name(config)
     check_model(config)
     if is_tasks(config.benchmark):
         check_tasks(config)
+    elif is_own(config.benchmark):
+        check_own(config)
     else:
         check_data(config)
+    if config.benchmark == OWN and not flower:
+        raise InputError(
+            f"benchmark: {OWN} is the data of real clients, over Flower; try it out with "
+            f"{REHEARSAL}/folder of <client>/<class>/*.jpg"
+        )
     entry = find_network(config.model)
     adaptations.parse(config, has_batch_norm=entry.batch_norm if entry else None)
     selected = select(config)
-    if is_tasks(config.benchmark) != selected.learns_tasks:
+    of_server = task_folders(config) if config.server_data else ()
+    if (is_tasks(config.benchmark) or bool(of_server)) != selected.learns_tasks:
         raise InputError(_mismatch(config))
-    if selected.learns_tasks and config.rounds > len(find_tasks(config.benchmark).tasks):
-        tasks = len(find_tasks(config.benchmark).tasks)
+    tasks = len(of_server or find_tasks(config.benchmark).tasks) if selected.learns_tasks else 0
+    if selected.learns_tasks and config.rounds > tasks:
         raise InputError(
             f"rounds: {config.rounds}; a round is a task, and {config.benchmark} has {tasks}: "
             f"set rounds={tasks} or less"
@@ -61,10 +76,17 @@ def check(
 
     given_keys = config.changed if given_keys is None else given_keys
     refuse_unused(config, given_keys, selected, flower=flower)
+    seen = max(1, config.clients - round(config.unseen * config.clients))
+    selected.try_out(max(1, round(config.fraction * seen)))
 
 
 def _mismatch(config: RunConfig) -> str:
-    if is_tasks(config.benchmark):
+    if is_own(config.benchmark) and not config.server_data:
+        return (
+            f"server-data: {config.strategy} trains experts on pictures of the server; give its "
+            "folder <task>/<class>/*.jpg"
+        )
+    if is_tasks(config.benchmark) or config.server_data:
         return (
             f"strategy: {config.strategy}; {config.benchmark} is learnt task after task by the "
             f"server: use {', '.join(_learning_tasks())}"

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
+from fedadapt.files import user_path
 from fedadapt.simulations.check import check
 from fedadapt.simulations.results.new_folder import new_folder
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def folder_of(base: RunConfig, out: Path | None) -> Path:
     """Where the runs go; one that is there already is gone on with."""
     if out is not None:
-        return out.expanduser()
+        return user_path(out, "out")
     name = re.sub(r"[^\w.-]+", "-", base.benchmark)
     return Path("runs") / f"compare-{name}"
 

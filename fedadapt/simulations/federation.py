@@ -20,6 +20,7 @@ from fedadapt.server.checkpoint import Checkpoint, Checkpoints
 from fedadapt.server.client_pool import ClientPool, EvaluationRequest
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.sampling import evaluation_sample, sample
+from fedadapt.simulations.endings import resume_command
 from fedadapt.simulations.evaluation import Evaluator
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
@@ -80,10 +81,12 @@ class Federation:
         saved_models: SavedModels | None = None,
         initial: InitialModel | None = None,
         has_tasks: bool = False,
+        go_on: str = "",
     ) -> None:
         """A run that has not begun.
 
         Args:
+            go_on: The command that resumes the run (default: ``fedadapt simulate --resume``).
             initial: For the model ``local`` of each client; None: there is no such row.
             has_tasks: A round is a task: what each model was worth when a task was new is
                 evaluated too, always on the same clients.
@@ -101,6 +104,7 @@ class Federation:
         self._central_test = central_test
         self._initial = initial
         self._has_tasks = has_tasks
+        self._go_on = go_on or resume_command(folder)
         self._progress = progress
         self._journal = Journal(folder)
         self._saved_models = saved_models
@@ -108,6 +112,7 @@ class Federation:
         self._evaluator = Evaluator(client_pool, self._journal.append, progress, save)
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
+        self._evaluated_round = 0  # the last one evaluated before the end
         self._failed_in_a_row = 0
         self._seconds = 0.0
         self._measured_until = time.perf_counter()
@@ -127,6 +132,7 @@ class Federation:
         self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
         self._seconds = float(checkpoint.metadata["seconds"])
         self._round = checkpoint.round
+        self._evaluated_round = int(checkpoint.metadata.get("evaluated", self._round))
 
     def run(self) -> float:
         """All rounds that are left, then the full evaluation; seconds of work, resumes included.
@@ -144,6 +150,8 @@ class Federation:
             if self._new:
                 self._evaluate(on_the_way)
                 self._save()
+            elif self._due(self._round) and self._evaluated_round < self._round:
+                self._evaluate(on_the_way)  # it was the last one, and rounds have grown
             while self._round < self._config.rounds:
                 self._train(self._round + 1)
                 if self._due(self._round):
@@ -178,7 +186,7 @@ class Federation:
             raise EvaluationFailedError(
                 f"round {self._round}: training is done, but the final evaluation failed on all "
                 f"clients; why is in {self._folder}/communication.parquet and failures.parquet. "
-                f"Evaluate again with: fedadapt simulate --resume {self._folder}"
+                f"Evaluate again with: {self._go_on}"
             )
 
     def describe(self) -> dict[str, Metadata]:
@@ -214,10 +222,10 @@ class Federation:
 
     def _give_up(self, number: int, failure: RoundFailedError) -> None:
         self._save()  # the state before this round, with its communication log
-        ending = (
-            f"round {number}: {failure}; resume with: fedadapt simulate --resume {self._folder}"
-        )
-        if failure.reasons and all("finite" in reason for reason in failure.reasons):
+        ending = f"round {number}: {failure}; resume with: {self._go_on}"
+        # If only some clients send such values, it is not the learning rate's fault.
+        spoilt = [r.endswith(("expected finite", "expected smaller")) for r in failure.reasons]
+        if spoilt and all(spoilt) and not failure.accepted:
             raise DivergedError(f"{ending} (the models diverged: a lower lr may help)")
         raise QuorumLostError(ending)
 
@@ -234,6 +242,7 @@ class Federation:
 
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
         clients = self._evaluated(final)
+        self._evaluated_round = self._round if not final else self._evaluated_round
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
         # Each task has a model of its own: there is none to ask the clients about.
@@ -343,6 +352,7 @@ class Federation:
             number,
             min_replies=self._config.min_replies,
             max_update_norm=self._config.max_update_norm,
+            max_update_factor=self._config.max_update_factor,
             record=self._journal.append,
             progress=self._progress.advance,
             meanwhile=meanwhile,
@@ -365,7 +375,8 @@ class Federation:
                 tensors={n: t.detach() for n, t in tensors.items()},
                 metadata={
                     "method": metadata,
-                    "journal": self._journal.offsets(),
+                    "journal": self._journal.positions(),
+                    "evaluated": self._evaluated_round,
                     "failed-in-a-row": self._failed_in_a_row,
                     "seconds": self._clock(),
                 },

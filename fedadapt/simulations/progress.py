@@ -1,6 +1,8 @@
 """What a run shows while it goes on: rounds, clients, loss, time left."""
 
 import math
+import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -8,35 +10,56 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
+from rich.text import Text
 
+from fedadapt.simulations.estimate import Estimate, duration
+from fedadapt.simulations.time_left import TimeLeft
 from fedadapt.strategies.dua.experts.training import Epoch
+
+FIRST_LINE = 5.0  # seconds until the first line, off a terminal
+EVERY = 30.0  # seconds from line to line
 
 
 class Progress(AbstractContextManager["Progress"]):
-    """Two bars: the rounds, and the clients of the round under way. Silent off a terminal."""
+    """Two bars on a terminal: the rounds, and the clients of what is under way.
 
-    def __init__(self, console: Console | None = None, *, show: bool = True) -> None:
+    Off a terminal (a file, a batch system, a notebook) it is a line every so often; silent without
+    a console.
+    """
+
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console = console
+        self._clock = clock
+        self._has_bars = console is not None and console.is_terminal
+        self._left = TimeLeft(0, clock)
         self._bars = Bars(
             TextColumn("{task.description:<24}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            _LeftColumn(lambda: str(self._left)),
             console=console,
-            disable=not show,
+            disable=not self._has_bars,
             transient=True,
         )
         self._rounds: TaskID | None = None
         self._clients: TaskID | None = None
         self._expert = 0  # that is being trained
+        self._began = clock()
+        self._next_line = self._began + FIRST_LINE
+        self._phase, self._of_phase, self._in_phase = "", 0, 0
+        self._done, self._total = 0, 0
+        self._note = ""
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -45,7 +68,16 @@ class Progress(AbstractContextManager["Progress"]):
     def __exit__(self, *error: Any) -> None:
         self._bars.stop()
 
+    def expect(self, estimate: Estimate) -> None:
+        """Take an estimate of what is left, to tell the time left from the first second."""
+        self._left.expect(estimate)
+
     def start(self, finished: int, total: int) -> None:
+        estimate = self._left.estimate
+        self._left = TimeLeft(total - finished, self._clock)
+        if estimate is not None:
+            self._left.expect(estimate)
+        self._done, self._total = finished, total
         self._rounds = self._bars.add_task("rounds", total=total, completed=finished, note="")
 
     def round(self, number: int, num_clients: int) -> None:
@@ -53,6 +85,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def phase(self, name: str, total: int | None) -> None:
         """A stretch of work with its own bar, replacing the one before."""
+        self._phase, self._of_phase, self._in_phase = name, total or 0, 0
         if self._clients is not None:
             self._bars.remove_task(self._clients)
         self._clients = self._bars.add_task(name, total=total, note="")
@@ -63,14 +96,52 @@ class Progress(AbstractContextManager["Progress"]):
             self._expert = epoch.number
             self.phase(f"expert {epoch.number}: epochs", None)
         assert self._clients is not None
-        note = f"{100 * epoch.accuracy:.1f} % on validation"
-        self._bars.update(self._clients, advance=1, note=note)
+        self._note = f"{100 * epoch.accuracy:.1f} % on validation"
+        self._in_phase += 1
+        self._bars.update(self._clients, advance=1, note=self._note)
+        self._say()
 
     def advance(self, by: int) -> None:
+        self._in_phase += by
         if self._clients is not None:
             self._bars.advance(self._clients, by)
+        self._say()
 
     def done(self, number: int, loss: float) -> None:
+        self._left.round_done()
+        self._done = number
+        self._note = "" if math.isnan(loss) else f"loss {loss:.4f}"
         if self._rounds is not None:
-            note = "" if math.isnan(loss) else f"loss {loss:.4f}"
-            self._bars.update(self._rounds, completed=number, note=note)
+            self._bars.update(self._rounds, completed=number, note=self._note)
+        self._say()
+
+    def _say(self) -> None:
+        """Off a terminal, print where the run is, if the last line is old enough."""
+        now = self._clock()
+        if self._console is None or self._has_bars or now < self._next_line:
+            return
+        self._next_line = now + EVERY
+        under_way = self._phase
+        if self._in_phase:
+            of = f" of {self._of_phase}" if self._of_phase else ""
+            under_way = f"{self._phase} {self._in_phase}{of}"
+        facts = (
+            f"{self._done} of {self._total} rounds" if self._total else "",
+            under_way if self._in_phase < self._of_phase or not self._of_phase else "",
+            self._note,
+            f"{duration(now - self._began)} passed",
+            str(self._left),
+        )
+        line = ", ".join(fact for fact in facts if fact)
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class _LeftColumn(ProgressColumn):
+    """The time left of the whole run, beside its rounds; nothing beside what is under way."""
+
+    def __init__(self, left: Callable[[], str]) -> None:
+        super().__init__()
+        self._text = left
+
+    def render(self, task: Task) -> Text:
+        return Text(self._text() if task.description == "rounds" else "")

@@ -3,13 +3,15 @@
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import tomli_w
 from rich.console import Console
 
 from fedadapt.config import RunConfig
-from fedadapt.errors import InputError, InterruptedRunError
+from fedadapt.datasets.own.names import OWN
+from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
     CommunicationEntry,
@@ -21,15 +23,18 @@ from fedadapt.records import (
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.simulations.assembly import Assembly, assemble, on_server
+from fedadapt.simulations.endings import FLOWER, early_endings, resume_command, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
-from fedadapt.simulations.estimate import ANNOUNCED, announcement, estimate
+from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
 from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
 from fedadapt.simulations.results.groups import as_text, read_groups
 from fedadapt.simulations.results.journal import journal_rows
+from fedadapt.simulations.results.new_folder import opened
 from fedadapt.simulations.results.parquet import (
     Rows,
     write_communication,
@@ -52,13 +57,21 @@ MANIFEST = "manifest.json"
 def simulate(
     config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
 ) -> dict[str, object]:
-    """Run on the engine that is asked for; the summary that is in ``summary.json`` too."""
-    with (console or Console(quiet=True)).status("preparing data and model"):
-        assembly = assemble(config)
-    with engine_for(assembly, folder) as client_pool:
-        return run(
-            assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
-        )
+    """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
+
+    Raises:
+        InputError: See ``run``; or the folder holds something else than this run, or is in use.
+        FedadaptError: See ``early_endings`` and ``run``.
+
+    """
+    with opened(folder, resume=resume), stopped_by_signals(), early_endings(folder):
+        with (console or Console(quiet=True)).status("preparing data and model"):
+            assembly = assemble(config)
+        # Ray takes SIGTERM for itself when it starts: take it back.
+        with engine_for(assembly, folder) as client_pool, stopped_by_signals():
+            return run(
+                assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
+            )
 
 
 def run(
@@ -74,21 +87,28 @@ def run(
 
     Raises:
         InputError, QuorumLostError, DivergedError: see ``Federation``.
-        InterruptedRunError: Ctrl-C; the folder can be resumed.
 
     """
     config, benchmark = assembly.config, assembly.benchmark
-    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash) if resume else None
+    checkpoint = _checkpoint(folder, config, benchmark.manifest.hash, engine) if resume else None
     start = {n: t.detach().clone() for n, t in assembly.model.state_dict().items()}
-    initial = InitialModel(start, is_sent=bool(config.weights))
+    # Computers of another kind may draw other initial weights; those of a simulation are alike.
+    initial = InitialModel(start, is_sent=bool(config.weights) or config.benchmark == OWN)
     has_local = config.local and assembly.tasks is None
-    population = Population(tuple(benchmark.seen), tuple(sorted(benchmark.unseen)))
-    with Progress(console, show=console is not None and console.is_terminal) as progress:
-        client_pool.ready()
+    if checkpoint is not None:
+        restore_journals(folder)
+    with Progress(console) as progress:
+        present = set(client_pool.ready())
+        population = Population(
+            tuple(client for client in benchmark.seen if client in present),
+            tuple(client for client in sorted(benchmark.unseen) if client in present),
+        )
         saved_models = SavedModels(
             config, assembly.worker, folder, on_clients=client_pool.keeps_models
         )
-        announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        estimated = announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
+        if estimated is not None:
+            progress.expect(estimated)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -102,19 +122,15 @@ def run(
             saved_models=saved_models,
             initial=initial if has_local else None,
             has_tasks=assembly.selected.learns_tasks,
+            go_on=resume_command(folder, engine),
         )
-        try:
-            _describe(assembly, engine, folder)
-            if checkpoint is not None:
-                federation.resume(checkpoint)
-                checkpoint = None  # it holds files open
-            else:
-                federation.begin(start)
-            seconds = federation.run()
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"interrupted; go on with: fedadapt simulate --resume {folder}"
-            ) from None
+        _describe(assembly, engine, folder)
+        if checkpoint is not None:
+            federation.resume(checkpoint)
+            checkpoint = None  # it holds files open
+        else:
+            federation.begin(start)
+        seconds = federation.run()
         progress.phase("writing tables and pictures", 1)
         served = {}
         if config.serve == "best-on-adapt":
@@ -122,7 +138,8 @@ def run(
         saved_models.finish(federation.base_models(), config.rounds, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
-        summary = _write_summary(assembly, folder, seconds)
+        summary = _write_summary(assembly, folder, seconds, client_pool.withheld)
+        drop_journals(folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
@@ -130,35 +147,41 @@ def run(
 
 def announce(
     assembly: Assembly, engine: str, finished: int, console: Console | None = None
-) -> None:
-    """Say how long the run will take, if that is more than a few minutes.
+) -> Estimate | None:
+    """Estimate how long the run will take, and say so if that is more than a few minutes.
 
     Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
     its experts will train: of these nothing is said.
     """
-    if engine == "flower" or assembly.tasks is not None:
-        return
+    if engine == FLOWER or assembly.tasks is not None:
+        return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished
     estimated = estimate(assembly, rounds=max(0, left), workers=workers)
     log.info("estimated: %s", estimated)
-    if estimated.total < ANNOUNCED:
-        return
-    if console is None:
-        log.warning("%s", announcement(estimated, workers))
-    else:
-        console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    if estimated.total >= ANNOUNCED:
+        if console is None:
+            log.warning("%s", announcement(estimated, workers))
+        else:
+            console.print(announcement(estimated, workers), highlight=False, soft_wrap=True)
+    return estimated
 
 
-def _checkpoint(folder: Path, config: RunConfig, manifest: str) -> Checkpoint:
+def _checkpoint(folder: Path, config: RunConfig, manifest: str, engine: str) -> Checkpoint:
     """The state to go on from; refused where the settings or the data are not what they were."""
     checkpoint = load_latest(folder)
     begun_with = RunConfig().to_mapping() | checkpoint.config  # a key may be newer than the run
     check_same_config(begun_with, config.to_mapping())
     try:
-        begun = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+        written = json.loads((folder / MANIFEST).read_text("utf-8"))
+        begun, begun_on = written["hash"], str(written["engine"])
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder / MANIFEST}: {error}; without it no run goes on") from None
+    if (begun_on == FLOWER) != (engine == FLOWER):
+        raise InputError(
+            f"resume: the run began with {begun_on} and cannot go on with {engine}, since part of "
+            f"it is where its clients are; go on with: {resume_command(folder, begun_on)}"
+        )
     if begun != manifest:
         raise InputError(
             f"resume: the data are not those the run began with (manifest {begun[:12]}, now "
@@ -195,7 +218,9 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
         write_atomically(folder / f"{name}.json", text.encode())
 
 
-def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str, object]:
+def _write_summary(
+    assembly: Assembly, folder: Path, seconds: float, withheld: Mapping[str, int]
+) -> dict[str, object]:
     """The headline, the picture and the report."""
     config = assembly.config
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
@@ -209,6 +234,7 @@ def _write_summary(assembly: Assembly, folder: Path, seconds: float) -> dict[str
         journal_rows(folder, EvaluationFailure),
         journal_rows(folder, Confidence),
         by_task=assembly.tasks is not None,
+        withheld=withheld,
     )
     if (groups := read_groups(folder)) is not None:
         summary["groups"] = groups.headline

@@ -3,14 +3,16 @@
 from collections.abc import Collection, Iterator
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import OWN, is_own
 from fedadapt.errors import InputError
 from fedadapt.strategies.base import SETTINGS
-from fedadapt.strategies.selected import SAMPLING, Selected
+from fedadapt.strategies.selected import OF_SERVER, SAMPLING, Selected
 
-OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING
+OF_STRATEGIES = frozenset[str]().union(*SETTINGS.values()) | SAMPLING | OF_SERVER
 OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
-OF_FLOWER = frozenset({"node-wait", "round-deadline", "client-deadline"})
+OF_FLOWER = frozenset({"node-wait", "max-weight-factor"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
+OF_OWN_DATA = frozenset({"classes", "roster", "server-data"})
 OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve", "confidence"})
 
 
@@ -41,6 +43,10 @@ def _no_effect(
 ) -> Iterator[tuple[frozenset[str], str]]:
     """Keys without effect, and what has no use for them."""
     yield OF_STRATEGIES - selected.settings, selected.name
+    if not is_own(config.benchmark):
+        yield OF_OWN_DATA, config.benchmark
+    elif config.benchmark != OWN:
+        yield frozenset({"roster"}), config.benchmark
     if selected.learns_tasks:
         yield OF_CLIENTS_THAT_TRAIN, config.benchmark
     if flower:

@@ -15,7 +15,7 @@ from fedadapt.client.adaptations.query import BEFORE
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.cross_fitting import held_out_logits
 from fedadapt.client.evaluation import Score, evaluate, scores
-from fedadapt.client.failures import pieces
+from fedadapt.client.failures import Deadlines, pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
@@ -27,7 +27,7 @@ from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.confidence_rows import confidence_rows
 from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights, is_shared, repeat, rows
+from fedadapt.weights import Weights, is_shared, repeat, row, rows
 
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
@@ -39,6 +39,14 @@ class Evaluated(NamedTuple):
     rows: list[Evaluation]
     failures: list[EvaluationFailure]
     confidences: list[Confidence]
+
+
+class DeclaredAnswer(NamedTuple):
+    """What one client's answer may consist of, [...] without a client axis; values mean nothing."""
+
+    weights: Weights
+    report: Weights
+    metrics: frozenset[str]  # beside the number of examples
 
 
 class _Shown(NamedTuple):
@@ -72,7 +80,9 @@ class Worker:
         bytes_in_memory: int | None = None,
         alone: TrainingAlone | None = None,
         later_tasks: Sequence["Worker"] = (),
+        deadlines: Deadlines | None = None,
     ) -> None:
+        self.deadlines = deadlines or Deadlines()
         self.benchmark = benchmark
         self.strategy = strategy
         self.adaptations = tuple(adaptations)
@@ -124,6 +134,7 @@ class Worker:
             stacked=together,
             network=self._network,
             autocast=self._autocast,
+            domains=tuple(self.benchmark.domain(d) for d in clients),
         )
 
     def at(self, task: int) -> "Worker":
@@ -145,11 +156,7 @@ class Worker:
     def _answered(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]]
     ) -> Update:
-        declared = {*self._queries, *self.strategy.query_types}
-        if action.partition(".")[0] == "query" and action not in declared:
-            raise InputError(
-                f"{action}: neither the strategy nor an adaptation of this run asks it"
-            )
+        self._check_declared(action)
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
@@ -171,6 +178,38 @@ class Worker:
             report=_home(update.report),
             states={part: _home(weights) for part, weights in update.states.items()},
         )
+
+    def declared(self, action: str, sent: Sent) -> "DeclaredAnswer":
+        """Say of what the answer to ``action`` may consist, for one client that received ``sent``.
+
+        Raises:
+            InputError: A query that neither the strategy nor an adaptation of the run declares.
+
+        """
+        task = int(sent.config.get("task", 0))  # type: ignore[arg-type]
+        return self.at(task)._declared(action, row(sent.weights, 0))
+
+    def _declared(self, action: str, received: Weights) -> "DeclaredAnswer":
+        if action in self._queries:
+            model = {n: t for n, t in received.items() if not n.startswith(BEFORE)}
+            query = self._queries[action]
+            return DeclaredAnswer(query.expected(self._model, model), {}, frozenset())
+        if action == EVALUATE:
+            return DeclaredAnswer({}, {}, frozenset({"loss", "accuracy"}))
+        self._check_declared(action)
+        strategy = self.strategy
+        return DeclaredAnswer(
+            strategy.expected(action, received),
+            strategy.expected_report(action, received),
+            frozenset(strategy.metrics),
+        )
+
+    def _check_declared(self, action: str) -> None:
+        declared = {*self._queries, *self.strategy.query_types}
+        if action.partition(".")[0] == "query" and action not in declared:
+            raise InputError(
+                f"{action}: neither the strategy nor an adaptation of this run asks it"
+            )
 
     def evaluate(
         self,

@@ -6,8 +6,8 @@ afterwards ``models`` says which models each client has.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Sgd
 from fedadapt.config import RunConfig
+from fedadapt.datasets.benchmark import ServerImages
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import check_parameters
@@ -39,9 +40,9 @@ class LocalTraining:
         return Schedule(self.batch_size, self.epochs, "train", "train")
 
 
-def made_from(*settings: str) -> Any:
+def made_from(*settings: str, default: Any = MISSING) -> Any:
     """Make a field of ``Run`` and name the settings, in kebab-case, that it is made from."""
-    return field(metadata={"settings": frozenset(settings)})
+    return field(default=default, metadata={"settings": frozenset(settings)})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +64,7 @@ class Run:
     seed: int = made_from()
     noise_seed: int | None = made_from()  # repeats a simulation's noise; None: true entropy
     newcomers: tuple[int, ...] = made_from()  # clients that never train, ascending
+    domains: tuple[str, ...] = made_from(default=())  # that a client can name; see ``Benchmark``
 
 
 SETTINGS: dict[str, frozenset[str]] = {f.name: f.metadata["settings"] for f in fields(Run)}
@@ -77,6 +79,8 @@ class ServerSide:
     tasks: Any  # ``datasets.task_incremental.benchmark.TaskBenchmark``; None where there are none
     folder: Path  # the run's, for what is too large for memory
     compute: torch.device
+    images: ServerImages | None = None  # for training on the server; None where it has none
+    scaling: Callable[[Tensor], Tensor] | None = None  # of them, to a network's input
     progress: Callable[[Any], None] | None = None
 
 
@@ -98,13 +102,56 @@ class ClientSide(ABC):
     every method with sampled clients has: ``max-update-norm`` where a client does not start from
     what it received."""
 
+    client_keeps: ClassVar[str] = ""
+    """In words, for the lists: what a client keeps beside the tensors that stay on it."""
+
+    client_gets: ClassVar[str] = ""
+    """In words, for the lists: what it receives beside what goes down in the first round."""
+
+    client_reports: ClassVar[str] = ""
+    """In words, for the lists: what it sends beside the tensors that it sends back."""
+
     compares_layers: ClassVar[bool] = False
     """Whether clients are compared by a layer's activations, so that a report can compare layers:
     fields ``layer``, ``q``, ``epsilon``, ``dp_epsilon`` and the property ``channels`` of PFA."""
 
+    metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    """Names of the metrics that answers may have beside the number of examples."""
+
+    leaves: ClassVar[Mapping[str, str]] = {}
+    """By message type in a few words what an answer holds, for the owner of a client; see
+    ``told_of``. ``expected`` and ``expected_report`` say the same in names, shapes and types, and
+    on a client nothing else leaves."""
+
     @abstractmethod
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         """Compute the clients' answers. Runs on the client; sees nothing of the server's state."""
+
+    def expected(self, action: str, sent: Weights) -> Weights:
+        """Return names, shapes and types of the arrays one client must answer with.
+
+        Args:
+            sent: What one client received, [...]. Values are not looked at.
+
+        """
+        return sent
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        """Return names, shapes and types of the report beside the arrays, [...]; {}: there is none.
+
+        Args:
+            sent: What one client received, [...]. Values are not looked at.
+
+        """
+        return {}
+
+    @classmethod
+    def told_of(cls) -> dict[str, str]:
+        """Message type -> what its answers hold, in words; a class adds to those of its parents."""
+        told: dict[str, str] = {}
+        for parent in reversed(cls.__mro__):
+            told |= vars(parent).get("leaves", {})
+        return {"train": told.get("train", "what it declares"), **told}
 
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:
         """Make a model from the server the client's own before it is used. Runs on the client.
@@ -129,6 +176,14 @@ class Strategy(ClientSide, Generic[State]):
 
     learns_tasks: ClassVar[bool] = False  # for task-incremental benchmarks, and only for them
     samples_clients: ClassVar[bool] = True  # in a round; or all are asked, whatever ``fraction`` is
+    trains_on_server: ClassVar[bool] = (
+        False  # on images of its own, which it then cannot do without
+    )
+
+    # In words, for the lists, where ``facts`` cannot tell it from the class:
+    personal_is: ClassVar[str] = ""  # where a client's personal model is
+    unseen_get: ClassVar[str] = ""  # what is served to clients that never trained
+    batch_norm_is: ClassVar[str] = ""  # what becomes of batch norm
 
     def __post_init__(self) -> None:
         """Check the parameters; a subclass that checks more calls this first."""
@@ -172,14 +227,19 @@ class Strategy(ClientSide, Generic[State]):
     def send(self, state: State, action: str, round: int, clients: Sequence[int]) -> Sent:
         """Return what goes down to ``clients``, sampled by the server for this round, ascending."""
 
-    def expected(self, action: str, sent: Weights) -> Weights:
-        """Return names, shapes and types of the arrays one client must answer with.
+    def staying(self) -> Collection[str]:
+        """Name the tensors of the network that are each client's own and never leave it."""
+        return ()
+
+    def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
+        """Name the tensors that go down to a client and up from it in the first round's training.
 
         Args:
-            sent: What one client received, [...]. Values are not looked at.
+            start: The initial model, [...].
 
         """
-        return sent
+        sent = self.send(self.begin(start, (0,)), "train", 1, (0,)).weights
+        return sent, self.expected("train", {n: t[0] for n, t in sent.items()})
 
     @abstractmethod
     def merge(self, state: State, action: str, round: int, answers: Iterable[Answers]) -> State:

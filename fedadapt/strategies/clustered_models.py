@@ -43,6 +43,8 @@ class ClusteredModels(Strategy[ClusteredState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of()
+    personal_is: ClassVar[str] = "on the server, one a cluster"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -184,7 +186,7 @@ def until_quorum_fails(answers: Iterable[Answers]) -> Iterator[Answers]:
 
 def reported(answers: Iterable[Answers], name: str, size: int) -> dict[int, Tensor]:
     """What clients reported as ``name``, [size], in client order; without what is malformed."""
-    found = {}
+    vectors = {}
     for some in answers:
         given = some.update.report.get(name) if some.update else None
         for d, client in enumerate(some.clients):
@@ -194,8 +196,8 @@ def reported(answers: Iterable[Answers], name: str, size: int) -> dict[int, Tens
             elif not bool(vector.isfinite().all()):
                 log.warning("client %d: its %s is not finite; left out", client, name)
             else:
-                found[client] = vector.float()
-    return dict(sorted(found.items()))
+                vectors[client] = vector.float()
+    return dict(sorted(vectors.items()))
 
 
 def _noting(answers: Iterable[Answers], known: set[int]) -> Iterator[Answers]:

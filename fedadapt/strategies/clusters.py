@@ -54,19 +54,19 @@ class Clusters:
         every = (base, *self.models)
         return {n: torch.stack([model[n] for model in every])[index] for n in base}
 
-    def joined_by(self, found: Vectors, where: "Nearest | None" = None) -> "Clusters":
+    def joined_by(self, joining: Vectors, where: "Nearest | None" = None) -> "Clusters":
         """With these clients in the groups that are nearest to them; nobody else moves.
 
         Args:
             where: Which group is nearest to each vector; None: that of the nearest mean vector.
 
         """
-        if not found:
+        if not joining:
             return self
-        vectors = self.answered | dict(found)
-        theirs = torch.stack(list(found.values()))
+        vectors = self.answered | dict(joining)
+        theirs = torch.stack(list(joining.values()))
         chosen = nearest(self.centroids, theirs) if where is None else where(self, theirs)
-        of = self.of | dict(zip(found, chosen.tolist(), strict=True))
+        of = self.of | dict(zip(joining, chosen.tolist(), strict=True))
         clients = tuple(sorted(vectors))
         return replace(
             self,

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -16,40 +16,15 @@ from fedadapt.messages import Answers, Config, Sent, Update
 from fedadapt.parameters import from_run, param
 from fedadapt.selectors import everything
 from fedadapt.strategies.base import LocalTraining, Metadata, Strategy
-from fedadapt.strategies.clusters import below
+from fedadapt.strategies.clustered_models import until_quorum_fails
+from fedadapt.strategies.generator_state import CODES, GeneratorState, NewCode
 from fedadapt.weights import Weights, repeat, row, stack
 
 INSTALL = "query.install"
-CODES = "codes"
+LEARN = "query.new_code"
 INSTALLED = "installed"  # parts of a client's state: what came by INSTALL, as it came,
 OWN = "own"  # those tensors of it that the client has changed,
 TRAINED = "trained"  # and what it made of the generated tensors when it trained last
-
-
-@dataclass(frozen=True, eq=False)
-class GeneratorState:
-    """What the server knows."""
-
-    start: Weights  # the initial model, [...]
-    clients: tuple[int, ...]  # ascending
-    generator: Weights  # [...]
-    codes: Tensor  # [N, c], one a client
-    generator_memory: Weights  # of the optimiser, [1, ...]
-    code_memory: Weights  # the same for the codes, [N, ...]
-    learnt: frozenset[int] = frozenset()  # clients whose code has learnt
-    installed: frozenset[int] = frozenset()  # clients that hold what the server does not make
-
-    def code(self, client: int) -> Tensor:
-        """Return the client's code, [c]; the mean code for a client that the server never met."""
-        if client not in self.clients:
-            return self.mean_code
-        return self.codes[self.clients.index(client)]
-
-    @property
-    def mean_code(self) -> Tensor:
-        """The mean over the clients whose code has learnt, or over all before the first has."""
-        chosen = [i for i, client in enumerate(self.clients) if client in self.learnt]
-        return (self.codes[chosen] if chosen else self.codes).mean(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +40,30 @@ class Generated(Strategy[GeneratorState]):
     All other tensors are sent to a client once, before it first trains, and what it trains of them
     stays there; running statistics of batch norm are among them. A client whose code has not learnt
     is served what is made of the mean code.
+
+    Clients that never train get a code of their own after the training of the last round, in
+    ``new_rounds`` exchanges: each begins at the mean code, trains what is made of its code on its
+    training images as the others do, and sends it back, and its code alone makes a step by the same
+    rule. The generator and all other codes are held, and so is the base model.
     """
 
-    query_types: ClassVar[tuple[str, ...]] = (INSTALL,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        INSTALL: "nothing but that the tensors came",
+        "train": "the tensors that the server makes, trained",
+        LEARN: "of a client that never trains: the tensors that the server makes, trained",
+    }
+    query_types: ClassVar[tuple[str, ...]] = (INSTALL, LEARN)
+    personal_is: ClassVar[str] = "made on the server"
+    batch_norm_is: ClassVar[str] = "statistics stay on the client"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
     seed: int = from_run(default=0)
+    rounds: int | None = from_run(default=None)
+    newcomers: tuple[int, ...] = from_run(default=())  # clients that never train
+    new_rounds: int = param(
+        0, "exchanges in which clients that never train learn their code; 0: none", at_least=0
+    )
     serve: str = param(
         "generated",
         "personal models: as the server makes them, or as the client trained them last",
@@ -110,6 +102,14 @@ class Generated(Strategy[GeneratorState]):
         return gradients
 
     @final
+    def staying(self) -> Collection[str]:
+        return self._changing
+
+    @final
+    def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
+        return self._generated, self._generated
+
+    @final
     def begin(self, start: Weights, clients: Sequence[int]) -> GeneratorState:
         clients = tuple(sorted(clients))
         generator, codes = self.begin_generator(_only(start, self._generated), len(clients))
@@ -121,7 +121,9 @@ class Generated(Strategy[GeneratorState]):
     @final
     def actions(self, state: GeneratorState, round: int) -> tuple[str, ...]:
         complete = not self._rest or state.installed.issuperset(state.clients)
-        return ("train",) if complete else (INSTALL, "train")
+        actions = ("train",) if complete else (INSTALL, "train")
+        ends = round == self.rounds and self._to_learn(state)
+        return (*actions, *[LEARN] * self.new_rounds) if ends else actions
 
     @final
     def send(self, state: GeneratorState, action: str, round: int, clients: Sequence[int]) -> Sent:
@@ -131,28 +133,37 @@ class Generated(Strategy[GeneratorState]):
             rest = _only(state.start, self._rest)
             return Sent(lacking, repeat(rest, len(lacking)) if lacking else {}, config)
         able = tuple(c for c in clients if not self._rest or c in state.installed)
-        rows = [self._made_of(state, state.code(client)) for client in able]
+        rest: Weights = {}
+        if action == LEARN:
+            able = self._to_learn(state)
+            if not state.installed.issuperset(able):
+                rest = _only(state.start, self._rest)
+        rows = [self._made_of(state, state.code(client)) | rest for client in able]
         return Sent(able, stack(rows) if rows else {}, config)
 
     @final
     def expected(self, action: str, sent: Weights) -> Weights:
-        return {} if action == INSTALL else sent
+        return {} if action == INSTALL else _only(sent, self._generated)
 
     @final
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         if action == INSTALL:
             return Update({}, cohort.num_examples).keeping(installed=received.weights)
-        installed = cohort.state(INSTALLED, {})
+        made = _only(received.weights, self._generated)
+        came = {n: t for n, t in received.weights.items() if n not in made}
+        installed = came or cohort.state(INSTALLED, {})
         own = cohort.state(OWN, _only(installed, self._changing))
         fitted = fit(
             cohort,
-            received.weights | installed | own,
+            made | installed | own,
             self.training.optimizer,
             self.training.schedule,
             trainable=self.trains,
         )
-        trained = {n: fitted.weights[n] for n in received.weights}
+        trained = {n: fitted.weights[n] for n in made}
         update = Update(trained, cohort.num_examples, {"loss": fitted.loss})
+        if came:
+            update = update.keeping(installed=came)
         if own:
             update = update.keeping(own={n: fitted.weights[n] for n in own})
         return update.keeping(trained=trained) if self.serve == "trained" else update
@@ -161,6 +172,8 @@ class Generated(Strategy[GeneratorState]):
     def merge(
         self, state: GeneratorState, action: str, round: int, answers: Iterable[Answers]
     ) -> GeneratorState:
+        if action == LEARN:
+            return self._learnt(state, dict(sorted(_by_client(until_quorum_fails(answers)))))
         answered = dict(sorted(_by_client(answers)))
         if action == INSTALL:
             return replace(state, installed=state.installed | answered.keys())
@@ -186,9 +199,8 @@ class Generated(Strategy[GeneratorState]):
     @final
     def models(self, state: GeneratorState, clients: Sequence[int]) -> Mapping[str, Weights]:
         common = self._made_of(state, state.mean_code)
-        each = [
-            self._made_of(state, state.code(c)) if c in state.learnt else common for c in clients
-        ]
+        has_own = state.learnt | state.new.keys()
+        each = [self._made_of(state, state.code(c)) if c in has_own else common for c in clients]
         start = repeat(state.start, len(clients))
         return {"base": start | repeat(common, len(clients)), "personal": start | stack(each)}
 
@@ -214,39 +226,18 @@ class Generated(Strategy[GeneratorState]):
         leaf = codes.detach().requires_grad_()
         with torch.enable_grad():
             made = self.generate(leaves, leaf)
-            *found, of_codes = torch.autograd.grad(
+            *by_tensor, of_codes = torch.autograd.grad(
                 [made[n] for n in moved], [*leaves.values(), leaf], [*moved.values()]
             )
-        return {n: g / len(codes) for n, g in zip(leaves, found, strict=True)}, of_codes
+        return {n: g / len(codes) for n, g in zip(leaves, by_tensor, strict=True)}, of_codes
 
     @final
     def pack(self, state: GeneratorState) -> tuple[dict[str, Tensor], Metadata]:
-        parts = {
-            "start": state.start,
-            "generator": state.generator,
-            "generator-memory": state.generator_memory,
-            "code-memory": state.code_memory,
-        }
-        tensors = {f"{part}/{n}": t for part, some in parts.items() for n, t in some.items()}
-        return tensors | {CODES: state.codes}, {
-            "clients": list(state.clients),
-            "learnt": sorted(state.learnt),
-            "installed": sorted(state.installed),
-        }
+        return state.pack()
 
     @final
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> GeneratorState:
-        packed: dict[str, Any] = dict(metadata)
-        return GeneratorState(
-            start=below(tensors, "start"),
-            clients=tuple(packed["clients"]),
-            generator=_copied(below(tensors, "generator")),
-            codes=tensors[CODES].clone(),
-            generator_memory=below(tensors, "generator-memory"),
-            code_memory=below(tensors, "code-memory"),
-            learnt=frozenset(packed["learnt"]),
-            installed=frozenset(packed["installed"]),
-        )
+        return GeneratorState.unpack(tensors, metadata)
 
     @cached_property
     def _generated(self) -> frozenset[str]:
@@ -272,6 +263,25 @@ class Generated(Strategy[GeneratorState]):
         """
         return row(self.generate(state.generator, code.unsqueeze(0)), 0)
 
+    def _to_learn(self, state: GeneratorState) -> tuple[int, ...]:
+        """Clients that never train and may learn a code."""
+        return tuple(sorted(set(self.newcomers) - state.learnt)) if self.new_rounds else ()
+
+    def _learnt(self, state: GeneratorState, answered: Mapping[int, Weights]) -> GeneratorState:
+        """Each new client's code after one step, by what it trained; everything else is held."""
+        new = dict(state.new)
+        for client, trained in answered.items():
+            code = state.code(client).unsqueeze(0)
+            memory = new[client].memory if client in new else self.rule.begin({CODES: code})
+            made = self._made_of(state, code[0])
+            moved = {n: (t - trained[n]).unsqueeze(0) for n, t in made.items()}
+            [gradient] = self.limited([self.gradients(state.generator, code, moved)[1]])
+            code, memory = code.clone(), {n: t.clone() for n, t in memory.items()}
+            self.rule.update({CODES: code}, {CODES: gradient}, memory)
+            new[client] = NewCode(code[0], memory)
+        installed = state.installed | answered.keys() if self._rest else state.installed
+        return replace(state, new=dict(sorted(new.items())), installed=installed)
+
     def _meeting(self, state: GeneratorState, clients: Collection[int]) -> GeneratorState:
         """Return the state with codes for clients that the server had not met: the mean code."""
         new = sorted(set(clients) - set(state.clients))
@@ -293,10 +303,10 @@ class Generated(Strategy[GeneratorState]):
         places = [state.clients.index(client) for client in clients]
         codes = state.codes[places]
         by_name, of_codes = self.gradients(state.generator, codes, moved)
-        *found, of_codes = self.limited([*by_name.values(), of_codes])
+        *limited, of_codes = self.limited([*by_name.values(), of_codes])
         self.rule.update(
             {n: t.unsqueeze(0) for n, t in state.generator.items()},
-            {n: t.unsqueeze(0) for n, t in zip(by_name, found, strict=True)},
+            {n: t.unsqueeze(0) for n, t in zip(by_name, limited, strict=True)},
             state.generator_memory,
         )
         memory = {n: t[places] for n, t in state.code_memory.items()}

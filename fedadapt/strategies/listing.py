@@ -1,4 +1,4 @@
-"""The table that ``fedadapt strategies`` prints: all strategies, or one with its arguments."""
+"""What ``fedadapt strategies`` prints: a line for each strategy, or one with its arguments."""
 
 import inspect
 from typing import Any
@@ -6,14 +6,16 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from fedadapt.name_list import NameList
 from fedadapt.parameters import parameters, rows
 from fedadapt.registry import import_path
+from fedadapt.strategies.facts import TITLES, facts
 from fedadapt.strategies.registry import FLOWER, STRATEGIES, find, is_flowers
 from fedadapt.strategies.selected import settings_of
 
 
 def listing(name: str | None = None) -> RenderableType:
-    """Return the table of all strategies, or the description of one.
+    """Return a list of all strategies, or the description of one.
 
     Raises:
         InputError: There is no strategy of that name.
@@ -22,15 +24,11 @@ def listing(name: str | None = None) -> RenderableType:
     return _one(name) if name else _all()
 
 
-def _all() -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "what it does", "--strategy-args"):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for name in STRATEGIES.names():
-        cls = find(name)
-        table.add_row(name, summary(cls), " ".join(arguments(cls)))
-    table.add_row("module:Class", "anybody's class, of our interface or Flower's", "its own")
-    return table
+def _all() -> NameList:
+    rows = [(name, summary(find(name))) for name in STRATEGIES.names()]
+    rows.append(("module:Class", "anybody's class, of our interface or Flower's"))
+    hint = "fedadapt strategies NAME: what it is, its arguments, the settings it uses"
+    return NameList(("name", "what it does"), rows, hint)
 
 
 def _one(name: str) -> Group:
@@ -46,6 +44,10 @@ def _one(name: str) -> Group:
     for row in rows(cls):
         table.add_row(*row)
     described += ["", table] if table.row_count else ["\nIt takes no --strategy-args."]
+    known = Table(box=None, pad_edge=False, show_header=False)
+    for title, words in zip(TITLES, facts(cls), strict=True):
+        known.add_row(title, words.replace("`", "") or "-")
+    described += ["", known]
     described.append(f"\nSettings it uses: {', '.join(sorted(settings_of(cls)))}")
     return Group(*described)
 

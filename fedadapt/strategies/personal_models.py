@@ -1,7 +1,7 @@
 """Strategies whose server has a model of each client, and makes one client's of several."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self, final
@@ -67,7 +67,12 @@ class PersonalModels(Strategy[PersonalState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
+        "train": "the trained model; the server keeps it as this client's",
+    }
     combined: ClassVar[Literal["when sent", "when trained"]]
+    personal_is: ClassVar[str] = "on the server"
+    unseen_get: ClassVar[str] = "the mean model"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)
@@ -160,6 +165,10 @@ class PersonalModels(Strategy[PersonalState]):
                 yield base | made
 
     @final
+    def staying(self) -> Collection[str]:
+        return everything(self.model) - self.travels
+
+    @final
     def prepare(self, server: ServerSide) -> Self:
         return replace(self, storage=StateStorage(server.folder))
 
@@ -195,6 +204,10 @@ class PersonalModels(Strategy[PersonalState]):
             return self._average.expected(action, sent)
         return self._average.expected(action, self.answered(sent))
 
+    @final
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return self.beside() if action == "train" else {}
+
     def answered(self, sent: Weights) -> Weights:
         """Return names, shapes and types of the model that a client answers with, [...].
 
@@ -228,19 +241,29 @@ class PersonalModels(Strategy[PersonalState]):
         base = self._average.merge(
             state.base, action, round, self._keeping(state, round, answers, kept)
         )
-        found = PersonalState(base, dict(sorted({**state.kept, **kept}.items())))
+        trained = PersonalState(base, dict(sorted({**state.kept, **kept}.items())))
         if self.combined == "when sent" or not kept:
-            return found
-        next_ones = dict(found.kept)
+            return trained
+        next_ones = dict(trained.kept)
         clients = sorted(kept)
-        for client, model in zip(clients, self.combine(found, clients, round), strict=True):
-            next_ones[client] = self.storage.put({MODEL: model, NOTES: found.notes(client)})
+        for client, model in zip(clients, self.combine(trained, clients, round), strict=True):
+            next_ones[client] = self.storage.put({MODEL: model, NOTES: trained.notes(client)})
         return PersonalState(base, next_ones)
 
     @final
     def models(self, state: PersonalState, clients: Sequence[int]) -> Mapping[str, Weights]:
         base = self._of_network(repeat(state.base, len(clients)))
-        return {"base": base, "personal": self._of_network(self._models(state, clients))}
+        personal = self._of_network(self._models(state, clients))
+        more = self.more_models(state, clients)
+        return {"base": base, "personal": personal} | {
+            name: self._of_network(_stacked(each, len(clients))) for name, each in more.items()
+        }
+
+    def more_models(
+        self, state: PersonalState, clients: Sequence[int]
+    ) -> Mapping[str, Iterator[Weights]]:
+        """Return further models to be evaluated, by name, [...] for each client in turn."""
+        return {}
 
     @final
     def localise(self, cohort: Cohort, weights: Weights, model: str = "base") -> Weights:

@@ -55,6 +55,7 @@ STRATEGIES = Registry(
         "pfedhn": "fedadapt.strategies.generated.pfedhn:PFedHN",
         "pfedpg": "fedadapt.strategies.generated.pfedpg:PFedPG",
         "taper": "fedadapt.strategies.generated.taper:Taper",
+        "taper-server": "fedadapt.strategies.generated.taper_server:TaperServer",
         # Experts, merged.
         "mas-racl": "fedadapt.strategies.dua.variants:MasRacl",
         "fim-racl": "fedadapt.strategies.dua.variants:FimRacl",

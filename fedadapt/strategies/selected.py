@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedadapt.config import RunConfig
+from fedadapt.errors import InputError
 from fedadapt.parameters import arguments_for, fields_from_run
 from fedadapt.strategies.base import SETTINGS, ClientSide, Run, ServerSide, Strategy
 from fedadapt.strategies.stateful import StatefulStrategy, StrategyWithState
@@ -26,6 +27,10 @@ class Selected(Protocol):
     @property
     def settings(self) -> frozenset[str]:
         """The settings of a run, in kebab-case, that have an effect on it."""
+        ...
+
+    def try_out(self, clients: int) -> None:
+        """Refuse what can only be told by trying, with so many clients in a round."""
         ...
 
     def on_client(self, run: Run) -> ClientSide:
@@ -51,6 +56,11 @@ class SelectedStrategy:
     ) -> "SelectedStrategy":
         """Check the arguments of a run; see ``registry.select``."""
         arguments = arguments_for(cls, given, "strategy-args", config.strategy)
+        if cls.trains_on_server and not config.server_share:
+            raise InputError(
+                f"server-share: {config.strategy} trains on images that the server has; give it "
+                "some of the data set's, e.g. server-share=0.2"
+            )
         cls.check(arguments, config)
         return SelectedStrategy(config.strategy, cls, arguments)
 
@@ -62,6 +72,9 @@ class SelectedStrategy:
     def settings(self) -> frozenset[str]:
         return settings_of(self.cls)
 
+    def try_out(self, clients: int) -> None:
+        """Nothing: its arguments have described ranges, which were checked."""
+
     def on_client(self, run: Run) -> Strategy[Any]:
         given = {name: getattr(run, name) for name in fields_from_run(self.cls)}
         return self.cls(**given, **self.arguments)
@@ -70,8 +83,10 @@ class SelectedStrategy:
         return StrategyWithState(strategy.prepare(server))
 
 
-SAMPLING = frozenset({"fraction", "max-update-norm"})
+SAMPLING = frozenset({"fraction", "max-update-norm", "max-update-factor"})
 """Settings of rounds in which some of the clients train."""
+OF_SERVER = frozenset({"server-share"})
+"""Settings of training on images that the server has."""
 
 
 def settings_of(cls: type[ClientSide]) -> frozenset[str]:
@@ -79,4 +94,6 @@ def settings_of(cls: type[ClientSide]) -> frozenset[str]:
     made_from = frozenset[str]().union(*(SETTINGS[name] for name in fields_from_run(cls)))
     if not issubclass(cls, Strategy) or cls.samples_clients:
         made_from |= SAMPLING
+    if issubclass(cls, Strategy) and cls.trains_on_server:
+        made_from |= OF_SERVER
     return made_from - cls.ignores

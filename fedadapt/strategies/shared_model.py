@@ -1,7 +1,7 @@
 """Strategies whose server holds one model and averages what clients train from it."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, final
@@ -44,6 +44,10 @@ class SharedModel(Strategy[Weights]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (STATISTICS,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "the trained model, without what stays on the client",
+        STATISTICS: "batch norm: mean and variance of the activations of the training images",
+    }
     personal: ClassVar[Literal["nowhere", "on client"]] = "nowhere"
     personal_of_all: ClassVar[bool] = False
     """Whether clients make their own models of all that is shared, extras included, which they are
@@ -151,6 +155,10 @@ class SharedModel(Strategy[Weights]):
                 if names
             },
         )
+
+    @final
+    def staying(self) -> Collection[str]:
+        return self._local_norms | self._staying
 
     @final
     def begin(self, start: Weights, clients: Sequence[int]) -> Weights:

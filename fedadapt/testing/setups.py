@@ -23,6 +23,7 @@ from fedadapt.strategies.selected import SelectedStrategy
 from fedadapt.testing.assertions import FLOAT32, FLOAT64, require
 from fedadapt.testing.toys import (
     BATCH_SIZE,
+    DOMAINS,
     IMAGE_SHAPE,
     NETWORKS,
     PARTICULAR,
@@ -39,6 +40,7 @@ Arguments = Mapping[str, Scalar]
 ROUNDS = 3
 POLICIES = {"mlp": "shared", "cnn": "local", "residual": "reestimate", "transformer": "shared"}
 """The batch-norm policy of each toy network, for strategies that take one from the run."""
+SERVER_SHARE = 0.3  # of no effect: the toys' server has images of its own
 TASKS, TASK_CLIENTS, TASK_EXAMPLES = 3, 3, 20
 
 
@@ -128,13 +130,21 @@ class ToySetup:
             seed=1,
             noise_seed=1,
             newcomers=self.newcomers,
+            domains=DOMAINS,
         )
         strategy = self.selected.on_client(run)
         return Worker(Toys(), model, strategy, (), seed=1, execution=execution)
 
     def strategy(self, worker: Worker, folder: Path) -> Strategy[Any]:
         cpu = torch.device("cpu")
-        server = ServerSide(config=self.config, tasks=None, folder=folder, compute=cpu)
+        server = ServerSide(
+            config=self.config,
+            tasks=None,
+            folder=folder,
+            compute=cpu,
+            images=worker.benchmark.server_images,
+            scaling=worker.benchmark.scaling,
+        )
         return worker.strategy.prepare(server)
 
     def _model(self) -> nn.Module:
@@ -214,7 +224,14 @@ def setups(name: str, arguments: Arguments | None = None) -> Iterator[list[Setup
         if cls.learns_tasks:
             yield [TaskSetup(_config_of_tasks(name, arguments), Path(folder))]
             return
-        config = RunConfig(strategy=name, rounds=ROUNDS, clients=len(SEEN), batch_norm="shared")
+        share = SERVER_SHARE if cls.trains_on_server else 0.0
+        config = RunConfig(
+            strategy=name,
+            rounds=ROUNDS,
+            clients=len(SEEN),
+            batch_norm="shared",
+            server_share=share,
+        )
         selected = SelectedStrategy.of(config, cls, arguments)
         accepted: list[Setup] = []
         refused = []

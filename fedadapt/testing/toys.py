@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Split
+from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, ServerImages, Split
 from fedadapt.models.network import Network
 from fedadapt.models.vit import vit_tiny
 
@@ -19,6 +19,8 @@ TRAIN_IMAGES = (6, 9, 7, 4, 5)
 """Of each client: batches of different sizes, and a client that is done before the others."""
 SEEN = (0, 1, 2, 3)
 UNSEEN = (4,)
+DOMAINS = ("bright", "dark")
+SHIFTS = (1.0, -1.0)  # of each domain
 BATCH_SIZE = 4
 
 
@@ -57,13 +59,28 @@ class Toys(Benchmark):
         self.classes = CLASSES
         self.image_shape = IMAGE_SHAPE
         self.scaling = as_they_are  # type: ignore[assignment]  # any function of images will do
-        self.kinds = tuple("dark" if d % 2 else "bright" for d in range(self.num_clients))
+        self.domains = DOMAINS
+        self.kinds = tuple(DOMAINS[self.domain(d)] for d in range(self.num_clients))
         self.unseen = frozenset(UNSEEN)
         self.manifest = Manifest("0" * 64)
         self._splits = {d: _split(d) for d in range(self.num_clients)} | dict(splits or {})
 
     def split(self, client: int) -> Split:
         return self._splits[client]
+
+    def domain(self, client: int) -> int:
+        return client % len(DOMAINS)
+
+    @property
+    def server_images(self) -> ServerImages:
+        """Nine images of each domain."""
+        parts = [
+            examples(9, stream=(100, domain), shift=SHIFTS[domain])
+            for domain in range(len(DOMAINS))
+        ]
+        domains = torch.arange(len(DOMAINS)).repeat_interleave(9)
+        inputs, labels = torch.cat([p.inputs for p in parts]), torch.cat([p.labels for p in parts])
+        return ServerImages(Examples(inputs, labels), domains)
 
     def num_train_examples(self, client: int) -> int:
         return len(self.split(client).train)
@@ -74,7 +91,7 @@ class Toys(Benchmark):
 
 
 def _split(client: int) -> Split:
-    shift = -1.0 if client % 2 else 1.0
+    shift = SHIFTS[client % len(DOMAINS)]
     counts = (TRAIN_IMAGES[client], 6, 5)
     return Split(*(examples(n, stream=(client, i), shift=shift) for i, n in enumerate(counts)))
 

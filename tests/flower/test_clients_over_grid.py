@@ -11,9 +11,11 @@ from flwr.clientapp import ClientApp
 from fedadapt import __version__
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, QuorumLostError
-from fedadapt.flower import clients_over_grid as grid_fleet
+from fedadapt.flower import nodes as grid_nodes
 from fedadapt.flower import records
 from fedadapt.flower.clients_over_grid import GridClients, count_clients
+from fedadapt.flower.roll_call import BenchmarkRollCall
+from fedadapt.flower.software import software
 from fedadapt.messages import Sent
 from fedadapt.records import Evaluation
 from fedadapt.server.client_pool import EvaluationRequest
@@ -28,7 +30,7 @@ MANIFEST = "ab" * 32
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(grid_fleet, "POLL", 0.001)
+    monkeypatch.setattr(grid_nodes, "POLL", 0.001)
 
 
 def client_app() -> ClientApp:
@@ -41,8 +43,9 @@ def client_app() -> ClientApp:
 
     @app.query("hello")
     def hello(message: Message, context) -> Message:
-        told = {"partition-id": context.node_config["partition-id"], "version": __version__,
-                "manifest": MANIFEST, "num-examples": 10}  # fmt: skip
+        partition = context.node_config["partition-id"]
+        told = {**software(), "partition-id": partition,
+                "manifest": MANIFEST, "num-examples": 10 * (partition + 1)}  # fmt: skip
         return Message(records.request({}, told), reply_to=message)
 
     @app.train()
@@ -75,7 +78,8 @@ def grid() -> FakeGrid:
 
 def client_pool(on: FakeGrid, **settings) -> GridClients:
     given = {"clients": 3, "node_wait": 0.02, **settings}
-    return GridClients(on, RunConfig(**given), MANIFEST)
+    config = RunConfig(**given)
+    return GridClients(on, config, BenchmarkRollCall(on, config, MANIFEST), ("a", "b", "c"))
 
 
 def train(on: FakeGrid):
@@ -120,6 +124,9 @@ def arrays(found):
         (arrays({"w": MODEL["w"]}), "rejected", "missing 'count'"),
         (arrays(MODEL | {"w": torch.ones(1)}), "rejected", "shape (1,), expected (2, 3)"),
         (arrays(MODEL | {"w": MODEL["w"] / 0}), "rejected", "NaN or infinite"),
+        (arrays(MODEL | {"w": MODEL["w"] + 3e38}), "rejected", "6 of 6 values beyond 1e+12"),
+        (edited(lambda c: c["metrics"].update({"num-examples": 10**12})), "rejected",
+         "num-examples: 1e+12, but the client announced 20 before the run"),
     ],
 )  # fmt: skip
 def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
@@ -135,6 +142,36 @@ def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
     assert reason in failure.reason
 
 
+def weights(on: FakeGrid, **settings) -> list[float]:
+    """By which each client's answer counts, in client order."""
+    clients = client_pool(on, **settings)
+    clients.ready()
+    sent = Sent((0, 1, 2), repeat(MODEL, 3), {"server-round": 1})
+    return [a.update.num_examples.item() for a in clients.ask("train", 1, sent, MODEL)]
+
+
+def examples(count: float):
+    return edited(lambda c: c["metrics"].update({"num-examples": count}))
+
+
+def test_a_client_never_weighs_more_than_it_said_before_the_run():
+    """New images are no lie, but they count in the next run only."""
+    on = grid()
+    on.faults["train", 17] = examples(27)
+    assert weights(on) == [10, 20, 30]
+    on.faults["train", 17] = examples(3)
+    assert weights(on) == [10, 3, 30]
+
+
+def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_at_most(caplog):
+    on = grid()
+    on.faults["query.hello", 17] = edited(lambda c: c["config"].update({"num-examples": 10**9}))
+    on.faults["train", 17] = examples(10**9)
+    assert weights(on, max_weight_factor=1.5) == [10, 45, 30]
+    assert weights(on) == [10, 10**9, 30]
+    assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
+
+
 def hello(**changes):
     """A client that says something else of itself."""
     return edited(lambda c: c["config"].update(changes))
@@ -144,38 +181,71 @@ def unsaid(name: str):
     return edited(lambda c: c["config"].pop(name))
 
 
-@pytest.mark.parametrize(
-    ("fault", "line"),
-    [
-        (hello(version="0.0.9"), f"client 1: runs fedadapt 0.0.9, the server {__version__}"),
-        (hello(manifest="cd"), "client 1: its data assignment is 'cd', the server's 'abab"),
-        (hello(**{"partition-id": "x"}), "node 17: its partition-id is 'x'; it must be a number"),
-        (hello(**{"partition-id": -1}), "node 17: its partition-id is -1; it must be a number"),
-        (hello(**{"partition-id": True}), "node 17: its partition-id is True; it must be a num"),
-        (unsaid("partition-id"), "node 17: its partition-id is None"),
-        (unsaid("version"), "client 1: runs fedadapt None, the server"),
-        (unsaid("manifest"), "client 1: its data assignment is None, the server's"),
-        (hello(**{"partition-id": 2}), "both hold it; give each client its own partition-id"),
-        (
-            failed(1, "crash:InputError incident=12"),
-            "client at node 17: crash:InputError incident=12",
-        ),
-    ],
-)
-def test_a_client_that_does_not_fit_ends_the_run_before_it_begins(fault, line):
+MISFITS = [
+    (hello(version="0.0.9"), f"node 17: fedadapt '0.0.9', the server '{__version__}'"),
+    (hello(code="12ab"), "node 17: code of fedadapt '12ab', the server '"),
+    (hello(flwr="1.2"), "node 17: flwr '1.2', the server '"),
+    (hello(manifest="cd"), "node 17: its data assignment is 'cd', the server's 'abab"),
+    (hello(**{"partition-id": "x"}), "node 17: its partition-id is 'x'; it must be a number"),
+    (hello(**{"partition-id": -1}), "node 17: its partition-id is -1; it must be a number"),
+    (hello(**{"partition-id": True}), "node 17: its partition-id is True; it must be a num"),
+    (hello(**{"partition-id": 3}), "node 17: its partition-id 3 is not below clients=3"),
+    (unsaid("partition-id"), "node 17: its partition-id is None"),
+    (unsaid("version"), "node 17: fedadapt 'nothing', the server"),
+    (unsaid("manifest"), "node 17: its data assignment is None, the server's"),
+    (unsaid("num-examples"), "node 17: it does not say how many training images it has"),
+    (hello(**{"num-examples": True}), "node 17: it does not say how many training images"),
+    (hello(**{"num-examples": 0}), "node 17: it says it has 0 training images; it must be above"),
+    (hello(**{"num-examples": float("nan")}), "node 17: it says it has nan training images"),
+    (failed(1, "egress: 'policy' cannot be read on this device"), "'policy' cannot be read"),
+    (failed(1, "crash:X incident=12"), "client at node 17: crash:X incident=12"),
+    (failed(1, "evil\n\x1b[2J"), "client at node 17: evil\\n\\x1b[2J"),
+    (failed(1, "refused:no-images incident=12"), "its folder of pictures is missing, empty or"),
+    (lambda reply: None, "node 17: no answer by the deadline"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fault", "line"), MISFITS)
+def test_a_client_that_does_not_fit_is_named_and_left_out_and_the_others_begin(fault, line, caplog):
     on = grid()
     on.faults["query.hello", 17] = fault
-    with pytest.raises(InputError) as refused:
-        client_pool(on).ready()
-    assert line in str(refused.value)
-    assert "\n" not in str(refused.value)
+    assert client_pool(on).ready() == [0, 2]
+    assert line in caplog.text
+    assert "\x1b" not in caplog.text
 
 
-def test_a_node_that_stays_silent_is_missed():
+def test_all_differences_of_a_client_are_named_at_once(caplog):
     on = grid()
-    on.faults["query.hello", 17] = lambda reply: None
-    with pytest.raises(QuorumLostError, match=r"no client holds partition 1 \(1 missing\)"):
+    on.faults["query.hello", 17] = hello(version="0.0.9", manifest="cd", flwr="1.2")
+    client_pool(on).ready()
+    assert all(word in caplog.text for word in ("fedadapt '0.0.9'", "flwr '1.2'", "'cd'"))
+
+
+def test_another_torch_is_told_and_forbids_nothing(caplog):
+    on = grid()
+    on.faults["query.hello", 17] = hello(torch="1.0")
+    assert client_pool(on).ready() == [0, 1, 2]
+    assert "client 1 runs torch '1.0', the server" in caplog.text
+
+
+def test_of_two_nodes_with_one_partition_one_is_left_out(caplog):
+    """Both hold the same data; which of them takes part does not depend on who answers first."""
+    on = grid()
+    on.faults["query.hello", 901] = hello(**{"partition-id": 1})
+    assert client_pool(on).ready() == [1, 2]
+    assert "node 901: holds partition 1, as node 17 does; give each client its own" in caplog.text
+
+
+def test_without_a_quorum_the_run_ends_and_names_everybody():
+    on = grid()
+    on.faults["query.hello", 17] = hello(version="0.0.9")
+    on.faults["query.hello", 901] = failed(1, "refused:no-state-dir incident=1")
+    with pytest.raises(QuorumLostError) as lost:
         client_pool(on).ready()
+    assert "1 of 3 clients can take part, 2 needed" in str(lost.value)
+    assert "node 17: fedadapt '0.0.9'" in str(lost.value)
+    assert "node 901: its owner has not said where it may write" in str(lost.value)
+    assert "\n" not in str(lost.value)
 
 
 def test_more_nodes_than_clients_are_left_alone():
@@ -183,9 +253,10 @@ def test_more_nodes_than_clients_are_left_alone():
     assert client_pool(on, clients=2).ready() == [0, 1]
 
 
-def test_it_waits_only_so_long():
-    with pytest.raises(QuorumLostError, match=r"3 of 5 clients after 0\.02 s; start the others"):
-        client_pool(grid(), clients=5).ready()
+def test_it_waits_only_so_long_and_begins_with_a_quorum():
+    assert client_pool(grid(), clients=5).ready() == [0, 1, 2]
+    with pytest.raises(QuorumLostError, match=r"3 of 7 clients after 0\.02 s, 4 needed; start"):
+        client_pool(grid(), clients=7).ready()
 
 
 def test_it_waits_for_those_who_come_later():
@@ -234,7 +305,9 @@ def test_evaluations_say_what_was_asked():
     clients.ready()
     found = list(clients.evaluate(request(pooled={"kd": {"w": MODEL["w"]}})))
     assert [a.clients for a in found] == [(0,), (1,), (2,)]
-    assert json.loads(found[1].rows[0].kind) == ["arrays", "personal", "pooled.kd"]
+    told = [records.rows(reply.content, 1, 0)[0].kind for reply in on.replies[-3:]]
+    assert [json.loads(kind) for kind in told] == [["arrays", "personal", "pooled.kd"]] * 3
+    assert [a.rows[0].kind for a in found] == ["a", "b", "c"]  # what the server calls them
     assert [r.label for r in found[1].rows] == ["base", "base+kd", "personal", "personal+kd"]
     assert [a.rows[0].client for a in found] == [0, 1, 2]
 

@@ -236,7 +236,7 @@ def test_a_share_of_the_nodes_trains_and_all_evaluate():
 
 def test_it_waits_for_as_many_nodes_as_it_is_told_and_then_gives_up(monkeypatch):
     monkeypatch.setattr("fedadapt.flower.ours_as_flower.QUERY_SECONDS", 0.02)
-    monkeypatch.setattr("fedadapt.flower.clients_over_grid.POLL", 0.001)
+    monkeypatch.setattr("fedadapt.flower.nodes.POLL", 0.001)
     with pytest.raises(QuorumLostError, match=r"4 of 9 clients after 0\.02 s"):
         start(grid(), min_nodes=9)
 

@@ -7,7 +7,7 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.models.limits import check_model
-from fedadapt.models.registry import network_rows
+from fedadapt.models.listing import listing
 from fedadapt.selectors import head
 
 FACTORIES = """
@@ -134,7 +134,6 @@ def test_a_package_adds_a_network_by_an_entry_point(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     model = build_model(RunConfig(model="small"), (3, 8, 8), 4)
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
-    [row] = [row for row in network_rows() if row.name == "small"]
-    assert row.description == "made by my_test_nets:tiny"
+    assert ("small", "", "", "made by my_test_nets:tiny") in listing().rows
     with pytest.raises(InputError, match="did you mean 'small'"):
         check_model(RunConfig(model="smal"))

@@ -3,7 +3,7 @@
 Bao et al. 2023, "Adaptive test-time personalization for federated learning", algorithms 1 and 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.query import Query
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import fit
+from fedadapt.client.portions import batch_by_batch
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
 from fedadapt.client.step_rules import Oracle
 from fedadapt.models.mode import evaluating
@@ -32,15 +33,25 @@ class Atp(Adaptation):
     the gradient of the labels' loss there, and step down that of their rates; the server averages.
     Where the federation did not answer, nothing moves.
 
-    The rates suit shifts like those among the training clients, and no others. Here a round is one
-    step on all of a client's adapt images, and clients are weighted by training examples; in the
-    paper it is one step a batch, and clients count alike. Variances are biased, as in ``adabn``.
+    The rates suit shifts like those among the training clients, and no others. By default a round
+    is one step on all of a client's adapt images. The paper's is one step a batch, each from the
+    model received: ``form=batch`` adapts to one batch of the client's images at the end, and
+    ``form=online`` takes the mean of what the model becomes on each (the paper adapts to test
+    images, batch by batch, and predicts them). Clients are weighted by training examples where the
+    paper's count alike, and variances are biased, as in ``adabn``.
     """
 
     needs_labels = False
 
     part: Part = param("adapt", "which of the client's images", choices=("train", "adapt"))
-    batch_size: int = param(20, "images computed at once; results do not depend on it", at_least=1)
+    form: str = param(
+        "all",
+        "a step: on all images together, or on a batch; then one batch (batch) or all (online)",
+        choices=("all", "batch", "online"),
+    )
+    batch_size: int = param(
+        20, "images in a batch; with form=all results do not depend on it", at_least=1
+    )
     rounds: int = param(50, "exchanges in which the rates are learnt", at_least=1)
     lr: float = param(0.1, "learning rate of the rates", above=0)
 
@@ -51,10 +62,21 @@ class Atp(Adaptation):
             expected=one_number_each,
             rounds=self.rounds,
             again=self.learnt,
+            leaves="a number for each tensor: a step of its learning rate",
         )
 
     def learnt(self, cohort: Cohort, weights: Weights, rates: Weights) -> Weights:
-        """Each client's rates after one step, [D]: those given + lr <s, g> / sqrt(numbers).
+        """Each client's rates after a round, [D]: one step, or one for each of its batches."""
+        learnt = {name: rate.clone() for name, rate in rates.items()}
+        for members, some in self._portions(cohort):
+            own = {n: t[members] for n, t in weights.items()}
+            stepped = self._stepped(some, own, {n: t[members] for n, t in learnt.items()})
+            for name, rate in stepped.items():
+                learnt[name][members] = rate
+        return learnt
+
+    def _stepped(self, cohort: Cohort, weights: Weights, rates: Weights) -> Weights:
+        """Return rates + lr <s, g> / sqrt(numbers).
 
         g is the direction of each tensor, and s the gradient of the labels' loss at the weights
         moved by it: minus <s, g> is the gradient of that loss by the tensor's rate.
@@ -71,7 +93,23 @@ class Atp(Adaptation):
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         if pooled is None:
             return weights
-        return moved(weights, self._directions(cohort, weights), pooled)
+        total = {n: torch.zeros_like(weights[n]) for n in sorted(moving(cohort.model))}
+        batches = torch.zeros(len(cohort))
+        for members, some in self._portions(cohort):
+            own = {n: t[members] for n, t in weights.items()}
+            for name, direction in self._directions(some, own).items():
+                total[name][members] += direction
+            batches[members] += 1
+            if self.form == "batch":
+                break
+        mean = {n: t / batches.to(t).view(-1, *[1] * (t.dim() - 1)) for n, t in total.items()}
+        return moved(weights, mean, pooled)
+
+    def _portions(self, cohort: Cohort) -> Iterator[tuple[list[int], Cohort]]:
+        """Yield the images of a step, with the positions of the clients that take it."""
+        if self.form == "all":
+            return iter([(list(range(len(cohort))), cohort)])
+        return batch_by_batch(cohort, self._schedule())
 
     def moves(self, model: nn.Module) -> frozenset[str]:
         return moving(model)
@@ -83,9 +121,9 @@ class Atp(Adaptation):
         """
         own = batch_norm_statistics(cohort, weights, self._schedule(), mode=evaluating)
         towards = {n: weights[n] - t for n, t in own.items()}
-        found = self._gradient(cohort, weights, entropy) | towards
+        directions = self._gradient(cohort, weights, entropy) | towards
         moves = moving(cohort.model)
-        return {n: found[n] for n in weights if n in moves}
+        return {n: directions[n] for n in weights if n in moves}
 
     def _gradient(self, cohort: Cohort, weights: Weights, objective: Objective) -> Weights:
         """The gradient of the mean over the client's images by what moves, in evaluation mode.
@@ -97,14 +135,14 @@ class Atp(Adaptation):
             cohort, weights, _Summed(), self._schedule(), objective=objective, mode=evaluating
         ).state
         images = torch.tensor([len(examples) for examples in cohort.part(self.part)])
-        found = {n: t / images.to(t).view(-1, *[1] * (t.dim() - 1)) for n, t in summed.items()}
+        mean = {n: t / images.to(t).view(-1, *[1] * (t.dim() - 1)) for n, t in summed.items()}
         for path, layer in batch_norms(cohort.model).items():
             if not _keeps_all(layer):
                 continue
             scale, variance = weights[f"{path}.weight"], weights[f"{path}.running_var"] + layer.eps
-            found[f"{path}.running_mean"] = -scale / variance.sqrt() * found[f"{path}.bias"]
-            found[f"{path}.running_var"] = -scale / (2 * variance) * found[f"{path}.weight"]
-        return found
+            mean[f"{path}.running_mean"] = -scale / variance.sqrt() * mean[f"{path}.bias"]
+            mean[f"{path}.running_var"] = -scale / (2 * variance) * mean[f"{path}.weight"]
+        return mean
 
     def _schedule(self) -> Schedule:
         return Schedule(self.batch_size, 1, self.part, self.name)
@@ -148,8 +186,8 @@ def moved(weights: Weights, direction: Weights, rates: Mapping[str, Tensor]) -> 
     def new(name: str) -> Tensor:
         old = weights[name]
         rate = rates[name].to(old).view(-1, *[1] * (old.dim() - 1))
-        found = old - rate * direction[name]
-        return found.clamp(min=0) if name.endswith("running_var") else found
+        after = old - rate * direction[name]
+        return after.clamp(min=0) if name.endswith("running_var") else after
 
     return weights | {name: new(name) for name in direction}
 

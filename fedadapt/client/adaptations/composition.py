@@ -35,11 +35,11 @@ class Composition(Adaptation):
         return self.chain
 
     def pooled_from(self, answers: Mapping[str, Weights]) -> Weights | None:
-        found: Weights = {}
+        pooled: Weights = {}
         for part in self.chain:
             own = part.pooled_from(answers) or {}
-            found |= {f"{part.name}/{name}": tensor for name, tensor in own.items()}
-        return found or None
+            pooled |= {f"{part.name}/{name}": tensor for name, tensor in own.items()}
+        return pooled or None
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         for part in self.chain:
@@ -61,5 +61,5 @@ class Composition(Adaptation):
 def _own(part: Adaptation, pooled: Weights | None) -> Weights | None:
     """Return what the part asked for, under the names that it gave."""
     mark = f"{part.name}/"
-    found = {n.removeprefix(mark): t for n, t in (pooled or {}).items() if n.startswith(mark)}
-    return found or None
+    own = {n.removeprefix(mark): t for n, t in (pooled or {}).items() if n.startswith(mark)}
+    return own or None

@@ -1,16 +1,17 @@
-"""The table that ``fedadapt adaptations`` prints: all adaptations, or one with its arguments."""
+"""What ``fedadapt adaptations`` prints: a line for each, or one with its arguments."""
 
 import inspect
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from fedadapt.client.adaptations.registry import find, rows
+from fedadapt.client.adaptations.registry import find, row, rows
+from fedadapt.name_list import NameList
 from fedadapt.parameters import rows as parameter_rows
 
 
 def listing(name: str | None = None) -> RenderableType:
-    """Return the table of all adaptations, or the description of one or of those joined by +.
+    """Return a list of all adaptations, or the description of one or of those joined by +.
 
     Raises:
         InputError: There is no adaptation of that name.
@@ -19,17 +20,18 @@ def listing(name: str | None = None) -> RenderableType:
     return Group(*(_one(part) for part in name.split("+"))) if name else _all()
 
 
-def _all() -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "what it does", "labels", "batch norm", "--adapt-args"):
-        table.add_column(column, overflow="fold", no_wrap=column == "name")
-    for row in rows():
-        needs = ("yes" if needed else "no" for needed in (row.needs_labels, row.needs_batch_norm))
-        arguments = (f"{described.key}={described.shown}" for described in row.parameters)
-        table.add_row(row.name, row.description, *needs, " ".join(arguments))
-    table.add_row("module:Class", "anybody's class", "", "", "its own")
-    table.add_row("a+b", "a, and then b", "", "", "those of a and of b")
-    return table
+def _all() -> NameList:
+    lines = [
+        (each.name, _yes(each.needs_labels), _yes(each.needs_batch_norm), each.description)
+        for each in rows()
+    ]
+    lines += [("module:Class", "", "", "anybody's class"), ("a+b", "", "", "a, and then b")]
+    hint = "fedadapt adaptations NAME: what it is, and its arguments"
+    return NameList(("name", "labels", "batch norm", "what it does"), lines, hint)
+
+
+def _yes(needed: bool) -> str:
+    return "yes" if needed else "no"
 
 
 def _one(name: str) -> Group:
@@ -45,5 +47,8 @@ def _one(name: str) -> Group:
     described: list[RenderableType] = [f"[bold]{name}[/]"]
     for paragraph in paragraphs:
         described += [paragraph.replace("\n", " "), ""]
+    one = row(name)
+    asks = one.asks.replace("`", "") or "nothing"
     described += [f"It needs {needed or 'no labels'}.", ""]
+    described += [f"It changes {one.changes}. It asks the training clients {asks}.", ""]
     return Group(*described, table if table.row_count else "It takes no --adapt-args.")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Part, Schedule
+from fedadapt.client.portions import with_few
 from fedadapt.client.statistics.features import Features, features_of
 from fedadapt.errors import InputError
 from fedadapt.parameters import param
@@ -39,10 +40,11 @@ class Prototype(Adaptation):
         weight, bias = linear_head(cohort.model)
         if bias is None:
             raise InputError(f"{self.name}: distances need a head with a bias; this has none")
-        found = features_of(cohort, weights, Schedule(self.batch_size, 1, self.part, self.name))
+        few = with_few(cohort, self.part, self.shots)
+        features = features_of(few, weights, Schedule(self.batch_size, 1, self.part, self.name))
         made = [
-            self._blended(weights[weight][d], weights[bias][d], _few(own, self.shots))
-            for d, own in enumerate(found)
+            self._blended(weights[weight][d], weights[bias][d], own)
+            for d, own in enumerate(features)
         ]
         rows, biases = (torch.stack(parts) for parts in zip(*made, strict=True))
         return weights | {weight: rows, bias: biases}
@@ -60,16 +62,3 @@ class Prototype(Adaptation):
         shifted = -scale * (means**2).sum(1) + (1 - self.blend) * bias
         has = count > 0
         return torch.where(has.unsqueeze(1), mixed, row), torch.where(has, shifted, bias)
-
-
-def _few(features: Features, most: int) -> Features:
-    """Return ``most`` of each class; few are some of those of more.
-
-    The schedule has shuffled the images by the client's own stream, so the first ones are drawn.
-    """
-    if not most:
-        return features
-    chosen = torch.cat(
-        [(features.labels == c).nonzero()[:most, 0] for c in features.labels.unique()]
-    )
-    return Features(features.values[chosen], features.labels[chosen])

@@ -29,6 +29,7 @@ ADAPTATIONS = Registry(
         "kd": "fedadapt.client.adaptations.kd:Kd",
         "ewc": "fedadapt.client.adaptations.ewc:Ewc",
         "lp-ft": "fedadapt.client.adaptations.lp_ft:LpFt",
+        "class-selection": "fedadapt.client.adaptations.class_selection:ClassSelection",
         "prototype": "fedadapt.client.adaptations.prototype:Prototype",
         "tent": "fedadapt.client.adaptations.tent:Tent",
         "bn-mix": "fedadapt.client.adaptations.bn_mix:BnMix",
@@ -191,6 +192,8 @@ class Row(NamedTuple):
     description: str  # the first line of its docstring
     needs_labels: bool
     needs_batch_norm: bool
+    changes: str  # which tensors, in words, by its defaults
+    asks: str  # what of the training clients; "" for nothing
     parameters: tuple[Described, ...]
 
 
@@ -204,7 +207,16 @@ def row(name: str) -> Row:
     cls = find(name)
     first = (inspect.getdoc(cls) or "").partition("\n")[0]
     described = tuple(parameters(cls).values())
-    return Row(name, first, cls.needs_labels, cls.needs_batch_norm, described)
+    from fedadapt.models.samples import sample_networks  # loads torch, as the class has
+    from fedadapt.selectors import in_words
+
+    adaptation, network = cls(name=name), next(sample_networks())
+    changes = in_words(adaptation.moves(network), network) or "nothing"
+    query = adaptation.query()
+    times = f", {query.rounds} times" if query and query.rounds > 1 else ""
+    asks = f"`{query.action}`{times}" if query else ""
+    needs = cls.needs_labels, cls.needs_batch_norm
+    return Row(name, first, *needs, changes, asks, described)
 
 
 def rows() -> Iterator[Row]:
@@ -213,4 +225,4 @@ def rows() -> Iterator[Row]:
         try:
             yield row(name)
         except InputError as error:
-            yield Row(name, str(error), False, False, ())
+            yield Row(name, str(error), False, False, "", "", ())

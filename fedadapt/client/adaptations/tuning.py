@@ -10,6 +10,7 @@ from torch import nn
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import Sgd, fit
+from fedadapt.client.portions import with_few
 from fedadapt.objectives import Objective
 from fedadapt.parameters import param
 from fedadapt.selectors import Selector, everything, head, norm_affine, norm_statistics
@@ -30,6 +31,9 @@ class Tuning(Adaptation):
     """
 
     part: Part = param("train", "which of the client's images", choices=("train", "adapt"))
+    shots: int = param(
+        0, "images of a class that are used, drawn by the seed; 0: all there are", at_least=0
+    )
     batch_size: int = param(32, "images in a batch", at_least=1)
     epochs: int = param(150, "epochs of training on the client", at_least=1)
     stage: int = param(
@@ -67,6 +71,7 @@ class Tuning(Adaptation):
     def stages(
         self, cohort: Cohort, weights: Weights, pooled: Weights | None = None
     ) -> Iterator[tuple[int, Weights]]:
+        cohort = with_few(cohort, self.part, self.shots)
         objective, memory = self.task(cohort, weights, pooled)
         length = self.stage or self.epochs
         for done in range(0, self.epochs, length):

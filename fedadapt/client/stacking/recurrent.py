@@ -48,9 +48,7 @@ def gru(path: str, layer: nn.GRU) -> Callable[[Call, Stacked], Outputs]:
     return kernel
 
 
-def _run(
-    path: str, layer: nn.GRU, call: Call, values: Tensor, depth: int, way: str
-) -> Tensor:
+def _run(path: str, layer: nn.GRU, call: Call, values: Tensor, depth: int, way: str) -> Tensor:
     """The states of one layer in one direction, [D, B, T, hidden], for values [D, B, T, width]."""
     weights = {
         name: call.weights.get(f"{path}.{name}_l{depth}{way}")

@@ -6,12 +6,14 @@ import numpy as np
 
 from fedadapt.datasets.data_spec import DataSpec, check_kind
 from fedadapt.datasets.partitioning.client_indices import ClientIndices, SplitIndices
+from fedadapt.datasets.partitioning.domains import Domains, domains_of, domains_of_kinds
 from fedadapt.datasets.partitioning.limits import UNGROUPED, check_partition, check_split
 from fedadapt.datasets.partitioning.natural import owned
 from fedadapt.datasets.partitioning.partition import divide, groups
 from fedadapt.datasets.partitioning.pooled import pooled
 from fedadapt.datasets.partitioning.quantity import COMFORTABLE, relative_sizes
 from fedadapt.datasets.partitioning.sampling_pool import draw_without_replacement
+from fedadapt.datasets.partitioning.server import drawn_for_server
 from fedadapt.datasets.partitioning.stratified import Rows, stratified_order, three_sizes
 from fedadapt.datasets.partitioning.whole_groups import (
     at_most,
@@ -37,6 +39,8 @@ class Assignment:
     unseen: frozenset[int]
     global_test: Rows | None
     duplicates: Duplicates
+    domains: Domains
+    server: Rows  # images of the server, which no client has; [0] where there are none
     owners: Rows | None = None  # which owner of the store each client is, [D]
     left_out_owners: int = 0
 
@@ -68,7 +72,8 @@ def assign(spec: DataSpec, store: Store) -> Assignment:
     global_test: Rows | None
     if entry.sampled:
         duplicates = no_duplicates(store)
-        pools = _pools(spec, store)
+        server, rows = _server(spec, store, np.arange(store.num_train))
+        pools = _pools(spec, store, rows)
         clients = _drawn(spec, store, pools)
         global_test = _balanced(spec, store, pools.test)
     else:
@@ -76,13 +81,24 @@ def assign(spec: DataSpec, store: Store) -> Assignment:
         train, official = np.split(
             duplicates.distinct, [np.searchsorted(duplicates.distinct, store.num_train)]
         )
+        server, train = _server(spec, store, train)
         splits = _divided(spec, store, train, official)
         if not spec.examples and entry.sizes is None:  # no client is at a limit of its images
             splits = [duplicates.with_copies(split) for split in splits]
         clients = ClientIndices.of(splits)
         global_test = _balanced(spec, store, official) if len(official) else None
     kinds = _kinds(spec, store)
-    return Assignment(clients, kinds, _unseen(spec, kinds), global_test, duplicates)
+    domains = domains_of(spec.partition, spec.shift, store.domains, spec.clients)
+    unseen = _unseen(spec, kinds)
+    return Assignment(clients, kinds, unseen, global_test, duplicates, domains, server)
+
+
+def _server(spec: DataSpec, store: Store, rows: Rows) -> tuple[Rows, Rows]:
+    """The images of the server, and those that are left for the clients."""
+    if not spec.server_share:
+        return rows[:0], rows
+    rng = stream(spec.seed, "server")
+    return drawn_for_server(rows, store.labels, store.domain_of, spec.server_share, rng)
 
 
 def _in_groups(spec: DataSpec, store: Store, groups: Rows | None) -> Assignment:
@@ -92,14 +108,17 @@ def _in_groups(spec: DataSpec, store: Store, groups: Rows | None) -> Assignment:
         groups: The group of each input of the store, [N]; None where each is by itself.
 
     """
+    if spec.server_share:
+        raise InputError(
+            f"server-share: the images of {spec.name} belong to their clients, or come in groups "
+            "that stay whole; the server has none of them: leave it out"
+        )
     if spec.split in ("pooled", "official"):
         raise InputError(
             f"split: {spec.split}; {spec.name} has groups of images that stay whole: use client"
         )
     labels = store.labels
-    rows = spec.imbalance.choose(
-        np.arange(store.num_train), labels, stream(spec.seed, "long tail")
-    )
+    rows = spec.imbalance.choose(np.arange(store.num_train), labels, stream(spec.seed, "long tail"))
     owners, left_out = None, 0
     if spec.partition.natural:
         clients, owners, left_out = owned(spec, store, rows, groups)
@@ -114,12 +133,15 @@ def _in_groups(spec: DataSpec, store: Store, groups: Rows | None) -> Assignment:
         if groups is None:
             splits.append(_three_sets(own, spec, labels, rng, spec.examples))
             continue
-        split = three_sets_of_groups(
-            own, groups, labels, spec.adapt_share, spec.test_share, rng
-        )
+        split = three_sets_of_groups(own, groups, labels, spec.adapt_share, spec.test_share, rng)
         most = spec.examples or len(own)
         splits.append(at_most(split, labels, most, spec.adapt_share, spec.test_share, rng))
-    kinds = _kinds_of_owners(spec, store, clients) if owners is not None else _kinds(spec, store)
+    if owners is None:
+        kinds = _kinds(spec, store)
+        domains = domains_of(spec.partition, spec.shift, store.domains, spec.clients)
+    else:
+        kinds = _kinds_of_owners(spec, store, clients)
+        domains = domains_of_kinds(kinds)
     official = np.arange(store.num_train, len(store))
     return Assignment(
         ClientIndices.of(splits),
@@ -127,6 +149,8 @@ def _in_groups(spec: DataSpec, store: Store, groups: Rows | None) -> Assignment:
         _unseen(spec, kinds),
         _balanced(spec, store, official) if len(official) else None,
         no_duplicates(store),
+        domains,
+        rows[:0],
         owners,
         left_out,
     )
@@ -163,10 +187,10 @@ def _divided(spec: DataSpec, store: Store, train: Rows, official: Rows) -> list[
     return [_three_sets(rows, spec, labels, rng, spec.examples) for rows in clients]
 
 
-def _pools(spec: DataSpec, store: Store) -> SplitIndices:
-    """The images that clients draw from, for each of their three sets."""
+def _pools(spec: DataSpec, store: Store, rows: Rows) -> SplitIndices:
+    """The images of ``rows`` that clients draw from, for each of their three sets."""
     rng = stream(spec.seed, "split")
-    train, adapt, test = _three_sets(np.arange(store.num_train), spec, store.labels, rng)
+    train, adapt, test = _three_sets(rows, spec, store.labels, rng)
     train, adapt = (
         spec.imbalance.choose(rows, store.labels, stream(spec.seed, "long tail", part))
         for part, rows in enumerate((train, adapt))

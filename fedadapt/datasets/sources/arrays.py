@@ -3,21 +3,19 @@
 Keys are ``x`` and ``y``, and optional ``client``, ``group``, ``domain`` and ``classes``.
 """
 
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from fedadapt.datasets.entries import NPZ, DataEntry
 from fedadapt.datasets.sources.image_store import Store, store_of
+from fedadapt.datasets.sources.npz import read_arrays
 from fedadapt.errors import InputError, nearest
+from fedadapt.files import user_path
 
 KEYS = ("x", "y", "client", "group", "domain", "classes")
 
 
-def read_arrays(entry: DataEntry) -> Store:
+def read_clients_arrays(entry: DataEntry) -> Store:
     """Read the file in ``npz:/path``.
 
     Raises:
@@ -27,24 +25,8 @@ def read_arrays(entry: DataEntry) -> Store:
     text = entry.name.removeprefix(NPZ)
     if not text:
         raise InputError(f"benchmark: {NPZ!r} names no file; write {NPZ}/path/to/data.npz")
-    path = Path(text).expanduser()
-    return store_of_arrays(f"benchmark: {str(path)!r}", read_file(path))
-
-
-def read_file(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a plain ``.npz``; no code in the file is run.
-
-    Raises:
-        InputError: It cannot be read.
-
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise InputError(f"{path}: holds one array; it must be an .npz with x and y")
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error}); it must be a plain .npz") from None
+    path = user_path(text, "benchmark: npz")
+    return store_of_arrays(str(path), read_arrays(path, ("x", "y"), KEYS[2:]))
 
 
 def store_of_arrays(where: str, arrays: Mapping[str, Any]) -> Store:

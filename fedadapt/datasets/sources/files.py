@@ -5,12 +5,13 @@ from pathlib import Path
 
 from fedadapt.datasets.entries import CLIENTS, FOLDER, DataEntry
 from fedadapt.errors import InputError
+from fedadapt.files import user_path
 
 
 def data_root(given_root: str = "") -> Path | None:
     """The folder of real data sets: the one given, else ``$FEDADAPT_DATA``, else None."""
     text = given_root or os.environ.get("FEDADAPT_DATA", "")
-    return Path(text).expanduser() if text else None
+    return user_path(text, "data-root") if text else None
 
 
 def check_root(name: str, given_root: str) -> Path:
@@ -59,7 +60,7 @@ def folder_path(benchmark: str, prefix: str = FOLDER) -> Path:
     text = benchmark.removeprefix(prefix)
     if not text:
         raise InputError(f"benchmark: {prefix!r} names no folder; write {prefix}/path")
-    return Path(text).expanduser()
+    return user_path(text, f"benchmark: {prefix.rstrip(':')}")
 
 
 def npz_path(entry: DataEntry, root: Path) -> Path:

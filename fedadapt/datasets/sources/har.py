@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from fedadapt.datasets.entries import HAR_SIGNALS, DataEntry
-from fedadapt.datasets.sources.arrays import read_file
 from fedadapt.datasets.sources.files import check_root, missing_files, npz_path
 from fedadapt.datasets.sources.image_store import Store, store_of
+from fedadapt.datasets.sources.npz import read_arrays
 from fedadapt.errors import InputError
 
 CLASSES = ("walking", "upstairs", "downstairs", "sitting", "standing", "laying")
@@ -33,10 +33,9 @@ def read_har(entry: DataEntry, root: str) -> Store:
     folder = check_root(entry.name, root)
     npz = npz_path(entry, folder)
     if npz.is_file():
-        arrays = read_file(npz)
-        absent = [name for name in ("x", "y", "client", "group") if name not in arrays]
-        if absent or arrays["x"].ndim != 3:
-            raise InputError(f"{npz}: must hold x [N, 128, 9], y, client and group")
+        arrays = read_arrays(npz, ("x", "y", "client", "group"), ("classes",))
+        if arrays["x"].ndim != 3:
+            raise InputError(f"{npz}: x is {list(arrays['x'].shape)}; it must be [N, 128, 9]")
         signals = arrays["x"].transpose(0, 2, 1)
         return store_of(str(npz), signals, arrays["y"], clients=arrays["client"],
                         groups=arrays["group"], classes=arrays.get("classes", CLASSES))  # fmt: skip

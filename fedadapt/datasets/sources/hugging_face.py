@@ -13,7 +13,7 @@ import numpy as np
 
 from fedadapt.datasets.entries import HUGGING_FACE, DataEntry
 from fedadapt.datasets.sources.image_store import Store, store_of
-from fedadapt.errors import InputError, need, nearest
+from fedadapt.errors import InputError, nearest, need
 from fedadapt.factories import reason_of
 
 OPTIONS = ("client", "label", "input", "group", "split", "config")

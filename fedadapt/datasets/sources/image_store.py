@@ -15,6 +15,8 @@ from fedadapt.errors import InputError
 
 MOST_TOKENS = 1_000_000
 """Different tokens there may be: a larger number is a mistake, and would be a row of weights."""
+MOST_PIXELS = 1024
+"""Pixels a side of the images of clients, as of ``image-size``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +97,22 @@ def make_store(
             f"{tuple(parts[1].shape[1:])}; they must have one shape"
         )
     if not len(train[1]):
-        raise InputError(f"{where}: holds no examples")
-    labels = np.concatenate((train[1], test[1])).astype(np.int64)
-    names = classes or tuple(str(c) for c in range(int(labels.max()) + 1))
-    if labels.min() < 0 or labels.max() >= len(names):
+        raise InputError(f"{where}: has no training images; each class needs some")
+    # As they came: int64 does not hold all that other types do.
+    least = min(int(part.min()) for part in (train[1], test[1]) if len(part))
+    most = max(int(part.max()) for part in (train[1], test[1]) if len(part))
+    if classes and not 0 <= least <= most < len(classes):
         raise InputError(
-            f"{where}: labels run from {labels.min()} to {labels.max()}; with {len(names)} classes "
-            f"they must be 0 to {len(names) - 1}"
+            f"{where}: labels run from {least} to {most}; with {len(classes)} classes they must be "
+            f"0 to {len(classes) - 1}"
         )
+    if least < 0 or max(most, len(classes) - 1) >= len(train[1]):
+        raise InputError(
+            f"{where}: labels run from {least} to {max(most, len(classes) - 1)}; they must be "
+            f"numbered from 0, each with training images, of which there are {len(train[1])}"
+        )
+    labels = np.concatenate([part.astype(np.int64) for part in (train[1], test[1])])
+    names = classes or tuple(map(str, range(most + 1)))
     present = np.bincount(labels[: len(train[1])], minlength=len(names))
     if not present.all():
         empty = names[int(np.flatnonzero(present == 0)[0])]
@@ -145,8 +155,13 @@ def store_of(
     if domains is not None:
         domain_of, names = _numbered(domains)
         _check_one_each(where, "domains", domain_of, len(store))
+        if int(domain_of.min()) < 0 or int(domain_of.max()) >= len(domain_of):
+            raise InputError(
+                f"{where}: domains run from {domain_of.min()} to {domain_of.max()}; they must be "
+                "numbered from 0, and each needs an image"
+            )
         names = names or tuple(map(str, range(int(domain_of.max()) + 1)))
-        if domain_of.min() < 0 or not np.bincount(domain_of, minlength=len(names)).all():
+        if not np.bincount(domain_of, minlength=len(names)).all():
             raise InputError(f"{where}: domains must be numbered from 0, and each needs an image")
         store = replace(store, domains=names, domain_of=domain_of.astype(np.int64))
     if clients is not None:
@@ -209,6 +224,11 @@ def _stored(where: str, part: str, inputs: np.ndarray, labels: np.ndarray) -> Te
 def _planes(where: str, part: str, images: np.ndarray) -> Tensor:
     if images.ndim == 3:
         images = images[..., None]
+    if max(images.shape[1:3]) > MOST_PIXELS:
+        raise InputError(
+            f"{where}: x_{part} is {list(images.shape)}; images have at most {MOST_PIXELS} pixels "
+            "a side"
+        )
     if images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         raise InputError(
             f"{where}: x_{part} is {list(images.shape)}; images have one channel or three, last"

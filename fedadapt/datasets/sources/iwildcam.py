@@ -7,9 +7,9 @@ are nearly the same and stay whole wherever the data are cut.
 import numpy as np
 
 from fedadapt.datasets.entries import DataEntry
-from fedadapt.datasets.sources.arrays import read_file
 from fedadapt.datasets.sources.files import check_root
 from fedadapt.datasets.sources.image_store import Store, store_of
+from fedadapt.datasets.sources.npz import read_arrays
 from fedadapt.errors import InputError
 
 KEPT = 20  # classes; all others are one more
@@ -25,10 +25,7 @@ def read_iwildcam(entry: DataEntry, root: str) -> Store:
     path = check_root(entry.name, root) / entry.files[0]
     if not path.is_file():
         raise InputError(f"{path}: is not there; put x, y, client and group into that file")
-    arrays = read_file(path)
-    absent = [name for name in ("x", "y", "client", "group") if name not in arrays]
-    if absent:
-        raise InputError(f"{path}: lacks {', '.join(absent)}")
+    arrays = read_arrays(path, ("x", "y", "client", "group"))
     labels, classes = most_frequent(arrays["y"])
     return store_of(str(path), arrays["x"], labels, clients=arrays["client"],
                     groups=arrays["group"], classes=classes)  # fmt: skip

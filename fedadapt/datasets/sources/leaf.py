@@ -18,9 +18,7 @@ from fedadapt.datasets.sources.files import check_root
 from fedadapt.datasets.sources.image_store import Store, store_of
 from fedadapt.errors import InputError
 
-LETTERS = (
-    "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
-)
+LETTERS = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 """LEAF's letters of Shakespeare, in its order; their places are the tokens and the classes."""
 FACES = "img_align_celeba"
 SIDE = 84  # pixels of a face, as LEAF's network takes them
@@ -128,7 +126,9 @@ def _users(entry: DataEntry, root: str) -> tuple[str, list[tuple[str, list[Any],
     """The folder of the data, and (user, x, y) of every user, sorted; parts are put together."""
     folder = check_root(entry.name, root) / entry.files[0]
     files = sorted((folder / "all_data").glob("*.json"))
-    files = files or [f for part in ("train", "test") for f in sorted((folder / part).glob("*.json"))]
+    files = files or [
+        f for part in ("train", "test") for f in sorted((folder / part).glob("*.json"))
+    ]
     if not files:
         raise InputError(
             f"{folder}: has no all_data/*.json, and no train/*.json; make them with LEAF's scripts"

@@ -1,6 +1,8 @@
 """``load_tasks``: from the settings of a run to a server's tasks and its users' images."""
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import is_own
+from fedadapt.datasets.own.rehearsal import load_own_tasks
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.class_pairs import make_pairs
 from fedadapt.datasets.task_incremental.dua_indoor import make_indoor
@@ -18,6 +20,8 @@ def load_tasks(config: RunConfig) -> TaskBenchmark:
         InputError: Bad words, missing or damaged files, impossible numbers: one line.
 
     """
+    if is_own(config.benchmark):
+        return load_own_tasks(config)
     spec = check_tasks(config)
     if spec.entry.indoor:
         return make_indoor(spec)

@@ -2,21 +2,22 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from fedadapt.errors import InputError
-from fedadapt.records import LOCAL, Outcome
-from fedadapt.simulations.report import figures as plots
+from fedadapt.records import Outcome
 from fedadapt.simulations.report.client_gains import client_gains
-from fedadapt.simulations.report.confidence_figures import coverage_and_calibration
 from fedadapt.simulations.report.group_section import group_sections
 from fedadapt.simulations.report.notes import at_the_end, on_the_way
+from fedadapt.simulations.report.page.data import as_script, colours, page_data
+from fedadapt.simulations.report.page.library import library
+from fedadapt.simulations.report.page.script import SCRIPT
+from fedadapt.simulations.report.page.template import PAGE
 from fedadapt.simulations.report.style import to_svg
-from fedadapt.simulations.report.template import PAGE
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
 from fedadapt.simulations.results.calibration import Sureness, sureness
 from fedadapt.simulations.results.communication import (
@@ -27,7 +28,6 @@ from fedadapt.simulations.results.communication import (
     by_failure,
     by_reason,
 )
-from fedadapt.simulations.results.groups import GroupRow
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.simulations.results.serving import chosen_models
@@ -41,7 +41,12 @@ WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are 
 
 
 def write_report(folder: Path, *, measure: bool = True) -> Path:
-    """Write ``report.html`` into a run folder and return its path.
+    """Write ``report.html`` into a run folder and return its path; see ``report_page``."""
+    return put(folder / REPORT, report_page(folder, measure=measure).encode())
+
+
+def report_page(folder: Path, *, measure: bool) -> str:
+    """Return the page of a run as HTML.
 
     For an unfinished run the page shows what is there, from journals too, and a notice says what
     is missing.
@@ -70,11 +75,10 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     page = jinja.from_string(PAGE)
     run = RunFolder.read(folder)
     accuracies = last_accuracies(run.evaluations, run.adaptations)
-    pictures = _pictures(run, accuracies, measure=measure)
+    pictures = _drawn(run, accuracies) | _groups(run, accuracies, measure=measure)
     travelled = by_action(run.communication)
     numbers = _numbers(run, accuracies, travelled)
-    html = page.render(_words(run) | numbers | pictures | _communication(run, travelled))
-    return put(folder / REPORT, html.encode())
+    return page.render(_words(run) | numbers | pictures | _communication(run, travelled))
 
 
 def percent(share: float | None) -> str:
@@ -258,49 +262,48 @@ def _clients(
     ]
 
 
-def _pictures(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[str, Any]:
-    """Return the figures as inline SVG; those about groups only if the run has groups."""
+def _drawn(run: RunFolder, accuracies: Accuracies) -> dict[str, Any]:
+    """Return what the page's script draws, and the tables that stand for it."""
+    from markupsafe import Markup
+
+    sureness = sureness_of(run, accuracies)
+    data = page_data(run, accuracies, sureness)
+    of_label = colours(accuracies.labels)
+    tasks = run.summary.get("tasks", {})
+    # Colours are the page's own words; names of labels stay out of the style.
+    variables = "".join(f"--c{i}: {colour}; " for i, colour in enumerate(of_label.values()))
+    return {
+        "rounds": data["rounds"],
+        "losses": data["losses"],
+        "convergence_note": on_the_way(run),
+        "num_clients": len(accuracies),
+        "colours": of_label,
+        "label_colours": Markup(f":root {{ {variables}}}") if variables else "",
+        "sureness": sureness,
+        "tasks": tasks,
+        "num_tasks": max((len(scores["matrix"]) for scores in tasks.values()), default=0),
+        "data": Markup(as_script(data)),
+        "library": Markup(library()),
+        "script": Markup(SCRIPT),
+    }
+
+
+def _groups(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[str, Any]:
+    """Return the figures about groups as inline SVG, of runs that have groups."""
     from markupsafe import Markup
 
     sections: list[dict[str, Any]] = []
-
-    def add(title: str, note: str, *figures: Any, groups: Sequence[GroupRow] = ()) -> None:
-        name = f"f{len(sections)}"
-        svgs = [Markup(to_svg(figure, f"{name}-{i}")) for i, figure in enumerate(figures)]
-        section = {"title": title, "note": note, "svgs": svgs, "groups": groups, "sureness": {}}
-        sections.append(section)
-
-    if run.evaluations or run.losses:
-        losses = list(run.losses)
-        drawn = plots.convergence(run.evaluations, losses, accuracies, run.groups)
-        add("Convergence", on_the_way(run), drawn)
-    if found := sureness_of(run, accuracies):
-        note = (
-            "How sure a model is of an image is the probability of its prediction. Each client's "
-            "temperature comes from its adapt images; the calibration error is that of all test "
-            "images together."
-        )
-        add("Confidence", note, coverage_and_calibration(found))
-        sections[-1]["sureness"] = found
-    if run.groups is not None:
-        for section in group_sections(run, run.groups, measure=measure):
-            add(section.title, section.note, *section.figures, groups=section.groups)
-    kinds_figure = ""
-    if len(accuracies):
-        add("Distribution over clients", "", plots.distribution(accuracies))
-        gained = [
-            label for label in accuracies.labels if not np.isnan(accuracies.gain(label)).all()
-        ]
-        figures = [
-            plots.gains(accuracies, label) for label in gained if label not in ("base", LOCAL)
-        ]
-        if run.groups is not None and (together := client_gains(accuracies)) is not None:
+    if run.groups is None:
+        return {"figures": sections}
+    for section in group_sections(run, run.groups, measure=measure):
+        figures = list(section.figures)
+        if not sections and (together := client_gains(accuracies)) is not None:
             figures.insert(0, together)
-        if figures:
-            note = "Accuracy minus the base's on the same client; seen clients in blocks by kind."
-            add("Gain, client by client", note, *figures)
-        kinds_figure = Markup(to_svg(plots.kinds(accuracies), "kinds"))
-    return {"figures": sections, "kinds_figure": kinds_figure}
+        names = (f"f{len(sections)}-{i}" for i in range(len(figures)))
+        svgs = [Markup(to_svg(*pair)) for pair in zip(figures, names, strict=True)]
+        facts = {"title": section.title, "note": section.note, "groups": section.groups}
+        sections.append({**facts, "svgs": svgs})
+    return {"figures": sections}
 
 
 def sureness_of(run: RunFolder, accuracies: Accuracies) -> dict[str, Sureness]:

@@ -1,6 +1,7 @@
 """How figures look: colours that colour-blind readers can tell apart, and the page's text colour.
 
-Colours are Okabe and Ito's (2008). Vermilion has one meaning only: worse than before.
+Blue, green and vermilion are Okabe and Ito's (2008), the others near theirs, but dark enough for a
+white page and light enough for a dark one. Vermilion has one meaning only: worse than before.
 """
 
 import io
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 INK = "#1f2430"
 BEFORE = "#8d95a3"
 WORSE = "#d55e00"
-ALONE = "#882255"  # training alone, in every figure
-COLOURS = ("#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#7a68b8", "#999933")
+ALONE = "#b5467b"  # training alone, in every figure
+COLOURS = ("#0072b2", "#009e73", "#b07a00", "#a0674b", "#2f8fc4", "#7d6bbd", "#808020")
 
 RC: dict[str, Any] = {
     "font.family": "sans-serif",

@@ -98,7 +98,7 @@ def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> di
 
 
 def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
-    if (folder / TABLES[kind]).is_file():
+    if _is_newest(folder / TABLES[kind], folder / JOURNALS[kind]):
         try:
             check_table(folder, kind)
             return Rows(lambda: table_rows(folder, kind))
@@ -117,6 +117,15 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
     except InputError:
         missing.append(f"{JOURNALS[kind]} is damaged")
     return Rows(lambda: islice(journal_rows(folder, kind), whole))
+
+
+def _is_newest(table: Path, journal: Path) -> bool:
+    """Whether there is a table, and no journal of a run that has gone on since."""
+    try:
+        written = table.stat().st_mtime_ns
+    except OSError:
+        return False
+    return not journal.is_file() or written >= journal.stat().st_mtime_ns
 
 
 def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:

@@ -21,6 +21,7 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.failures import guarded
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig, parse_arguments
+from fedadapt.datasets.own.names import is_own
 from fedadapt.datasets.registry import find_benchmark
 from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
 from fedadapt.files import write_atomically
@@ -340,6 +341,8 @@ def keep_models(
 
 def _reading(config: RunConfig) -> str:
     """Return how the benchmark resizes its image files: a key of ``saved_models.images``."""
+    if is_own(config.benchmark):
+        return "middle-bicubic"
     if is_tasks(config.benchmark):
         scenes = find_tasks(config.benchmark).indoor
         return "shorter-side-bilinear" if scenes else "middle-bilinear"

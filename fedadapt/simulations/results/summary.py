@@ -7,9 +7,10 @@ has.
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -40,6 +41,7 @@ from fedadapt.simulations.results.parquet import Rows, put
 from fedadapt.simulations.results.serving import chosen_models
 
 SUMMARY = "summary.json"
+REFUSED = "egress: "  # begins the reason of what the owner of a client does not allow
 DIGITS = 6
 
 
@@ -54,6 +56,7 @@ def summarise(
     confidences: Iterable[Confidence] = (),
     *,
     by_task: bool = False,
+    withheld: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return what ``summary.json`` holds; the same rows in any order give the same summary.
 
@@ -62,15 +65,19 @@ def summarise(
     Args:
         evaluations: A list or ``Rows``, since they are read more than once.
         by_task: A round is a task: accuracy and forgetting of each task are part of the summary.
+        withheld: How many clients do not tell something, by what they do not tell.
 
     """
     adaptations = requested(config)
     accuracies = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
+    refusals: Counter[str] = Counter()
     travelled = {phase: {"bytes_up": 0, "bytes_down": 0} for phase in get_args(Phase)}
     for entry in communication:
         outcomes[entry.outcome] += 1
+        if entry.reason.startswith(REFUSED):
+            refusals[entry.reason.removeprefix(REFUSED)] += 1
         travelled[entry.phase]["bytes_up"] += entry.bytes_up
         travelled[entry.phase]["bytes_down"] += entry.bytes_down
     failed = Counter(f.label for f in failures if f.round == accuracies.round)
@@ -89,6 +96,10 @@ def summarise(
         "clients_evaluated": int(accuracies.seen.sum()),
         "accuracy": with_failed(by_label(accuracies.where(accuracies.seen)), failed, adaptations),
     }
+    if withheld:
+        summary["withheld"] = dict(withheld)
+    if refusals:
+        summary["refused"] = dict(sorted(refusals.items()))
     if failed:
         summary["failed_evaluations"] = dict(sorted(failed.items()))
     chosen = {}

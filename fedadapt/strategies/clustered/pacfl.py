@@ -5,7 +5,7 @@ learning via principal angles between client data subspaces", algorithm 1.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -62,6 +62,11 @@ class PACFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SUBSPACES, *ClusteredModels.query_types)
+    leaves: ClassVar[Mapping[str, str]] = {
+        SUBSPACES: "the main directions of each class's images: nearly mean images",
+    }
+    client_reports = "once the span of each class's images"
+    unseen_get = "the model of the nearest cluster"
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
     threshold: float = param(40.0, "degrees at which clusters stay apart", above=0, at_most=90)
@@ -80,20 +85,23 @@ class PACFL(ClusteredModels):
         alike = torch.ones(len(cohort), dtype=torch.float64)
         return Update({}, alike, report={"subspace": bases.flatten(1).float()})
 
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return {"subspace": torch.zeros(prod(self._shape))} if action == SUBSPACES else {}
+
     def assign(
         self, state: ClusteredState, action: str, round: int, answers: Iterable[Answers]
     ) -> ClusteredState:
         if state.clusters is not None:
             answers = until_quorum_fails(answers)
-        found = reported(answers, "subspace", prod(self._shape))
+        subspaces = reported(answers, "subspace", prod(self._shape))
         clusters = state.clusters
         if clusters is None:
-            members = {d: v for d, v in found.items() if d in set(state.clients)}
+            members = {d: v for d, v in subspaces.items() if d in set(state.clients)}
             if not members:
                 return state
             clusters = self._made(members, state, round)
-            found = {d: v for d, v in found.items() if d not in members}
-        return replace(state, clusters=clusters.joined_by(found, self._nearest))
+            subspaces = {d: v for d, v in subspaces.items() if d not in members}
+        return replace(state, clusters=clusters.joined_by(subspaces, self._nearest))
 
     def shared(self, state: ClusteredState) -> Weights:
         """Return the model of the largest cluster: the initial one is trained by nobody."""

@@ -104,14 +104,14 @@ def to_log8(importances: Weights) -> Weights:
 
 def from_log8(coded: Weights) -> Weights:
     """Decode what ``to_log8`` encoded, to float32."""
-    found: Weights = {}
+    decoded: Weights = {}
     for n, t in coded.items():
         if n.endswith(RANGE):
             continue
         low, high = coded[n + RANGE].unbind(1)
         logs = _each(torch.add, _each(torch.mul, t.double() - 1, (high - low) / LEVELS), low)
-        found[n] = torch.exp2(logs).masked_fill(t == 0, 0).float()
-    return found
+        decoded[n] = torch.exp2(logs).masked_fill(t == 0, 0).float()
+    return decoded
 
 
 CODES: dict[str, Code] = {

@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
-from fedadapt.datasets.task_incremental.task_entries import find_tasks
+from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
+from fedadapt.files import user_path
 from fedadapt.strategies.base import ServerSide
 from fedadapt.strategies.dua.experts.expert import Expert
 from fedadapt.strategies.dua.experts.importance import expert_importances
@@ -30,11 +30,12 @@ log = logging.getLogger(__name__)
 def prepared(strategy: Variant, server: ServerSide) -> Variant:
     """Return the strategy with its experts; those that are in the folder are not trained again."""
     config, tasks = server.config, server.tasks
-    small = tasks.image_shape[1] < 64 and find_tasks(config.benchmark).short_training
+    brief = is_tasks(config.benchmark) and find_tasks(config.benchmark).short_training
+    small = brief and tasks.image_shape[1] < 64
     make = ExpertTraining.paper if strategy.preset == "paper" else ExpertTraining.released
     training = make(strategy.method, **{**(SHORT if small else {}), **strategy.training})
     given = strategy.expert_folder
-    folder = Path(given).expanduser() if given else server.folder / EXPERTS
+    folder = user_path(given, "strategy-args: expert_folder") if given else server.folder / EXPERTS
     learnt = tasks.tasks[: config.rounds]
     experts = train_experts(
         strategy.model,
@@ -81,6 +82,7 @@ def _importances(
 
 def _name(config: RunConfig, training: ExpertTraining) -> str:
     """A folder of its own for what may not be mixed, below one that runs may share."""
-    settings = json.dumps([training.to_mapping(), config.examples, config.weights])
+    given = [config.examples, config.weights, *filter(None, [config.server_data])]
+    settings = json.dumps([training.to_mapping(), *given])
     mark = hashlib.sha256(settings.encode()).hexdigest()[:8]
     return f"{config.benchmark}-{config.model}-{training.method}-seed{config.seed}-{mark}"

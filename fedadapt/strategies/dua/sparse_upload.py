@@ -43,10 +43,10 @@ class Difference:
     @staticmethod
     def received(sent: Mapping[str, Tensor], share: float) -> "Difference":
         """Make the code from what one client received; other tensors are ignored."""
-        found = {
+        shared = {
             n.removeprefix(SHARED): t.unsqueeze(0) for n, t in sent.items() if n.startswith(SHARED)
         }
-        return Difference(row(from_log8(found), 0), share)
+        return Difference(row(from_log8(shared), 0), share)
 
     def encode(self, importances: Weights) -> Weights:
         """Encode importances: ``share`` bytes an entry, and a bit or 4 ``share`` bytes as position.
@@ -99,8 +99,8 @@ class Difference:
         reason = f"array {PLACES!r}: it must name {self._count} of {entries} entries"
         wrong = dict.fromkeys((~fine).nonzero().flatten().tolist(), reason)
         rows = fine.nonzero().flatten().tolist()
-        found = impossible(self.decode({n: t[rows] for n, t in coded.items()}))
-        return wrong | {rows[d]: why for d, why in found.items()}
+        reasons = impossible(self.decode({n: t[rows] for n, t in coded.items()}))
+        return wrong | {rows[d]: why for d, why in reasons.items()}
 
     @cached_property
     def _names(self) -> list[str]:

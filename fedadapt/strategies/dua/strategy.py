@@ -56,6 +56,12 @@ class MergedExperts(Strategy[DuaState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (IMPORTANCE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "nothing: clients do not train",
+        IMPORTANCE: "how much each parameter of an expert matters; with merge_on=client nothing",
+    }
+    unseen_get: ClassVar[str] = "what all get: no client trains"
+    batch_norm_is: ClassVar[str] = "the experts'"
     learns_tasks: ClassVar[bool] = True
     samples_clients: ClassVar[bool] = False
     method: ClassVar[str]  # ``ExpertTraining.method``
@@ -135,7 +141,7 @@ class MergedExperts(Strategy[DuaState]):
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
         importance_request = ImportanceRequest.from_config(received.config)
         expert = {n: t for n, t in received.weights.items() if not n.startswith(SHARED)}
-        found = importances(
+        measured = importances(
             cohort,
             expert,
             kind=importance_request.kind,
@@ -148,8 +154,8 @@ class MergedExperts(Strategy[DuaState]):
         alike = torch.ones(len(cohort), dtype=torch.float64)
         if importance_request.stays:
             task = int(received.config["task"])  # type: ignore[arg-type]
-            return Update({}, alike, states=added(cohort, expert, found, task=task))
-        return Update(importance_request.code(row(received.weights, 0)).encode(found), alike)
+            return Update({}, alike, states=added(cohort, expert, measured, task=task))
+        return Update(importance_request.code(row(received.weights, 0)).encode(measured), alike)
 
     def expected(self, action: str, sent: Weights) -> Weights:
         assert self.importance_request is not None
@@ -172,9 +178,11 @@ class MergedExperts(Strategy[DuaState]):
         for some in answers:
             if some.update is None or self.importance_request.stays:
                 continue
-            found = self._code(round - 1).decode(some.update.weights)
+            decoded = self._code(round - 1).decode(some.update.weights)
             for d, client in enumerate(some.clients):
-                self.importance_store.put((round - 1, client), {n: t[d] for n, t in found.items()})
+                self.importance_store.put(
+                    (round - 1, client), {n: t[d] for n, t in decoded.items()}
+                )
         return state
 
     def end(self, state: DuaState, round: int) -> DuaState:

@@ -20,6 +20,10 @@ class PersonalExperts(MergedExperts):
     """RACL: experts merged for each user by what matters on that user's images; no labels."""
 
     personal: ClassVar[bool] = True
+    client_gets: ClassVar[str] = "the newest task's expert"
+    client_reports: ClassVar[str] = "how much its parameters matter (not with `merge-on=client`)"
+    personal_is: ClassVar[str] = "merged on the server, or on the client"
+    unseen_get: ClassVar[str] = "what all get: no client trains, all are asked"
 
     upload: str = param(
         "fp32",

@@ -16,7 +16,6 @@ from fedadapt.client.step_rules import Adam
 from fedadapt.weights import Weights
 
 MIXER = "mixer/"
-UNLIKELY = -1e4  # the logit of a class that is not in a task
 
 
 def blocks_of(model: nn.Module, number: int) -> dict[str, int]:
@@ -92,19 +91,3 @@ def warmed_up(
             gradients = torch.autograd.grad(loss, list(leaves.values()))
         rule.update(params, dict(zip(leaves, gradients, strict=True)), state)
     return {n: t[0] for n, t in params.items()}
-
-
-def with_classes(weights: Weights, head: tuple[str, str], present: Tensor) -> Weights:
-    """Return networks that answer classes of their task alone; their logits are as they were.
-
-    Args:
-        head: Names of the weight and the bias of the linear head.
-        present: Which classes are in each task, [D, C], bool.
-
-    """
-    weight, bias = head
-    kept = present.to(weights[weight])
-    return weights | {
-        weight: weights[weight] * kept.unsqueeze(2),
-        bias: torch.where(present, weights[bias], torch.full_like(weights[bias], UNLIKELY)),
-    }

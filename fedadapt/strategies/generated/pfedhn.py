@@ -29,7 +29,8 @@ class PFedHN(Generated):
     Layers of ReLUs see the client's embedding, and a linear layer for each tensor makes it. That
     takes ``hidden`` times the memory of a model, so it is for small networks. The model goes down
     and up; nothing but running statistics stays on a client, and with ``local_head`` the classifier
-    (pFedHN-PC). A client that never trained gets what is made of the mean embedding.
+    (pFedHN-PC). A client that never trained gets what is made of the mean embedding, or with
+    ``new_rounds`` of an embedding that it learns with the hypernetwork held.
 
     The authors' step is of one client, from weights just made. Here the clients of a round train
     side by side from the same hypernetwork, so their steps one after the other would add up to
@@ -39,6 +40,8 @@ class PFedHN(Generated):
     layers begin at the common initial model, which their weights, drawn as usual, disturb a little.
     """
 
+    client_gets = "once the statistics"
+    unseen_get = "what is made of the mean embedding, or of one that they learn (`new-rounds`)"
     hyper_lr: float = param(0.2, "learning rate of the server", above=0)
     hyper_momentum: float = param(0.5, "its momentum", at_least=0, below=1)
     hyper_decay: float = param(0.001, "its weight decay", at_least=0)

@@ -27,7 +27,8 @@ class PFedPG(Generated):
     P = B + softmax(d Wq (B Wk)^T / sqrt(l)) (B Wv) Wo, added to every row. Clients train P and a
     head of their own from there. K x l numbers go down and up in a round; the head stays on the
     client, and the frozen body comes to it once. An unseen client gets the prompts of the mean
-    descriptor and the initial head, which it has to adapt first.
+    descriptor and the initial head, which it has to adapt first; with ``new_rounds`` it learns a
+    descriptor, prompts and a head, and nothing else moves.
 
     The network needs prompts, and weights that are worth freezing: ``model=vit-tiny-prompts`` and
     ``weights``. The paper's server has an equation that we know from its description alone: the sum
@@ -37,6 +38,10 @@ class PFedPG(Generated):
     batches of 64.
     """
 
+    personal_is = "on the client"
+    client_gets = "once everything else"
+    client_keeps = "the prompts that it trained last"
+    unseen_get = "prompts of the mean descriptor, or their own (`new-rounds`)"
     hyper_lr: float = param(0.001, "learning rate of the server's Adam", above=0)
     serve: str = param(
         "trained",

@@ -4,7 +4,7 @@ Huang et al. 2021, "Personalized cross-silo federated learning on non-IID data",
 its heuristic form.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +29,8 @@ class FedAMP(PersonalModels):
     The server has every client's last model w_j and sends u_i = sum_j xi_ij w_j. Client i goes on
     from its own w_i, which it keeps, and minimises F_i(w) + (mu / 2) ||w - u_i||^2; ``mu`` is the
     paper's lambda / alpha_k. What it trained is its personal model. Models of clients that are not
-    sampled take part as they are. A client that never trained is sent and served the mean. Batch
+    sampled take part as they are. A client that never trained is sent and served the mean. With
+    ``cloud`` the mixtures are evaluated too; some codes report those as the method's models. Batch
     norm is mixed like everything else, but distances are of parameters alone. All pairs of models
     are compared in each round, which takes time in proportion to N^2.
 
@@ -44,6 +45,7 @@ class FedAMP(PersonalModels):
     """
 
     combined = "when sent"
+    client_keeps = "its own model"
     mu: float = param(1.0, "strength of the pull towards the mixture", at_least=0)
     form: str = param(
         "scale-free", "how models are mixed", choices=("scale-free", "published", "heur")
@@ -55,6 +57,7 @@ class FedAMP(PersonalModels):
     )
     cosine: float = param(10.0, "heur: factor of the cosine", at_least=0)
     own: float = param(0.05, "heur: share of a client's own model", at_least=0, at_most=1)
+    cloud: bool = param(False, "evaluate the mixtures u_i too, as model cloud")
 
     def train(self, cohort: Cohort, received: Weights) -> Update:
         own = cohort.state("model", received)
@@ -72,6 +75,11 @@ class FedAMP(PersonalModels):
         mixed = self.mixtures(state, state.clients, shares)
         for client in clients:
             yield state.base | next(mixed) if client in place else state.base
+
+    def more_models(
+        self, state: PersonalState, clients: Sequence[int]
+    ) -> Mapping[str, Iterator[Weights]]:
+        return {"cloud": self.combine(state, clients, 0)} if self.cloud else {}
 
     def shares(self, products: Tensor) -> Tensor:
         """Return xi of models with these inner products, [N, N]; each row sums to 1."""
@@ -104,14 +112,14 @@ def products(state: PersonalState, names: Collection[str]) -> Tensor:
             torch.cat([model[n].double().flatten() for n in order], out=row)
         return rows
 
-    found = torch.zeros(len(clients), len(clients), dtype=torch.float64)
+    inner = torch.zeros(len(clients), len(clients), dtype=torch.float64)
     some = max(1, AT_ONCE // max(1, 8 * size))
     for i in range(0, len(clients), some):
         left = flat(clients[i : i + some])
         for j in range(0, i + 1, some):
             right = left if i == j else flat(clients[j : j + some])
-            found[i : i + some, j : j + some] = left @ right.T
-    return found.tril() + found.tril(-1).T
+            inner[i : i + some, j : j + some] = left @ right.T
+    return inner.tril() + inner.tril(-1).T
 
 
 def squared_distances(products: Tensor) -> Tensor:

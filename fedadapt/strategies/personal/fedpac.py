@@ -4,8 +4,9 @@ Xu, Tong and Huang 2023, "Personalized federated learning with feature alignment
 collaboration", algorithm 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,12 @@ class FedPAC(PersonalModels):
     clients that answered.
     """
 
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "the trained model; sums of features by class, their variance, and class shares"
+    }
     combined = "when trained"
+    client_reports = "sums and spread of its features"
+    unseen_get = "the mean body with the mean head"
     lam: float = param(1.0, "strength of the pull of features to their class's mean", at_least=0)
     head_epochs: int = param(1, "epochs on the head, before the body", at_least=1)
     head_lr: float = param(0.1, "learning rate of the head", above=0)
@@ -99,13 +105,15 @@ class FedPAC(PersonalModels):
 
     def _statistics(self, cohort: Cohort, weights: Weights) -> Weights:
         """Measure H [D, C, F] and v [D], float64, of the training images."""
-        found = []
+        statistics = []
         for own in features_of(cohort, weights, Schedule(BATCH, purpose="fedpac")):
             z, count = own.values.double(), len(own.labels)
             classes = weights[linear_head(self.model)[0]].shape[1]  # of [D, C, F]
             sums = z.new_zeros(classes, z.shape[1]).index_add_(0, own.labels, z) / count
-            found.append({"H": sums, "v": (z.square().sum() / count - sums.square().sum()) / count})
-        return stack(found)
+            statistics.append(
+                {"H": sums, "v": (z.square().sum() / count - sums.square().sum()) / count}
+            )
+        return stack(statistics)
 
 
 def head_shares(features: Tensor, variances: Tensor) -> Tensor:
@@ -117,12 +125,12 @@ def head_shares(features: Tensor, variances: Tensor) -> Tensor:
 
     """
     gram, count = features @ features.T, len(features)
-    found = []
+    of_some = []
     for some in torch.arange(count).split(max(1, NUMBERS_AT_ONCE // count**2)):
         own = gram[some]  # <H_i, H_j>
         bias = gram.diagonal()[some][:, None, None] - own[:, :, None] - own[:, None, :] + gram
-        found.append(least_on_simplex(bias + torch.diag(variances)))
-    shares = torch.cat(found)
+        of_some.append(least_on_simplex(bias + torch.diag(variances)))
+    shares = torch.cat(of_some)
     shares = shares.where(shares >= LEAST, 0.0)
     return shares / shares.sum(1, keepdim=True)
 

@@ -35,6 +35,8 @@ class APFL(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "v, alpha"
+    unseen_get = "the shared model"
     alpha: float = param(
         0.25, "share of the client's own weights; learnt: at the start", at_least=0, at_most=1
     )

@@ -23,6 +23,7 @@ class Ditto(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "its own model"
     lam: float = param(0.1, "strength of the pull towards the shared model", at_least=0)
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:

@@ -65,6 +65,7 @@ class EmbeddedModels(SharedModel):
     """
 
     personal = "on client"
+    unseen_get = "what is made of their own unlabelled images"
     personal_of_all = True
 
     image_shape: tuple[int, ...] = from_run()  # of a network input, (C, H, W)
@@ -139,11 +140,11 @@ class EmbeddedModels(SharedModel):
     def _vectors(self, cohort: Cohort, network: Weights) -> Tensor:
         """What each client's images look like, [D, q], in the network's arithmetic."""
         if self.vector == "sparsity":
-            found = self._sparsity(self._looked_at(cohort), network)
+            vectors = self._sparsity(self._looked_at(cohort), network)
         else:
-            found = _deviations(network, self._statistics(cohort, network))
+            vectors = _deviations(network, self._statistics(cohort, network))
         like = next(t for t in network.values() if t.is_floating_point())
-        return found.to(like)
+        return vectors.to(like)
 
     def _looked_at(self, cohort: Cohort) -> Cohort:
         """The cohort with the images that vectors are made of as its training images."""

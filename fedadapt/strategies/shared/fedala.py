@@ -38,6 +38,8 @@ class FedALA(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "its last head, A"
+    unseen_get = "the shared model"
     rate: float = param(1.0, "learning rate of the mixture", at_least=0)
     share: float = param(0.8, "share of the training images it is learnt on", at_least=0, at_most=1)
     first_epochs: int = param(10, "epochs in which it is learnt the first time", at_least=1)

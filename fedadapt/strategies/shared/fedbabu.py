@@ -28,6 +28,7 @@ class FedBabu(SharedModel):
     """
 
     personal = "on client"
+    unseen_get = "what they fine-tune of the shared model"
     fine_tune_epochs: int = param(10, "epochs that make a personal model", at_least=1)
     fine_tune_rate: float = param(
         0.2, "learning rate of fine-tuning, as a multiple of the run's", at_least=0

@@ -43,6 +43,8 @@ class FedLoGe(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "its personal head"
+    unseen_get = "the shared model"
     personal_of_all = True
     frame_norm: float = param(
         1.0, "norm of the fixed classifier's rows; the paper: 0.1, over 500 rounds", above=0

@@ -31,6 +31,8 @@ class FedRod(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "its personal head"
+    unseen_get = "the shared model"
     head_rate: float = param(
         1.0, "learning rate of the personal head, as a multiple of the run's", at_least=0
     )

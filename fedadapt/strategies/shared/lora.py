@@ -103,12 +103,12 @@ class LowRank(SharedModel):
 
     def _first_a(self, weights: Weights) -> Weights:
         """Return A as LoRA draws it, uniform within 1 / sqrt(in), from the seed alone."""
-        random, found = stream(self.seed, "lora"), {}
+        random, first = stream(self.seed, "lora"), {}
         for n, weight in weights.items():
             width = weight[0].numel()
             drawn = random.uniform(-1, 1, (self.rank, width)) / width**0.5
-            found[A + n] = torch.from_numpy(drawn).to(weight)
-        return found
+            first[A + n] = torch.from_numpy(drawn).to(weight)
+        return first
 
 
 def _first_b(weights: Weights, rank: int) -> Weights:
@@ -150,6 +150,8 @@ class FedSaLora(LowRank):
     """
 
     personal = "on client"
+    client_keeps = "`lora-b`"
+    unseen_get = "the network as it was at first"
     personal_of_all = True
 
     def __post_init__(self) -> None:

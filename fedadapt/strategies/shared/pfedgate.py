@@ -55,6 +55,8 @@ class PFedGate(SharedModel):
     """
 
     personal = "on client"
+    client_keeps = "its gate layer"
+    unseen_get = "the shared model with gates that they learn"
     ignores = frozenset({"weight-decay"})
 
     image_shape: tuple[int, ...] = from_run()
@@ -107,13 +109,13 @@ class PFedGate(SharedModel):
         """
         if self.aggregation == "dense":
             return mean
-        found = dict(mean)
+        next_ones = dict(mean)
         for name, shares in self._cut.spread(mean[USED].unsqueeze(0)).items():
             if name in mean:
                 old, new, share = before[name], mean[name], shares[0]
                 among = old + (new - old) / torch.where(share > 0, share, torch.ones_like(share))
-                found[name] = torch.where(share == 1, new, torch.where(share > 0, among, old))
-        return found
+                next_ones[name] = torch.where(share == 1, new, torch.where(share > 0, among, old))
+        return next_ones
 
     def personal_model(self, cohort: Cohort, shared: Weights) -> Weights:
         network = self.base_model(shared)
@@ -167,13 +169,13 @@ class PFedGate(SharedModel):
     def _served(self, cohort: Cohort, gate: Weights) -> Tensor:
         """Return the gates of each client's training images as one batch, [D, blocks]."""
         some = cohort.subset(purpose="gates", most=MOST_IMAGES)
-        found: dict[int, Tensor] = {}
+        of_client: dict[int, Tensor] = {}
         with torch.no_grad():
             for groups in some.steps(Schedule(MOST_IMAGES, purpose="gates")):
                 for members, batch in groups:
                     own = {n: t[members] for n, t in gate.items()}
-                    found |= zip(members, self.gates(own, batch.inputs), strict=True)
-        return torch.stack([found[d] for d in range(len(cohort))])
+                    of_client |= zip(members, self.gates(own, batch.inputs), strict=True)
+        return torch.stack([of_client[d] for d in range(len(cohort))])
 
     def _kept(self, cohort: Cohort, shared: Weights) -> Weights:
         """Return each client's gate layer; drawn by its own stream where it has none yet."""

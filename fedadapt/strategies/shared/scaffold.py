@@ -7,6 +7,7 @@ algorithm 1 with option II.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,11 @@ class Scaffold(Strategy[ScaffoldState]):
     """
 
     query_types = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
+        "train": "the trained model and its control variate"
+    }
     ignores = frozenset({"momentum"})
+    client_keeps = "its control variate"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
     training: LocalTraining = from_run(default_factory=LocalTraining)

@@ -14,6 +14,7 @@ from toys import CLASSES, assert_close, assert_same_bits, cohort, conv, initials
 
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.atp import Atp, moved, moving, no_rates
+from fedadapt.datasets.benchmark import Examples
 from fedadapt.models.network import Network
 from fedadapt.selectors import norm_statistics
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
@@ -134,6 +135,73 @@ def test_a_variance_is_not_moved_below_0():
     direction = {"body.1.running_var": 2 * weights["body.1.running_var"]}
     rates = {"body.1.running_var": torch.ones(3, dtype=torch.float64)}
     assert not moved(weights, direction, rates)["body.1.running_var"].any()
+
+
+def alone_with(own, rows):
+    """The same client with these of its adapt images."""
+    return own._replace(adapt=Examples(own.adapt.inputs[rows], own.adapt.labels[rows]))
+
+
+@pytest.mark.parametrize("form", ["batch", "online"])
+def test_with_one_batch_of_all_images_every_form_is_the_same(form):
+    weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
+    rates = {n: 0.1 + t for n, t in no_rates(members, weights).items()}
+    whole, by_batch = Atp(), Atp(form=form, batch_size=9)
+    assert_close(by_batch.adapt(members, weights, rates), whole.adapt(members, weights, rates))
+    assert_close(by_batch.learnt(members, weights, rates), whole.learnt(members, weights, rates))
+
+
+@pytest.mark.parametrize("form", ["batch", "online"])
+def test_rates_make_one_step_a_batch_each_from_the_model_received(form):
+    """Batch after batch, written out by the form that takes all images in one step."""
+    weights, members = initials(conv(), 3), cohort(conv(), SPLITS)
+    rates = {n: 0.05 + t for n, t in no_rates(members, weights).items()}
+    method = Atp(form=form, batch_size=4, lr=0.5)
+    found = method.learnt(members, weights, rates)
+    for d, own in enumerate(SPLITS):
+        order = members.generator(d, "atp").permutation(len(own.adapt))
+        batches = {9: [order[:4], order[4:]], 7: [order[:4], order[4:]]}[len(order)]
+        wanted = row(rates, d)
+        for rows in batches:
+            client = cohort(conv(), [alone_with(own, torch.from_numpy(rows))])
+            given = {n: t.unsqueeze(0) for n, t in wanted.items()}
+            stepped = Atp(lr=0.5).learnt(
+                client, {n: t[d : d + 1] for n, t in weights.items()}, given
+            )
+            wanted = row(stepped, 0)
+        torch.testing.assert_close(row(found, d), wanted)
+    assert not torch.equal(
+        found["head.bias"], Atp(lr=0.5).learnt(members, weights, rates)["head.bias"]
+    )
+
+
+def test_online_is_the_mean_over_batches_and_batch_is_the_first():
+    """Means of equal batches are that of all; a variance lacks the spread of the batches' means."""
+    even = [split(5, adapt=8, seed=s) for s in (1, 2)]
+    weights, members = initials(one_norm(), 2), cohort(one_norm(), even)
+    rates = {n: 0.1 + t for n, t in no_rates(members, weights).items()}
+    whole = Atp().adapt(members, weights, rates)
+    online = Atp(form="online", batch_size=4).adapt(members, weights, rates)
+    first = Atp(form="batch", batch_size=4).adapt(members, weights, rates)
+    parameters = [n for n, _ in one_norm().named_parameters()]
+    for n in (*parameters, "body.1.running_mean"):
+        torch.testing.assert_close(online[n], whole[n])
+    for d, own in enumerate(even):
+        order = members.generator(d, "atp").permutation(8)
+        halves = [
+            Atp().adapt(
+                cohort(one_norm(), [alone_with(own, torch.from_numpy(rows))]),
+                {n: t[d : d + 1] for n, t in weights.items()},
+                {n: t[d : d + 1] for n, t in rates.items()},
+            )
+            for rows in (order[:4], order[4:])
+        ]
+        mean = {
+            n: (t[0] + halves[1][n][0]) / 2 for n, t in halves[0].items() if t.is_floating_point()
+        }
+        assert_close({n: online[n][d] for n in mean}, mean)
+        assert_close({n: first[n][d] for n in mean}, {n: halves[0][n][0] for n in mean})
+    assert (online["body.1.running_var"] < whole["body.1.running_var"]).all()
 
 
 def test_rates_that_are_learnt_lower_the_loss_that_they_are_learnt_on():

@@ -149,7 +149,10 @@ def test_identical_inputs_of_an_owner_join_their_groups():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"clients": 5}, "clients: 5 is more than the 4 that npz:made.npz has; set clients=4, or 0"),
+        (
+            {"clients": 5},
+            "clients: 5 is more than the 4 that npz:made.npz has; set clients=4, or 0",
+        ),
         ({"quantity": "linear"}, "quantity: linear; with partition natural the sizes are"),
         ({"split": "pooled"}, "split: pooled; every client has images of its own"),
     ],

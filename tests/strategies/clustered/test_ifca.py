@@ -1,5 +1,7 @@
 """IFCA where the answer is known, and on digits of which one model cannot know the labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ from fedadapt.client.candidates import join_models, split_models
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Sent, Update
-from fedadapt.strategies.clustered.ifca import IFCA
+from fedadapt.strategies.clustered.ifca import IFCA, JUDGE
 from fedadapt.strategies.registry import select
 from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import repeat, row
@@ -189,3 +191,94 @@ def test_twice_as_many_models_as_groups_learn_swapped_labels():
     runs = [learn("ifca", "swapped-labels", seed, {"clusters": 8}) for seed in (1, 2)]
     assert np.mean([run.personal for run in runs]) >= 0.85
     assert min(agreement(run) for run in runs) >= 0.85
+
+
+# Restarts
+
+
+def test_with_restarts_the_start_of_least_loss_goes_on():
+    """By hand: F(w) = (w - t)^2 / 2 + 1 with t of 0 and 4; a step of 0.5 halves the distance.
+
+    The models of the second start are known here, as they are set after they were drawn.
+    """
+    strategy = ifca(2, restarts=1, trial_rounds=1)
+    state = strategy.begin(at(3.0), [0, 1])
+    state = replace(state, current=state_of(ifca(2), 6.0, 9.0).current)
+    members = cohort(Quadratic(), TWO, clients=(0, 1))
+
+    def round_of(number, state):
+        for action in strategy.actions(state, number):
+            sent = strategy.send(state, action, number, (0, 1))
+            update = strategy.answer(action, members, sent)
+            assert strategy.validation_errors(action, update) == {}
+            assert strategy.expected(action, row(sent.weights, 0)).keys() == update.weights.keys()
+            state = strategy.merge(state, action, number, [Answers((0, 1), update)])
+        return strategy.end(state, number)
+
+    assert strategy.actions(state, 1) == ("train", JUDGE)
+    first = round_of(1, state)
+    # Both choose the model at 6, which goes to the mean of 3 and 5; losses there: 9 and 1.
+    assert first.loss == pytest.approx(5.0)
+    assert [float(m["w"]) for m in first.best.models] == [4.0, 9.0]
+    assert [float(m["w"]) for m in first.models] == [3.0, 3.0]  # a scalar, shuffled, is itself
+    other = replace(first, current=state_of(ifca(2), 1.0, 5.0).current)
+    second = round_of(2, other)
+    # Each has a model of its own, at 0.5 and 4.5, with losses of 1.125.
+    assert [float(m["w"]) for m in second.models] == [0.5, 4.5]
+    assert second.of == {0: 0, 1: 1}
+    assert strategy.actions(second, 3) == ("train",)
+    worse = replace(first, current=state_of(ifca(2), 20.0, 30.0).current)
+    assert [float(m["w"]) for m in round_of(2, worse).models] == [4.0, 9.0]
+
+
+def test_every_start_is_drawn_anew_and_a_run_ends_with_one_of_them():
+    splits = [split(count, adapt=5, seed=count) for count in (5, 7, 6)]
+    trials = {
+        n: federate(
+            ifca(2, conv(), lr=0.1, restarts=n, trial_rounds=2),
+            Toys(splits), conv(), initial(conv()), rounds,
+        )
+        for n, rounds in ((2, 6), (0, 2))
+    }  # fmt: skip
+    asked = [(e.round, e.action) for e in trials[2].communication if e.client == 0]
+    assert [number for number, action in asked if action == JUDGE] == [2, 4, 6]
+    strategy = ifca(2, conv(), restarts=2)
+    starts = [strategy._start(initial(conv()), number, since=1) for number in range(3)]
+    assert_same_bits(starts[0].models[0], initial(conv()))
+    assert len({float(s.models[1]["head.bias"] @ torch.arange(3.0).double()) for s in starts}) == 3
+    ended = trials[2].method._state
+    assert (ended.tried, ended.best, ended.initial) == (3, None, {})
+    # The first start is that of a run without restarts, so its trial is that run.
+    one = trials[0].method._state
+    assert any(torch.equal(ended.models[1]["head.bias"], m["head.bias"]) for m in one.models) == (
+        ended.current.since == 1
+    )
+
+
+def test_a_state_between_trials_is_packed_whole():
+    strategy = ifca(2, restarts=1)
+    state = replace(strategy.begin(at(3.0), [0, 1]), tried=1, loss=0.25)
+    state = replace(state, best=state_of(ifca(2), 1.0, 2.0).current)
+    again = strategy.unpack(*strategy.pack(state))
+    assert (again.tried, again.loss) == (1, 0.25)
+    assert [float(m["w"]) for m in again.best.models] == [1.0, 2.0]
+    assert_same_bits(again.initial, state.initial)
+    assert strategy.unpack(*strategy.pack(strategy.begin(at(3.0), [0]))).loss == float("inf")
+
+
+def test_a_trial_whose_last_round_failed_ends_with_the_next_one():
+    strategy = ifca(2, restarts=1, trial_rounds=3)
+    state = strategy.begin(at(3.0), [0, 1])
+    assert [len(strategy.actions(state, number)) for number in (2, 3, 4)] == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("restarts=2", "rounds: 15; ifca tries 3 starts for 5 rounds each and needs one after"),
+        ("trial_rounds=2", "strategy-args: trial_rounds: goes with restarts"),
+    ],
+)
+def test_restarts_that_do_not_fit_into_the_run_are_refused(arguments, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        select(RunConfig(strategy="ifca", strategy_args=arguments, rounds=15))

@@ -22,6 +22,7 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Update
+from fedadapt.models.class_selection import with_classes
 from fedadapt.models.network import Network
 from fedadapt.random_streams import stream
 from fedadapt.selectors import linear_head
@@ -32,9 +33,9 @@ from fedadapt.strategies.generated.mixtures import (
     mixed,
     shares_of,
     warmed_up,
-    with_classes,
 )
-from fedadapt.strategies.generated.taper import DESCRIBE, TASK, Taper
+from fedadapt.strategies.generated.taper import DESCRIBE, Taper
+from fedadapt.strategies.generated.task_mixtures import TASK
 from fedadapt.strategies.shared.fedavg import FedAvg
 from fedadapt.weights import num_bytes, repeat, row
 
@@ -215,7 +216,7 @@ def test_descriptions_are_asked_once_of_all_and_bases_and_mixer_travel_in_the_en
 def test_each_base_is_the_mean_of_its_group():
     strategy, trial = after(3)
     state = trial.method._state
-    groups = {d: strategy._group(state, d) for d in range(3)}
+    groups = {d: strategy.group(state, d) for d in range(3)}
     assert sorted(set(groups.values())) == [0, 1]
     cohort = trial.worker.cohort(range(3), 3)
     fitted = fit(cohort, repeat(state.generic, 3), Sgd(0.1), strategy.training.schedule).weights
@@ -261,7 +262,7 @@ def test_after_the_last_stage_the_server_has_the_mean_of_bases_and_mixers():
     merged = strategy.merge(state, "train", 4, [Answers((0, 1, 2), answer)])
     share = answer.num_examples / answer.num_examples.sum()
     mean = {n: torch.einsum("d,d...->...", share, t) for n, t in answer.weights.items()}
-    assert_close(strategy._all_of(merged), mean)
+    assert_close(strategy.all_of(merged), mean)
     assert any(n.startswith(MIXER) for n in mean)
 
 
@@ -273,7 +274,7 @@ def test_the_mixer_that_is_sent_first_knows_which_base_is_whose():
     g = {n: t for n, t in sent.items() if n.startswith(MIXER)}
     found = shares_of(g, tasks, strategy.num_blocks)
     for d in range(3):
-        assert (found[d, :, strategy._group(state, d)] > 0.9).all()
+        assert (found[d, :, strategy.group(state, d)] > 0.9).all()
 
 
 def test_clients_that_never_train_have_no_say_in_the_groups():
@@ -298,7 +299,7 @@ def test_a_client_that_never_trained_is_served_the_mixture_of_its_own_descriptio
     own = torch.bincount(SPLITS[3].train.labels, minlength=3).double()
     torch.testing.assert_close(state.tasks[3], own / own.sum(), rtol=1e-6, atol=1e-7)
     found = trial.method.models([3, 77])["personal"]
-    given = repeat(strategy._all_of(state), 1)
+    given = repeat(strategy.all_of(state), 1)
     assert_close(row(found, 0), row(strategy.mixture(given, state.tasks[3].unsqueeze(0)), 0))
     mean = torch.stack([*state.tasks.values()]).mean(0, keepdim=True)
     assert_close(row(found, 1), row(strategy.mixture(given, mean), 0))
@@ -345,7 +346,7 @@ def test_training_goes_on_without_a_description_and_groups_come_when_there_is_on
 
 def test_a_run_without_a_round_for_each_stage_is_refused():
     with pytest.raises(InputError, match=r"^rounds: 2; taper has 2 rounds before its last stage"):
-        Taper.check({}, RunConfig(rounds=2))
+        Taper.check({}, RunConfig(strategy="taper", rounds=2))
     Taper.check({"generic_rounds": 1}, RunConfig(rounds=3))
 
 

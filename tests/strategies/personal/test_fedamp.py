@@ -171,3 +171,22 @@ def test_real_digits_are_learnt_better_than_alone():
     average = mean(fedavg("two-groups", seed).base for seed in SEEDS)
     assert found > alone + 0.01  # seen: 0.963 beside 0.944 and 0.918
     assert found > average + 0.02
+
+
+def test_the_cloud_is_the_mixture_of_what_clients_trained_by_hand():
+    state = state_of(scalars(5.0, 7.0))
+    strategy = fedamp(form="published", sigma=4.0, alpha=2.0, cloud=True)
+    models = strategy.models(state, [1, 0, 9])
+    wanted = torch.tensor([6.63212, 5.36788, 5.0]).double()  # 9 never trained: the base, 5
+    torch.testing.assert_close(models["cloud"]["w"], wanted, atol=1e-5, rtol=0)
+    assert models["personal"]["w"].tolist() == [7.0, 5.0, 5.0]
+    assert set(fedamp().models(state, [0])) == {"base", "personal"}
+
+
+def test_clouds_of_equal_clients_are_fedavg():
+    alike, start = [quadratic_split(1.0, 4.0)] * 3, {"w": torch.tensor(10.0, dtype=torch.float64)}
+    trial = run(fedamp(cloud=True), Quadratic, alike, 3, start)
+    average = run(FedAvg(model=Quadratic(), training=training(0.5)), Quadratic, alike, 3, start)
+    wanted = average.method.models([0, 1, 2])["base"]["w"]
+    # The pull to the mixture, which is one's own model, is 0.
+    torch.testing.assert_close(trial.method.models([0, 1, 2])["cloud"]["w"], wanted)

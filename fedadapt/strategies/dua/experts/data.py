@@ -83,12 +83,12 @@ def check(tasks: Sequence[Task], known: Sequence[str] = ()) -> None:
 
 def digest(*tensors: Tensor) -> str:
     """Return a hash of types, shapes and contents."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
-        found.update(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
-        found.update(plain.reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        hashed.update(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
+        hashed.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return hashed.hexdigest()
 
 
 def body_of(network: nn.Module) -> Weights:

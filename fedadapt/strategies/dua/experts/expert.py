@@ -39,12 +39,12 @@ class Expert(NamedTuple):
 
 def slices(heads: Sequence[TaskHead]) -> dict[str, tuple[int, int]]:
     """Return for each task its first logit and the one after its last, in concatenated heads."""
-    found: dict[str, tuple[int, int]] = {}
+    logits_of: dict[str, tuple[int, int]] = {}
     first = 0
     for task, num_classes in heads:
-        found[task] = (first, first + num_classes)
+        logits_of[task] = (first, first + num_classes)
         first += num_classes
-    return found
+    return logits_of
 
 
 def head_for(experts: Sequence[Expert], task: str, after: int = -1) -> Weights:

@@ -53,7 +53,7 @@ def expert_importances(
     for part in parts:
         own = task._replace(train=part, validation=part)
         cohort = cohort_of(network, own, 0, scaling=scaling, seed=seed, compute=compute)
-        found = importances(
+        measured = importances(
             cohort,
             weights,
             kind=kind,
@@ -62,7 +62,7 @@ def expert_importances(
             exclude=head(network),
             floor=floor,
         )
-        total = {n: total.get(n, 0) + t[0].cpu() for n, t in found.items()}
+        total = {n: total.get(n, 0) + t[0].cpu() for n, t in measured.items()}
     return total
 
 
@@ -83,7 +83,7 @@ def accumulated(
         return {}
     kind: Kind = "mas" if training.method == "mas" else "fisher"
     names = head(network)
-    found = importances(
+    measured = importances(
         cohort,
         weights,
         kind=kind,
@@ -94,4 +94,4 @@ def accumulated(
         exclude=names,
     )
     earlier = last.importance if last else {}
-    return {n: earlier.get(n, 0) + t[0].cpu() for n, t in found.items()}
+    return {n: earlier.get(n, 0) + t[0].cpu() for n, t in measured.items()}

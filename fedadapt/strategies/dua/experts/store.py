@@ -183,14 +183,14 @@ def _unpacked(tensors: Weights) -> dict[str, Weights]:
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
     """List the differences of two metadata: ``settings.lr was 0.1, is 0.2``."""
-    found = []
+    differences = []
     for name in [*now, *(n for n in before if n not in now)]:
         was, given = before.get(name), now.get(name)
         if isinstance(was, Mapping) and isinstance(given, Mapping):
-            found += _differences(was, given, f"{within}{name}.")
+            differences += _differences(was, given, f"{within}{name}.")
         elif was != given:
-            found.append(f"{within}{name} was {_short(was)}, is {_short(given)}")
-    return found
+            differences.append(f"{within}{name} was {_short(was)}, is {_short(given)}")
+    return differences
 
 
 def _short(value: Any) -> str:

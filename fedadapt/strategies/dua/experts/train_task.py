@@ -87,11 +87,11 @@ def learn(
             best = state
         if early_stopping.is_over:
             break
-    found = placed(row(best, 0), "cpu")
+    best_weights = placed(row(best, 0), "cpu")
     return Expert(
         name=task.name,
-        body={n: t for n, t in found.items() if n not in wanted.head},
-        head={n: found[n] for n in wanted.head},
+        body={n: t for n, t in best_weights.items() if n not in wanted.head},
+        head={n: best_weights[n] for n in wanted.head},
         heads=wanted.heads,
         accuracy=early_stopping.best,
         epochs=epoch,

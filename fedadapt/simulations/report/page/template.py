@@ -19,16 +19,20 @@ PAGE = r"""{%- macro accuracy_table(rows) -%}
 {% for key, value in rows.items() %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
 {% endfor %}</tbody></table></div>
 {%- endmacro -%}
+{%- macro legend(labels, colours, worse=true) -%}
+<ul class="legend">{% for label in labels %}<li><i style="background:{{ colours[label] }}"></i>{{ label }}</li>{% endfor %}{% if worse %}<li><i style="background:var(--worse)"></i>worse than what it is compared with</li>{% endif %}</ul>
+{%- endmacro -%}
 <!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=client-width, initial-scale=1">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{{ title }} · fedadapt</title>
 <style>
 :root { --ink: #1f2430; --soft: #626b7a; --line: #e3e6eb; --page: #ffffff; --panel: #f6f7f9; --accent: #0072b2; --worse: #b84a00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --soft: #9aa3b2; --line: #2f3541; --page: #14171d; --panel: #1c2028; --accent: #56b4e9; --worse: #ff9a52; } }
+{{ label_colours }}
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; -webkit-font-smoothing: antialiased; }
 main { max-width: 1040px; margin: 0 auto; padding: 3rem 1.5rem 5rem; }
@@ -46,6 +50,8 @@ p { margin: 0.3rem 0 0.9rem; max-width: 46rem; }
 .card .name { font-weight: 600; }
 .worse { color: var(--worse); }
 .scroll { overflow-x: auto; }
+td:first-child { white-space: nowrap; }
+.facts td, .facts th { white-space: normal; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; margin: 0.6rem 0 0.4rem; }
 th, td { text-align: left; padding: 0.42rem 0.7rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child { padding-left: 0; }
@@ -62,7 +68,51 @@ figure { margin: 1.2rem 0 0; }
 figure svg { width: 100%; height: auto; display: block; overflow: visible; }
 details summary { cursor: pointer; color: var(--soft); }
 footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1px solid var(--line); padding-top: 1rem; }
-@media print { main { max-width: none; padding: 0; } figure, .card { break-inside: avoid; } }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 1.5rem; }
+.chart { min-height: 120px; }
+.chart svg { width: auto; max-width: 100%; }
+.legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.2rem; margin: 0.6rem 0 0.2rem; padding: 0; list-style: none; font-size: 0.88rem; }
+.legend i { display: inline-block; width: 0.75em; height: 0.75em; border-radius: 50%; margin-right: 0.4em; }
+.controls { display: flex; flex-wrap: wrap; gap: 0.6rem 1.4rem; align-items: end; margin: 0.8rem 0; font-size: 0.9rem; }
+.controls label { color: var(--soft); }
+select, input[type=search], button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); border-radius: 7px; padding: 0.3rem 0.6rem; }
+select { max-width: 15rem; }
+button { cursor: pointer; }
+th button { background: none; border: 0; padding: 0; color: inherit; white-space: nowrap; }
+th[aria-sort=ascending] button::after { content: " \2191"; }
+th[aria-sort=descending] button::after { content: " \2193"; }
+.all { max-height: 30rem; overflow: auto; }
+.all thead th { position: sticky; top: 0; background: var(--page); }
+.all tbody tr { cursor: pointer; }
+.all tbody tr:hover, .all tr.looked { background: var(--panel); }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+circle.ring { fill: none; stroke: currentColor; stroke-width: 2; pointer-events: none; }
+#client { border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.2rem; margin-top: 1.2rem; }
+#client h3 { margin: 0; }
+#client-close { float: right; }
+@media (max-width: 600px) {
+  main { padding: 1.5rem 1rem 3rem; }
+  h1 { font-size: 1.45rem; }
+  h2 { margin-top: 2.2rem; }
+  .cards { grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 0.7rem; }
+  .card b { font-size: 1.25rem; }
+  .columns { columns: 1; }
+  td.bar { display: none; }
+  th.bar { display: none; }
+}
+@media print {
+  :root { --ink: #1f2430; --soft: #626b7a; --line: #e3e6eb; --page: #ffffff; --panel: #f6f7f9; --accent: #0072b2; --worse: #b84a00; }
+  main { max-width: none; padding: 0; }
+  body { font-size: 12px; }
+  h2, h3 { break-after: avoid; }
+  figure, .card, .chart, tr { break-inside: avoid; }
+  .scroll, .all { overflow: visible; max-height: none; }
+  .all thead th { position: static; }
+  table { font-size: 0.8em; }
+  th, td { padding: 0.25rem 0.4rem; }
+  thead th { white-space: normal; }
+  .controls, button.more, #client-close { display: none; }
+}
 </style>
 </head>
 <body>
@@ -91,20 +141,71 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 {% for label, mean in global_test.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ mean | percent }}</td></tr>
 {% endfor %}</tbody></table></div>{% endif %}
 
+{% if rounds or losses %}<h2>Convergence</h2>
+{% if convergence_note %}<p class="soft">{{ convergence_note }}</p>{% endif %}
+<div class="charts scripted" hidden>
+{% if rounds %}<figure class="chart" data-chart="convergence" data-title="Accuracy of the base model by round"></figure>{% endif %}
+{% if losses %}<figure class="chart" data-chart="loss" data-title="Training loss by round"></figure>{% endif %}
+</div>
+{% if rounds %}<details><summary>the numbers: mean over clients, and deciles</summary>
+<div class="scroll"><table><thead><tr><th class="n">round</th><th class="n">mean</th><th class="n">lowest tenth up to</th><th class="n">highest tenth from</th><th class="n">clients</th></tr></thead><tbody>
+{% for row in rounds %}<tr><td class="n">{{ row.round }}</td><td class="n">{{ row.mean | percent }}</td><td class="n">{{ row.low | percent }}</td><td class="n">{{ row.high | percent }}</td><td class="n">{{ row.clients }}</td></tr>
+{% endfor %}</tbody></table></div></details>{% endif %}{% endif %}
+
+{% if num_clients %}<h2>Client by client</h2>
+<p class="soft">One mark a client; a click on it, or on a row, opens the client's own page.</p>
+{{ legend(labels, colours) }}
+<div class="scripted" hidden>
+<div class="controls">
+<label>model <select id="pick-label"></select></label>
+<label>compared with <select id="pick-reference"></select></label>
+<label>as <select id="pick-view"></select></label>
+</div>
+<p class="soft" id="clients-note" aria-live="polite"></p>
+<figure id="clients-chart" class="chart"></figure>
+<section id="client" hidden aria-live="polite">
+<button id="client-close">close</button>
+<h3 id="client-title"></h3>
+<p class="soft" id="client-note"></p>
+<div class="charts"><figure id="client-models" class="chart"></figure><figure id="client-history" class="chart"></figure></div>
+<div class="scroll"><table id="client-messages"><caption class="soft">What reached this client and what left it: payload in MB</caption><thead><tr><th>message</th><th>for</th><th class="n">times</th><th class="n">MB down</th><th class="n">MB up</th><th class="n">not used</th></tr></thead><tbody></tbody></table></div>
+</section>
+<h3>All clients</h3>
+<div class="controls">
+<label>find <input id="clients-filter" type="search" placeholder="number, kind, unseen"></label>
+<label><input id="clients-worse" type="checkbox"> only those made worse</label>
+<span class="soft" id="clients-count"></span>
+</div>
+<div class="scroll all"><table id="clients-table"><thead></thead><tbody></tbody></table></div>
+<button id="clients-more" class="more" hidden></button>
+</div>{% endif %}
+
+{% if sureness %}<h2>Confidence</h2>
+<p class="soft">How sure a model is of an image is the probability of its prediction. Each client's temperature comes from its adapt images; the calibration error is that of all test images together.</p>
+<div class="scripted" hidden><figure class="chart" data-chart="coverage" data-title="Accuracy against coverage"></figure></div>
+<div class="scroll"><table><thead><tr><th>client model</th><th class="n">accuracy</th><th class="n">sure of</th><th class="n">calibration error</th><th class="n">sure of, calibrated</th><th class="n">calibration error, calibrated</th><th class="n">temperature, median</th><th class="n">AURC</th><th class="n">clients</th></tr></thead><tbody>
+{% for label, s in sureness.items() %}<tr><td>{{ label }}</td><td class="n">{{ s.accuracy | percent }}</td><td class="n">{{ s.raw | percent }}</td><td class="n">{{ s.ece | percent }}</td><td class="n">{{ s.calibrated | percent }}</td><td class="n">{{ s.ece_calibrated | percent }}</td><td class="n">{{ '%.2f' | format(s.temperature) }}</td><td class="n">{{ '%.4f' | format(s.aurc) }}</td><td class="n">{{ s.num_clients }}</td></tr>
+{% endfor %}</tbody></table></div>{% endif %}
+
+{% if tasks %}<h2>Task by task</h2>
+<p class="soft">Mean accuracy on each task after each task was learnt; forgetting is what was lost since a task was new, in points.</p>
+<div class="scripted" hidden><figure class="chart" data-chart="tasks" data-title="Accuracy on each task after each task"></figure></div>
+<div class="scroll"><table><thead><tr><th>client model</th><th class="n">accuracy</th><th class="n">forgetting</th>{% for task in range(num_tasks) %}<th class="n">task {{ task + 1 }}</th>{% endfor %}</tr></thead><tbody>
+{% for label, s in tasks.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ s.accuracy | percent }}</td><td class="n">{{ s.forgetting | points }}</td>{% for accuracy in s.matrix[-1] %}<td class="n">{{ accuracy | percent }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>{% endif %}
+
 {% for section in figures %}<h2>{{ section.title }}</h2>
 {% if section.note %}<p class="soft">{{ section.note }}</p>{% endif %}
 {% for svg in section.svgs %}<figure role="img" aria-label="{{ section.title }}">{{ svg }}</figure>
-{% endfor %}{% if section.sureness %}<div class="scroll"><table><thead><tr><th>client model</th><th class="n">accuracy</th><th class="n">sure of</th><th class="n">calibration error</th><th class="n">sure of, calibrated</th><th class="n">calibration error, calibrated</th><th class="n">temperature, median</th><th class="n">AURC</th><th class="n">clients</th></tr></thead><tbody>
-{% for label, s in section.sureness.items() %}<tr><td>{{ label }}</td><td class="n">{{ s.accuracy | percent }}</td><td class="n">{{ s.raw | percent }}</td><td class="n">{{ s.ece | percent }}</td><td class="n">{{ s.calibrated | percent }}</td><td class="n">{{ s.ece_calibrated | percent }}</td><td class="n">{{ '%.2f' | format(s.temperature) }}</td><td class="n">{{ '%.4f' | format(s.aurc) }}</td><td class="n">{{ s.num_clients }}</td></tr>
-{% endfor %}</tbody></table></div>
-{% endif %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">clients</th><th>of which kinds</th></tr></thead><tbody>
+{% endfor %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">clients</th><th>of which kinds</th></tr></thead><tbody>
 {% for row in section.groups %}<tr><td class="n">{{ row.group }}</td><td class="n">{{ row.num_clients }}</td><td>{% for kind, count in row.kinds %}{{ ', ' if not loop.first }}{{ kind or 'unknown' }}{{ ' (%d)' | format(count) if row.kinds | length > 1 }}{% endfor %}</td></tr>
 {% endfor %}</tbody></table></div>
 {% endif %}{% endfor %}
 
 {% if kinds %}<h2>By kind of client</h2>
 <p class="soft">Mean accuracy over the clients of a kind; gain over the base in points below it. A number in brackets is that of the clients a mean is over, where it is not all.</p>
-{% if kinds_figure %}<figure role="img" aria-label="Mean accuracy by kind">{{ kinds_figure }}</figure>{% endif %}
+{{ legend(labels, colours, worse=false) }}
+<div class="scripted" hidden><figure class="chart" data-chart="kinds" data-title="Mean accuracy by kind of client"></figure></div>
 <div class="scroll"><table><thead><tr><th>kind</th><th></th><th class="n">clients</th>{% for label in labels %}<th class="n">{{ label }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in kinds %}<tr><td>{{ row.kind }}</td><td>{{ '' if row.seen else 'unseen' }}</td><td class="n">{{ row.num_clients }}</td>{% for label in labels %}<td class="n">{{ row.accuracy.get(label) | percent }}{% if row.counted.get(label, 0) != row.num_clients %} <small class="soft">({{ row.counted.get(label, 0) }})</small>{% endif %}{% if label != 'base' and label in row.gain %}<br><small class="{{ 'worse' if row.gain[label] < 0 else 'soft' }}">{{ row.gain[label] | points }}</small>{% endif %}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% endif %}
@@ -142,6 +243,9 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 
 <footer>Written by fedadapt. Definitions: docs/evaluation.md. Adaptation and every choice use a client's train and adapt images only; test images are for these numbers.</footer>
 </main>
+<script type="application/json" id="run">{{ data }}</script>
+<script>{{ library }}</script>
+<script>{{ script }}</script>
 </body>
 </html>
 """

@@ -1,0 +1,73 @@
+"""Clients whose answers are told line by line: what ``flwr log`` and ``deploy run`` show."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from fedadapt.messages import Answers, Failure, Sent
+from fedadapt.server.client_pool import ClientPool, EvaluationAnswers, EvaluationRequest
+from fedadapt.weights import Weights
+
+Say = Callable[[str], None]
+
+
+class TellingClients:
+    """Passes everything on to ``clients``, and says what came of it.
+
+    Lines hold numbers of clients, outcomes, losses and mean accuracies, and nothing that a client
+    has worded itself except its reason for a failure, which the pool has checked.
+    """
+
+    def __init__(self, clients: ClientPool, say: Say) -> None:
+        self._clients = clients
+        self._say = say
+        self.keeps_models = clients.keeps_models
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        return self._clients.withheld
+
+    def ready(self) -> Sequence[int]:
+        numbers = self._clients.ready()
+        self._say(f"{len(numbers)} clients are there: {', '.join(map(str, numbers))}")
+        return numbers
+
+    def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
+        asked = f"round {round}, {action}"
+        self._say(f"{asked}: asking {len(sent.clients)} clients")
+        answered = 0
+        for answers in self._clients.ask(action, round, sent, expected):
+            answered += len(answers.clients)
+            self._tell_failures(asked, answers.failures)
+            losses = None if answers.update is None else answers.update.metrics.get("loss")
+            for row, client in enumerate(answers.clients):
+                loss = "" if losses is None else f", loss {losses[row]:.4f}"
+                self._say(f"{asked}: client {client} answered{loss}")
+            yield answers
+        self._say(f"{asked}: {answered} of {len(sent.clients)} answered")
+
+    def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
+        asked = f"round {request.round}, evaluate"
+        self._say(f"{asked}: asking {len(request.clients)} clients")
+        answered, right, count = 0, Counter[str](), Counter[str]()
+        for answers in self._clients.evaluate(request):
+            answered += len(answers.clients)
+            self._tell_failures(asked, answers.failures)
+            for row in answers.rows:
+                if row.split == "test" and not row.epoch:
+                    right[row.label] += row.accuracy
+                    count[row.label] += 1
+            yield answers
+        means = ", ".join(f"{label} {100 * right[label] / count[label]:.1f} %" for label in count)
+        self._say(
+            f"{asked}: {answered} of {len(request.clients)} answered; {means or 'no results'}"
+        )
+
+    def states(self) -> Mapping[int, Mapping[str, Weights]]:
+        return self._clients.states()
+
+    def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
+        self._clients.restore(states)
+
+    def _tell_failures(self, asked: str, failures: Mapping[int, Failure]) -> None:
+        for client, failure in failures.items():
+            self._say(f"{asked}: client {client}: {failure.outcome}, {failure.reason}")

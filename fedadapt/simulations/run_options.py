@@ -1,0 +1,68 @@
+"""The options that a run can be given on the command line, and the settings made of them. No torch."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from fedadapt.config import RunConfig
+from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
+from fedadapt.errors import InputError
+from fedadapt.parameters import parameters
+
+KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
+
+
+def run_options(*left_out: str) -> Callable[[Any], Any]:
+    """One option for each key of ``RunConfig``; None where not given."""
+
+    def add(command: Any) -> Any:
+        for setting in reversed(parameters(RunConfig).values()):
+            if setting.name in left_out:
+                continue
+            kind: Any = KINDS[setting.scalar]
+            if setting.param.choices:
+                kind = click.Choice(setting.param.choices)
+            name = f"--{setting.key}"
+            if setting.scalar is bool:
+                name = f"--{setting.key}/--no-{setting.key}"
+            shown = setting.param.help + (f"  [{setting.shown}]" if setting.shown else "")
+            command = click.option(name, setting.name, type=kind, default=None, help=shown)(command)
+        return command
+
+    return add
+
+
+def given_keys(options: dict[str, Any]) -> list[str]:
+    """The keys that were given on the command line."""
+    return [name.replace("_", "-") for name, value in options.items() if value is not None]
+
+
+def config_of(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
+    """The settings given, on top of a saved run's or the defaults."""
+    if options.get("clients") == 0:
+        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
+    base = saved.to_mapping() if saved else {}
+    chosen = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
+    if saved is None:
+        chosen = defaults_of_tasks(chosen) | chosen
+    try:
+        return RunConfig.from_mapping(base | chosen)
+    except InputError as error:
+        raise InputError(str(error).removeprefix("run config: ")) from None
+
+
+def prepare(verbose: bool) -> None:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # module:Class and module:factory of the folder one works in
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
