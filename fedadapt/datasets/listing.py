@@ -51,9 +51,8 @@ def benchmark_rows(given_root: str = "") -> list[BenchmarkRow]:
 
 
 def _row(entry: DataEntry, root: Path | None) -> BenchmarkRow:
-    default = (entry.partition or f"{NATURAL}, or {FALLBACK}") + (
-        f", {entry.shift}" if entry.shift != "none" else ""
-    )
+    default = entry.partition or f"{NATURAL}, or {FALLBACK}"
+    default += f", {entry.shift}" if entry.shift != "none" else ""
     if entry.name in _FORMS:
         written = _FORMS[entry.name]
         where = f"--benchmark {written}"

@@ -13,9 +13,9 @@ from fedadapt.errors import InputError
 from fedadapt.registry import Registry
 
 IMAGES, SERIES, TOKENS = "images", "series", "tokens"
-"""Kinds of inputs: [C, H, W]; real numbers of any other shape, such as [C, T]; whole numbers [T]."""
+"""Kinds of inputs: [C, H, W]; real numbers of another shape, as [C, T]; whole numbers [T]."""
 USUAL_VOCABULARY = 80
-"""Different tokens that the number of parameters of a network for tokens is for: LEAF's letters."""
+"""Different tokens, LEAF's letters, that the parameters of a network for tokens are counted for."""
 
 MAX_WIDTH = 4.0
 MOBILENET = "mobilenetv2-"

@@ -67,7 +67,7 @@ def domains_of(
 
 
 def domains_of_kinds(kinds: tuple[str, ...]) -> Domains:
-    """Name the domains of clients whose data are their own: their kinds, where there are several."""
+    """Name the domains of clients whose data are their own: their kinds, where they differ."""
     names = tuple(sorted(set(kinds)))
     if len(names) < 2:
         return Domains((), (0,) * len(kinds), False, 1)

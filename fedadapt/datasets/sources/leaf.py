@@ -7,6 +7,7 @@ Caldas et al. 2018, "LEAF: A benchmark for federated settings". A file is JSON w
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def blocks(num_windows: int, length: int) -> list[range]:
     edges = [num_windows * block // count for block in range(count + 1)]
     found = [
         range(start, stop if stop == num_windows else stop - length + 1)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        for start, stop in pairwise(edges)
     ]
     return found if all(found) else []
 

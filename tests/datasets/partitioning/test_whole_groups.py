@@ -163,7 +163,7 @@ def test_what_owned_data_do_not_allow_is_one_line(changes, said):
 
 
 def test_data_that_belong_to_nobody_cannot_be_natural():
-    with pytest.raises(InputError, match="partition: natural; the images of .* belong to nobody"):
+    with pytest.raises(InputError, match=r"partition: natural; the images of .* belong to nobody"):
         assigned(made(clients=None), partition="natural", clients=3)
     with pytest.raises(InputError, match="partition: natural; the images of mnist belong to"):
         load_benchmark(RunConfig(benchmark="mnist", partition="natural", data_root="/"))
