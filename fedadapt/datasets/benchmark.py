@@ -129,6 +129,10 @@ class Benchmark(ABC):
     def num_train_examples(self, client: int) -> int:
         """Size of the client's training set, without making it."""
 
+    def unlabelled(self, client: int) -> Tensor:
+        """Images of one client without labels, stored as those of its split; most have none."""
+        return torch.empty(0)
+
     @property
     @abstractmethod
     def global_test(self) -> Examples | None:

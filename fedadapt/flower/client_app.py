@@ -115,7 +115,7 @@ def hello(message: Message, context: Context) -> Message:
         facts["client"] = owner.fingerprint()
         facts["image-shape"] = list(image_shape(owner.source, config.image_size))
         if SCHEMA in records.settings(message.content):
-            part = client_part(message.content, context)
+            part = client_part(message.content, context, begins=False)
             facts |= network_facts(part.assembly.model)
             facts["num-examples"] = part.assembly.benchmark.num_train_examples(part.client)
     return Message(records.request({}, facts), reply_to=message)

@@ -15,7 +15,8 @@ from flwr.app import Context, RecordDict
 from fedadapt.client.state_store import ClientStateStore
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.benchmarks import OnClient
-from fedadapt.datasets.own.own_data import OwnSource, read_own_data
+from fedadapt.datasets.own.of_run import begin_run, pictures_of_run
+from fedadapt.datasets.own.own_data import OwnData, OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.tasks import own_tasks
 from fedadapt.errors import InputError, RefusedError
@@ -39,8 +40,11 @@ class ClientPart(NamedTuple):
     data_set: str  # what stays the same as long as answers are about the same images
 
 
-def client_part(content: RecordDict, context: Context) -> ClientPart:
+def client_part(content: RecordDict, context: Context, *, begins: bool = True) -> ClientPart:
     """The part of a run that is on this client; built once in a process.
+
+    Args:
+        begins: Pictures that come after this message take part in the next run only.
 
     Raises:
         RefusedError: The run or the node configuration is not what the owner can allow.
@@ -57,9 +61,11 @@ def client_part(content: RecordDict, context: Context) -> ClientPart:
         number = int(fingerprint[:7], 16)
     if type(number) is not int or not 0 <= number < _MOST_CLIENTS:
         raise RefusedError("bad-settings", f"client: number {number!r}")
-    assembly = own_assembly(config, schema, owner.source)
     store = _store(Path(owner.state), fingerprint, config, context, settings)
-    return ClientPart(assembly, number, store, fingerprint)
+    data = own_data(owner.source, schema, pictures_of_run(store.folder))
+    if begins and pictures_of_run(store.folder) is None:
+        begin_run(store.make(), data.pictures)
+    return ClientPart(own_assembly(config, schema, data), number, store, fingerprint)
 
 
 def run_config(context: Context) -> RunConfig:
@@ -86,9 +92,15 @@ def agreed(settings: Mapping[str, object]) -> Schema:
 
 
 @lru_cache(maxsize=2)
-def own_assembly(config: RunConfig, schema: Schema, source: OwnSource) -> Assembly:
-    """Build everything that this client needs from its own data."""
-    benchmark = OnClient(schema, read_own_data(source, schema))
+def own_data(source: OwnSource, schema: Schema, only: frozenset[str] | None) -> OwnData:
+    """Read this client's data once in a process."""
+    return read_own_data(source, schema, only)
+
+
+@lru_cache(maxsize=2)
+def own_assembly(config: RunConfig, schema: Schema, data: OwnData) -> Assembly:
+    """Build everything that this client needs around its own data, once in a process."""
+    benchmark = OnClient(schema, data)
     if schema.tasks:
         return assembled_tasks(config, own_tasks(benchmark, schema), on_client=True)
     return assembled(config, benchmark, on_client=True)

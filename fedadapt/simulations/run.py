@@ -150,10 +150,11 @@ def announce(
 ) -> Estimate | None:
     """Estimate how long the run will take, and say so if that is more than a few minutes.
 
-    Clients of a Flower run compute elsewhere, and a server that learns tasks does not know how long
-    its experts will train: of these nothing is said.
+    Clients of a Flower run compute elsewhere, a server that learns tasks does not know how long
+    its experts will train, and on a server that trains on its own images clients do not: of these
+    nothing is said.
     """
-    if engine == FLOWER or assembly.tasks is not None:
+    if engine == FLOWER or assembly.tasks is not None or assembly.config.server_share:
         return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished

@@ -135,7 +135,13 @@ class Worker:
             network=self._network,
             autocast=self._autocast,
             domains=tuple(self.benchmark.domain(d) for d in clients),
+            unlabelled=self._unlabelled(clients),
         )
+
+    def _unlabelled(self, clients: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Images whose class nobody has told, of the clients that have some."""
+        images = {client: self.benchmark.unlabelled(client) for client in clients}
+        return {client: own.to(self.compute) for client, own in images.items() if len(own)}
 
     def at(self, task: int) -> "Worker":
         """The worker of ``task``; a benchmark without tasks has task 0 only."""
@@ -318,7 +324,7 @@ class Worker:
             cohort = self.cohort(clients, cohort.round, states)
         answer = None if answer is None else rows(answer, first, last)
         received = rows(start, first, last)
-        inputs = (cohort, received, answer)
+        inputs = (method.images_of(cohort), received, answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
         evaluations: list[Evaluation | Confidence] = []

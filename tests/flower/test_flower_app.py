@@ -339,9 +339,15 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
          **tiny.UNTRAINED,
          "strategy_args": "epochs=2 merge_on=client"},
         {"adapt": "none,third_party_adaptations:Asks"},
+        {"strategy": "taper", "rounds": 4, "unseen": 0.2, "adapt": "none"},
+        {"strategy": "taper-server", "rounds": 4, "server_share": 0.1, "shift": "rotation",
+         "strategy_args": "task=guessed most-classes=2", "unseen": 0.2,
+         "adapt": "none,class-selection"},
+        {"strategy": "pfedhn", "adapt": "none"},
+        {"strategy": "pfedpg", "model": "vit-tiny-prompts", "adapt": "none"},
     ],
     ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa", "racl", "there",
-         "query"],
+         "query", "taper", "taper-server", "pfedhn", "pfedpg"],
 )  # fmt: skip
 def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     """Also where clients keep something, and where EWC needs a further question."""

@@ -48,9 +48,9 @@ def sparsity_vectors(
 ) -> Tensor:
     """Share of zeros after ``layer`` by channel, averaged over the client's training images.
 
-    Zeros are counted and divided once, so neither the order of the images nor the batch size has an
-    influence on the result. Where all clients have the same weights, their images go through the
-    network together.
+    Images without labels are among them. Zeros are counted and divided once, so neither the order
+    of the images nor the batch size has an influence on the result. Where all clients have the same
+    weights, their images go through the network together.
 
     Args:
         weights: Stacked, each [D, ...]; in PFA the federated model, the same for all.
@@ -70,6 +70,7 @@ def sparsity_vectors(
 
     """
     refuse_batch_statistics(cohort.model)
+    cohort = cohort.without_labels()
     first = cohort.scaling(cohort.splits[0].train.inputs[:1])
     with torch.no_grad(), evaluating(cohort.model):
         one = row(weights, 0)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import overload
 
+from torch import Tensor
+
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Split
 from fedadapt.datasets.own.names import OWN
 from fedadapt.datasets.own.own_data import OwnData
@@ -73,6 +75,9 @@ class OnClient(SharedSchema):
     def split(self, client: int) -> Split:
         return self.data.split
 
+    def unlabelled(self, client: int) -> Tensor:
+        return self.data.unlabelled
+
     def num_train_examples(self, client: int) -> int:
         return len(self.data.split.train)
 
@@ -90,6 +95,9 @@ class Rehearsal(SharedSchema):
 
     def split(self, client: int) -> Split:
         return self._of(client).split
+
+    def unlabelled(self, client: int) -> Tensor:
+        return self._of(client).unlabelled
 
     def num_train_examples(self, client: int) -> int:
         return len(self._of(client).split.train)

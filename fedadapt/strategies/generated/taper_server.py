@@ -153,6 +153,8 @@ class TaperServer(TaskMixtures):
         return {TASK: torch.zeros(self.num_classes + self.num_domains)}
 
     def validation_errors(self, action: str, update: Update) -> Mapping[int, str]:
+        if action not in self.query_types:
+            return {}
         return no_descriptions(update.weights[TASK], self.num_classes)
 
     def answer(self, action: str, cohort: Cohort, received: Sent) -> Update:
