@@ -27,6 +27,7 @@ from fedadapt.privacy.command import privacy_inversion
 from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
+from fedadapt.simulations.leaks_command import leaks
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
@@ -74,6 +75,7 @@ main.add_command(new)
 main.add_command(privacy_inversion)
 main.add_command(ledger)
 main.add_command(reproduce)
+main.add_command(leaks)
 main.add_command(predict)
 main.add_command(export)
 main.add_command(deploy)

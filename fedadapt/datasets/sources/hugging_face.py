@@ -122,7 +122,8 @@ def _names_in_order(names: list[str], numbers: np.ndarray) -> np.ndarray:
 
 
 def _inputs(where: str, dataset: Any, column: str) -> np.ndarray:
-    values = [np.asarray(value) for value in dataset[column][:]]
+    kind = _kind(dataset.features[column])
+    values = [np.asarray(value, kind) for value in dataset.with_format("numpy")[column][:]]
     shapes = {value.shape for value in values}
     if len(shapes) != 1:
         raise InputError(f"{where}: inputs have {len(shapes)} shapes; they must have one")
@@ -132,3 +133,11 @@ def _inputs(where: str, dataset: Any, column: str) -> np.ndarray:
 def _words_or_numbers(values: Any) -> np.ndarray:
     array = np.asarray(values)
     return array if array.dtype.kind in "iu" else array.astype(str)
+
+
+def _kind(feature: Any) -> str | None:
+    """The type of a column's numbers as the data set declares it; None of pictures, which know."""
+    while not hasattr(feature, "dtype") and hasattr(feature, "feature"):
+        feature = feature.feature
+    declared = getattr(feature, "dtype", "")
+    return declared if declared.startswith(("int", "uint", "float")) else None

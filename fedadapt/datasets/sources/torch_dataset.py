@@ -18,8 +18,8 @@ def store_of_dataset(where: str, dataset: Dataset[Any]) -> Store:
     """Read a data set whose items are (input, label), with client and group where it knows them.
 
     An input is an image (a Pillow image, or uint8 [C, H, W] or [H, W]), a tensor of real numbers,
-    or a sequence of tokens (whole numbers [T]). All have one shape. Floats stay what they are: leave
-    normalisation to the run. The attribute ``classes`` names the classes, where there is one.
+    or a sequence of tokens (whole numbers [T]). All have one shape. Leave normalisation to the run.
+    The attribute ``classes`` names the classes, where there is one.
 
     Raises:
         InputError: An item fails, or is not what it must be.
