@@ -74,13 +74,18 @@ class RunConfig:
     imbalance: str = param(
         "", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)"
     )
-    clients: int = param(100, "number of clients; 0 with `flwr run`: one a node", at_least=0)
+    clients: int = param(
+        100,
+        "number of clients; 0: all that the data belong to; with `flwr run`: one a node",
+        at_least=0,
+    )
     unseen: float = param(0.0, "share of clients held out of training", at_least=0, below=1)
     split: str = param(
         "auto",
-        "test images: cut from each client's own (client), from its kind's together (pooled), or "
-        "the data set's test part (official)",
-        choices=("auto", "client", "pooled", "official"),
+        "test images: cut from each client's own (client; ungrouped: even where groups of nearly "
+        "equal images are parted), from its kind's together (pooled), or the data set's test part "
+        "(official)",
+        choices=("auto", "client", "ungrouped", "pooled", "official"),
     )
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)

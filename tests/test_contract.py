@@ -44,5 +44,4 @@ def test_an_adaptation_keeps_the_contract(name, check):
 @pytest.mark.parametrize("check", network_contract, ids=_name)
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_a_network_keeps_the_contract(entry, check):
-    side = max(8, entry.min_size)
-    check(entry.name, image_shape=(entry.usual_shape[0], side, side))
+    check(entry.name)

@@ -5,6 +5,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -42,6 +43,22 @@ def read_folder(
     """
     listing = list_images(folder_of(entry, root))
     return decode(listing, image_size or entry.image_size, progress)
+
+
+def read_clients(
+    entry: DataEntry, root: str, image_size: int, progress: Progress | None = None
+) -> Store:
+    """Read ``<client>/<class>/*.jpg``: every outer folder is a client.
+
+    Args:
+        root: Not needed.
+        image_size: Pixels a side; 0: those of the first image.
+
+    """
+    store = read_folder(entry, root, image_size, progress)
+    return replace(
+        store, owners=store.domains, owner_of=store.domain_of, domains=(), domain_of=None
+    )
 
 
 def decode(listing: Listing, image_size: int, progress: Progress | None = None) -> Store:
