@@ -31,8 +31,8 @@ from fedadapt.models.network import Network
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import Assembly, assemble, initial, server_side
 from fedadapt.simulations.engines.in_process import InProcessClients
-from fedadapt.strategies.generated.task_mixtures import MixtureState
 from fedadapt.strategies.generated.taper_server import TaperServer
+from fedadapt.strategies.generated.task_mixtures import MixtureState
 from fedadapt.strategies.stateful import StrategyWithState
 from fedadapt.weights import Weights, num_bytes, repeat, row
 
@@ -138,16 +138,21 @@ def train(config: RunConfig, folder: Path) -> Trained:
     strategy: Any = assembly.worker.strategy.prepare(server_side(assembly, folder))
     method = StrategyWithState(strategy)
     method.begin(initial(assembly.model), assembly.benchmark.seen)
-    longer, second = initial(assembly.model), None
+    longer: Weights = {}
+    second = None
     pool = InProcessClients(assembly.worker, cohort_size=assembly.benchmark.num_clients)
+    state: Any = method._state
     with pool:
         for number in range(1, config.rounds + 1):
             if strategy.stage(number) == "mixture" and second is None:
-                second = method._state
+                second = state
             method.round(_exchange(pool, number), assembly.benchmark.seen)
-            longer = strategy.server.generic(longer, number)
-    assert isinstance(method._state, MixtureState) and isinstance(second, MixtureState)
-    return Trained(assembly, strategy, method._state, longer, second)
+            state = method._state
+            if strategy.stage(number) == "generic":
+                longer = state.generic
+            else:
+                longer = strategy.server.generic(longer, number)
+    return Trained(assembly, strategy, state, longer, second or state)
 
 
 def _exchange(pool: InProcessClients, number: int) -> Exchange:

@@ -1,31 +1,28 @@
 """The command line. Light on purpose: torch is loaded only when something is about to run."""
 
-import logging
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Never
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.deploy.commands import deploy
-from fedadapt.errors import FedadaptError, InputError
+from fedadapt.errors import DiskFullError, FedadaptError, InputError, ended_by_exit
+from fedadapt.files import disk_full, no_room, user_path
 from fedadapt.new.command import new
-from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
+from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
-
-KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
+from fedadapt.simulations.leaks_command import leaks
+from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
+from fedadapt.simulations.studies.command import compare, tune
 
 
 class _Commands(click.Group):
@@ -33,13 +30,20 @@ class _Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Never:
         try:
-            sys.exit(super().main(*args, **{**kwargs, "standalone_mode": False}) or 0)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False}) or 0
         except FedadaptError as error:
             _say(f"fedadapt: {error}", error.exit_code)
+        except SystemExit as error:  # ours are outside of this; code of others may be in it
+            _say(f"fedadapt: {ended_by_exit(error)}", FedadaptError.exit_code)
+        except OSError as error:
+            if not no_room(error):
+                raise
+            _say(f"fedadapt: {disk_full(Path(error.filename or '.'))}", DiskFullError.exit_code)
         except click.exceptions.Abort:
             _say("fedadapt: interrupted", 5)
         except click.ClickException as error:
             _say(f"fedadapt: {error.format_message()}", error.exit_code)
+        sys.exit(code)
 
 
 def _say(line: str, code: int) -> Never:
@@ -62,49 +66,14 @@ def main(context: click.Context) -> None:
 
 main.add_command(new)
 main.add_command(privacy_inversion)
+main.add_command(ledger)
 main.add_command(reproduce)
+main.add_command(leaks)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(compare)
+main.add_command(tune)
 main.add_command(deploy)
-
-
-def _run_options(*left_out: str) -> Callable[[Any], Any]:
-    """One option for each key of ``RunConfig``; None where not given."""
-
-    def add(command: Any) -> Any:
-        for setting in reversed(parameters(RunConfig).values()):
-            if setting.name in left_out:
-                continue
-            kind: Any = KINDS[setting.scalar]
-            if setting.param.choices:
-                kind = click.Choice(setting.param.choices)
-            name = f"--{setting.key}"
-            if setting.scalar is bool:
-                name = f"--{setting.key}/--no-{setting.key}"
-            shown = setting.param.help + (f"  [{setting.shown}]" if setting.shown else "")
-            command = click.option(name, setting.name, type=kind, default=None, help=shown)(command)
-        return command
-
-    return add
-
-
-def _keys(options: dict[str, Any]) -> list[str]:
-    """The keys that were given on the command line."""
-    return [name.replace("_", "-") for name, value in options.items() if value is not None]
-
-
-def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
-    """The settings given, on top of a saved run's or the defaults."""
-    if options.get("clients") == 0:
-        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
-    base = saved.to_mapping() if saved else {}
-    chosen = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
-    if saved is None:
-        chosen = defaults_of_tasks(chosen) | chosen
-    try:
-        return RunConfig.from_mapping(base | chosen)
-    except InputError as error:
-        raise InputError(str(error).removeprefix("run config: ")) from None
 
 
 @main.command(
@@ -117,7 +86,7 @@ def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfi
         "fedadapt simulate --resume runs/digits-classes-fedavg-1 --rounds 60",
     )
 )
-@_run_options()
+@run_options()
 @click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
 def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
@@ -128,19 +97,20 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.new_folder import new_folder
 
-    _prepare(verbose)
+    prepare(verbose)
     if resume is not None:
+        resume = user_path(resume, "resume")
         path = resume / "config.toml"
         if not path.is_file():
             raise InputError(f"resume: {path} is not there; name the folder of a run")
         if options["out"]:
             raise InputError(f"out: a run goes on where it is, in {resume}; leave --out away")
-        config = _config(options, RunConfig.from_toml(path))
-        check(config, _keys(options))
+        config = config_of(options, RunConfig.from_toml(path))
+        check(config, given_keys(options))
         folder = resume
     else:
-        config = _config(options)
-        check(config, _keys(options))
+        config = config_of(options)
+        check(config, given_keys(options))
         folder = new_folder(config)
     console = Console(stderr=True)
     console.print(_headline(config, folder), soft_wrap=True)
@@ -148,9 +118,9 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
 
     try:
         summary = run(config, folder, resume=resume is not None, console=console)
-    except InputError:
+    except FedadaptError:
         if resume is None and not any(folder.iterdir()):
-            folder.rmdir()  # refused before anything was done: leave nothing behind
+            folder.rmdir()  # it ended before anything was done: leave nothing behind
         raise
     _show(summary, folder)
 
@@ -166,7 +136,7 @@ def _headline(config: RunConfig, folder: Path) -> Text:
         (config.strategy, "bold"),
         " on ",
         (config.benchmark, "bold"),
-        f": {config.clients} clients, {config.model}, {rounds} -> {folder}",
+        f": {config.clients or 'all'} clients, {config.model}, {rounds} -> {folder}",
     )
 
 
@@ -208,53 +178,6 @@ def _by_task(tasks: dict[str, Any]) -> Table:
     return table
 
 
-def _prepare(verbose: bool) -> None:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # module:Class and module:factory of the folder one works in
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-
-
-@main.command(
-    **examples(
-        'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
-        'fedadapt compare --strategies "fedrep; ditto lam=0.5" --rounds 40',
-    )
-)
-@_run_options("strategy", "strategy_args", "seed", "out")
-@click.option(
-    "--strategies",
-    "listed",
-    default="fedavg",
-    help='separated by ";", each with its arguments, e.g. "fedavg; fedavg mu=0.1"  [fedavg]',
-)
-@click.option("--seeds", default="1,2,3", help="seeds separated by commas  [1,2,3]")
-@click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
-@click.option("--verbose", is_flag=True, help="log what is done and why")
-def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **options: Any) -> None:
-    """Run several strategies x adaptations x seeds on the same clients; one table of all.
-
-    Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
-    """
-    from fedadapt.simulations import compare as comparing
-    from fedadapt.simulations.results.table_formats import to_rich
-
-    _prepare(verbose)
-    base = _config(options)
-    folder = comparing.folder_of(base, out)
-    runs = comparing.plan(base, listed, seeds, folder)
-    comparing.check_all(runs, _keys(options))
-    console = Console(stderr=True)
-    table, files = comparing.carry_out(runs, folder, console)
-    Console().print(to_rich(table))
-    for file in files:
-        click.echo(file)
-
-
 @main.command()
 @click.option("--benchmark", default="digits-domains", help="built-in data set  [digits-domains]")
 @click.option("--seed", default=1, help="fixes data assignment, weights and batches  [1]")
@@ -271,8 +194,8 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.table_formats import to_rich
 
-    _prepare(verbose)
-    folder = out.expanduser()
+    prepare(verbose)
+    folder = user_path(out, "out")
     runs = demonstration.plan(benchmark, seed, folder)
     for run in runs:
         check(run)
@@ -293,7 +216,7 @@ def report(folders: tuple[Path, ...], figures: bool) -> None:
     Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
     """
     for folder in folders:
-        if not folder.is_dir():
+        if not user_path(folder, "report").is_dir():
             raise InputError(f"{folder}: no such folder; name the folder of a run")
     from fedadapt.simulations.report.report import write_report
 
@@ -304,6 +227,26 @@ def report(folders: tuple[Path, ...], figures: bool) -> None:
 
             for path in write_figures(folder):
                 click.echo(path)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="0: any that is free  [0]")
+def watch(folder: Path, port: int) -> None:
+    """Show the report page of a run while the run goes on, on this computer only; Ctrl-C ends it.
+
+    The page is loaded anew when the run has something new. The run itself is not touched.
+    """
+    from fedadapt.simulations.report.watch import server
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the folder of a run")
+    with server(folder, port) as serving:
+        click.echo(f"http://127.0.0.1:{serving.server_address[1]}/")
+        try:
+            serving.serve_forever()
+        except KeyboardInterrupt:
+            click.echo("no longer watching; the run goes on")
 
 
 @main.command()
@@ -354,7 +297,7 @@ def adaptations(name: str | None) -> None:
     """
     from fedadapt.client.adaptations.listing import listing
 
-    _prepare(verbose=False)
+    prepare(verbose=False)
     Console().print(listing(name))
 
 
@@ -367,5 +310,5 @@ def strategies(name: str | None) -> None:
     """
     from fedadapt.strategies.listing import listing
 
-    _prepare(verbose=False)
+    prepare(verbose=False)
     Console().print(listing(name))

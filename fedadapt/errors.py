@@ -1,5 +1,7 @@
 """The errors that end a run early, each with the exit code of the command line."""
 
+from unicodedata import category
+
 
 class FedadaptError(Exception):
     """A message for the user: one line, no traceback."""
@@ -60,7 +62,7 @@ class DivergedError(FedadaptError):
 
 
 class InterruptedRunError(FedadaptError):
-    """The user stopped the run; a checkpoint is there."""
+    """The run was told to stop: Ctrl-C, SIGTERM or SIGHUP."""
 
     exit_code = 5
 
@@ -69,6 +71,38 @@ class EvaluationFailedError(FedadaptError):
     """The run has trained, but no client could be evaluated at its end: there is no headline."""
 
     exit_code = 6
+
+
+class DiskFullError(FedadaptError, OSError):
+    """There is no room for a file; an ``OSError`` for those who handle any trouble with files."""
+
+    exit_code = 7
+
+
+def ended_by_exit(error: SystemExit) -> FedadaptError:
+    """Return the error for code of a run that called ``sys.exit``, with whatever code."""
+    from traceback import extract_tb
+
+    frames = extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    return FedadaptError(
+        f"{where}called sys.exit({error.code!r}) in the middle of a run; code that a run uses has "
+        "to return, or to raise an error"
+    )
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return words of others as one line for a terminal or a log: no control characters, not long.
+
+    What Unicode counts as a control or a format character, or as no character at all, becomes
+    ``?``; white space becomes single spaces. None is no words.
+    """
+    words = "" if text is None else str(text)
+    plain = "".join(
+        c if not category(c).startswith("C") else " " if c.isspace() else "?" for c in words
+    )
+    line = " ".join(plain.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 def shown(text: object) -> str:
@@ -90,9 +124,9 @@ def unknown(where: str, word: str, known: "list[str] | tuple[str, ...]") -> Inpu
     return InputError(f"{where}: unknown {word!r}{nearest(word, known)}; known: {', '.join(known)}")
 
 
-def need(module: str, what: str) -> None:
+def need(module: str, what: str, extra: str = "simulation") -> None:
     """Refuse ``what`` where the module that it needs is not installed."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise InputError(f'{what} needs {module}; run pip install "fedadapt[simulation]"')
+        raise InputError(f'{what} needs {module}; run pip install "fedadapt[{extra}]"')

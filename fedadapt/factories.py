@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
-from fedadapt.errors import FedadaptError, InputError
+from fedadapt.errors import FedadaptError, InputError, one_line
 
 
 def call_factory(
@@ -30,7 +30,7 @@ def call_factory(
     except FedadaptError:
         raise
     except Exception as error:  # a user's function may raise anything
-        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        given = ", ".join(f"{key}={one_line(repr(value), 60)}" for key, value in arguments.items())
         raise InputError(
             f"{kind}: {name!r} failed with {given or 'no arguments'} ({reason_of(error)}); "
             f"it takes {takes}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from unicodedata import category
 
 from fedadapt.errors import InputError, nearest, unknown
 
@@ -41,7 +42,7 @@ class Param:
     def holds(self, value: float) -> bool:
         """Whether a number lies in the range; NaN and infinity never do."""
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))  # some are too large for a float
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
@@ -145,12 +146,16 @@ class Described:
             raise InputError(
                 f"{where}: expected {kind.__name__}, got {type(value).__name__} {value!r}"
             )
+        if kind is str and any(category(c) in ("Cc", "Cs") and c not in "\t\n" for c in value):
+            raise InputError(f"{where}: {ascii(value)[:60]} has characters that are no text")
         if kind is float and not math.isfinite(value):
             raise InputError(f"{where}: {value} is not a finite number")
         if self.param.choices and value not in self.param.choices:
             raise unknown(where, str(value), self.param.choices)
         if kind in (int, float) and not self.param.holds(value):
-            raise InputError(f"{where}: {value} is out of range; it must be {self.param.range}")
+            raise InputError(
+                f"{where}: {str(value)[:40]} is out of range; it must be {self.param.range}"
+            )
         return value
 
 

@@ -35,6 +35,9 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         self.media("screen", "light")
         self.driver.get(f"file://{path}")
+        self.run("sessionStorage.clear()")  # as nobody has left it
+        self.driver.get("about:blank")
+        self.driver.get(f"file://{path}")
 
     def media(self, kind: str, scheme: str) -> None:
         features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -61,9 +61,10 @@ class Machines:
 
     def start(self, name: str, *words: object) -> None:
         """Start a command that does not end; what it says is in ``<name>.out``."""
+        environment = self.environment | {"POISONED_AS": name, "POISON": str(self.folder)}
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
-                self.command(*words), env=self.environment, cwd=self.folder, stdout=out,
+                self.command(*words), env=environment, cwd=self.folder, stdout=out,
                 stderr=subprocess.STDOUT,
             )  # fmt: skip
 

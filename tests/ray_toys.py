@@ -9,6 +9,7 @@ from toys import Toys, conv, initial, split, training
 
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.none import NoAdaptation
+from fedadapt.client.failures import Deadlines
 from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.shared.fedavg import FedAvg
 
@@ -20,16 +21,17 @@ METHODS = (NoAdaptation(), AdaBN())
 
 
 class Deadly(Worker):
-    """Client 4 kills its actor, as often as it has lives; a file each counts."""
+    """Client 4 kills or stops its actor, as often as it has lives; a file each counts."""
 
     folder: Path
     lives: int
+    how: signal.Signals
 
     def answer(self, action, round, sent, states=()):
         killed = len(list(self.folder.iterdir()))
         if 4 in sent.clients and killed < self.lives:
             (self.folder / str(killed)).touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.how)
         return super().answer(action, round, sent, states)
 
 
@@ -39,6 +41,7 @@ class ToyRecipe(NamedTuple):
     poisoned: bool = False
     deadly: str = ""
     lives: int = 0
+    how: signal.Signals = signal.SIGKILL
 
     def build(self):
         strategy = FedAvg(training=training(0.1, 2), model=conv(), batch_norm="local")
@@ -46,5 +49,7 @@ class ToyRecipe(NamedTuple):
         splits = POISONED if self.poisoned else SPLITS
         worker = kind(Toys(splits), conv(), strategy, METHODS, seed=1)
         if self.deadly:
-            worker.folder, worker.lives = Path(self.deadly), self.lives
+            worker.folder, worker.lives, worker.how = Path(self.deadly), self.lives, self.how
+            if self.how == signal.SIGSTOP:
+                worker.deadlines = Deadlines(2.0, 10.0)
         return worker

@@ -15,7 +15,7 @@ LAYERS = (
     (
         "command_help.py", "name_list.py",
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
-        "older_runs.py", "random_streams.py", "factories.py", "__init__.py",
+        "older_runs.py", "lr_schedule.py", "random_streams.py", "factories.py", "__init__.py",
     ),
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
@@ -25,11 +25,13 @@ LAYERS = (
     ("server/",),
     ("strategies/",),
     ("simulations/",),
+    ("results.py",),
     ("flower/",),
     ("testing/",),
     ("privacy/",),
     ("reproductions/",),
     ("new/",),
+    ("deploy/",),
     ("cli.py", "__main__.py"),
 )  # fmt: skip
 """As docs/architecture.md has them, lowest first."""
@@ -41,18 +43,25 @@ LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "client/adaptations/registry.py", "config.py",
     "datasets/data_spec.py", "datasets/entries.py", "datasets/feature_shift/spec.py",
     "datasets/listing.py", "datasets/partitioning/limits.py", "datasets/partitioning/spec.py",
+    "datasets/own/__init__.py", "datasets/own/names.py",
     "datasets/registry.py", "datasets/rules.py", "datasets/sources/files.py",
     "datasets/sources/image_folder.py", "datasets/task_incremental/task_entries.py",
     "datasets/task_incremental/task_listing.py", "datasets/task_incremental/task_spec.py",
     "command_help.py",
-    "errors.py", "factories.py", "files.py", "models/limits.py", "models/registry.py",
-    "new/command.py", "older_runs.py",
+    "deploy/__init__.py", "deploy/commands/__init__.py", "deploy/commands/device.py",
+    "deploy/commands/group.py", "deploy/commands/lab.py", "deploy/commands/server.py",
+    "errors.py", "factories.py", "files.py", "lr_schedule.py", "models/limits.py",
+    "models/registry.py", "new/command.py", "older_runs.py",
     "parameters.py", "registry.py", "privacy/__init__.py", "privacy/command.py",
+    "privacy/ledger_command.py", "client/egress/ledger.py", "client/egress/policy.py",
     "privacy/settings.py", "records.py", "reproductions/catalog.py", "reproductions/command.py",
     "reproductions/dua/claims.py", "reproductions/dua/command.py", "reproductions/dua/plan.py",
     "reproductions/dua/published.py", "reproductions/options.py", "reproductions/pfa/command.py",
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
-    "simulations/compare.py", "simulations/demo.py", "simulations/results/new_folder.py",
+    "simulations/compare.py", "simulations/demo.py", "simulations/run_options.py",
+    "simulations/studies/__init__.py", "simulations/studies/command.py",
+    "simulations/studies/space.py", "simulations/studies/tuned.py",
+    "simulations/results/new_folder.py",
     "strategies/registry.py",
     "saved_models/__init__.py", "saved_models/card.py", "saved_models/command.py",
 }  # fmt: skip
@@ -60,7 +69,7 @@ LIGHT = {
 
 HEAVY = {
     "torch", "torchvision", "flwr", "numpy", "sklearn", "pyarrow", "matplotlib", "safetensors",
-    "skimage",
+    "skimage", "cryptography", "httpx", "uvicorn", "starlette",
 }  # fmt: skip
 
 

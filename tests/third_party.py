@@ -1,5 +1,6 @@
 """What somebody else might plug in: a network, and Flower strategies good and bad."""
 
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -100,3 +101,14 @@ def norm_cnn(image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
         nn.Flatten(),
         nn.Linear(4 * (height // 2) * (width // 2), num_classes),
     )
+
+
+class Leaving(FedAvg):
+    """Ends the process in the middle of a round, as if all were well."""
+
+    code: object = 0
+    line = 0  # of the call below, known once it has been made
+
+    def aggregate_train(self, server_round, replies):
+        Leaving.line = sys._getframe().f_lineno + 1
+        sys.exit(self.code)

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, Protocol
 
@@ -70,6 +70,7 @@ class Cohort:
     network: Network | None = None  # the model made of kernels; None: vmap, or the model itself
     autocast: torch.dtype | None = None  # arithmetic of the forward pass; None: as the weights
     domains: tuple[int, ...] = ()  # each client's, by number; () where nobody asks
+    unlabelled: Mapping[int, Tensor] = field(default_factory=dict)  # client -> stored images
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -104,6 +105,31 @@ class Cohort:
             return default
         rows = [row(default, d) for d in range(len(self))]
         return stack([states.get(name, own) for states, own in zip(self.states, rows, strict=True)])
+
+    def without_labels(self) -> "Cohort":
+        """The cohort for what reads no labels: unlabelled images join those for train and adapt.
+
+        Their label is -1, which is no class.
+        """
+        if not self.unlabelled:
+            return self
+
+        def extended(examples: Examples, more: Tensor) -> Examples:
+            unknown = examples.labels.new_full((len(more),), -1)
+            return Examples(
+                torch.cat([examples.inputs, more]), torch.cat([examples.labels, unknown])
+            )
+
+        splits = [
+            split._replace(
+                train=extended(split.train, self.unlabelled[client]),
+                adapt=extended(split.adapt, self.unlabelled[client]),
+            )
+            if client in self.unlabelled
+            else split
+            for client, split in zip(self.clients, self.splits, strict=True)
+        ]
+        return replace(self, splits=tuple(splits), unlabelled={})
 
     def subset(self, share: float = 1.0, purpose: str = "subset", most: int = 0) -> "Cohort":
         """The same clients with a random part of their training images, at least one.
@@ -214,13 +240,19 @@ class Cohort:
         generators = (self.generator(d, schedule.purpose) for d in range(len(self)))
         rows, edges = order([len(e) for e in examples], schedule, generators)
         images, labels = self._pooled(examples)
+        purpose, augmentation = f"{schedule.purpose}/augmentation", schedule.augmentation
+        views = [self.generator(d, purpose) for d in range(len(self))] if augmentation else []
         for begin, end in edges:
             groups = []
             for count in dict.fromkeys((end - begin).tolist()):
                 if count:
                     members = np.flatnonzero(end - begin == count)
                     own = rows[begin[members, None] + np.arange(count)]
-                    groups.append((members.tolist(), _batch(images, labels, own)))
+                    batch = _batch(images, labels, own)
+                    if augmentation is not None:
+                        drawing = [views[d] for d in members]
+                        batch = batch._replace(inputs=augmentation(batch.inputs, drawing))
+                    groups.append((members.tolist(), batch))
             yield groups
 
     def _pooled(self, examples: list[Examples]) -> tuple[Callable[[Tensor], Tensor], Tensor]:

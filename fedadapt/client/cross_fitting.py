@@ -62,7 +62,9 @@ def held_out_logits(
             continue
         held_out = [_rows(images[d], orders[d][fold::FOLDS]) for d in members]
         part = _with_adapt(cohort, members, [_without(images[d], orders[d], fold) for d in members])
-        models = adaptation.adapt(part, _of(received, members), pooled and _of(pooled, members))
+        models = adaptation.adapt(
+            adaptation.images_of(part), _of(received, members), pooled and _of(pooled, members)
+        )
         logits = logits_of(part, models, held_out)
         for d, z, test in zip(members, logits, held_out, strict=True):
             answers[d].append(HeldOut(z, test.labels))

@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import ModuleType
 from typing import NamedTuple, cast
@@ -56,6 +56,25 @@ class Guarantee(NamedTuple):
             return self
         epsilon = _accounting().get_epsilon_gaussian(self.noise / math.sqrt(releases), self.delta)
         return Guarantee(float(epsilon), self.delta)
+
+
+def epsilon_of(charge: float, delta: float) -> float:
+    """Epsilon at ``delta`` of Gaussian releases whose 1 / z^2 sum to ``charge``; z as ``noise``."""
+    return float(_accounting().get_epsilon_gaussian(1 / math.sqrt(charge), delta))
+
+
+def charge_of(before: Mapping[str, Weights], after: Mapping[str, Weights]) -> float:
+    """1 / z^2 of what a client's answer released; 0: nothing new.
+
+    Args:
+        before: The client's state before the answer, without a client axis.
+        after: What the answer adds to it.
+
+    """
+    if KEPT not in after:
+        return 0.0
+    count = int(before[KEPT]["releases"]) if KEPT in before else 0
+    return (int(after[KEPT]["releases"]) - count) / float(after[KEPT]["noise"]) ** 2
 
 
 def sensitivity(channels: int, images: int) -> float:
@@ -108,7 +127,8 @@ def release_once(
         seed: Of the noise; None for the operating system's entropy.
 
     Returns:
-        Vectors [D, q], float32, and ``question``, ``vector``, ``releases``, each [D, ...].
+        Vectors [D, q], float32, and ``question``, ``vector``, ``releases`` and ``noise``, the
+        multiplier, each [D, ...].
 
     Raises:
         InputError: An image has an influence on the values of others; see ``check_independent``.
@@ -139,6 +159,7 @@ def release_once(
         "question": torch.stack(questions),
         "vector": vectors,
         "releases": torch.tensor(counts),
+        "noise": torch.full((len(cohort),), guarantee.noise, dtype=torch.float64),
     }
 
 

@@ -2,7 +2,8 @@
 
 Flower sends an exception's text to the server, and waits for ever for a client that returned
 nothing or was stopped. Here a failure is a fixed word or the exception's type, and a random
-incident id; the traceback is in the client's own log under that id.
+incident id; the traceback is in the client's own log under that id. What the owner's egress policy
+refuses is a fixed word as well.
 """
 
 import faulthandler
@@ -13,8 +14,9 @@ import threading
 import uuid
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from fedadapt.client.egress.policy import EgressError
 from fedadapt.errors import InputError, RefusedError
 from fedadapt.messages import Failure
 
@@ -28,8 +30,12 @@ log = logging.getLogger(__name__)
 GRACE = 10.0
 """Seconds between the deadline and the end of a process that does not come back from it."""
 
+PATIENCE = 3600.0
+"""``round-deadline`` of a run that says nothing of it, in seconds."""
+
 CODES = {
     "crash": 900, "timeout": 901, "no-reply": 902, "memory": 903, "exit": 904, "refused": 905,
+    "egress": 906,
 }  # fmt: skip
 """The codes of Flower's error replies."""
 
@@ -40,6 +46,39 @@ class _DeadlineError(BaseException):
 
 class _StoppedError(BaseException):
     """Told to end (SIGTERM)."""
+
+
+class Deadlines(NamedTuple):
+    """How long clients may compute, in seconds."""
+
+    client: float = 0.0  # 0: half of ``round``
+    round: float = PATIENCE
+
+    def of(self, count: int) -> float:
+        """Return the limit for so many clients that are computed together or in turn."""
+        return min(count * (self.client or self.round / 2), self.round)
+
+
+def within(seconds: float, call: Callable[[], Result]) -> Result:
+    """The result of ``call``, Python code of which is interrupted after so many seconds.
+
+    Only in the main thread. A timer of somebody else that is due earlier is left alone.
+
+    Raises:
+        BaseException: Time is up; ``guarded`` makes a failure "timeout" of it.
+
+    """
+    due = signal.getitimer(signal.ITIMER_REAL)[0] if hasattr(signal, "getitimer") else 0.0
+    if 0 < due <= seconds:
+        return call()
+    alarm = _Interrupts(seconds, own_process=False)
+    with alarm:
+        return alarm.during(call)
+
+
+def timed_out(failure: object) -> bool:
+    """Whether something is the failure of a call that took too long."""
+    return isinstance(failure, Failure) and failure.reason.startswith("timeout")
 
 
 def guarded(call: Callable[[], Result]) -> Result | Failure:
@@ -97,14 +136,17 @@ def guard(
 ) -> "Message":
     """The first mod of a Flower ``ClientApp``: whatever it wraps, there is a reply.
 
-    The run's ``client-deadline`` (seconds; 0: none) interrupts Python code. Native code that does
-    not come back is ended with its process ``GRACE`` seconds later, tracebacks on stderr. Both, and
-    the answer to SIGTERM, need the main thread, which is where Flower calls a ``ClientApp``.
+    The run's ``client-deadline`` (seconds; 0, or none given: half of ``round-deadline``) interrupts
+    Python code. Native code that does not come back is ended with its process ``GRACE`` seconds
+    later, tracebacks on stderr. Both, and the answer to SIGTERM, need the main thread, which is
+    where Flower calls a ``ClientApp``.
     """
     from flwr.app import Error, Message  # not above: the in-process engine runs without Flower
 
-    limit = context.run_config.get("client-deadline", 0.0)
-    interrupts = _Interrupts(float(limit) if isinstance(limit, int | float) else 0.0)
+    client, round = (
+        _seconds(context.run_config.get(key)) for key in ("client-deadline", "round-deadline")
+    )
+    interrupts = _Interrupts(Deadlines(client, round or PATIENCE).of(1))
     try:
         with interrupts:
             reply = interrupts.during(lambda: call_next(message, context))
@@ -116,8 +158,17 @@ def guard(
     return Message(Error(code=CODES[re.split("[: ]", reason)[0]], reason=reason), reply_to=message)
 
 
+def _seconds(value: object) -> float:
+    """A setting in seconds; 0 for whatever cannot be one, which is refused elsewhere."""
+    known = isinstance(value, int | float) and 0 < value < float("inf")
+    return float(value) if known else 0.0  # type: ignore[arg-type]
+
+
 def _reason(error: BaseException | None) -> str:
     """A kind and an incident id for the server; the traceback for the log."""
+    if isinstance(error, EgressError):
+        log.warning("%s", error.reason)
+        return error.reason
     reason = f"{_kind(error)} incident={uuid.uuid4().hex[:12]}"
     log.error("%s", reason, exc_info=error)
     return reason
@@ -143,10 +194,15 @@ def _kind(error: BaseException | None) -> str:
 
 
 class _Interrupts:
-    """Turns SIGTERM and a deadline into exceptions inside one call, and nowhere else."""
+    """Turns SIGTERM and a deadline into exceptions inside one call, and nowhere else.
 
-    def __init__(self, limit: float) -> None:
+    Where the process is not the client's own, SIGTERM is left alone, and native code that does not
+    come back is the business of others.
+    """
+
+    def __init__(self, limit: float, *, own_process: bool = True) -> None:
         self.limit = limit  # seconds; 0: none
+        self._own_process = own_process
         self._inside = False
         self._old_handlers: dict[int, Any] = {}
         self._old_timer = (0.0, 0.0)
@@ -162,10 +218,12 @@ class _Interrupts:
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # Python delivers signals to the main thread only
-        self._handle(signal.SIGTERM, _StoppedError)
+        if self._own_process:
+            self._handle(signal.SIGTERM, _StoppedError)
         if self.limit > 0:
-            # A C thread: it ends the process even when native code holds the interpreter's lock.
-            faulthandler.dump_traceback_later(self.limit + GRACE, exit=True, file=2)
+            if self._own_process:
+                # A C thread: it ends the process even while native code holds the interpreter.
+                faulthandler.dump_traceback_later(self.limit + GRACE, exit=True, file=2)
             if hasattr(signal, "setitimer"):  # not on Windows
                 self._handle(signal.SIGALRM, _DeadlineError)
                 self._old_timer = signal.setitimer(signal.ITIMER_REAL, self.limit)
@@ -174,7 +232,8 @@ class _Interrupts:
         if not self._old_handlers:
             return
         if self.limit > 0:
-            faulthandler.cancel_dump_traceback_later()
+            if self._own_process:
+                faulthandler.cancel_dump_traceback_later()
             if hasattr(signal, "setitimer"):
                 signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in self._old_handlers.items():

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import torch
@@ -16,19 +17,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedadapt.client.differential_privacy import KEPT
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.weights import Weights
 
 FORMAT = 1
-KEEP = 3  # a server keeps two checkpoints, and a third round may be under way
+KEEP = 3  # rounds: a server keeps two checkpoints, and a third round may be under way
+APART = (KEPT,)  # parts of what was told: they stay as they are when a server goes back
+ATTEMPT = "attempt"
 
 
 class ClientStateStore:
     """The parts one client keeps in one experiment; one process at a time writes to it.
 
-    Files are ``<folder>/<experiment>/<client>/round-<number>.safetensors``, readable by their owner
-    only, written atomically.
+    Files are ``<folder>/<experiment>/<client>/round-<number>-<step>-<action>.safetensors``,
+    readable by their owner only, written atomically: what the client kept after each exchange of
+    the last rounds. What was told to the server cannot be taken back by going back: the parts in
+    ``APART`` are in ``apart.safetensors``, the same for all rounds.
     """
 
     def __init__(self, folder: Path, experiment: str, client: str) -> None:
@@ -41,39 +47,67 @@ class ClientStateStore:
         """
         self.folder = folder / _file_name("experiment", experiment) / _file_name("client", client)
 
-    def load(self, before: int | None = None) -> dict[str, Weights]:
+    def begin(self, attempt: int, *, after: int) -> None:
+        """Forget what was kept after a round, once for each attempt of the server to go on.
+
+        Args:
+            attempt: Counts the starts of the server; later ones are larger.
+            after: The round that the server goes on after.
+
+        Raises:
+            InputError: What was kept then is no longer remembered.
+
+        """
+        if attempt <= self._attempt():
+            return
+        exchanges = self._exchanges()
+        if exchanges and exchanges[0].round > after:
+            self._refuse_forgotten(exchanges[0], after + 1)
+        for exchange in reversed(exchanges):  # a crash meanwhile leaves the earlier ones
+            if exchange.round > after:
+                exchange.path.unlink()
+        if attempt > 1:
+            write_atomically(self.make() / ATTEMPT, str(attempt).encode(), mode=0o600)
+
+    def load(self, round: int | None = None, action: str = "train") -> dict[str, Weights]:
         """Part name -> weights of this client as last saved; {} if nothing was.
 
         Args:
-            before: as it was before this round, for a round that is computed again.
+            round: as it was before this exchange, should it be done again.
+            action: of the exchange: a message type.
 
         Raises:
             InputError: the file is damaged, of a newer format, or older than what is remembered.
         """
-        rounds = self._rounds()
-        usable = [r for r in rounds if before is None or r < before]
+        exchanges = self._exchanges()
+        usable = exchanges if round is None else _before(exchanges, round, action)
+        apart = _read(self._apart)[0] if self._apart.exists() else {}
         if usable:
-            return _read(self._path(usable[-1]))[0]
-        if rounds and _read(self._path(rounds[0]))[1] is not None:
-            raise InputError(
-                f"{self.folder}: nothing kept before round {before}, what is remembered begins at "
-                f"round {rounds[0]}; remove the folder to start this client afresh"
-            )
-        return {}
+            return _read(usable[-1].path)[0] | apart
+        if exchanges:
+            self._refuse_forgotten(exchanges[0], round)
+        return apart
 
-    def save(self, states: dict[str, Weights], round: int) -> None:
-        """Keep ``states`` as the state after ``round``; saving it again changes nothing.
+    def save(self, states: dict[str, Weights], round: int, action: str = "train") -> None:
+        """Keep ``states`` as the state after an exchange; saving it again changes nothing.
 
-        Rounds after ``round`` are forgotten: the server has gone back to before them.
+        Later exchanges are forgotten: the server has gone back to before them.
         """
         self.make()
-        earlier = [r for r in self._rounds() if r < round]
-        content = _encode(states, round, earlier[-1] if earlier else None)
-        write_atomically(self._path(round), content, mode=0o600)
-        remembered = {*earlier[-(KEEP - 1) :], round}
-        for r in self._rounds():
-            if r not in remembered:
-                self._path(r).unlink()
+        apart = {part: weights for part, weights in states.items() if part in APART}
+        if apart:
+            write_atomically(self._apart, _encode(apart, 0, None), mode=0o600)
+        states = {part: weights for part, weights in states.items() if part not in APART}
+        earlier = _before(self._exchanges(), round, action)
+        step = sum(exchange.round == round for exchange in earlier)
+        content = _encode(states, round, earlier[-1].round if earlier else None)
+        path = self.folder / f"round-{round:08d}-{step}-{quote(action, safe='')}.safetensors"
+        write_atomically(path, content, mode=0o600)
+        rounds = sorted({exchange.round for exchange in earlier} | {round})[-KEEP:]
+        kept = {exchange.path for exchange in earlier if exchange.round in rounds} | {path}
+        for exchange in self._exchanges():
+            if exchange.path not in kept:
+                exchange.path.unlink()
         for unfinished in self.folder.glob(".*.tmp"):  # of a crash: there is no other writer
             unfinished.unlink()
 
@@ -83,14 +117,50 @@ class ClientStateStore:
         _make_private(self.folder)
         return self.folder
 
-    def _path(self, round: int) -> Path:
-        return self.folder / f"round-{round:08d}.safetensors"
+    @property
+    def _apart(self) -> Path:
+        return self.folder / "apart.safetensors"
 
-    def _rounds(self) -> list[int]:
-        matches = (
-            re.fullmatch(r"round-(\d{8,})", p.stem) for p in self.folder.glob("*.safetensors")
-        )
-        return sorted(int(match[1]) for match in matches if match)
+    def _refuse_forgotten(self, first: "_Exchange", round: int | None) -> None:
+        """Refuse to begin afresh where something was kept before the first that is remembered."""
+        if _read(first.path)[1] is not None:
+            raise InputError(
+                f"{self.folder}: nothing kept before round {round}, what is remembered begins at "
+                f"round {first.round}; remove the folder to start this client afresh"
+            )
+
+    def _attempt(self) -> int:
+        try:
+            return int((self.folder / ATTEMPT).read_text("ascii"))
+        except (OSError, ValueError):
+            return 1
+
+    def _exchanges(self) -> "list[_Exchange]":
+        """The exchanges that are remembered, in their order."""
+        found = []
+        for path in self.folder.glob("round-*.safetensors"):
+            match = re.fullmatch(r"round-(\d{8,})-(\d+)-(.+)", path.stem)
+            if match:
+                found.append(_Exchange(int(match[1]), int(match[2]), unquote(match[3]), path))
+        return sorted(found)
+
+
+class _Exchange(NamedTuple):
+    """After which a client kept something."""
+
+    round: int
+    step: int  # of those of the round
+    action: str
+    path: Path
+
+
+def _before(exchanges: "list[_Exchange]", round: int, action: str) -> "list[_Exchange]":
+    """Those before an exchange, whether it is done for the first time or again."""
+    for at, exchange in enumerate(exchanges):
+        again = (exchange.round, exchange.action) == (round, action)
+        if again or exchange.round > round:
+            return exchanges[:at]
+    return exchanges
 
 
 def _file_name(what: str, text: str) -> str:

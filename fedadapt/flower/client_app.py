@@ -1,8 +1,14 @@
 """The ClientApp: what a client does when the server asks. The engines in one process skip it."""
 
+from pathlib import Path
+
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedadapt.client.egress.budget import PrivacyBudget
+from fedadapt.client.egress.ledger import Ledger
+from fedadapt.client.egress.policy import FACTS as OF_POLICY
+from fedadapt.client.egress.policy import Policy
 from fedadapt.client.failures import guard
 from fedadapt.datasets.own.own_data import (
     channel_sums,
@@ -13,14 +19,28 @@ from fedadapt.datasets.own.own_data import (
 from fedadapt.errors import RefusedError
 from fedadapt.flower import records
 from fedadapt.flower.client_source import SCHEMA, agreed, client_part, run_config
+from fedadapt.flower.egress import Declared, Device, Egress, costing, debited
 from fedadapt.flower.owner import Owner
+from fedadapt.flower.run_facts.experiment import without_experiment
 from fedadapt.flower.software import network_facts, software
 from fedadapt.messages import Config
+from fedadapt.server.checks import Expected
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.results.saved_models import keep_models
 from fedadapt.weights import is_finite, row
 
-OF_THE_SERVER = ("query.count", "query.hello", "query.classes", "query.normalization")
+FACTS = {
+    "query.count": frozenset({"clients"}),
+    "query.hello": frozenset(
+        {"version", "code", "flwr", "torch", "partition-id", "manifest", "client", "image-shape",
+         "network", "initial", "num-examples", *OF_POLICY}
+    ),
+    "query.classes": frozenset({"classes"}),
+    "query.normalization": frozenset({"total", "squares", "pixels"}),
+}  # fmt: skip
+"""All that an answer to the server's own queries may say."""
+
+OF_THE_SERVER = tuple(FACTS)
 """Asked of every client whatever the run; all other queries are a strategy's or an adaptation's."""
 
 
@@ -33,11 +53,36 @@ class RunClientApp(ClientApp):
     def __call__(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
         if kind.startswith("query.") and kind not in OF_THE_SERVER:
-            return guard(message, context, answer)
+            return egress(message, context, lambda m, c: guard(m, c, answer))
         return super().__call__(message, context)
 
 
-app = RunClientApp(mods=[guard])
+def _device(context: Context) -> Device:
+    """The owner's policy, and the ledger in the owner's folder."""
+    policy = Policy.of(context.node_config)
+    try:
+        owner = Owner.of(context.node_config)
+    except RefusedError:  # the answer says so, and holds nothing
+        return Device(policy, None)
+    if not owner.state:
+        return Device(policy, None)
+    name = str(owner.partition) if owner.source is None else owner.fingerprint()
+    return Device(policy, Ledger(Path(owner.state), name))
+
+
+def _declared(message: Message, context: Context) -> Declared:
+    """What the run's strategy and adaptations say that an answer consists of."""
+    kind = message.metadata.message_type
+    if kind in OF_THE_SERVER:
+        return Declared(facts=FACTS[kind])
+    part = client_part(message.content, context)
+    answer = part.assembly.worker.declared(kind, records.received(message.content, part.client))
+    arrays = {records.ARRAYS: answer.weights, records.REPORT: answer.report}
+    return Declared({n: Expected.of(w) for n, w in arrays.items()}, answer.metrics)
+
+
+egress = Egress(_device, _declared)
+app = RunClientApp(mods=[egress, guard])
 
 
 @app.query("count")
@@ -58,7 +103,8 @@ def hello(message: Message, context: Context) -> Message:
     config, owner = run_config(context), Owner.of(context.node_config)
     owner.check(config)
     facts: dict[str, bool | int | float | str | list[int] | list[float] | list[str]] = {
-        **software()
+        **software(),
+        **Policy.of(context.node_config).to_config(),
     }
     if owner.source is None:
         part = client_part(message.content, context)
@@ -69,7 +115,7 @@ def hello(message: Message, context: Context) -> Message:
         facts["client"] = owner.fingerprint()
         facts["image-shape"] = list(image_shape(owner.source, config.image_size))
         if SCHEMA in records.settings(message.content):
-            part = client_part(message.content, context)
+            part = client_part(message.content, context, begins=False)
             facts |= network_facts(part.assembly.model)
             facts["num-examples"] = part.assembly.benchmark.num_train_examples(part.client)
     return Message(records.request({}, facts), reply_to=message)
@@ -103,17 +149,20 @@ def normalization(message: Message, context: Context) -> Message:
 
 def answer(message: Message, context: Context) -> Message:
     """Compute the answer to ``train``, or to a query that the run declares; refuse any other."""
-    assembly, client, store = client_part(message.content, context)
+    assembly, client, store, data_set = client_part(message.content, context)
     sent = records.received(message.content, client)
+    sent = sent._replace(config=without_experiment(sent.config))
     round = int(sent.config.get("server-round", 0))  # type: ignore[arg-type]
     action = message.metadata.message_type
-    # A round that is trained again begins as it did; all else is asked of what there is now.
-    states = store.load(before=round) if action == "train" else store.load()
+    states = store.load(round, action)  # an exchange that is done again begins as it did
     update = assembly.worker.answer(action, round, sent, [states])
     new_states = {part: row(weights, 0) for part, weights in update.states.items()}
+    policy, folder = Policy.of(context.node_config), Owner.of(context.node_config).state
+    budget = PrivacyBudget(Path(folder), data_set) if folder else None
+    epsilon = debited(action, states, new_states, policy, budget)
     if new_states and all(is_finite(weights) for weights in new_states.values()):
-        store.save({**states, **new_states}, round)
-    return Message(records.answer(update), reply_to=message)
+        store.save({**states, **new_states}, round, action)
+    return Message(costing(records.answer(update), epsilon), reply_to=message)
 
 
 app.train()(answer)
@@ -123,7 +172,7 @@ app.train()(answer)
 def evaluate(message: Message, context: Context) -> Message:
     """Results of the models received, adapted as asked; a stock strategy gets plain metrics."""
     content = message.content
-    assembly, client, store = client_part(content, context)
+    assembly, client, store, _ = client_part(content, context)
     config = records.settings(content)
     if "adaptations" not in config:
         return answer(message, context)

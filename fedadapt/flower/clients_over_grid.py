@@ -1,25 +1,37 @@
 """Clients behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from fedadapt.config import RunConfig
-from fedadapt.errors import InputError
+from fedadapt.errors import InputError, one_line
 from fedadapt.flower import records
-from fedadapt.flower.nodes import wait_for_nodes
+from fedadapt.flower.egress import WITHHELD
+from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.flower.roll_call import RollCall
+from fedadapt.flower.run_facts.announced import Announcements
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
-from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure
+from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure, Outcome
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
 from fedadapt.weights import Weights, is_shared, row
 
 COUNT = "query.count"
+OF_SUPERLINK: dict[int, Outcome] = {
+    ErrorCode.MESSAGE_UNAVAILABLE: "late",  # it was not fetched, or not answered, before its end
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "late",
+    ErrorCode.NODE_UNAVAILABLE: "lost",  # no heartbeat
+}
+"""What became of a client, by the code of an error that the SuperLink made in its stead."""
+
+log = logging.getLogger(__name__)
 
 
 def count_clients(grid: Grid, config: RunConfig) -> int:
@@ -36,7 +48,7 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
     if not replies:
         why = "no answer by the deadline"
     elif replies[0].has_error():
-        why = replies[0].error.reason or "no reason"
+        why = one_line(replies[0].error.reason or "no reason")
     else:
         clients = records.settings(replies[0].content).get("clients")
         if type(clients) is int and clients > 0:
@@ -71,6 +83,7 @@ class GridClients:
         self._kinds = kinds
         self._settings = settings
         self._nodes: dict[int, int] = {}  # client -> node id
+        self._announced = Announcements(config.max_weight_factor)
 
     def ready(self) -> Sequence[int]:
         """Find out which node is which client.
@@ -80,7 +93,13 @@ class GridClients:
 
         """
         self._nodes = dict(self._roll_call.present())
+        self._announced.clients = {d: self._roll_call.announced[d] for d in self._nodes}
+        self._announced.log()
         return sorted(self._nodes)
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        return self._announced.withheld
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         shape = Expected.of(expected)
@@ -94,7 +113,10 @@ class GridClients:
                 yield Answers((), None, {client: reply})
                 continue
             try:
-                update = stacked(checked_reply(reply, shape))
+                counted = self._announced.is_counted(client)
+                update = stacked(checked_reply(reply, shape, counted=counted))
+                if action != "evaluate":  # of other images, and no weight in any model
+                    update = self._announced.bounded(client, update)
             except ReplyError as error:
                 yield Answers((), None, {client: Failure("rejected", str(error))})
                 continue
@@ -155,6 +177,7 @@ class GridClients:
         self, action: str, round: int, clients: Sequence[int], contents: Iterable[RecordDict]
     ) -> Iterator[tuple[int, Message | Failure]]:
         """Send each client its content; its reply, or why there is none, in client order."""
+        refusals = self._announced.refusals(action, clients)
         messages = [
             Message(
                 content,
@@ -164,16 +187,27 @@ class GridClients:
                 ttl=self._config.round_deadline,
             )
             for client, content in zip(clients, contents, strict=True)
+            if client not in refusals
         ]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in received}
+        asked = nodes_by_message(messages)
+        # An error that the SuperLink made comes from no client; only the message says whose it is.
+        replies = {
+            asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            for reply in received
+        }
         for client in clients:
             reply = replies.get(self._nodes[client])
-            if reply is None:
+            if client in refusals:
+                yield client, refusals[client]
+            elif reply is None:
                 yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
-                yield client, Failure("error", reply.error.reason or "no reason")
+                outcome = OF_SUPERLINK.get(reply.error.code, "error")
+                yield client, Failure(outcome, one_line(reply.error.reason or "no reason"))
             else:
+                if WITHHELD in reply.content.config_records:
+                    log.warning("client %d: its device withheld what nobody declares", client)
                 yield client, reply
 
 

@@ -1,14 +1,11 @@
 """A stock or third-party Flower strategy as a method of ours: same rounds, checks and records."""
 
-import inspect
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy import Strategy as Flower
@@ -16,8 +13,21 @@ from torch import Tensor
 
 from fedadapt.errors import InputError, nearest
 from fedadapt.flower import records
-from fedadapt.flower.grid_over_clients import GridOverClients, floats, flower_identity
-from fedadapt.flower.stock_client import StockClient
+from fedadapt.flower.grid_over_clients import (
+    PATIENCE,
+    GridOverClients,
+    floats,
+    flower_identity,
+)
+from fedadapt.flower.stock.arguments import (
+    TRIED_WITH,
+    MadeUpExchange,
+    checked,
+    constructor_parameters,
+    try_out,
+)
+from fedadapt.flower.stock.client import StockClient
+from fedadapt.flower.stock.state import Packed, StrategyState
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.strategies.base import Metadata, Run, ServerSide
 from fedadapt.strategies.selected import settings_of
@@ -34,8 +44,16 @@ class FlowerStrategyWithState:
     images, never on their tests.
     """
 
-    def __init__(self, strategy: Flower, *, seed: int) -> None:
+    def __init__(self, strategy: Flower, *, seed: int, patience: int = PATIENCE) -> None:
+        """Drive a strategy that has just been constructed.
+
+        Args:
+            patience: See ``GridOverClients``.
+
+        """
         self._strategy = strategy
+        self._state = StrategyState(strategy)
+        self._patience = patience
         self._seed = seed
         self._weights: Weights = {}
 
@@ -43,7 +61,7 @@ class FlowerStrategyWithState:
         self._weights = dict(start)
 
     def round(self, exchange: Exchange, sampled: Sequence[int]) -> None:
-        grid = GridOverClients(exchange, sampled, self._weights)
+        grid = GridOverClients(exchange, sampled, self._weights, self._patience)
         number = exchange.round
         with flower_identity(), _quiet(), _sampling_seed(self._seed, number):
             arrays = records.array_record(floats(self._weights))
@@ -75,39 +93,14 @@ class FlowerStrategyWithState:
         return {}
 
     def pack(self) -> tuple[dict[str, Tensor], Metadata]:
-        """The model, and the strategy's own arrays and numbers (momenta, step counts)."""
-        tensors = {f"model/{n}": t for n, t in self._weights.items()}
-        metadata: Metadata = {}
-        for name, value in vars(self._strategy).items():
-            if isinstance(value, bool | int | float | str) or value is None:
-                metadata[name] = ["scalar", value]
-            elif isinstance(value, np.ndarray):
-                metadata[name] = ["array", None]
-                tensors[f"strategy/{name}/"] = torch.from_numpy(value.copy())
-            elif isinstance(value, ArrayRecord):
-                metadata[name] = ["record", None]
-                tensors |= {f"strategy/{name}/{n}": t for n, t in records.tensors(value).items()}
-            elif isinstance(value, dict) and all(isinstance(v, np.ndarray) for v in value.values()):
-                metadata[name] = ["dict", None]
-                for n, v in value.items():
-                    tensors[f"strategy/{name}/{n}"] = torch.from_numpy(np.array(v))
-        return tensors, metadata
+        """The model, and the strategy's own attributes (momenta, step counts, lists)."""
+        tensors, metadata = self._state.pack()
+        return tensors | {f"model/{n}": t for n, t in self._weights.items()}, {**metadata}
 
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None:
         prefix = "model/"
         self._weights = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-        for name, fact in metadata.items():
-            kind, value = cast(list[Any], fact)
-            prefix = f"strategy/{name}/"
-            parts = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-            restored: Any = value
-            if kind == "array":
-                restored = parts[""].numpy()
-            elif kind == "record":
-                restored = records.array_record(parts)
-            elif kind == "dict":
-                restored = {n: t.numpy() for n, t in parts.items()}
-            setattr(self._strategy, name, restored)
+        self._state.unpack(tensors, cast(dict[str, Packed], metadata))
 
     def pack_clients(self) -> Mapping[int, Mapping[str, Weights]]:
         return {}
@@ -149,7 +142,8 @@ class SelectedFlowerStrategy:
                 "hooks and runs the rounds itself"
             )
         accepted = constructor_parameters(cls)
-        arguments = {key.replace("-", "_"): value for key, value in strategy_args.items()}
+        given = {key.replace("-", "_"): value for key, value in strategy_args.items()}
+        arguments = checked(cls, name, given)
         for argument in arguments:
             if accepted is not None and argument not in accepted:
                 known = tuple(accepted)
@@ -186,6 +180,28 @@ class SelectedFlowerStrategy:
         """Construct the strategy, with nothing of it trained yet."""
         return FlowerStrategyWithState(self.construct(), seed=server.config.seed)
 
+    def try_out(self, clients: int) -> None:
+        """Try a strategy of Flower's own out; a stranger's might leave traces elsewhere.
+
+        Raises:
+            InputError: It does not work with its arguments and so many clients a round.
+
+        """
+        if not self._class.__module__.startswith("flwr."):
+            return
+        strategy = self.construct()
+
+        def rounds(exchange: MadeUpExchange, weights: Weights) -> Weights:
+            driven = FlowerStrategyWithState(strategy, seed=0, patience=4)
+            sampled = range(min(clients, TRIED_WITH))
+            driven.begin(weights, sampled)
+            for number in (1, 2):
+                exchange.round = number
+                driven.round(cast(Exchange, exchange), sampled)
+            return {n: t[0] for n, t in driven.models([0])["base"].items()}
+
+        try_out(self.name, rounds)
+
     def construct(self) -> Flower:
         """Construct the strategy with the arguments of the run.
 
@@ -200,23 +216,6 @@ class SelectedFlowerStrategy:
             raise
         except (TypeError, ValueError) as error:
             raise InputError(f"strategy: {self.name}: {error}") from None
-
-
-def constructor_parameters(kind: type) -> dict[str, inspect.Parameter] | None:
-    """What the constructor takes, following ``**kwargs`` up to the parents; None: anything."""
-    names: dict[str, inspect.Parameter] = {}
-    for parent in kind.__mro__:
-        if "__init__" not in vars(parent):
-            continue
-        parameters = inspect.signature(vars(parent)["__init__"]).parameters
-        names |= {
-            n: p
-            for n, p in parameters.items()
-            if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-        }
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-            return names
-    return None
 
 
 @contextmanager

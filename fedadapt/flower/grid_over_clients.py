@@ -27,7 +27,20 @@ class GridOverClients(SynchronousGrid):
     whatever type a strategy computes in.
     """
 
-    def __init__(self, exchange: Exchange, clients: Sequence[int], model: Weights) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        clients: Sequence[int],
+        model: Weights,
+        patience: int = PATIENCE,
+    ) -> None:
+        """Stand for the clients of one round.
+
+        Args:
+            patience: Looks at the list of nodes before a strategy is told to stop waiting.
+
+        """
+        self._patience = patience
         self._exchange = exchange
         self._clients = tuple(clients)
         self._types = {n: t.dtype for n, t in model.items()}
@@ -36,7 +49,7 @@ class GridOverClients(SynchronousGrid):
 
     def get_node_ids(self) -> Iterable[int]:
         self._looks += 1
-        if self._looks > PATIENCE:
+        if self._looks > self._patience:
             raise InputError(
                 f"strategy: it waits for more than the {len(self._clients)} clients of this round; "
                 "lower its min_available_nodes and min_train_nodes, or raise fraction or clients"

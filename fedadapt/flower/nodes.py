@@ -1,7 +1,9 @@
 """The nodes of a Flower federation, as they appear."""
 
 import time
+from collections.abc import Sequence
 
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedadapt.errors import QuorumLostError
@@ -35,3 +37,9 @@ def wait_for_nodes(grid: Grid, wanted: int, seconds: float, least: int = 0) -> l
             )
         time.sleep(POLL)
     return nodes
+
+
+def nodes_by_message(messages: Sequence[Message]) -> dict[str, int]:
+    """The nodes that messages went to, by the numbers that Flower gave the messages."""
+    asked = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+    return {number: node for number, node in asked.items() if number}

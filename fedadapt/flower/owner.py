@@ -21,6 +21,7 @@ KEYS = {
     "data": "instead of `images`: a data source, `module:factory` or by its name",
     "state-dir": "where the client keeps what stays with it: needed on a real client",
     "key": "the node's key (its `.pub` beside it): the client is who its fingerprint says",
+    "egress-policy": "the owner's TOML file of what may leave; see docs/egress.md",
     "share": f"what else may be told, of {', '.join(SHARED)}; nothing where it is not given",
     "modules": "foreign modules that a run may name as model, strategy or adaptation",
     "benchmark": "the `folder:` or `module:` benchmark that a run may name, with partition-id",

@@ -15,7 +15,15 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from fedadapt.server.checks import MAX_EXAMPLES, Expected, Spec, listed, word
+from fedadapt.server.checks import (
+    MAX_EXAMPLES,
+    MAX_MAGNITUDE,
+    Expected,
+    Spec,
+    listed,
+    unusable,
+    word,
+)
 from fedadapt.weights import Weights
 
 ARRAYS, REPORT, METRICS, NUM_EXAMPLES = "arrays", "report", "metrics", "num-examples"
@@ -72,6 +80,7 @@ def checked_reply(
     *,
     report: Expected | None = None,
     metrics: tuple[str, ...] | None = None,
+    counted: bool = True,
 ) -> Reply:
     """The content of a reply, or ``ReplyError`` with the reason it is not usable.
 
@@ -80,11 +89,12 @@ def checked_reply(
     Args:
         report: the arrays that the report must consist of; None: any, if honest and finite.
         metrics: the names there must be besides "num-examples"; None: any.
+        counted: the number of examples must be there; else, where it is missing, it is 1.
     """
     if message.has_error():
         raise ReplyError("no content: the reply is an error")
     arrays, reported, measured = _records(message, expected)
-    num_examples, values = _numbers(measured, metrics)
+    num_examples, values = _numbers(measured, metrics, counted)
     # All headers before any value: a bad last array costs as little as a bad first one.
     array_headers = _headers("array", arrays, expected)
     report_headers = _headers("report", reported, report)
@@ -141,9 +151,11 @@ def _records(message: Message, expected: Expected) -> tuple[ArrayRecord, ArrayRe
     return arrays.get(ARRAYS, none), arrays.get(REPORT, none), metrics[METRICS]
 
 
-def _numbers(record: MetricRecord, names: tuple[str, ...] | None) -> tuple[float, dict[str, float]]:
+def _numbers(
+    record: MetricRecord, names: tuple[str, ...] | None, counted: bool
+) -> tuple[float, dict[str, float]]:
     """The number of examples and the other metrics, all of them finite numbers."""
-    if NUM_EXAMPLES not in record:
+    if counted and NUM_EXAMPLES not in record:
         raise ReplyError(f"{NUM_EXAMPLES}: missing; expected a number above 0")
     values: dict[str, float] = {}
     for name, value in record.items():
@@ -154,7 +166,7 @@ def _numbers(record: MetricRecord, names: tuple[str, ...] | None) -> tuple[float
             shown = value if isinstance(value, float) else f"a number of {value.bit_length()} bits"
             raise ReplyError(f"{label}: is {shown}, expected a finite number")
         values[name] = float(value)
-    num_examples = values.pop(NUM_EXAMPLES)
+    num_examples = values.pop(NUM_EXAMPLES, 1.0)
     if not 0 < num_examples <= MAX_EXAMPLES:
         raise ReplyError(
             f"{NUM_EXAMPLES}: is {num_examples:g}, "
@@ -175,13 +187,19 @@ def _headers(what: str, record: ArrayRecord, expected: Expected | None) -> dict[
     headers = {}
     for name in expected.arrays if expected else record:
         try:
-            headers[name] = _header(record[name], expected.arrays[name] if expected else None)
+            headers[name] = honest_header(record[name], expected.arrays[name] if expected else None)
         except ReplyError as error:
             raise ReplyError(f"{what} {listed([name])}: {error}") from None
     return headers
 
 
-def _header(array: Array, spec: Spec | None) -> NpyHeader:
+def honest_header(array: Array, spec: Spec | None) -> NpyHeader:
+    """Read the header of an array that agrees with its content, and with ``spec``.
+
+    Raises:
+        ReplyError: It does not.
+
+    """
     if array.stype != "numpy.ndarray":
         raise ReplyError(f"is serialised as {array.stype[:40]!r}, expected 'numpy.ndarray'")
     header = npy_header(array.data)
@@ -218,10 +236,8 @@ def _tensor(data: bytes, header: NpyHeader) -> Tensor:
         raise ReplyError("holds bytes that are neither true nor false")
     shaped = values.reshape(header.shape, order="F" if header.fortran else "C")
     tensor = torch.from_numpy(shaped.copy())
-    if tensor.is_floating_point() and not tensor.sum().isfinite():  # a sum may also overflow
-        bad = int((~tensor.isfinite()).sum())
-        if bad:
-            raise ReplyError(f"{bad} of {tensor.numel()} values NaN or infinite, expected finite")
+    if tensor.is_floating_point() and not tensor.abs().max() <= MAX_MAGNITUDE:  # NaN is not
+        raise ReplyError(unusable(tensor))
     return tensor
 
 

@@ -21,10 +21,12 @@ from fedadapt.datasets.own.pictures import class_name
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.datasets.own.settings import parse_classes
 from fedadapt.datasets.own.tasks import ServerTasks
-from fedadapt.errors import REFUSALS, InputError, QuorumLostError, shown
+from fedadapt.errors import REFUSALS, InputError, QuorumLostError, one_line
 from fedadapt.flower import records
-from fedadapt.flower.nodes import wait_for_nodes
+from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.roster import Roster
+from fedadapt.flower.run_facts.agreement import Agreement
+from fedadapt.flower.run_facts.announced import Announced
 from fedadapt.flower.software import differences
 from fedadapt.messages import Config
 
@@ -36,10 +38,12 @@ Shape = tuple[int, int, int]
 
 
 class RollCall(Protocol):
-    """Finds out which node is which client."""
+    """Finds out which node is which client, and what each says of itself."""
+
+    announced: dict[int, Announced]
 
     def present(self) -> Mapping[int, int]:
-        """Client -> node of all that take part, ascending.
+        """Client -> node of all that take part, ascending; ``announced`` is filled then.
 
         Raises:
             QuorumLostError: Too few.
@@ -75,7 +79,12 @@ class _Call:
         asked = [node for node in nodes if node not in self.left_out]
         messages = [Message(records.request({}, settings(node)), node, action) for node in asked]
         received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        replies = {reply.metadata.src_node_id: reply for reply in received}
+        # An error that the SuperLink made in a client's stead comes from the SuperLink.
+        node_of = nodes_by_message(messages)
+        replies = {
+            node_of.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            for reply in received
+        }
         for node in asked:
             reply = replies.get(node)
             if reply is None:
@@ -126,7 +135,7 @@ def explained(reason: str | None) -> str:
     kind, _, detail = word.partition(":")
     if kind == "refused" and detail in REFUSALS:
         return f"{REFUSALS[detail]} ({reason})" if len(reason) < 100 else REFUSALS[detail]
-    return shown(reason)[1:-1]
+    return one_line(reason, 80)
 
 
 class BenchmarkRollCall:
@@ -137,6 +146,7 @@ class BenchmarkRollCall:
         self._call = _Call(grid, config)
         self._config = config
         self._manifest = manifest
+        self.announced: dict[int, Announced] = {}
 
     def present(self) -> Mapping[int, int]:
         nodes = self._call.wanted_nodes(self._config.clients)
@@ -153,7 +163,11 @@ class BenchmarkRollCall:
                     "its own partition-id",
                 )
             elif type(client) is int:
-                holders[client] = node
+                try:
+                    self.announced[client] = Announced.of(facts)
+                    holders[client] = node
+                except InputError as error:
+                    self._call.leave_out(node, str(error))
         self._call.need(len(holders), self._config.clients)
         return dict(sorted(holders.items()))
 
@@ -187,15 +201,24 @@ class Member(NamedTuple):
 class OwnRollCall:
     """Clients with own data: a client is who its key says, and a schema is what all agree on."""
 
-    def __init__(self, grid: Grid, config: RunConfig) -> None:
-        """Read the roster, if there is one."""
+    def __init__(self, grid: Grid, config: RunConfig, before: Agreement | None = None) -> None:
+        """Read the roster, if there is one.
+
+        Args:
+            before: Of a run that goes on: clients keep their numbers, and data are used as before.
+
+        """
         self._call = _Call(grid, config)
         self._config = config
+        self._before = before
         self._given = Roster.read(Path(config.roster)) if config.roster else None
+        if before is not None:
+            self._given = before.roster
         self._wanted = config.clients or len(self._given or ())
         self.roster = self._given or Roster((), ())
         self._members: dict[int, Member] = {}
         self.schema: Schema | None = None
+        self.announced: dict[int, Announced] = {}
 
     def agree(self, server: ServerTasks | None = None) -> Schema:
         """Find the clients and agree on classes, shape and scaling.
@@ -209,11 +232,15 @@ class OwnRollCall:
 
         """
         self._introduce()
+        if self._before is not None:
+            self.schema = self._before.schema
+            return self.schema
         shapes = [member.shape for member in self._members.values()]
         if server is not None:
             self.schema = server.schema(shapes)
             return self.schema
-        named = parse_classes(self._config.classes) or self._classes()
+        classes = parse_classes(self._config.classes)
+        named = classes or self._classes()
         self._need()
         shapes = [member.shape for member in self._members.values()]
         scaling = fixed_scaling(self._config, shapes[0][0])
@@ -238,7 +265,13 @@ class OwnRollCall:
         for client, facts in self._ask(HELLO):
             if facts.get("network") != network["network"]:
                 self._leave_out(client, "its network has other tensors than the server's")
-            elif facts.get("initial") != network["initial"]:
+                continue
+            try:
+                self.announced[client] = Announced.of(facts)
+            except InputError as error:
+                self._leave_out(client, str(error))
+                continue
+            if facts.get("initial") != network["initial"]:
                 log.warning(
                     "client %s draws other initial weights; it is sent the server's",
                     self.roster.names[client],

@@ -1,17 +1,19 @@
 """The ServerApp: the same run as ``fedadapt simulate``, over Flower nodes."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedadapt.config import RunConfig
 from fedadapt.datasets.own.names import OWN
-from fedadapt.flower.exit_codes import tells_exit_code
+from fedadapt.flower.real_clients.exit_codes import tells_exit_code
 
 if TYPE_CHECKING:
+    from fedadapt.config import RunConfig
     from fedadapt.flower.clients_over_grid import GridClients
+    from fedadapt.flower.run_facts.experiment import Experiment
     from fedadapt.simulations.assembly import Assembly
 
 app = ServerApp()
@@ -28,20 +30,33 @@ def main(grid: Grid, context: Context) -> None:
 
     """
     from fedadapt.flower.clients_over_grid import count_clients
-    from fedadapt.flower.telling_clients import TellingClients
+    from fedadapt.flower.real_clients.telling_clients import TellingClients
+    from fedadapt.flower.run_facts.experiment import Experiment, resumed
+    from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
+    from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
-    config = RunConfig.from_mapping(context.run_config)
+    resume, config = resumed(context.run_config)
     own = config.benchmark == OWN
     if not config.clients and not own:
         config = replace(config, clients=count_clients(grid, config))
     check(config, flower=True)
-    folder = new_folder(config)
-    tell("waiting for the clients")
-    assembly, client_pool = (_with_own_data if own else _of_benchmark)(grid, config)
-    run(assembly, TellingClients(client_pool, tell), folder, engine="flower")
+    if not config.checkpoint_every:  # beside an exchange of seconds a checkpoint takes no time
+        config = replace(config, checkpoint_every=1)
+    folder = new_folder(config) if resume is None else resume
+    with opened(folder, resume=resume is not None), early_endings(folder, engine="flower"):
+        if resume is None:
+            experiment = Experiment.begin(folder)
+        else:
+            experiment = Experiment.go_on(folder, load_latest(folder).round)
+        tell("waiting for the clients")
+        make = _with_own_data if own else _of_benchmark
+        assembly, client_pool = make(grid, config, experiment, folder)
+        experiment.write_resume_file(folder, assembly.config)
+        told = TellingClients(client_pool, tell)
+        run(assembly, told, folder, engine="flower", resume=resume is not None)
 
 
 def tell(line: str) -> None:
@@ -49,7 +64,9 @@ def tell(line: str) -> None:
     print(line, flush=True)
 
 
-def _of_benchmark(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClients]":
+def _of_benchmark(
+    grid: Grid, config: "RunConfig", experiment: "Experiment", folder: Path
+) -> "tuple[Assembly, GridClients]":
     """Clients that hold rows of a benchmark, which the server has too."""
     from fedadapt.flower.clients_over_grid import GridClients
     from fedadapt.flower.roll_call import BenchmarkRollCall
@@ -57,21 +74,27 @@ def _of_benchmark(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClients
 
     assembly = assemble(config)
     roll_call = BenchmarkRollCall(grid, config, assembly.benchmark.manifest.hash)
-    return assembly, GridClients(grid, config, roll_call, assembly.benchmark.kinds)
+    kinds, settings = assembly.benchmark.kinds, experiment.to_config()
+    return assembly, GridClients(grid, config, roll_call, kinds, lambda client: settings)
 
 
-def _with_own_data(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClients]":
+def _with_own_data(
+    grid: Grid, config: "RunConfig", experiment: "Experiment", folder: Path
+) -> "tuple[Assembly, GridClients]":
     """Clients that have data of their own: the server has a schema, and none of the data."""
     from fedadapt.datasets.own.benchmarks import OnServer
     from fedadapt.datasets.own.tasks import load_server_tasks, own_tasks
     from fedadapt.flower.clients_over_grid import GridClients
     from fedadapt.flower.roll_call import OwnRollCall
+    from fedadapt.flower.run_facts.agreement import Agreement
     from fedadapt.flower.software import network_facts
     from fedadapt.simulations.assembly import assembled, assembled_tasks
 
     server = load_server_tasks(config) if config.server_data else None
-    roll_call = OwnRollCall(grid, config)
+    agreement = Agreement.read(folder) if experiment.attempt > 1 else None
+    roll_call = OwnRollCall(grid, config, agreement)
     schema = roll_call.agree(server)
+    Agreement(roll_call.roster, schema).write(folder)
     names = roll_call.roster.names
     config = replace(config, clients=len(names))
     clients = OnServer(OWN, schema, names)
@@ -80,4 +103,7 @@ def _with_own_data(grid: Grid, config: RunConfig) -> "tuple[Assembly, GridClient
     else:
         assembly = assembled_tasks(config, own_tasks(clients, schema, server))
     roll_call.confirm(network_facts(assembly.model))
-    return assembly, GridClients(grid, config, roll_call, names, roll_call.settings)
+    settings = experiment.to_config()
+    return assembly, GridClients(
+        grid, config, roll_call, names, lambda client: {**roll_call.settings(client), **settings}
+    )

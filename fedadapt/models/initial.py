@@ -1,5 +1,6 @@
 """Initial weights from a file or from torchvision, tensor by tensor accounted for."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -7,12 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fedadapt.errors import InputError
+from fedadapt.errors import InputError, one_line
+from fedadapt.files import check_unpacked
 from fedadapt.selectors import head
 from fedadapt.weights import Weights
 
 # What torchvision calls the layers after the features; those our network has not are left out.
 FOREIGN_HEADS = ("classifier.", "fc.")
+
+
+PLAIN_TYPES = (
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+"""Types of numbers that weights may have."""
 
 
 class Loaded(NamedTuple):
@@ -40,15 +49,20 @@ def read_weights(path: Path) -> Weights:
         InputError: The file cannot be read or holds something else than tensors.
 
     """
+    if not path.is_file():
+        raise InputError(f"weights: {str(path)!r} is no file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state = load_file(path)
         else:
+            _check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # a broken file can raise anything
-        reason = str(error).strip().split("\n")[0]
+        reason = one_line(str(error).strip().split("\n")[0], 200)
         raise InputError(
             f"weights: cannot read {str(path)!r} ({type(error).__name__}: {reason}); "
             "save a state_dict with torch.save or safetensors"
@@ -63,7 +77,31 @@ def read_weights(path: Path) -> Weights:
                 f"weights: {str(path)!r} holds {name!r}, a {type(value).__name__}; it must hold "
                 "tensors by name, a state_dict"
             )
+        _check_plain(str(path), name, value)
     return dict(state)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a file of torch's newer format, a zip, that would fill the memory."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            check_unpacked(path, sum(info.file_size for info in archive.infolist()))
+
+
+def _check_plain(path: str, name: str, tensor: Tensor) -> None:
+    """Refuse tensors that are not a block of numbers as networks have them."""
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+    elif tensor.is_meta:
+        kind = "meta, without values"
+    elif tensor.dtype not in PLAIN_TYPES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+    else:
+        return
+    raise InputError(
+        f"weights: {path}: {one_line(name, 80)!r} is {kind}; it must be a plain tensor of "
+        f"{', '.join(str(dtype).removeprefix('torch.') for dtype in PLAIN_TYPES)}"
+    )
 
 
 def imagenet_weights(weights_name: str) -> Weights:
@@ -113,7 +151,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             )
         if name in new:
             raise InputError(f"weights: {source} has {name!r} twice, with 'body.' and without")
-        if name in filters and tensor.dim() == 4 and tensor.shape[1] == 3 != needed[name].shape[1]:
+        if name in filters and _is_of_colours(tensor, needed[name]):
             tensor = tensor.sum(1, keepdim=True)
         _check_fit(stored, tensor, needed[name], source)
         new[name] = tensor
@@ -130,6 +168,12 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             needed[name].copy_(tensor)
     initial = tuple(name for name in needed if name not in new)
     return Loaded(source, tuple(n for n in needed if n in new), initial, tuple(left_out))
+
+
+def _is_of_colours(tensor: Tensor, needed: Tensor) -> bool:
+    """Whether filters are those needed, but for RGB images instead of grey ones."""
+    first, *rest = needed.shape
+    return tensor.dim() == 4 and rest[0] == 1 and tensor.shape == (first, 3, *rest[1:])
 
 
 def _check_fit(name: str, tensor: Tensor, needed: Tensor, source: str) -> None:

@@ -15,6 +15,7 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.data_spec import check_data
 from fedadapt.datasets.registry import find_benchmark
 from fedadapt.errors import InputError
+from fedadapt.files import user_path
 from fedadapt.models.limits import check_model
 from fedadapt.parameters import parameters
 from fedadapt.privacy.settings import MEANING, ORDERED, Attack, layers, words
@@ -136,7 +137,7 @@ def _of_run(run: Path, chosen: dict[str, Any]) -> RunConfig:
 def _folder(out: Path | None, run: Path | None, config: RunConfig) -> Path:
     name = re.sub(r"[^\w.-]+", "-", config.benchmark)
     default = Path("runs") / f"privacy-{name}" if run is None else run / "privacy"
-    folder = default if out is None else out.expanduser()
+    folder = default if out is None else user_path(out, "out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

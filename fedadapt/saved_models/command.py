@@ -54,8 +54,9 @@ def predict(
 ) -> None:
     """Predict the class of image files with a model that a run has saved.
 
-    RUN is the folder of a run, or the file of one model. Images may have any size and format; they
-    are brought to the size of the network as the images of the run were.
+    RUN is the folder of a run, the state folder of a client, or the file of one model. Images may
+    have any size and format; they are brought to the size of the network as the images of the run
+    were.
     """
     _find_factories()
     from fedadapt.saved_models.files import find

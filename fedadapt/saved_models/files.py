@@ -22,6 +22,7 @@ from fedadapt.files import write_atomically
 from fedadapt.older_runs import refuse_older_run
 from fedadapt.records import SERVED
 from fedadapt.saved_models.card import Card, label
+from fedadapt.saved_models.on_device import newest_models
 from fedadapt.weights import Weights
 
 MODELS = "models"
@@ -34,7 +35,7 @@ def relative_path(card: Card) -> Path:
     """Where a model lies below ``models/``."""
     folder = Path() if card.task is None else Path(f"task-{card.task}")
     if card.client is None:
-        return folder / f"base{SUFFIX}"
+        return folder / f"{folder_name(card.model)}{SUFFIX}"
     return folder / folder_name(card.label) / f"{card.client}{SUFFIX}"
 
 
@@ -104,8 +105,9 @@ def find(
     """The file of a model of a run, or of a client's own state folder.
 
     Args:
-        run: The folder that has ``models/``; or the file itself, and nothing else is given then.
-        client: None: the base model that is the same for all.
+        run: The folder that has ``models/``; or a client's ``state-dir``, for its models of the
+            newest run; or the file itself, and nothing else is given then.
+        client: None: the base model that is the same for all; in a ``state-dir`` the one client.
         model: ``base``, ``personal``, or ``served`` for the model and adaptation that the client
             chose; None: the served one where clients chose, else personal, else base.
         task: Of a task-incremental run.
@@ -120,6 +122,8 @@ def find(
             raise InputError(f"{run}: is one model; leave client, adaptation, model and task away")
         return run
     refuse_older_run(run)
+    if own := newest_models(run, client):
+        run, client = own
     models = _folder_of(run, task)
     if client is not None and adaptation == "none" and model in (None, SERVED):
         model, adaptation = _chosen(run, client) or (model, adaptation)

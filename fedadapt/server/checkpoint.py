@@ -31,9 +31,10 @@ from torch import Tensor
 
 from fedadapt.config import RUNNING
 from fedadapt.errors import FedadaptError, InputError
-from fedadapt.files import crash_point, sha256, sync, write_atomically
+from fedadapt.files import crash_point, disk_full, no_room, sha256, sync, write_atomically
 from fedadapt.older_runs import older_run, refuse_older_run
 from fedadapt.server.checkpoint_segments import Kept, StoredState, described, read_kept, write_kept
+from fedadapt.weights import num_bytes
 
 FORMAT = 3  # fedadapt 0.1.0 wrote formats 1 and 2, which are not read
 
@@ -85,8 +86,8 @@ class Checkpoints:
             The folder of this checkpoint.
 
         Raises:
-            FedadaptError: It cannot be written (disk full, no permission); the older ones are
-                intact.
+            DiskFullError: There is no room for it; the older ones are intact.
+            FedadaptError: It cannot be written for another reason; the same.
 
         """
         final = self._base / f"round-{checkpoint.round:08d}"
@@ -100,6 +101,8 @@ class Checkpoints:
             self._last, self._stored = final, stored
             write_atomically(self._base / "LATEST", f"{final.name}\n".encode())
         except (OSError, SafetensorError) as error:
+            if no_room(error):
+                raise disk_full(final, _size(checkpoint)) from error
             raise FedadaptError(
                 f"{final}: the checkpoint cannot be written ({_one_line(error)}); "
                 "the one before it is intact"
@@ -107,6 +110,7 @@ class Checkpoints:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         crash_point("latest-updated")
+        # Those of a kill included, in the middle of writing a checkpoint or of removing one.
         rounds = [p for p in _rounds(self._base) if not p.suffix and p.name <= final.name]
         for entry in self._base.glob("round-*"):
             if entry not in rounds[: self._keep]:
@@ -243,6 +247,13 @@ def _read(folder: Path) -> Checkpoint:
         server_states={~client: parts for client, parts in kept.items() if client < 0},
         config=manifest["config"],
     )
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Return the bytes of all tensors of a checkpoint, the most that it takes."""
+    kept = (*checkpoint.states.values(), *checkpoint.server_states.values())
+    parts = [checkpoint.tensors, *(weights for parts in kept for weights in parts.values())]
+    return sum(num_bytes(weights) for weights in parts)
 
 
 def _together(checkpoint: Checkpoint) -> Kept:

@@ -17,6 +17,11 @@ MAX_EXAMPLES = 1e12
 """More examples than any client holds; a larger weight would make the others' answers vanish."""
 
 
+MAX_MAGNITUDE = 1e12
+"""Larger than any value of a network that works, and far from where float32 ends: a finite 3e38 in
+one answer would make all other clients' training overflow in the next round."""
+
+
 class Spec(NamedTuple):
     """Shape and data type of one array of one client."""
 
@@ -90,7 +95,7 @@ def validation_errors(
     if max_norm:
         if sent_rows is None:
             raise ValueError("max_norm needs sent_rows: the weights the clients started from")
-        norms = _change(update.weights, sent_rows, num_clients)
+        norms = update_norms(update.weights, sent_rows, num_clients)
         reasons.add(
             norms <= max_norm,
             lambda d: f"arrays: L2 norm {norms[d].item():g} of the update, at most {max_norm:g}",
@@ -164,28 +169,40 @@ class _Reasons:
             self.faults.setdefault(self.clients[d], reason(d))
 
     def add_finite(self, what: str, tensors: Weights) -> None:
-        """Record every client with a NaN or an infinity.
-
-        One pass without a mask is enough: a sum is not finite if a term is not. Only rows whose
-        sum is not finite are examined value by value, because a sum may also overflow.
-        """
+        """Record every client with a NaN, an infinity or a value beyond ``MAX_MAGNITUDE``."""
         floats = {n: t for n, t in tensors.items() if t.is_floating_point() or t.is_complex()}
         if not floats:
             return
-        sums = [t.flatten(1).sum(1) if t.ndim > 1 else t for t in floats.values()]
-        fine = torch.stack([s.isfinite() for s in sums])
+        # NaN is not <= anything, so the comparison finds all three.
+        fine = torch.stack([_largest(t) <= MAX_MAGNITUDE for t in floats.values()])
         if fine.all():  # a GPU is synchronised once, not once a tensor
             return
         for (name, tensor), row_fine in zip(floats.items(), fine, strict=True):
             for d in (~row_fine).nonzero().flatten().tolist():
-                bad = int((~tensor[d].isfinite()).sum())
-                if bad:
-                    values = f"{bad} of {tensor[d].numel()} values"
-                    reason = f"{what} {name!r}: {values} NaN or infinite, expected finite"
-                    self.faults.setdefault(self.clients[d], reason)
+                self.faults.setdefault(self.clients[d], f"{what} {name!r}: {unusable(tensor[d])}")
 
 
-def _change(weights: Weights, sent: Weights, num_clients: int) -> Tensor:
+def unusable(tensor: Tensor) -> str:
+    """Describe the values of a tensor that are not finite, or else too large to be used."""
+    bad = int((~tensor.isfinite()).sum())
+    if bad:
+        return f"{bad} of {tensor.numel()} values NaN or infinite, expected finite"
+    bad = int((tensor.abs() > MAX_MAGNITUDE).sum())
+    return f"{bad} of {tensor.numel()} values beyond {MAX_MAGNITUDE:g}, expected smaller"
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """The largest magnitude of each row, [D]; NaN where there is one, 0 in a row of nothing."""
+    if tensor.numel() == 0:
+        return torch.zeros(len(tensor), device=tensor.device)
+    flat = tensor.reshape(len(tensor), -1)
+    if tensor.is_complex():
+        return flat.abs().amax(1)
+    low, high = flat.aminmax(dim=1)
+    return torch.maximum(-low, high)
+
+
+def update_norms(weights: Weights, sent: Weights, num_clients: int) -> Tensor:
     """Return ||weights - sent|| of each client over all floating-point arrays, [D], float64."""
     total = torch.zeros(())
     for name, tensor in weights.items():

@@ -59,9 +59,9 @@ class EvaluationAnswers:
 
 
 def result_bytes(rows: Sequence[Evaluation], confidences: Sequence[Confidence]) -> int:
-    """Payload of evaluation results: three numbers a row, two numbers and a flag an image."""
+    """Payload of evaluation results: six numbers a row, two numbers and a flag an image."""
     images = sum(len(confidence.right) for confidence in confidences)
-    return 8 * 3 * len(rows) + 8 * len(confidences) + 17 * images
+    return 8 * 6 * len(rows) + 8 * len(confidences) + 17 * images
 
 
 class ClientPool(Protocol):
@@ -70,10 +70,16 @@ class ClientPool(Protocol):
     Attributes:
         keeps_models: Whether clients keep the models that are to be saved on their own disks,
             instead of sending them with the results of an evaluation.
+        withheld: How many clients do not tell something, by what they do not tell.
 
     """
 
     keeps_models: bool
+
+    @property
+    def withheld(self) -> Mapping[str, int]:
+        """What the run has to do without, once ``ready`` has returned."""
+        ...
 
     def ready(self) -> Sequence[int]:
         """Wait for the clients, check that they fit the run, return their numbers, ascending."""

@@ -1,15 +1,18 @@
 """One exchange: a message to clients, their checked answers, and a log entry for each client."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median_low
 
+from fedadapt.errors import one_line
 from fedadapt.messages import Answers, Failure, Sent, Update
 from fedadapt.records import CommunicationEntry, Phase
-from fedadapt.server.checks import Expected, accept, validation_errors
+from fedadapt.server.checks import Expected, accept, update_norms, validation_errors
 from fedadapt.server.client_pool import ClientPool
 from fedadapt.weights import Weights, num_bytes
 
 EVALUATE = "evaluate"
+LEAST_COMPARED = 3  # updates of which a median says what is usual
 
 
 class RoundFailedError(Exception):
@@ -17,6 +20,7 @@ class RoundFailedError(Exception):
 
     def __init__(self, action: str, accepted: int, asked: int, needed: int, why: list[str]) -> None:
         self.reasons = why
+        self.accepted = accepted
         reasons = f"; e.g. {why[0]}" if why else ""
         super().__init__(
             f"{action}: {accepted} of {asked} clients gave a usable answer, "
@@ -39,6 +43,7 @@ class Exchange:
         *,
         min_replies: float,
         max_update_norm: float,
+        max_update_factor: float = 0.0,
         record: Callable[[CommunicationEntry], None],
         progress: Callable[[int], None],
         meanwhile: Callable[[], None] = lambda: None,
@@ -47,6 +52,9 @@ class Exchange:
         """Prepare the exchanges of one round.
 
         Args:
+            max_update_norm: The longest update allowed; 0: no limit.
+            max_update_factor: So many times the median length of the round's updates is the
+                longest allowed; 0: no limit. All answers are then held until the last has come.
             record: Takes the entries of the communication log.
             progress: Called with the number of further clients that have finished.
             meanwhile: Called before the first answer is taken in; clients work at the same time,
@@ -59,6 +67,7 @@ class Exchange:
         self.round = round
         self._min_replies = min_replies
         self._max_update_norm = max_update_norm
+        self._max_update_factor = max_update_factor
         self._record = record
         self._progress = progress
         self._meanwhile = meanwhile
@@ -88,7 +97,8 @@ class Exchange:
         if not sent.clients:
             return
         shape = Expected.of(expected)
-        limit = self._max_update_norm if action == "train" else 0.0  # other answers are no updates
+        is_update = action == "train"  # other answers are no updates
+        limit = self._max_update_norm if is_update else 0.0
         down = num_bytes({n: t[0] for n, t in sent.weights.items()})
         position = {client: row for row, client in enumerate(sent.clients)}
         waiting = set(sent.clients)
@@ -96,9 +106,17 @@ class Exchange:
         why: list[str] = []
         stream = self._client_pool.ask(action, self.round, sent, expected)
         self._meanwhile()
-        for answers in stream:
+
+        def received(answers: Answers) -> Weights:
             at = [position[d] for d in answers.clients]
-            base = {n: t[at] for n, t in sent.weights.items()} if limit else None
+            return {n: t[at] for n, t in sent.weights.items()}
+
+        if is_update and self._max_update_factor:
+            stream, usual = iter(held := list(stream)), _median_norm(held, shape, received)
+            bound = self._max_update_factor * usual
+            limit = min(limit or bound, bound or limit)
+        for answers in stream:
+            base = received(answers) if limit else None
             errors = validation_errors(answers, shape, base, max_norm=limit)
             usable = accept(answers, errors)
             if usable.update is not None:
@@ -108,6 +126,7 @@ class Exchange:
                 waiting.discard(client)
                 self._enter(action, client, Failure("accepted", ""), down, answers)
             for client, failure in usable.failures.items():
+                failure = Failure(failure.outcome, one_line(failure.reason))
                 waiting.discard(client)
                 why.append(f"client {client}: {failure.reason}")
                 self._enter(action, client, failure, down, answers)
@@ -159,3 +178,23 @@ class Exchange:
                 phase="evaluation" if action == EVALUATE else self._phase,
             )
         )
+
+
+def _median_norm(
+    stream: Sequence[Answers], expected: Expected, received: Callable[[Answers], Weights]
+) -> float:
+    """Return the median length of the usable updates; 0 of fewer than three, which tell nothing.
+
+    Of an even number it is the lower of the two in the middle: half of the clients cannot raise it.
+
+    Args:
+        received: The weights that the clients of an answer started from, a row each.
+
+    """
+    norms: list[float] = []
+    for answers in stream:
+        usable = accept(answers, validation_errors(answers, expected, None))
+        if usable.update is not None:
+            weights, count = usable.update.weights, len(usable.clients)
+            norms += update_norms(weights, received(usable), count).tolist()
+    return median_low(norms) if len(norms) >= LEAST_COMPARED else 0.0

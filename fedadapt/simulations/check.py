@@ -41,6 +41,11 @@ def check(
             raise InputError(
                 f'{module}: not installed; {purpose} need it: pip install "fedadapt[simulation]"'
             )
+    if flower and config.checkpoint_every > 1:
+        raise InputError(
+            f"checkpoint-every: {config.checkpoint_every}; clients of Flower remember a few rounds "
+            "only, so their server saves every round: leave it out"
+        )
     STRATEGIES.path(config.strategy)
     adaptations.arguments_by_name(config)
     check_model(config)
@@ -71,6 +76,8 @@ def check(
 
     given_keys = config.changed if given_keys is None else given_keys
     refuse_unused(config, given_keys, selected, flower=flower)
+    seen = max(1, config.clients - round(config.unseen * config.clients))
+    selected.try_out(max(1, round(config.fraction * seen)))
 
 
 def _mismatch(config: RunConfig) -> str:

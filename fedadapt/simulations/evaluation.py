@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 
+from fedadapt.errors import one_line
 from fedadapt.records import LOCAL, CommunicationEntry, Confidence, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import (
     ClientPool,
@@ -14,6 +15,9 @@ from fedadapt.server.client_pool import (
 from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.progress import Progress
 from fedadapt.weights import num_bytes, row
+
+NO_METRICS = "egress: 'metrics' is not allowed on this device"
+"""The reason of a client that evaluated and keeps the results, since its owner wants it so."""
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Evaluator:
         down = sum(num_bytes(row(weights, 0)) for weights in models) + sum(map(num_bytes, pooled))
         waiting = set(request.clients)
         failed: dict[str, list[EvaluationFailure]] = defaultdict(list)
+        refused = 0
         for answers in stream:
             for evaluation in answers.rows:
                 self._record(evaluation._replace(task=request.task))
@@ -69,6 +74,7 @@ class Evaluator:
             for confidence in answers.confidences:
                 self._record(confidence)
             for failure in answers.failed:
+                failure = failure._replace(reason=one_line(failure.reason))
                 failed[failure.label].append(failure)
                 self._record(failure._replace(task=request.task))
             for client in answers.clients:
@@ -77,11 +83,15 @@ class Evaluator:
                 self._enter(request.round, client, "accepted", "", down, up, seconds)
             for client, (outcome, reason) in answers.failures.items():
                 waiting.discard(client)
+                reason = one_line(reason)
+                refused += reason == NO_METRICS
                 log.warning("evaluation of client %d: %s", client, reason)
                 self._enter(request.round, client, outcome, reason, down)
             self._progress.advance(len(answers.clients) + len(answers.failures))
         for client in sorted(waiting):
             self._enter(request.round, client, "lost", "no answer", down)
+        if refused == len(request.clients):  # they evaluated, and tell nobody
+            self.last_round = request.round
         for label, failures in failed.items():
             first, (count, asked) = failures[0], (len(failures), len(request.clients))
             log.warning(

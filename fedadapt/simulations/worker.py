@@ -15,7 +15,7 @@ from fedadapt.client.adaptations.query import BEFORE
 from fedadapt.client.cohort import Cohort, Execution
 from fedadapt.client.cross_fitting import held_out_logits
 from fedadapt.client.evaluation import Score, evaluate, scores
-from fedadapt.client.failures import pieces
+from fedadapt.client.failures import Deadlines, pieces
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.datasets.benchmark import Benchmark, Examples, Split
 from fedadapt.errors import InputError
@@ -26,8 +26,8 @@ from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.confidence_rows import confidence_rows
-from fedadapt.strategies.base import Strategy
-from fedadapt.weights import Weights, is_shared, repeat, rows
+from fedadapt.strategies.base import Strategy, at_round
+from fedadapt.weights import Weights, is_shared, repeat, row, rows
 
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
 BYTES_ON_GPU = 2**32
@@ -39,6 +39,14 @@ class Evaluated(NamedTuple):
     rows: list[Evaluation]
     failures: list[EvaluationFailure]
     confidences: list[Confidence]
+
+
+class DeclaredAnswer(NamedTuple):
+    """What one client's answer may consist of, [...] without a client axis; values mean nothing."""
+
+    weights: Weights
+    report: Weights
+    metrics: frozenset[str]  # beside the number of examples
 
 
 class _Shown(NamedTuple):
@@ -72,9 +80,12 @@ class Worker:
         bytes_in_memory: int | None = None,
         alone: TrainingAlone | None = None,
         later_tasks: Sequence["Worker"] = (),
+        deadlines: Deadlines | None = None,
     ) -> None:
+        self.deadlines = deadlines or Deadlines()
         self.benchmark = benchmark
         self.strategy = strategy
+        self._at_round = -1, strategy
         self.adaptations = tuple(adaptations)
         asked = (part.query() for adaptation in adaptations for part in adaptation.in_turn())
         self._queries = {query.action: query for query in asked if query is not None}
@@ -125,11 +136,25 @@ class Worker:
             network=self._network,
             autocast=self._autocast,
             domains=tuple(self.benchmark.domain(d) for d in clients),
+            unlabelled=self._unlabelled(clients),
         )
+
+    def _unlabelled(self, clients: Sequence[int]) -> dict[int, torch.Tensor]:
+        """Images whose class nobody has told, of the clients that have some."""
+        images = {client: self.benchmark.unlabelled(client) for client in clients}
+        return {client: own.to(self.compute) for client, own in images.items() if len(own)}
 
     def at(self, task: int) -> "Worker":
         """The worker of ``task``; a benchmark without tasks has task 0 only."""
         return self._tasks[task]
+
+    def _strategy(self, round: int) -> Strategy[object]:
+        """The strategy as it is in a round; the last one is kept, with what it has worked out."""
+        known, strategy = self._at_round
+        if known != round:
+            strategy = at_round(self.strategy, round)
+            self._at_round = round, strategy
+        return strategy
 
     def answer(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
@@ -146,11 +171,7 @@ class Worker:
     def _answered(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]]
     ) -> Update:
-        declared = {*self._queries, *self.strategy.query_types}
-        if action.partition(".")[0] == "query" and action not in declared:
-            raise InputError(
-                f"{action}: neither the strategy nor an adaptation of this run asks it"
-            )
+        self._check_declared(action)
         cohort = self.cohort(sent.clients, round, states)
         received = sent._replace(weights=self._on_device(sent.weights))
         if action in self._queries:
@@ -158,13 +179,13 @@ class Worker:
             before = {
                 n.removeprefix(BEFORE): t for n, t in received.weights.items() if n not in model
             }
-            weights = self.strategy.localise(cohort, model)
+            weights = self._strategy(round).localise(cohort, model)
             answer = self._queries[action].answered(cohort, weights, before)
             update = Update(answer, cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:
-            update = self.strategy.answer(action, cohort, received)
+            update = self._strategy(round).answer(action, cohort, received)
         return Update(
             weights=_home(update.weights),
             num_examples=update.num_examples.cpu(),
@@ -172,6 +193,38 @@ class Worker:
             report=_home(update.report),
             states={part: _home(weights) for part, weights in update.states.items()},
         )
+
+    def declared(self, action: str, sent: Sent) -> "DeclaredAnswer":
+        """Say of what the answer to ``action`` may consist, for one client that received ``sent``.
+
+        Raises:
+            InputError: A query that neither the strategy nor an adaptation of the run declares.
+
+        """
+        task = int(sent.config.get("task", 0))  # type: ignore[arg-type]
+        return self.at(task)._declared(action, row(sent.weights, 0))
+
+    def _declared(self, action: str, received: Weights) -> "DeclaredAnswer":
+        if action in self._queries:
+            model = {n: t for n, t in received.items() if not n.startswith(BEFORE)}
+            query = self._queries[action]
+            return DeclaredAnswer(query.expected(self._model, model), {}, frozenset())
+        if action == EVALUATE:
+            return DeclaredAnswer({}, {}, frozenset({"loss", "accuracy"}))
+        self._check_declared(action)
+        strategy = self.strategy
+        return DeclaredAnswer(
+            strategy.expected(action, received),
+            strategy.expected_report(action, received),
+            frozenset(strategy.metrics),
+        )
+
+    def _check_declared(self, action: str) -> None:
+        declared = {*self._queries, *self.strategy.query_types}
+        if action.partition(".")[0] == "query" and action not in declared:
+            raise InputError(
+                f"{action}: neither the strategy nor an adaptation of this run asks it"
+            )
 
     def evaluate(
         self,
@@ -258,7 +311,7 @@ class Worker:
         weights = self._on_device(rows(sent, first, last))
         if name == LOCAL and self._alone is not None:
             return cohort, self._alone.train(cohort, weights if name in models else None)
-        localised = self.strategy.localise(cohort, weights, name)
+        localised = self._strategy(round).localise(cohort, weights, name)
         if collected is not None:
             collected.add(cohort, name, "none", localised)
         return cohort, localised
@@ -280,7 +333,7 @@ class Worker:
             cohort = self.cohort(clients, cohort.round, states)
         answer = None if answer is None else rows(answer, first, last)
         received = rows(start, first, last)
-        inputs = (cohort, received, answer)
+        inputs = (method.images_of(cohort), received, answer)
         looks = method.stages(*inputs) if shown.curves else [(0, method.adapt(*inputs))]
         tests = self._tests(cohort, shown)
         evaluations: list[Evaluation | Confidence] = []
@@ -369,6 +422,9 @@ class Worker:
                 score.num_examples,
                 score.accuracy,
                 score.loss,
+                balanced_accuracy=score.balanced_accuracy,
+                f1=score.f1,
+                auc=score.auc,
             )
         ]
 
@@ -380,7 +436,7 @@ class Worker:
 
     def _validate(self, cohort: Cohort, received: Sent) -> Update:
         """What a strategy may learn while it runs: scores on the adapt images, not the test."""
-        weights = self.strategy.localise(cohort, received.weights)
+        weights = self._strategy(cohort.round).localise(cohort, received.weights)
         scores = evaluate(cohort, weights, cohort.part("adapt"))
         metrics = {"loss": [s.loss for s in scores], "accuracy": [s.accuracy for s in scores]}
         return Update(
@@ -404,6 +460,9 @@ class Worker:
             num_examples=score.num_examples,
             accuracy=score.accuracy,
             loss=score.loss,
+            balanced_accuracy=score.balanced_accuracy,
+            f1=score.f1,
+            auc=score.auc,
         )
 
     def _split(self, client: int) -> Split:

@@ -43,6 +43,7 @@ class ClusteredModels(Strategy[ClusteredState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of()
     personal_is: ClassVar[str] = "on the server, one a cluster"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read

@@ -47,6 +47,11 @@ class Generated(Strategy[GeneratorState]):
     rule. The generator and all other codes are held, and so is the base model.
     """
 
+    leaves: ClassVar[Mapping[str, str]] = {
+        INSTALL: "nothing but that the tensors came",
+        "train": "the tensors that the server makes, trained",
+        LEARN: "of a client that never trains: the tensors that the server makes, trained",
+    }
     query_types: ClassVar[tuple[str, ...]] = (INSTALL, LEARN)
     personal_is: ClassVar[str] = "made on the server"
     batch_norm_is: ClassVar[str] = "statistics stay on the client"

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, Self, final
 from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.fit import Fitted, Sgd
+from fedadapt.client.fit import Fitted
+from fedadapt.client.step_rules import Optimizer
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import from_run
 from fedadapt.selectors import everything, norms
@@ -67,6 +68,9 @@ class PersonalModels(Strategy[PersonalState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = FedAvg.query_types
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
+        "train": "the trained model; the server keeps it as this client's",
+    }
     combined: ClassVar[Literal["when sent", "when trained"]]
     personal_is: ClassVar[str] = "on the server"
     unseen_get: ClassVar[str] = "the mean model"
@@ -119,7 +123,7 @@ class PersonalModels(Strategy[PersonalState]):
         return {}
 
     @final
-    def local(self, purpose: str = "train") -> tuple[Sgd, Schedule]:
+    def local(self, purpose: str = "train") -> tuple[Optimizer, Schedule]:
         """Return the run's optimiser and schedule; see ``SharedModel.local``."""
         return self._average.local(purpose)
 
@@ -200,6 +204,10 @@ class PersonalModels(Strategy[PersonalState]):
         if action != "train":
             return self._average.expected(action, sent)
         return self._average.expected(action, self.answered(sent))
+
+    @final
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return self.beside() if action == "train" else {}
 
     def answered(self, sent: Weights) -> Weights:
         """Return names, shapes and types of the model that a client answers with, [...].

@@ -29,6 +29,10 @@ class Selected(Protocol):
         """The settings of a run, in kebab-case, that have an effect on it."""
         ...
 
+    def try_out(self, clients: int) -> None:
+        """Refuse what can only be told by trying, with so many clients in a round."""
+        ...
+
     def on_client(self, run: Run) -> ClientSide:
         """Return the strategy as clients know it."""
         ...
@@ -68,6 +72,9 @@ class SelectedStrategy:
     def settings(self) -> frozenset[str]:
         return settings_of(self.cls)
 
+    def try_out(self, clients: int) -> None:
+        """Nothing: its arguments have described ranges, which were checked."""
+
     def on_client(self, run: Run) -> Strategy[Any]:
         given = {name: getattr(run, name) for name in fields_from_run(self.cls)}
         return self.cls(**given, **self.arguments)
@@ -76,7 +83,7 @@ class SelectedStrategy:
         return StrategyWithState(strategy.prepare(server))
 
 
-SAMPLING = frozenset({"fraction", "max-update-norm"})
+SAMPLING = frozenset({"fraction", "max-update-norm", "max-update-factor"})
 """Settings of rounds in which some of the clients train."""
 OF_SERVER = frozenset({"server-share"})
 """Settings of training on images that the server has."""

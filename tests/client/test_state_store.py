@@ -44,10 +44,59 @@ def test_what_is_kept_survives_the_process_bit_for_bit(store, tmp_path):
 
 def test_a_round_computed_again_starts_from_the_same_state(store):
     for round in (1, 2, 3):
-        assert_same_bits(store.load(before=round), {} if round == 1 else states(round - 1))
+        assert_same_bits(store.load(round), {} if round == 1 else states(round - 1))
         store.save(states(round), round)
     for round in (1, 2, 3, 4):
-        assert_same_bits(store.load(before=round), {} if round == 1 else states(round - 1))
+        assert_same_bits(store.load(round), {} if round == 1 else states(round - 1))
+
+
+def test_an_exchange_that_is_done_again_starts_from_what_was_there_before_it(store):
+    """Not from before its round: what an earlier exchange of the round left is there."""
+    store.save(states(1), 1, "train")
+    store.save(states(2), 2, "query.sparsity")
+    store.save(states(3), 2, "train")
+    assert_same_bits(store.load(2, "query.moments"), states(3))  # not done yet
+    assert_same_bits(store.load(2, "train"), states(2))
+    assert_same_bits(store.load(2, "query.sparsity"), states(1))
+    store.save(states(4), 2, "query.sparsity")
+    assert_same_bits(store.load(2, "train"), states(4))
+
+
+def test_a_new_attempt_of_the_server_forgets_what_was_kept_later_once(store):
+    for round in (1, 2, 3):
+        store.save(states(round), round)
+    store.begin(1, after=0)  # the first attempt: nothing to forget
+    assert_same_bits(store.load(), states(3))
+    store.begin(2, after=2)
+    assert_same_bits(store.load(), states(2))
+    store.save(states(7), 3)
+    store.begin(2, after=2)  # a later message of the same attempt
+    assert_same_bits(store.load(), states(7))
+    store.begin(3, after=1)
+    assert_same_bits(store.load(), states(1))
+
+
+def test_an_attempt_that_goes_back_further_than_is_remembered_is_refused(store):
+    for round in range(1, 7):
+        store.save(states(round), round)
+    with pytest.raises(InputError, match=r"nothing kept before round 4, .* begins at round 4"):
+        store.begin(2, after=3)
+    assert_same_bits(store.load(), states(6))
+
+
+def test_going_back_to_before_everything_begins_afresh(store):
+    store.save(states(1), 1)
+    store.begin(2, after=0)
+    assert store.load() == {}
+
+
+def test_what_was_released_stays_released_when_the_server_goes_back(store):
+    """Its noise is paid for: asked the same again, the client repeats its answer."""
+    told = {"release": {"vector": torch.arange(3.0)}}
+    store.save(states(1), 1)
+    store.save(states(1) | told, 2, "query.sparsity")
+    store.begin(2, after=1)
+    assert_same_bits(store.load(2, "query.sparsity"), states(1) | told)
 
 
 def test_saving_again_changes_nothing(store):
@@ -69,9 +118,9 @@ def test_going_back_further_than_is_remembered_is_refused(store):
     for round in range(1, 7):
         store.save(states(round), round)
     assert len(list(store.folder.iterdir())) == 3
-    assert_same_bits(store.load(before=5), states(4))
+    assert_same_bits(store.load(5), states(4))
     with pytest.raises(InputError, match=r"nothing kept before round 4, .* begins at round 4"):
-        store.load(before=4)
+        store.load(4)
 
 
 def test_clients_and_experiments_have_separate_files(tmp_path):
@@ -114,7 +163,7 @@ def test_a_damaged_file_is_one_clear_line(store, harm):
         at = {"first byte": 0, "header": 12, "middle byte": len(data) // 2, "last byte": -1}[harm]
         data[at] ^= 1
     file.write_bytes(data)
-    with pytest.raises(InputError, match=r"round-00000001\.safetensors: damaged") as caught:
+    with pytest.raises(InputError, match=r"round-00000001-0-train\.safetensors: damaged") as caught:
         store.load()
     assert "\n" not in str(caught.value)
 

@@ -14,7 +14,7 @@ from fedadapt.deploy.device.client import node_config, supernode_command
 from fedadapt.deploy.device.forget import forget_client, forget_runs, old_runs
 from fedadapt.deploy.sample_pictures import write_pictures
 from fedadapt.errors import InputError
-from fedadapt.flower import device_executor
+from fedadapt.flower.real_clients import device_executor
 
 
 def test_a_supernode_is_started_with_tls_and_its_key_and_without_shipped_code(bundle):
@@ -221,15 +221,19 @@ def test_a_child_that_is_asked_to_stop_ends_and_one_that_does_not_is_ended(monke
     deaf = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     deaf.stdout.readline()
     heeds = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    children = device_executor.Children()
+    killed = []
+    children = device_executor.Children(lambda token, told: killed.append((token, told)))
     for process in (deaf, heeds):
-        children.add(process.pid)
+        pipe, other = os.pipe()
+        os.close(other)
+        children.add(process.pid, pipe, "token")
     children.stop()
     deadline = time.monotonic() + 20
-    while children._running:
+    while len(children):
         assert time.monotonic() < deadline
         children.look()
         time.sleep(0.05)
     deaf.stdout.close()
     for process in (deaf, heeds):
         process.returncode = 0  # waited for already
+    assert killed == []  # neither had told what it computes

@@ -43,8 +43,9 @@ def client_app() -> ClientApp:
 
     @app.query("hello")
     def hello(message: Message, context) -> Message:
-        told = {**software(), "partition-id": context.node_config["partition-id"],
-                "manifest": MANIFEST, "num-examples": 10}  # fmt: skip
+        partition = context.node_config["partition-id"]
+        told = {**software(), "partition-id": partition,
+                "manifest": MANIFEST, "num-examples": 10 * (partition + 1)}  # fmt: skip
         return Message(records.request({}, told), reply_to=message)
 
     @app.train()
@@ -123,6 +124,9 @@ def arrays(found):
         (arrays({"w": MODEL["w"]}), "rejected", "missing 'count'"),
         (arrays(MODEL | {"w": torch.ones(1)}), "rejected", "shape (1,), expected (2, 3)"),
         (arrays(MODEL | {"w": MODEL["w"] / 0}), "rejected", "NaN or infinite"),
+        (arrays(MODEL | {"w": MODEL["w"] + 3e38}), "rejected", "6 of 6 values beyond 1e+12"),
+        (edited(lambda c: c["metrics"].update({"num-examples": 10**12})), "rejected",
+         "num-examples: 1e+12, but the client announced 20 before the run"),
     ],
 )  # fmt: skip
 def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
@@ -136,6 +140,72 @@ def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
     [(client, failure)] = bad.failures.items()
     assert (client, failure.outcome) == (1, outcome)
     assert reason in failure.reason
+
+
+def weights(on: FakeGrid, **settings) -> list[float]:
+    """By which each client's answer counts, in client order."""
+    clients = client_pool(on, **settings)
+    clients.ready()
+    sent = Sent((0, 1, 2), repeat(MODEL, 3), {"server-round": 1})
+    return [a.update.num_examples.item() for a in clients.ask("train", 1, sent, MODEL)]
+
+
+def examples(count: float):
+    return edited(lambda c: c["metrics"].update({"num-examples": count}))
+
+
+def test_a_client_never_weighs_more_than_it_said_before_the_run():
+    """New images are no lie, but they count in the next run only."""
+    on = grid()
+    on.faults["train", 17] = examples(27)
+    assert weights(on) == [10, 20, 30]
+    on.faults["train", 17] = examples(3)
+    assert weights(on) == [10, 3, 30]
+
+
+def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_at_most(caplog):
+    on = grid()
+    on.faults["query.hello", 17] = edited(lambda c: c["config"].update({"num-examples": 10**9}))
+    on.faults["train", 17] = examples(10**9)
+    assert weights(on, max_weight_factor=1.5) == [10, 45, 30]
+    assert weights(on) == [10, 10**9, 30]
+    assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
+
+
+class NumberedGrid(FakeGrid):
+    """Gives each message a number, as Flower does; what the SuperLink answers comes from node 1."""
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"message-{number}"
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def by_superlink(code: int, reason: str):
+    """The SuperLink's error in the stead of a client: who is meant, only the message says."""
+
+    def fault(reply: Message) -> Message:
+        error = failed(code, reason)(reply)
+        error.metadata.__dict__["_src_node_id"] = 1
+        asked = reply.metadata.reply_to_message_id
+        error.metadata.__dict__["_reply_to_message_id"] = asked
+        return error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(3, "late"), (4, "late"), (5, "lost"), (0, "error"), (8, "error")]
+)
+def test_an_error_of_the_superlink_keeps_its_reason_in_one_line(code, outcome):
+    on = NumberedGrid(client_app(), grid().nodes)
+    on.faults["train", 17] = by_superlink(code, "Error: Node\nUnavailable \x1b[31m" + "x" * 400)
+    good, bad, also_good = train(on)
+    assert (good.clients, also_good.clients) == ((0,), (2,))
+    assert bad.failures[1].outcome == outcome
+    assert bad.failures[1].reason.startswith("Error: Node Unavailable ?[31mxxx")
+    assert len(bad.failures[1].reason) == 300
 
 
 def hello(**changes):
@@ -159,8 +229,13 @@ MISFITS = [
     (unsaid("partition-id"), "node 17: its partition-id is None"),
     (unsaid("version"), "node 17: fedadapt 'nothing', the server"),
     (unsaid("manifest"), "node 17: its data assignment is None, the server's"),
+    (unsaid("num-examples"), "node 17: it does not say how many training images it has"),
+    (hello(**{"num-examples": True}), "node 17: it does not say how many training images"),
+    (hello(**{"num-examples": 0}), "node 17: it says it has 0 training images; it must be above"),
+    (hello(**{"num-examples": float("nan")}), "node 17: it says it has nan training images"),
+    (failed(1, "egress: 'policy' cannot be read on this device"), "'policy' cannot be read"),
     (failed(1, "crash:X incident=12"), "client at node 17: crash:X incident=12"),
-    (failed(1, "evil\n\x1b[2J"), "client at node 17: evil\\n\\x1b[2J"),
+    (failed(1, "evil\n\x1b[2J"), "client at node 17: evil ?[2J"),
     (failed(1, "refused:no-images incident=12"), "its folder of pictures is missing, empty or"),
     (lambda reply: None, "node 17: no answer by the deadline"),
 ]  # fmt: skip

@@ -149,7 +149,7 @@ def test_models_stay_on_the_client_s_disk_and_can_be_loaded_there(tmp_path):
     assert len(last) == 6 * 2
     benchmark = assemble(tiny.config(out=str(folder))).benchmark
     for row in last:
-        [disk] = (tmp_path / f"disk-{row.client}").glob("*/*")
+        [disk] = (tmp_path / f"disk-{row.client}").glob("experiment-*/client-*")
         network = fedadapt.load(disk, row.client, row.adaptation)
         test = benchmark.split(row.client).test
         found = network(network.card.scaling(test.inputs)).argmax(1)
@@ -194,7 +194,8 @@ def test_a_model_with_nan_does_not_reach_what_the_client_keeps(tmp_path):
 
 
 def test_sparsity_is_told_by_channel_and_only_of_those_asked_for(tmp_path):
-    some = Client(tmp_path, model="mlp", strategy="pfa", adapt="none", adapt_args="")
+    some = Client(tmp_path, model="mlp", strategy="pfa", strategy_args="q=3",
+                  adapt="none", adapt_args="")  # fmt: skip
     reply = some.ask("query.sparsity", some.told(layer="first", channels=[5, 0, 7], epsilon=0.0))
     assert set(reply.content) == {"report", "metrics"}
     assert reply.content["metrics"] == MetricRecord({"num-examples": 1.0})  # not how many it has
@@ -338,9 +339,15 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
          **tiny.UNTRAINED,
          "strategy_args": "epochs=2 merge_on=client"},
         {"adapt": "none,third_party_adaptations:Asks"},
+        {"strategy": "taper", "rounds": 4, "unseen": 0.2, "adapt": "none"},
+        {"strategy": "taper-server", "rounds": 4, "server_share": 0.1, "shift": "rotation",
+         "strategy_args": "task=guessed most-classes=2", "unseen": 0.2,
+         "adapt": "none,class-selection"},
+        {"strategy": "pfedhn", "adapt": "none"},
+        {"strategy": "pfedpg", "model": "vit-tiny-prompts", "adapt": "none"},
     ],
     ids=["plain", "unseen", "local", "reestimate", "fedadam", "fedprox", "pfa", "racl", "there",
-         "query"],
+         "query", "taper", "taper-server", "pfedhn", "pfedpg"],
 )  # fmt: skip
 def test_over_a_grid_it_is_the_same_run(tmp_path, changes):
     """Also where clients keep something, and where EWC needs a further question."""

@@ -11,11 +11,16 @@ from fake_grid import FakeGrid
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
+import fedadapt
 from fedadapt.client.identity import own_identity
+from fedadapt.datasets.own.own_data import OwnSource, read_own_data
+from fedadapt.datasets.own.schema import Schema
+from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import client_source
 from fedadapt.flower.client_app import app
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.server_app import app as server
+from fedadapt.simulations.check import check
 from fedadapt.simulations.results.parquet import read_evaluations
 
 COUNTS = (
@@ -34,6 +39,7 @@ def _task(monkeypatch):
     tiny.without_pictures(monkeypatch)
     monkeypatch.setattr("fedadapt.flower.nodes.POLL", 0.005)
     client_source.own_assembly.cache_clear()
+    client_source.own_data.cache_clear()
     with flower_identity():
         yield
 
@@ -127,3 +133,138 @@ def test_experts_of_the_server_s_own_pictures_are_merged_for_clients_with_theirs
         "server_data": str(tmp_path / "server"), "local_epochs": 5, "lr": 0.05, "model": "cnn",
     }  # fmt: skip
     check_that_both_are_alike(tmp_path, clients, changes)
+
+
+def run_of(tmp_path: Path, nodes: dict[int, dict], **changes) -> tuple[dict, FakeGrid]:
+    config = run_config(tmp_path / "out", rounds=1, adapt="none", **changes)
+    grid = FakeGrid(app, nodes, config)
+    return run_server(grid, config), grid
+
+
+def test_no_node_stops_a_run_and_each_is_told_why(tmp_path, clients, caplog):
+    """Three good clients among eight nodes; two of these are one another's double."""
+    good = list(clients.values())
+    double = {**good[0], "state-dir": str(tmp_path / "double")}
+    nodes = dict(zip((5, 3, 8), good, strict=True))
+    nodes[1] = {"images": good[0]["images"]}
+    nodes[2] = {"state-dir": str(tmp_path / "new"), "images": str(tmp_path / "nowhere")}
+    nodes[4] = nodes[9] = double
+    few = tmp_path / "few"
+    own_pictures.write_pictures(few, {"down": 2}, seed=3)
+    nodes[7] = {"images": str(few), "state-dir": str(tmp_path / "few-state"), "share": "classes"}
+    summary, _ = run_of(tmp_path, nodes, clients=5)
+    assert summary["outcomes"] == {"accepted": 3 * 3, "rejected": 0, "error": 0, "late": 0,
+                                   "lost": 0}  # fmt: skip
+    for line in (
+        "client at node 1: its owner has not said where it may write",
+        "client at node 2: its folder of pictures is missing",
+        "client at node 4: says it is",
+        "client at node 9: says it is",
+        "it has too few pictures to train on",
+    ):
+        assert line in caplog.text
+
+
+def test_one_more_client_than_wanted_is_left_alone(tmp_path, clients, caplog):
+    nodes = dict(zip((5, 3, 8), clients.values(), strict=True))
+    summary, grid = run_of(tmp_path, nodes, clients=2)
+    assert summary["clients"] == 2
+    assert "is one more than clients=2" in caplog.text
+    assert {node for kind, node in grid.sent if kind == "train"} < {5, 3, 8}
+
+
+def test_without_leave_no_class_is_told_and_a_quorum_agrees(tmp_path, clients, caplog):
+    first, second, third = clients.values()
+    nodes = {5: first | {"share": ""}, 3: second, 8: third}
+    _, grid = run_of(tmp_path, nodes)
+    assert "its owner does not allow that to be told" in caplog.text
+    assert {node for kind, node in grid.sent if kind == "train"} == {3, 8}
+    nodes = {5: first | {"share": ""}, 3: second | {"share": ""}, 8: third}
+    with pytest.raises(QuorumLostError, match="1 of 3 clients can take part, 2 needed"):
+        run_of(tmp_path / "again", nodes)
+
+
+def test_the_roster_says_who_takes_part_under_which_number_and_name(tmp_path, clients, caplog):
+    """In another order than that of the fingerprints, and with one who is not there."""
+    told = [own_identity(Path(config["state-dir"])) for config in clients.values()]
+    lines = [f"{told[2]} garden", f"{'0' * 64} cellar", f"{told[0]} kitchen"]
+    (tmp_path / "roster").write_text("\n".join(lines))
+    nodes = dict(zip((5, 3, 8), clients.values(), strict=True))
+    summary, grid = run_of(tmp_path, nodes, clients=0, roster=str(tmp_path / "roster"))
+    assert summary["clients"] == 3
+    rows = [row for row in read_evaluations(tmp_path / "out") if row.round == 1]
+    assert {(row.client, row.kind) for row in rows} == {(0, "garden"), (2, "kitchen")}
+    assert f"{told[1][:8]} is not on the roster" in caplog.text
+    assert {node for kind, node in grid.sent if kind == "train"} == {8, 5}
+
+
+def test_a_client_with_another_class_is_refused_by_a_word_and_not_by_its_name(
+    tmp_path, clients, caplog
+):
+    nodes = dict(zip((5, 3, 8), clients.values(), strict=True))
+    _, grid = run_of(tmp_path, nodes, classes="down,across")
+    assert "of a class that is not among the run's" in caplog.text
+    errors = [r.error.reason for r in grid.replies if r.has_error()]
+    assert len(errors) == 2
+    assert all(reason.startswith("refused:unknown-class incident=") for reason in errors)
+
+
+def test_the_models_of_a_device_are_found_by_its_state_folder_alone(tmp_path, clients):
+    """The adapted one too, which was never sent; each is as good as its row says."""
+    config = run_config(tmp_path / "out", rounds=1, classes="across,down,slanted")
+    run_server(grid_of(clients, config), config)
+    rows = [r for r in read_evaluations(tmp_path / "out") if (r.round, r.model) == (1, "base")]
+    assert {row.adaptation for row in rows} == {"none", "fine-tune"}
+    schema = None
+    for row in rows:
+        own = clients[f"client-{row.client}"]
+        network = fedadapt.load(own["state-dir"], adaptation=row.adaptation)
+        card = network.card
+        assert card.classes == ("across", "down", "slanted")
+        schema = Schema(card.classes, card.image_shape, card.mean, card.std)
+        test = read_own_data(OwnSource(own["images"], state=own["state-dir"]), schema).split.test
+        found = network(card.scaling(test.inputs)).argmax(1)
+        assert (found == test.labels).double().mean().item() == row.accuracy
+        assert len(test) == row.num_examples
+
+
+def test_pictures_that_come_during_a_run_take_part_in_the_next(tmp_path, clients):
+    config = run_config(tmp_path / "out", adapt="none", classes="across,down,slanted")
+    grid = grid_of(clients, config)
+    images = Path(clients["client-0"]["images"])
+
+    def meanwhile(reply):
+        own_pictures.write_pictures(images, {"slanted": 7}, seed=70)
+        client_source.own_data.cache_clear()
+        return reply
+
+    for node in grid.nodes:
+        grid.faults["train", node] = meanwhile
+    run_server(grid, config)
+    rows = [row for row in read_evaluations(tmp_path / "out") if row.client == 0]
+    assert len({row.num_examples for row in rows}) == 1
+    again = run_config(tmp_path / "again", adapt="none", classes="across,down,slanted")
+    later = grid_of(clients, again)
+    later.run_id = 2
+    run_server(later, again)
+    more = [row for row in read_evaluations(tmp_path / "again") if row.client == 0]
+    assert more[0].num_examples > rows[0].num_examples
+
+
+def test_a_run_on_own_data_needs_what_only_it_needs():
+    def refusal(**changes) -> str:
+        with pytest.raises(InputError) as refused:
+            check(tiny.RunConfig.from_mapping(run_config(Path("x"), **changes)), flower=True)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    assert refusal(partition="iid").startswith("partition: own data do not use it")
+    assert refusal(classes="cat").startswith("classes: 'cat' alone")
+    assert refusal(classes="cat,cat").startswith("classes: 'cat' is there twice")
+    assert "trains experts on pictures of the server" in refusal(
+        strategy="mas-racl", local_epochs=5, lr=0.05, adapt="none", rounds=1
+    )
+    with pytest.raises(InputError, match="own is the data of real clients"):
+        check(tiny.RunConfig.from_mapping(run_config(Path("x"))))
+    with pytest.raises(InputError, match="classes: digits-classes does not use it"):
+        check(tiny.config(classes="a,b"))

@@ -295,10 +295,13 @@ def test_an_error_is_no_reply():
         checked_reply(Message(Error(900, "crash"), reply_to=asked), EXPECTED)
 
 
-def test_a_sum_that_overflows_is_not_taken_for_a_fault():
+def test_a_finite_value_that_would_overflow_everything_is_refused():
     records = content()
-    records["arrays"]["w"] = Array(np.full(SHAPE, 3e38, "f4"))
-    assert checked_reply(message(records), EXPECTED).weights["w"].max() == torch.tensor(3e38)
+    records["arrays"]["w"] = Array(np.full(SHAPE, 1e12, "f4"))
+    assert checked_reply(message(records), EXPECTED).weights["w"].max() == torch.tensor(1e12)
+    records["arrays"]["w"] = Array(np.full(SHAPE, -3e38, "f4"))
+    with pytest.raises(ReplyError, match=r"values beyond 1e\+12, expected smaller"):
+        checked_reply(message(records), EXPECTED)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])

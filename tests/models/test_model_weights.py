@@ -248,3 +248,53 @@ def test_the_weights_of_another_width_are_refused(data_root):
     path = real(data_root, "mobilenet_v2_0.35_features.pth")
     with pytest.raises(InputError, match=r"has shape \[16, 3, 3, 3\]"):
         mobile(weights=str(path))
+
+
+ODD = {
+    "float8_e4m3fn": lambda plain: plain.to(torch.float8_e4m3fn),
+    "complex64": lambda plain: plain.to(torch.complex64),
+    "sparse_coo": lambda plain: plain.to_sparse(),
+    "meta, without values": lambda plain: plain.to("meta"),
+    "quint8": lambda plain: torch.quantize_per_tensor(plain, 0.1, 0, torch.quint8),
+    "nested": lambda plain: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_no_plain_numbers_are_refused_by_kind(tmp_path, kind):
+    state = {
+        **mobile().state_dict(),
+        "body.features.0.0.weight": ODD[kind](torch.zeros(8, 3, 3, 3)),
+    }
+    said = refusal(tmp_path / "odd.pth", state)
+    assert f"'body.features.0.0.weight' is {kind}; it must be a plain tensor of float32" in said
+
+
+def test_a_tensor_that_is_huge_only_by_its_shape_costs_nothing(tmp_path):
+    """10^12 numbers that are one number repeated: the shape is refused before any is looked at."""
+    for shape in ((10**6, 10**6), (10**6, 3, 10**3, 10**3)):
+        state = {"body.features.0.0.weight": torch.zeros(1).expand(shape)}
+        said = refusal(tmp_path / "wide.pth", state, shape=(1, 8, 8))
+        assert f"has shape {list(shape)}" in said
+
+
+def test_a_packed_weights_file_that_would_fill_the_memory_is_refused(tmp_path):
+    import zipfile
+
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("bomb/data/0", "w") as file,
+    ):
+        for _ in range(300):
+            file.write(bytes(2**20))
+    with pytest.raises(InputError, match=r"bomb\.pth: .* that unpack to 300\.0 MiB"):
+        read_weights(tmp_path / "bomb.pth")
+
+
+def test_a_pipe_is_no_weights_file(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.pth")
+    with pytest.raises(InputError, match="is no file"):
+        read_weights(tmp_path / "pipe.pth")

@@ -7,7 +7,7 @@ import resource
 import pytest
 import torch
 
-from fedadapt.errors import FedadaptError, InputError
+from fedadapt.errors import DiskFullError, InputError
 from fedadapt.server.checkpoint import Checkpoint, check_same_config, load_latest, save
 from fedadapt.weights import repeat
 
@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_clear_line_and_the_last_checkpoint_stays(tmp_path):
 
     def fill():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        with pytest.raises(FedadaptError, match="round-00000002: the checkpoint cannot be written"):
+        with pytest.raises(DiskFullError, match=r"round-00000002: no room .* takes 1\.1 MiB"):
             save(tmp_path, large)
 
     assert in_a_child(fill) == 0

@@ -5,7 +5,7 @@ import torch
 
 from fedadapt.messages import Answers, Failure, Update
 from fedadapt.server.aggregation import StreamingMean
-from fedadapt.server.checks import Expected, accept, validation_errors
+from fedadapt.server.checks import MAX_MAGNITUDE, Expected, accept, validation_errors
 from fedadapt.weights import repeat, row, rows
 
 SENT = {
@@ -207,10 +207,19 @@ def test_the_reason_counts_the_bad_values():
     }
 
 
-def test_a_sum_that_overflows_is_not_taken_for_a_fault():
+@pytest.mark.parametrize("value", [3e38, -3e38])
+def test_a_finite_value_that_would_overflow_everything_is_that_client_s_fault(value):
+    """In whichever part of its answer; and values as large as any network's are none."""
     large = answers()
-    large.update.weights["w"][:] = 3e38
+    large.update.weights["w"][:] = MAX_MAGNITUDE
     assert validation_errors(large, EXPECTED, None) == {}
+    large.update.weights["w"][1, 2, 3] = value
+    assert validation_errors(large, EXPECTED, None) == {
+        5: "array 'w': 1 of 20 values beyond 1e+12, expected smaller"
+    }
+    metric = answers()
+    metric.update.metrics["loss"][1] = value
+    assert list(validation_errors(metric, EXPECTED, None)) == [5]
 
 
 def test_infinities_that_cancel_are_found():

@@ -44,13 +44,14 @@ class Replies:
         yield from self.stream
 
 
-def exchange(*stream, min_replies=0.25, max_update_norm=0.0):
+def exchange(*stream, min_replies=0.25, max_update_norm=0.0, max_update_factor=0.0):
     communication, done = [], []
     made = Exchange(
         Replies(*stream),
         4,
         min_replies=min_replies,
         max_update_norm=max_update_norm,
+        max_update_factor=max_update_factor,
         record=communication.append,
         progress=done.append,
     )
@@ -188,3 +189,52 @@ def test_the_bound_is_about_what_each_client_was_sent():
     made, communication, _ = exchange(good([10]), good([14, 18]), max_update_norm=1e-9)
     assert len(list(made.ask("train", ask, MODEL))) == 2
     assert {e.outcome for e in communication} == {"accepted"}
+
+
+def longer(client, factor):
+    """The answer of a client whose update is so many times as long as that of client 10."""
+    answers = good([client])
+    answers.update.weights["w"][:] = 10 * factor / 7
+    return answers
+
+
+@pytest.mark.parametrize(("factor", "rejected"), [(0.0, []), (3.0, [14]), (1000.0, [])])
+def test_an_update_much_longer_than_the_usual_one_is_rejected(factor, rejected):
+    """Wherever in the stream it comes; others are used as they are."""
+    stream = [longer(14, 900.0), good([10, 11]), good([12]), longer(13, 2.0)]
+    made, communication, _ = exchange(*stream, max_update_factor=factor)
+    usable = list(made.ask("train", sent(MODEL, CLIENTS[:5]), MODEL))
+    assert [e.client for e in communication if e.outcome == "rejected"] == rejected
+    assert sorted(d for some in usable for d in some.clients) == sorted(
+        {*CLIENTS[:5]} - {*rejected}
+    )
+    for some in usable:
+        if some.clients == (10, 11):
+            assert_same_bits(some.update.weights, good([10, 11]).update.weights)
+
+
+def test_the_median_is_of_usable_updates_and_two_of_four_cannot_raise_it():
+    stream = [longer(10, 500.0), good([11, 12], corrupt_reply=[]), longer(13, 500.0)]
+    stream.append(good([14], corrupt_reply=[14]))
+    made, communication, _ = exchange(*stream, max_update_factor=2.0)
+    list(made.ask("train", sent(MODEL, CLIENTS[:5]), MODEL))
+    outcomes = {e.client: e.outcome for e in communication}
+    assert [outcomes[d] for d in CLIENTS[:5]] == [
+        "rejected", "accepted", "accepted", "rejected", "rejected"
+    ]  # fmt: skip
+
+
+def test_two_updates_tell_nothing_of_what_is_usual_and_queries_are_no_updates():
+    for action, stream in (("train", [longer(10, 1.0), longer(11, 900.0)]),
+                           ("query.moments", [longer(10, 900.0), good([11, 12, 13])])):  # fmt: skip
+        made, communication, _ = exchange(*stream, max_update_factor=2.0)
+        list(made.ask(action, sent(MODEL, CLIENTS[: len(communication) or 4]), MODEL))
+        assert not [e for e in communication if e.outcome == "rejected"]
+
+
+def test_the_factor_tightens_the_bound_and_never_loosens_it():
+    stream = [longer(d, 1.0) for d in (10, 11, 12)] + [longer(13, 3.0)]
+    for norm in (40.0, 1e9):  # lengths are sqrt(6) 10 / 7 = 3.5, and three times that
+        made, communication, _ = exchange(*stream, max_update_norm=norm / 10, max_update_factor=2.0)
+        list(made.ask("train", sent(MODEL, CLIENTS[:4]), MODEL))
+        assert [e.client for e in communication if e.outcome == "rejected"] == [13]

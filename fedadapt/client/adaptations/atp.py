@@ -62,6 +62,7 @@ class Atp(Adaptation):
             expected=one_number_each,
             rounds=self.rounds,
             again=self.learnt,
+            leaves="a number for each tensor: a step of its learning rate",
         )
 
     def learnt(self, cohort: Cohort, weights: Weights, rates: Weights) -> Weights:

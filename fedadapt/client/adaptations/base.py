@@ -45,6 +45,10 @@ class Adaptation(ABC):
         """The adaptations that it runs, one after the other: itself, unless it is a composition."""
         return (self,)
 
+    def images_of(self, cohort: Cohort) -> Cohort:
+        """The cohort with the images that it can use: also those without labels, or only others."""
+        return cohort if self.needs_labels else cohort.without_labels()
+
     @property
     def reads_adapt(self) -> bool:
         """Whether it reads the client's adapt images, so that they cannot tell how good it is."""

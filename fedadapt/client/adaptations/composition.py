@@ -43,7 +43,7 @@ class Composition(Adaptation):
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         for part in self.chain:
-            weights = part.adapt(cohort, weights, _own(part, pooled))
+            weights = part.adapt(part.images_of(cohort), weights, _own(part, pooled))
         return weights
 
     def moves(self, model: nn.Module) -> frozenset[str]:
@@ -54,8 +54,8 @@ class Composition(Adaptation):
     ) -> Iterator[tuple[int, Weights]]:
         *before, last = self.chain
         for part in before:
-            weights = part.adapt(cohort, weights, _own(part, pooled))
-        yield from last.stages(cohort, weights, _own(last, pooled))
+            weights = part.adapt(part.images_of(cohort), weights, _own(part, pooled))
+        yield from last.stages(last.images_of(cohort), weights, _own(last, pooled))
 
 
 def _own(part: Adaptation, pooled: Weights | None) -> Weights | None:

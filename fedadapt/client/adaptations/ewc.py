@@ -38,7 +38,11 @@ class Ewc(Tuning):
     def query(self) -> Query | None:
         if self.fisher == "own":
             return None
-        return Query(action="query.ewc_fisher", answer=self.own_fisher)
+        return Query(
+            action="query.ewc_fisher",
+            answer=self.own_fisher,
+            leaves="Fisher information of each parameter on the training images",
+        )
 
     def own_fisher(self, cohort: Cohort, weights: Weights) -> Weights:
         """Each client's Fisher of the parameters, [D, ...], batch by batch as ``lam`` supposes."""

@@ -32,6 +32,7 @@ class Query:
         rounds: How often clients are asked.
         again: What they answer after the first round: from their cohort, the model and the mean of
             the round before, both [D, ...]. None: as in the first round.
+        leaves: What an answer holds, in a few words, for the owner of a client.
 
     """
 
@@ -40,6 +41,7 @@ class Query:
     expected: Callable[[nn.Module, Weights], Weights] = parameters_of
     rounds: int = 1
     again: Callable[[Cohort, Weights, Weights], Weights] | None = None
+    leaves: str = "the arrays that it declares"
 
     def answered(self, cohort: Cohort, weights: Weights, before: Weights) -> Weights:
         """Return the clients' answers, [D, ...].

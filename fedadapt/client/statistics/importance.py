@@ -110,6 +110,8 @@ def importances(
 
     """
     names = _included(cohort.model, exclude)
+    if kind != "fisher":  # all others read no labels
+        cohort = cohort.without_labels()
     variant = _Way(names, MEASURES[kind], granularity, batch_size, batches)
     means = _mean(cohort, weights, variant, part, "importance")
     return {n: t.add_(floor) for n, t in means.items()}

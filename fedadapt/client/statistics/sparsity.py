@@ -15,6 +15,7 @@ from torch.func import vmap
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.statistics.activation_hooks import SMOOTH, StopForward, listening
 from fedadapt.errors import InputError, unknown
+from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import normalised_by_batch
@@ -47,9 +48,9 @@ def sparsity_vectors(
 ) -> Tensor:
     """Share of zeros after ``layer`` by channel, averaged over the client's training images.
 
-    Zeros are counted and divided once, so neither the order of the images nor the batch size has an
-    influence on the result. Where all clients have the same weights, their images go through the
-    network together.
+    Images without labels are among them. Zeros are counted and divided once, so neither the order
+    of the images nor the batch size has an influence on the result. Where all clients have the same
+    weights, their images go through the network together.
 
     Args:
         weights: Stacked, each [D, ...]; in PFA the federated model, the same for all.
@@ -69,6 +70,7 @@ def sparsity_vectors(
 
     """
     refuse_batch_statistics(cohort.model)
+    cohort = cohort.without_labels()
     first = cohort.scaling(cohort.splits[0].train.inputs[:1])
     with torch.no_grad(), evaluating(cohort.model):
         one = row(weights, 0)
@@ -93,8 +95,7 @@ def num_channels(
     """
     refuse_batch_statistics(model)
     empty = on_meta(model).eval()
-    kind = next((p.dtype for p in empty.parameters()), torch.float32)
-    inputs = torch.empty((1, *image_shape), dtype=kind, device="meta")
+    inputs = blank(empty, image_shape, device="meta")
     with torch.no_grad():
         seen = trace(empty, lambda: empty(inputs), epsilon)
     return sum(a.channels for a in chosen(empty, seen, layer, epsilon))

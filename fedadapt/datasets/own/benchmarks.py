@@ -3,9 +3,11 @@
 The three have the same classes, shape and scaling, so that a run computes the same with each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import overload
+
+from torch import Tensor
 
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Split
 from fedadapt.datasets.own.names import OWN
@@ -73,6 +75,9 @@ class OnClient(SharedSchema):
     def split(self, client: int) -> Split:
         return self.data.split
 
+    def unlabelled(self, client: int) -> Tensor:
+        return self.data.unlabelled
+
     def num_train_examples(self, client: int) -> int:
         return len(self.data.split.train)
 
@@ -91,6 +96,9 @@ class Rehearsal(SharedSchema):
     def split(self, client: int) -> Split:
         return self._of(client).split
 
+    def unlabelled(self, client: int) -> Tensor:
+        return self._of(client).unlabelled
+
     def num_train_examples(self, client: int) -> int:
         return len(self._of(client).split.train)
 
@@ -101,13 +109,16 @@ class Rehearsal(SharedSchema):
 
 
 class _Alike(Sequence[str]):
-    """The same word for a client of any number."""
+    """The same word for a client of any number; it is gone through as that of one."""
 
     def __init__(self, word: str) -> None:
         self._word = word
 
     def __len__(self) -> int:
         return 1
+
+    def __iter__(self) -> Iterator[str]:
+        yield self._word
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedadapt.datasets.benchmark import Examples, Split
+from fedadapt.datasets.entries import IMAGES
 from fedadapt.datasets.in_memory import resize
 from fedadapt.datasets.own.cut import SIDES, Shares, cut
 from fedadapt.datasets.own.decoded import decode_pictures
@@ -50,13 +51,24 @@ class OwnSource:
 
 
 class OwnData(NamedTuple):
-    """An owner's pictures as they are used."""
+    """An owner's pictures as they are used.
+
+    Attributes:
+        split: The three sets, each sorted by content.
+        unlabelled: Pictures whose class nobody has told, uint8 [N, C, H, W].
+        unreadable: The number of files that could not be read.
+        left_out: The number of pictures that would be on two sides.
+        digest: Of the cut, with everything that was ever decided.
+        pictures: The digests of all pictures that are used.
+
+    """
 
     split: Split
-    unlabelled: Tensor  # uint8 [N, C, H, W]
+    unlabelled: Tensor
     unreadable: int
     left_out: int
-    digest: str  # of the cut, with everything that was ever decided
+    digest: str
+    pictures: frozenset[str]
 
 
 class _Read(NamedTuple):
@@ -64,6 +76,12 @@ class _Read(NamedTuple):
     looks: list[Look]
     labels: list[str | None]
     unreadable: int
+
+    def limited_to(self, digests: frozenset[str]) -> "_Read":
+        """The pictures with these digests."""
+        rows = [n for n, look in enumerate(self.looks) if look.digest in digests]
+        looks, labels = [self.looks[n] for n in rows], [self.labels[n] for n in rows]
+        return _Read(self.pixels[rows], looks, labels, self.unreadable)
 
 
 def class_names(source: OwnSource) -> tuple[str, ...]:
@@ -90,8 +108,11 @@ def image_shape(source: OwnSource, image_size: int) -> tuple[int, int, int]:
     return (3, image_size, image_size)
 
 
-def read_own_data(source: OwnSource, schema: Schema) -> OwnData:
+def read_own_data(source: OwnSource, schema: Schema, only: frozenset[str] | None = None) -> OwnData:
     """Read the data, cut what is new, and remember it.
+
+    Args:
+        only: Digests of the pictures that are used, those with which a run has begun; None: all.
 
     Raises:
         RefusedError: What there is does not fit the schema, or is too little.
@@ -103,6 +124,8 @@ def read_own_data(source: OwnSource, schema: Schema) -> OwnData:
             "another-shape",
             f"data: pictures are {_shape(found.pixels)}, the run's {schema.image_shape}",
         )
+    if only is not None:
+        found = found.limited_to(only)
     labelled = [n for n, label in enumerate(found.labels) if label is not None]
     names = [str(found.labels[n]) for n in labelled]
     unknown = sorted({*names} - {*schema.classes})
@@ -143,6 +166,7 @@ def read_own_data(source: OwnSource, schema: Schema) -> OwnData:
         found.unreadable,
         result.left_out,
         cut_digest(result.known, shares),
+        frozenset(look.digest for look in found.looks),
     )
 
 
@@ -177,7 +201,9 @@ def _read_plug_in(name: str) -> _Read:
     scenes = _scenes(name, rest[0] if rest else None, len(labels))
     words = np.array(["-" if label is None else label for label in labels], dtype=np.str_)
     store = store_of(f"data: {name!r}", images, words)
-    pixels = store.pixels
+    if store.kind != IMAGES:
+        raise InputError(f"data: {name!r} returned {store.kind}; it must return images, uint8")
+    pixels = store.inputs
     looks = [
         Look(_digest(image), b"", None, scene)
         for image, scene in zip(pixels.numpy(), scenes, strict=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Scaling, Split
@@ -175,6 +176,10 @@ class _OfTask(Benchmark):
                 "too-few-pictures", f"data: too few pictures of task {shown(self.name)}"
             )
         return Split(labelled, labelled, test)
+
+    def unlabelled(self, client: int) -> Tensor:
+        """Of any task: nobody knows of which."""
+        return self._clients.unlabelled(client)
 
     def num_train_examples(self, client: int) -> int:
         return len(self.split(client).train)

@@ -1,9 +1,12 @@
 """Decode an image folder: every file once, to RGB squares of one size."""
 
 import os
+import stat
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from PIL import Image, ImageOps
 from fedadapt.datasets.entries import DataEntry
 from fedadapt.datasets.sources.files import folder_of
 from fedadapt.datasets.sources.image_folder import Listing, list_images
-from fedadapt.datasets.sources.image_store import Store
+from fedadapt.datasets.sources.image_store import MOST_PIXELS, Store
 from fedadapt.errors import InputError
 
 Progress = Callable[[int, int], None]
@@ -42,6 +45,22 @@ def read_folder(
     return decode(listing, image_size or entry.image_size, progress)
 
 
+def read_clients(
+    entry: DataEntry, root: str, image_size: int, progress: Progress | None = None
+) -> Store:
+    """Read ``<client>/<class>/*.jpg``: every outer folder is a client.
+
+    Args:
+        root: Not needed.
+        image_size: Pixels a side; 0: those of the first image.
+
+    """
+    store = read_folder(entry, root, image_size, progress)
+    return replace(
+        store, owners=store.domains, owner_of=store.domain_of, domains=(), domain_of=None
+    )
+
+
 def decode(listing: Listing, image_size: int, progress: Progress | None = None) -> Store:
     """Read every image: the shorter side becomes ``image_size``, the middle square is kept.
 
@@ -53,11 +72,18 @@ def decode(listing: Listing, image_size: int, progress: Progress | None = None) 
 
     """
     files = listing.files
-    size = image_size or _first_side(listing)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        size = image_size or _first_side(listing)
     if len(files) * size * size * 3 > MOST_BYTES:
         raise InputError(
             f"folder:{listing.root}: {len(files)} images of {size}x{size} need "
             f"{len(files) * size * size * 3 / 2**30:.0f} GiB; set image-size, e.g. 96"
+        )
+    if size > MOST_PIXELS:
+        raise InputError(
+            f"folder:{listing.root}: its first image has {size} pixels a side, and at most "
+            f"{MOST_PIXELS} are taken; set image-size, e.g. 96"
         )
     pixels = np.zeros((len(files), 3, size, size), np.uint8)
     readable = np.zeros(len(files), bool)
@@ -111,14 +137,31 @@ def read_upright(path: str, draft: tuple[int, int] | None = None) -> Image.Image
 
     """
     try:
-        with Image.open(path) as file:
+        with _regular(path) as content, Image.open(content) as file:
             if file.width * file.height > _MOST_PIXELS:
                 return None
             if draft is not None:
                 file.draft("RGB", draft)
             return _rgb(ImageOps.exif_transpose(file))
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError):
+    except Exception:  # a broken file can raise anything
         return None
+
+
+def _regular(path: str) -> BinaryIO:
+    """Open a file; a pipe or a device, which may never end or never begin, is refused.
+
+    Raises:
+        OSError: It is none, or cannot be opened.
+
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(f"{path} is no regular file")
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -134,11 +177,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _first_side(listing: Listing) -> int:
     for file in listing.files:
-        try:
-            with Image.open(os.path.join(listing.root, file.path)) as image:
-                return min(image.size)
-        except (OSError, ValueError, SyntaxError):
-            continue
+        image = read_upright(os.path.join(listing.root, file.path))
+        if image is not None:
+            return min(image.size)
     raise InputError(
         f"folder:{listing.root}: {listing.files[0].path} and all others are unreadable"
     )

@@ -3,14 +3,15 @@
 import os
 from pathlib import Path
 
-from fedadapt.datasets.entries import FOLDER, DataEntry
+from fedadapt.datasets.entries import CLIENTS, FOLDER, DataEntry
 from fedadapt.errors import InputError
+from fedadapt.files import user_path
 
 
 def data_root(given_root: str = "") -> Path | None:
     """The folder of real data sets: the one given, else ``$FEDADAPT_DATA``, else None."""
     text = given_root or os.environ.get("FEDADAPT_DATA", "")
-    return Path(text).expanduser() if text else None
+    return user_path(text, "data-root") if text else None
 
 
 def check_root(name: str, given_root: str) -> Path:
@@ -41,8 +42,9 @@ def folder_of(entry: DataEntry, given_root: str) -> Path:
         InputError: It is not below the data root.
 
     """
-    if entry.name.startswith(FOLDER):
-        return folder_path(entry.name)
+    for prefix in (FOLDER, CLIENTS):
+        if entry.name.startswith(prefix):
+            return folder_path(entry.name, prefix)
     root = check_root(entry.name, given_root)
     for name in entry.folders:
         if (root / name).is_dir():
@@ -53,12 +55,12 @@ def folder_of(entry: DataEntry, given_root: str) -> Path:
     )
 
 
-def folder_path(benchmark: str) -> Path:
+def folder_path(benchmark: str, prefix: str = FOLDER) -> Path:
     """The folder in ``folder:/path``."""
-    text = benchmark.removeprefix(FOLDER)
+    text = benchmark.removeprefix(prefix)
     if not text:
-        raise InputError("benchmark: 'folder:' names no folder; write folder:/path")
-    return Path(text).expanduser()
+        raise InputError(f"benchmark: {prefix!r} names no folder; write {prefix}/path")
+    return user_path(text, f"benchmark: {prefix.rstrip(':')}")
 
 
 def npz_path(entry: DataEntry, root: Path) -> Path:
@@ -74,4 +76,4 @@ def npz_stands_in(entry: DataEntry, given_root: str) -> bool:
 
 def missing_files(entry: DataEntry, root: Path) -> tuple[str, ...]:
     """Which of torchvision's files are not below ``root``."""
-    return tuple(name for name in entry.files if not (root / name).is_file())
+    return tuple(name for name in entry.files if not (root / name).exists())

@@ -6,6 +6,7 @@ No torch, no numpy. Links are followed, but only two folders deep, so a loop of 
 import os
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import category
 
 from fedadapt.errors import InputError
 
@@ -29,8 +30,11 @@ class Listing(NamedTuple):
     files: tuple[ImageFile, ...]
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, outer: str = "domain") -> Listing:
     """List the images below ``root``.
+
+    Args:
+        outer: What the outer folders stand for, for messages.
 
     Raises:
         InputError: No such folder, no images, or a class folder without images.
@@ -38,7 +42,7 @@ def list_images(root: Path) -> Listing:
     """
     where = f"folder:{root}"
     if not root.is_dir():
-        raise InputError(f"{where}: no such folder; give one with <domain>/<class>/*.jpg")
+        raise InputError(f"{where}: no such folder; give one with <{outer}>/<class>/*.jpg")
     images_of = {
         (domain, name): images
         for domain in _names(root, folders=True)
@@ -46,7 +50,7 @@ def list_images(root: Path) -> Listing:
         if (images := _images(root / domain / name))
     }
     if not images_of:
-        raise InputError(f"{where}: holds no images; they must lie in <domain>/<class>/*.jpg")
+        raise InputError(f"{where}: holds no images; they must lie in <{outer}>/<class>/*.jpg")
     domains = sorted({domain for domain, _ in images_of})
     classes = sorted({name for _, name in images_of})
     if len(classes) < 2:
@@ -72,8 +76,22 @@ def _names(folder: Path, *, folders: bool) -> list[str]:
     """Entries of a folder, sorted; hidden ones are left out. A broken link counts as a file."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(
+            names = sorted(
                 e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders
             )
     except OSError as error:
         raise InputError(f"{folder}: cannot be read: {error.strerror}") from None
+    for name in names:
+        _check_name(folder, name)
+    return names
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Refuse a name that no file of the run could hold, or that a terminal would obey."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        shown = ascii(os.fsencode(name))[1:]
+        raise InputError(f"{folder}: the name {shown} is not UTF-8; rename it") from None
+    if any(category(c) == "Cc" for c in name):
+        raise InputError(f"{folder}: the name {name!a} has control characters; rename it")

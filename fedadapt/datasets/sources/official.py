@@ -1,7 +1,6 @@
 """Published data sets below the data root: ``<name>.npz``, or torchvision's files."""
 
 import socket
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 from fedadapt.datasets.entries import DataEntry
 from fedadapt.datasets.sources.files import check_root, missing_files, npz_path
 from fedadapt.datasets.sources.image_store import Store, make_store
+from fedadapt.datasets.sources.npz import read_arrays
 from fedadapt.errors import InputError
 
 _PATIENCE = 20.0  # seconds a download may stand still
@@ -54,22 +54,17 @@ def read_official(entry: DataEntry, root: str) -> Store:
 def read_npz(path: Path) -> Store:
     """Read ``x_train, y_train, x_test, y_test``, and ``classes`` (names) if it is there."""
     needed = ("x_train", "y_train", "x_test", "y_test")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in needed if name not in file.files]
-            if missing:
-                raise InputError(
-                    f"{path}: lacks {', '.join(missing)}; it needs {', '.join(needed)}"
-                )
-            arrays = {name: file[name] for name in needed}
-            names = tuple(map(str, file["classes"])) if "classes" in file.files else ()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read ({error}); it must be a plain .npz") from None
+    arrays = read_arrays(path, needed, ("classes",))
+    names = arrays.get("classes", np.array([], str))
+    if names.ndim != 1 or names.dtype.kind not in "iuU":
+        raise InputError(
+            f"{path}: classes is {names.dtype} {list(names.shape)}; it must be a list of words"
+        )
     return make_store(
         str(path),
         (arrays["x_train"], arrays["y_train"]),
         (arrays["x_test"], arrays["y_test"]),
-        names,
+        tuple(map(str, names)),
     )
 
 

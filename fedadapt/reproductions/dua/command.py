@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from fedadapt.errors import InputError, unknown
+from fedadapt.files import user_path
 from fedadapt.reproductions.dua.plan import EXPERIMENTS, Experiment, base_config
 from fedadapt.reproductions.options import OVERRIDES, Options, numbers, overrides
 
@@ -54,7 +55,7 @@ def experiment(name: str, options: Options) -> tuple[Experiment, Path]:
     table, preset = options.get("table", usual.table), options.get("preset", "paper")
     base = base_config(name, table, preset, overrides(options) | _rounds(options))
     default = Path("runs") / f"reproduce-{name}" / f"{base.model}-{preset}".replace(":", "-")
-    folder = Path(options.get("out", default)).expanduser()
+    folder = user_path(options.get("out", default), "out")
     wanted = Experiment(
         name=name,
         table=table,
@@ -63,7 +64,7 @@ def experiment(name: str, options: Options) -> tuple[Experiment, Path]:
         seeds=numbers(options["seeds"], "seeds") if "seeds" in options else usual.seeds,
         draws=numbers(options["draws"], "draws") if "draws" in options else usual.draws,
         training={option: options[option] for option in TRAINING if option in options},
-        experts=Path(options.get("experts", folder / "experts")).expanduser(),
+        experts=user_path(options.get("experts", folder / "experts"), "experts"),
     )
     return wanted, folder
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedadapt.errors import InputError
+from fedadapt.files import user_path
 from fedadapt.reproductions.options import OVERRIDES, Options, numbers, overrides
 from fedadapt.reproductions.pfa.plan import PER_CLIENT, Experiment, Rounds, experiment
 from fedadapt.strategies.registry import select
@@ -32,7 +33,7 @@ def reproduce(name: str, options: Options) -> None:
         raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
     folder = options.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
     seeds = numbers(options.get("seeds", "1,2,3"), "seeds")
-    run(wanted, seeds, folder.expanduser(), per_client=table in PER_CLIENT)
+    run(wanted, seeds, user_path(folder, "out"), per_client=table in PER_CLIENT)
 
 
 def _check_arguments(wanted: Experiment) -> None:

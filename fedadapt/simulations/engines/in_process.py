@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from fedadapt.messages import Answers, Sent
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.server.client_states import ClientStates
-from fedadapt.simulations.engines.compute import Query, answer, evaluate
+from fedadapt.simulations.engines.compute import Query, answer, evaluate, were_too_slow
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
 
@@ -22,6 +23,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     """
 
     keeps_models = False
+    withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self, worker: Worker, *, cohort_size: int = 1, client_states: ClientStates | None = None
@@ -46,17 +48,35 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
         for first, last in self._cohorts(sent.clients):
             members = sent.clients[first:last]
             models = rows(sent.weights, first, last)
-            for answers in answer(self._worker, query, members, models, self._kept(members)):
+            for answers in self._answers(query, members, models):
                 if answers.update is not None:
                     self._client_states.remember(answers.clients, answers.update)
                 yield answers
+
+    def _answers(
+        self, query: Query, clients: tuple[int, ...], models: Weights
+    ) -> Iterator[Answers]:
+        results = answer(self._worker, query, clients, models, self._kept(clients))
+        if not were_too_slow(clients, results):
+            yield from results
+            return
+        for d, client in enumerate(clients):
+            yield from self._answers(query, (client,), rows(models, d, d + 1))
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         for first, last in self._cohorts(request.clients, request.at_once):
             members = request.clients[first:last]
             models = {name: rows(w, first, last) for name, w in request.models.items()}
-            part = request._replace(clients=members, models=models)
-            yield from evaluate(self._worker, part, self._kept(members))
+            yield from self._evaluated(request._replace(clients=members, models=models))
+
+    def _evaluated(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
+        results = evaluate(self._worker, request, self._kept(request.clients))
+        if not were_too_slow(request.clients, results):
+            yield from results
+            return
+        for d, client in enumerate(request.clients):
+            models = {name: rows(w, d, d + 1) for name, w in request.models.items()}
+            yield from self._evaluated(request._replace(clients=(client,), models=models))
 
     def states(self) -> Mapping[int, Mapping[str, Weights]]:
         return self._client_states.snapshot()

@@ -109,6 +109,8 @@ def spawned(config: RunConfig, handles: WorkerHandles) -> None:
 def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)
     _keep_pages()
 

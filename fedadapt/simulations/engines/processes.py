@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -85,11 +86,16 @@ class Slot:
     pipe: Connection
     notes: Lease  # a block with the number of the job it computes; 0 before the first
     mapped_block: MappedBlock = field(default_factory=MappedBlock)  # maps the blocks of the process
+    begun: float = field(default_factory=time.monotonic)
     is_up: bool = False
     common: "Published | None" = None  # the shared tensors that it has read
     read: dict[int, Lease | None] = field(
         default_factory=dict
     )  # number of a job -> the block with its tensors
+
+    def is_late(self, now: float) -> bool:
+        """Whether it should have been up by now."""
+        return not self.is_up and now >= self.begun + PATIENCE
 
 
 class ProcessWorkers:
@@ -125,7 +131,7 @@ class ProcessWorkers:
                 self._begin(slot)
             events: list[Up | Done | Down] = []
             while not all(slot.is_up for slot in self._slots.values()):
-                events += self.wait()
+                events += self.wait(PATIENCE)
             self._events = events
             self._stack = stack.pop_all()
 
@@ -147,19 +153,19 @@ class ProcessWorkers:
         with suppress(OSError):  # the process died, which ``wait`` reports
             worker.pipe.send(task)
 
-    def wait(self) -> list[Up | Done | Down]:
+    def wait(self, seconds: float) -> list[Up | Done | Down]:
         if self._events:  # left from ``start``
             events, self._events = self._events, []
             return events
         pipes = {worker.pipe: slot for slot, worker in self._slots.items()}
-        ready = wait(list(pipes), timeout=None if self._all_up() else PATIENCE)
-        if not ready:
+        ready = wait(list(pipes), timeout=seconds)
+        if not ready and any(w.is_late(time.monotonic()) for w in self._slots.values()):
             raise FedadaptError(f"workers: a process is not up after {PATIENCE:.0f} s")
         received = [self._heard(pipes[pipe]) for pipe in ready]  # type: ignore[index]
         return [event for event in received if event is not None]
 
-    def _all_up(self) -> bool:
-        return all(worker.is_up for worker in self._slots.values())
+    def end(self, slot: int) -> None:
+        self._slots[slot].process.kill()  # also one that is stopped; its pipe closes
 
     def _heard(self, slot: int) -> Up | Done | Down | None:
         worker = self._slots[slot]

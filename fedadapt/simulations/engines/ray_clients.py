@@ -6,13 +6,17 @@ computed again.
 """
 
 import itertools
-import logging
 import os
+import platform
+import signal
+import time
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.simulations.engines.jobs import Job
+from fedadapt.simulations.engines.ray_cluster import RayCluster
 from fedadapt.simulations.engines.ray_worker import Packed, RayActor, State, WorkerSpec
 from fedadapt.simulations.engines.scheduler import Done, Down, Up
 from fedadapt.simulations.engines.serialization import Layout, Tree
@@ -20,8 +24,6 @@ from fedadapt.simulations.engines.worker_pool import Keeps, WorkerPoolClients
 from fedadapt.simulations.worker import Worker
 
 PATIENCE = 600.0  # seconds for actors to start, which may have to wait for machines
-
-log = logging.getLogger(__name__)
 
 
 class RayClients(WorkerPoolClients):
@@ -75,7 +77,7 @@ class RayWorkers:
         self._ray = _imported()
         self._worker_spec = worker_spec
         self._manifest = manifest
-        self._address = address
+        self._cluster = RayCluster(self._ray, address)
         self._asked_for = num_workers
         self._gpus = gpus
         self.size = num_workers
@@ -83,6 +85,8 @@ class RayWorkers:
         self._waiting: dict[Any, tuple[int, int]] = {}  # result -> slot, job; 0: its start
         self._requests = itertools.count(1)
         self._events: list[Up | Done | Down] = []
+        self._idle_since = time.monotonic()  # nobody works, and no actor has begun
+        self._places: dict[int, tuple[int, str]] = {}  # number of the process and its machine
 
     def start(self) -> None:
         """Connect, and start all actors.
@@ -92,9 +96,8 @@ class RayWorkers:
             FedadaptError: An actor cannot be started.
 
         """
-        self._connected_here = not self._ray.is_initialized()
-        if self._connected_here:
-            self._connect()
+        self._idle_since = time.monotonic()
+        self._cluster.join(self._asked_for or None)
         try:
             self.size = self._size()
             actor = self._ray.remote(num_cpus=1, num_gpus=self._gpus)(RayActor)
@@ -103,7 +106,7 @@ class RayWorkers:
                 self._begin(slot)
             events: list[Up | Done | Down] = []
             while sum(isinstance(event, Up) for event in events) < self.size:
-                for event in self.wait():
+                for event in self.wait(PATIENCE):
                     if isinstance(event, Down):
                         raise FedadaptError(f"ray: {event.how} before it was up")
                     events.append(event)
@@ -113,12 +116,11 @@ class RayWorkers:
             raise
 
     def stop(self) -> None:
-        for actor in self._actors.values():
-            self._ray.kill(actor)
+        for slot in self._actors:
+            self.end(slot)
         self._actors.clear()
         self._waiting.clear()
-        if self._connected_here:
-            self._ray.shutdown()
+        self._cluster.leave()
 
     def publish(self, tree: Tree) -> Published:
         slots, content = Packed.of(tree)
@@ -128,15 +130,25 @@ class RayWorkers:
         result = self._actors[slot].do.remote(job, *common, Packed.of(per_client))
         self._waiting[result] = (slot, number)
 
-    def wait(self) -> list[Up | Done | Down]:
+    def end(self, slot: int) -> None:
+        """End an actor, by the system where it is on this machine: Ray waits for stopped ones."""
+        self._ray.kill(self._actors[slot])
+        number, machine = self._places.get(slot, (0, ""))
+        if number and machine == platform.node():
+            with suppress(OSError):
+                os.kill(number, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> list[Up | Done | Down]:
         if self._events:  # left from ``start``
             events, self._events = self._events, []
             return events
-        # A new actor may wait for a machine; this is no failure while others work.
-        patience = None if any(number for _, number in self._waiting.values()) else PATIENCE
         waiting = list(self._waiting)
-        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=patience)
-        if not ready:
+        ready, _ = self._ray.wait(waiting, num_returns=1, timeout=seconds)
+        # A new actor may wait for a machine; this is no failure while others work.
+        works = any(number for _, number in self._waiting.values())
+        if ready or works:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() >= self._idle_since + PATIENCE:
             raise FedadaptError(
                 f"ray: no actor began in {PATIENCE:.0f} s; see `ray status` for what is missing"
             )
@@ -164,6 +176,7 @@ class RayWorkers:
                 f"ray: an actor has other data (manifest {state.manifest[:12]}, here "
                 f"{self._manifest[:12]}); every machine needs the same files in data-root"
             )
+        self._places[slot] = (state.process, state.machine)
         return Up(slot)
 
     def _lost(self, slot: int, error: Exception) -> Down:
@@ -177,23 +190,6 @@ class RayWorkers:
     def _begin(self, slot: int) -> None:
         self._actors[slot] = self._class.remote()
         self._waiting[self._actors[slot].begin.remote(self._worker_spec)] = (slot, 0)
-
-    def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # no warning
-        how: dict[str, Any] = {"logging_level": logging.WARNING}
-        if self._address:
-            how |= {"address": self._address}
-        else:  # one core for each actor, however many cores there are
-            how |= {"address": "local", "include_dashboard": False}
-            how |= {"num_cpus": self._asked_for or None}
-        try:
-            self._ray.init(**how)
-        except (ConnectionError, ValueError) as error:
-            raise InputError(
-                f"ray-address: {self._address!r}: {str(error).splitlines()[0]}; start a cluster "
-                "with `ray start --head`, or leave it out for one of this run's own"
-            ) from None
 
     def _size(self) -> int:
         """Return the number of actors: as many as asked for, or as many as fit."""

@@ -1,6 +1,7 @@
 """The worker in a Ray actor. This file does not import Ray."""
 
 import os
+import platform
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -62,6 +63,8 @@ class State(NamedTuple):
 
     manifest: str  # of its data
     trouble: str  # why it could not start; empty if it did
+    process: int = 0  # its number
+    machine: str = ""  # where it runs
 
 
 class Answered(NamedTuple):
@@ -86,7 +89,8 @@ class RayActor:
             self._worker = worker_spec.build()
         except FedadaptError as error:
             return State("", str(error))
-        return State(self._worker.benchmark.manifest.hash, "")
+        manifest = self._worker.benchmark.manifest.hash
+        return State(manifest, "", os.getpid(), platform.node())
 
     def do(
         self, job: Job, request: int, slots: Layout, common: NDArray[np.uint8], per_client: Packed

@@ -7,14 +7,19 @@ cohort, and even if workers die.
 """
 
 import logging
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from fedadapt.simulations.engines.compute import were_too_slow
 from fedadapt.simulations.engines.jobs import Job, Reply, Request, Result, given_up, results
 from fedadapt.simulations.engines.serialization import Tree
 
+POLL = 5.0  # seconds between looks at the clock while workers compute
+GRACE = 10.0  # seconds after its deadline until a worker that does not come back is ended
 AHEAD = 2  # jobs handed to a worker, including the current one, so it need not wait for the server
 WAITING = 3  # cohorts for each worker that may be handed out or computed and not yet fetched
 
@@ -61,8 +66,12 @@ class WorkerPool(Protocol):
         """Hand a job to a worker that is up; it computes its jobs in this order."""
         ...
 
-    def wait(self) -> list[Up | Done | Down]:
-        """Wait until something happens, and return what did."""
+    def wait(self, seconds: float) -> list[Up | Done | Down]:
+        """Wait until something happens, and return what did: nothing if time is up before."""
+        ...
+
+    def end(self, slot: int) -> None:
+        """End a worker that is up; ``wait`` will say that it died."""
         ...
 
 
@@ -98,12 +107,17 @@ class Running:
         """Return the spans that may be computed now, not too far ahead of what is fetched."""
         return [s for s in self.todo if s.cohort <= self.fetched + WAITING * slots]
 
+    def one_by_one(self, span: Span) -> None:
+        """Have each client of a span computed alone."""
+        self.todo += [Span(span.cohort, d, d + 1) for d in range(span.first, span.last)]
+        self.todo.sort(key=lambda s: s.first)
+
     def put_back(self, span: Span, how: str) -> None:
         """Put a span back after a worker died: whole, then client by client, then given up."""
         if span.deaths < self.lives:
             self.todo.append(span)
         elif span.last - span.first > 1:
-            self.todo += [Span(span.cohort, d, d + 1) for d in range(span.first, span.last)]
+            self.one_by_one(span)
         else:
             job = self.request.job(span.first, span.last)
             reason = f"exit: {span.deaths} workers died computing this client; the last {how}"
@@ -132,10 +146,23 @@ class Scheduler:
 
     Several requests may be under way, and one may be abandoned. The jobs of the oldest request go
     first; when none of its jobs can be handed out, those of the next one do.
+
+    A worker that is late with a job (stopped, or stuck in native code) is ended. While the server
+    itself is stopped, by Ctrl-Z say, nobody is late.
     """
 
-    def __init__(self, worker_pool: WorkerPool) -> None:
+    def __init__(
+        self, worker_pool: WorkerPool, limit: Callable[[int], float] = lambda clients: math.inf
+    ) -> None:
+        """Prepare to hand out jobs.
+
+        Args:
+            limit: Seconds that a job for so many clients may take.
+
+        """
         self._worker_pool = worker_pool
+        self._limit = limit
+        self._since: dict[int, float] = {}  # slots that compute -> when they began with the job
         self._open: list[Running] = []  # oldest first
         self._jobs: dict[int, deque[tuple[int, Running, Span]]] = {}  # slots that are up
         self._number = 0
@@ -201,6 +228,7 @@ class Scheduler:
             )  # the most expensive first: at the end it would delay the round
             running.todo.remove(span)
             self._number += 1
+            self._since.setdefault(slot, time.monotonic())
             self._jobs[slot].append((self._number, running, span))
             job = running.request.job(span.first, span.last)
             tensors = running.per_client(span.first, span.last)
@@ -211,7 +239,12 @@ class Scheduler:
         return len(jobs), sum(span.cost for _, _, span in jobs), slot
 
     def _take_in(self) -> None:
-        for event in self._worker_pool.wait():
+        began = time.monotonic()
+        events = self._worker_pool.wait(POLL)
+        stopped = time.monotonic() - began - 2 * POLL
+        if stopped > 0:
+            self._since = {slot: since + stopped for slot, since in self._since.items()}
+        for event in events:
             match event:
                 case Up(slot):
                     self._jobs[slot] = deque()
@@ -220,15 +253,39 @@ class Scheduler:
                 case Down(slot, how, number):
                     log.warning("worker %s; its clients are computed again by another", how)
                     self._redo(slot, how, number)
+        self._end_late()
+
+    def _end_late(self) -> None:
+        now = time.monotonic()
+        for slot, since in list(self._since.items()):
+            span = self._jobs[slot][0][2]
+            limit = self._limit(span.last - span.first)
+            if now > since + limit + GRACE:
+                log.warning(
+                    "worker %d: no answer for %.0f s, where client-deadline and round-deadline "
+                    "allow %.0f s; it is ended",
+                    *(slot, now - since, limit),
+                )
+                del self._since[slot]
+                self._worker_pool.end(slot)
 
     def _finish(self, slot: int, number: int, reply: Reply) -> None:
         [(running, span)] = [(r, s) for n, r, s in self._jobs[slot] if n == number]
         self._jobs[slot] = deque(job for job in self._jobs[slot] if job[0] != number)
-        if not running.closed:
-            job = running.request.job(span.first, span.last)
-            running.done[span.first] = (span, results(job, reply))
+        self._since.pop(slot, None)
+        if self._jobs[slot]:  # it has begun with the next one
+            self._since[slot] = time.monotonic()
+        if running.closed:
+            return
+        job = running.request.job(span.first, span.last)
+        answers = results(job, reply)
+        if were_too_slow(job.clients, answers):
+            running.one_by_one(span)
+        else:
+            running.done[span.first] = (span, answers)
 
     def _redo(self, slot: int, how: str, number: int) -> None:
+        self._since.pop(slot, None)
         for job, running, span in self._jobs.pop(slot, ()):
             span.deaths += job == number  # its other jobs were only waiting
             running.put_back(span, how)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import torch
@@ -30,11 +31,12 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     """Clients whose states stay here and travel with each job: any worker computes any client."""
 
     keeps_models = False
+    withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
         self, worker: Worker, worker_pool: WorkerPool, *, cohort_size: int, client_states: Keeps
     ) -> None:
-        self._benchmark = worker.benchmark
+        self._benchmark, self._limit = worker.benchmark, worker.deadlines.of
         self._worker_pool = worker_pool
         self._cohort_size = cohort_size
         self._client_states = client_states
@@ -48,7 +50,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
         except BaseException:
             torch.set_num_threads(self._threads_before)
             raise
-        self._scheduler = Scheduler(self._worker_pool)
+        self._scheduler = Scheduler(self._worker_pool, self._limit)
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -41,7 +41,12 @@ WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are 
 
 
 def write_report(folder: Path, *, measure: bool = True) -> Path:
-    """Write ``report.html`` into a run folder and return its path.
+    """Write ``report.html`` into a run folder and return its path; see ``report_page``."""
+    return put(folder / REPORT, report_page(folder, measure=measure).encode())
+
+
+def report_page(folder: Path, *, measure: bool) -> str:
+    """Return the page of a run as HTML.
 
     For an unfinished run the page shows what is there, from journals too, and a notice says what
     is missing.
@@ -73,8 +78,7 @@ def write_report(folder: Path, *, measure: bool = True) -> Path:
     pictures = _drawn(run, accuracies) | _groups(run, accuracies, measure=measure)
     travelled = by_action(run.communication)
     numbers = _numbers(run, accuracies, travelled)
-    html = page.render(_words(run) | numbers | pictures | _communication(run, travelled))
-    return put(folder / REPORT, html.encode())
+    return page.render(_words(run) | numbers | pictures | _communication(run, travelled))
 
 
 def percent(share: float | None) -> str:

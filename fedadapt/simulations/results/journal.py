@@ -1,14 +1,16 @@
 """Tables of a run that is still going on: journals with a line of JSON for each row."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 from fedadapt.errors import InputError
-from fedadapt.files import sync
+from fedadapt.files import disk_full, no_room, sync
 from fedadapt.records import (
     CommunicationEntry,
     Confidence,
@@ -63,11 +65,13 @@ class Journal:
     A line is a JSON list of the record's fields in order. Opening an existing journal continues
     it: an incomplete last line, which a crash leaves, is cut off first.
 
-    A checkpoint stores ``offsets()``; a resumed run calls ``truncate`` with them, which drops the
-    rows written after the checkpoint: the run writes those anew.
+    A checkpoint stores ``positions()``; a resumed run calls ``truncate`` with them, which drops the
+    rows written after the checkpoint: the run writes those anew. A position has the hash of all
+    that is before it, which is carried on from row to row.
 
     Raises:
         InputError: The folder cannot be written to.
+        DiskFullError: There is no room.
 
     """
 
@@ -79,57 +83,94 @@ class Journal:
             for kind, file in self._files.items():
                 file.truncate(_whole_lines(folder / JOURNALS[kind]))
             sync(folder)
+            self._hashes = {kind: _hash(folder / name) for kind, name in JOURNALS.items()}
         except OSError as error:
+            if no_room(error):
+                raise disk_full(folder) from error
             raise InputError(f"{folder}: cannot be written; {error.strerror or error}") from None
 
     def append(self, row: Row) -> None:
-        """Append a row of any of the types; ``offsets`` makes sure that it is on the disk."""
-        self._files[type(row)].write(json.dumps(row).encode() + b"\n")
+        """Append a row of any of the types; ``positions`` makes sure that it is on the disk."""
+        kind, line = type(row), json.dumps(row).encode() + b"\n"
+        with self._writing(kind):
+            self._files[kind].write(line)
+        self._hashes[kind].update(line)
 
-    def offsets(self) -> dict[str, int]:
-        """Return the number of bytes in each journal by file name, all of them safe on the disk."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+    def positions(self) -> dict[str, list[int | str]]:
+        """Return (bytes, SHA-256 in hex) of each journal by file name, all of it on the disk."""
+        for kind, file in self._files.items():
+            with self._writing(kind):
+                file.flush()
+                os.fsync(file.fileno())
         return {
-            JOURNALS[kind]: os.stat(file.fileno()).st_size for kind, file in self._files.items()
+            JOURNALS[kind]: [os.stat(file.fileno()).st_size, self._hashes[kind].hexdigest()]
+            for kind, file in self._files.items()
         }
 
-    def truncate(self, offsets: Mapping[str, int]) -> None:
-        """Cut each journal to the length in ``offsets``; one that is not named there is emptied.
+    def truncate(self, positions: Mapping[str, Sequence[int | str] | int]) -> None:
+        """Cut each journal to its position; one that is not named there is emptied.
+
+        A position without a hash is one of a run that was begun before there were hashes.
 
         Raises:
-            InputError: A journal is shorter than its offset, or the offset is inside a line.
+            InputError: A journal is shorter than that, or what it holds is not what it held then.
 
         """
-        sizes = self.offsets()
-        for name, size in sizes.items():
-            offset = offsets.get(name, 0)
-            if not 0 <= offset <= size:
+        sizes = {name: int(size) for name, (size, _) in self.positions().items()}
+        hashes, offsets = {}, {}
+        for kind, name in JOURNALS.items():
+            position = positions.get(name, 0)
+            offset = int(position if isinstance(position, int) else position[0])
+            path, where = self.folder / name, f"the checkpoint was made at byte {offset}"
+            if not 0 <= offset <= sizes[name]:
                 raise InputError(
-                    f"{self.folder / name}: {size} bytes, but the checkpoint was made at {offset}; "
-                    "it belongs to another run"
+                    f"{path}: {sizes[name]} bytes, but {where}; it belongs to another run"
                 )
-            if _whole_lines(self.folder / name, offset) != offset:
+            hashes[kind], offsets[kind] = _hash(path, offset), offset
+            if not isinstance(position, int) and hashes[kind].hexdigest() != position[1]:
                 raise InputError(
-                    f"{self.folder / name}: the checkpoint was made at byte {offset}, inside a "
-                    "line; it belongs to another run"
+                    f"{path}: {where}, and what is before it is not what it was then; it was "
+                    "changed, or belongs to another run"
                 )
         for kind, file in self._files.items():
-            file.truncate(offsets.get(JOURNALS[kind], 0))
+            file.truncate(offsets[kind])
             os.fsync(file.fileno())
+        self._hashes = hashes
 
     def rows(self, kind: type[R]) -> Iterator[R]:
         """Return all rows of one type so far, in the order of writing.
 
         Each call starts a new pass.
         """
-        self._files[kind].flush()
+        with self._writing(kind):
+            self._files[kind].flush()
         return journal_rows(self.folder, kind)
 
     def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        """Close all files.
+
+        Raises:
+            DiskFullError: The last rows have no room.
+
+        """
+        errors = []
+        for kind, file in self._files.items():  # all are closed, whatever happens to some
+            try:
+                with self._writing(kind):
+                    file.close()
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    @contextmanager
+    def _writing(self, kind: type[Row]) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not no_room(error):
+                raise
+            raise disk_full(self.folder / JOURNALS[kind]) from error
 
     def __enter__(self) -> "Journal":
         return self
@@ -140,13 +181,29 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            if error is None:  # else that one says what happened
+                raise
 
 
-def _whole_lines(path: Path, end: int | None = None) -> int:
-    """Return how many bytes of ``path``, up to ``end``, are complete lines."""
+def _hash(path: Path | None = None, end: int | None = None) -> "hashlib._Hash":
+    """Return the running hash of a file's first ``end`` bytes, or of all of it; or of nothing."""
+    running = hashlib.sha256()
+    if path is not None and end != 0:
+        with path.open("rb") as file:
+            left = os.stat(file.fileno()).st_size if end is None else end
+            while left > 0 and (piece := file.read(min(left, 2**20))):
+                running.update(piece)
+                left -= len(piece)
+    return running
+
+
+def _whole_lines(path: Path) -> int:
+    """Return how many bytes of ``path`` are complete lines."""
     with path.open("rb") as file:
-        end = file.seek(0, os.SEEK_END) if end is None else end
+        end = file.seek(0, os.SEEK_END)
         while end > 0:
             start = max(0, end - 65_536)
             file.seek(start)

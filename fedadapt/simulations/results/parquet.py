@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, get_type_hints
 
-from fedadapt.errors import InputError
+from fedadapt.errors import DiskFullError, InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
     CommunicationEntry,
@@ -58,11 +58,14 @@ def put(path: Path, content: bytes | Callable[[BinaryIO], object]) -> Path:
     """Write a file of a run in one step (``write_atomically``) and return its path.
 
     Raises:
-        InputError: The folder is missing or cannot be written to, or the disk is full.
+        InputError: The folder is missing or cannot be written to.
+        DiskFullError: There is no room for it.
 
     """
     try:
         write_atomically(path, content)
+    except DiskFullError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written; {error.strerror or error}") from None
     return path

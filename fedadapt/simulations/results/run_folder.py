@@ -70,7 +70,7 @@ class RunFolder:
         missing: list[str] = []
         run = RunFolder(
             folder,
-            _document(folder / CONFIG, tomllib.loads, missing),
+            _document(folder / CONFIG, _settings, missing),
             _flat(_document(folder / MANIFEST, json.loads, missing)),
             _document(folder / SUMMARY, json.loads, missing),
             _table(folder, Evaluation, missing),
@@ -97,8 +97,21 @@ def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> di
     return {}
 
 
+def _settings(text: str) -> dict[str, Any]:
+    """Parse settings: scalars by key, and no date or table that somebody has written there.
+
+    Raises:
+        ValueError: There is something else.
+
+    """
+    settings = tomllib.loads(text)
+    if not all(isinstance(value, bool | int | float | str) for value in settings.values()):
+        raise ValueError("a value is no number, no word, and neither true nor false")
+    return settings
+
+
 def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
-    if (folder / TABLES[kind]).is_file():
+    if _is_newest(folder / TABLES[kind], folder / JOURNALS[kind]):
         try:
             check_table(folder, kind)
             return Rows(lambda: table_rows(folder, kind))
@@ -117,6 +130,15 @@ def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:
     except InputError:
         missing.append(f"{JOURNALS[kind]} is damaged")
     return Rows(lambda: islice(journal_rows(folder, kind), whole))
+
+
+def _is_newest(table: Path, journal: Path) -> bool:
+    """Whether there is a table, and no journal of a run that has gone on since."""
+    try:
+        written = table.stat().st_mtime_ns
+    except OSError:
+        return False
+    return not journal.is_file() or written >= journal.stat().st_mtime_ns
 
 
 def _groups(folder: Path, missing: list[str]) -> FoundGroups | None:

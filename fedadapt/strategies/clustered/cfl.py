@@ -5,7 +5,7 @@ optimization under privacy constraints", algorithm 3 and section 3.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -19,6 +19,7 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.client.fit import fit
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import from_run, param
+from fedadapt.selectors import norms
 from fedadapt.server.clustering.grouping import by_first_client
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.clustered_models import (
@@ -56,6 +57,9 @@ class CFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DIRECTION, *ClusteredModels.query_types)
+    leaves: ClassVar[Mapping[str, str]] = {
+        DIRECTION: "of a client that never trains: the update of one training on its adapt images",
+    }
     client_reports = "newcomers once how they train the model that was split first"
     unseen_get = "the model of the cluster that trains most like them"
 
@@ -79,6 +83,11 @@ class CFL(ClusteredModels):
         moved = self._direction(fitted.weights, start)
         alike = torch.ones(len(cohort), dtype=torch.float64)
         return Update({}, alike, report={"direction": moved})
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        if action != DIRECTION:
+            return {}
+        return {"direction": torch.zeros(sum(sent[n].numel() for n in self._parameters))}
 
     def assign(
         self, state: ClusteredState, action: str, round: int, answers: Iterable[Answers]
@@ -115,14 +124,14 @@ class CFL(ClusteredModels):
 
     @cached_property
     def _parameters(self) -> tuple[str, ...]:
-        return tuple(n for n, _ in self.model.named_parameters())
+        """Name the parameters that travel."""
+        local = norms(self.model) if self.batch_norm == "local" else frozenset[str]()
+        return tuple(n for n, _ in self.model.named_parameters() if n not in local)
 
     def _direction(self, after: Weights, before: Weights) -> Tensor:
         """How the parameters that travel moved: [D, P], float32."""
-        names = [n for n in self._parameters if n in after]
-        return torch.cat(
-            [(after[n] - before[n]).reshape(len(before[n]), -1) for n in names], 1
-        ).float()
+        moved = [(after[n] - before[n]).reshape(len(before[n]), -1) for n in self._parameters]
+        return torch.cat(moved, 1).float()
 
     def _to_ask(self, state: ClusteredState) -> tuple[int, ...]:
         if state.clusters is None:

@@ -26,6 +26,7 @@ from fedadapt.strategies.clustered.starts import Starts, mean_loss
 from fedadapt.strategies.clustered_models import reported, until_quorum_fails
 from fedadapt.strategies.clusters import Clusters
 from fedadapt.strategies.shared.fedavg import FedAvg
+from fedadapt.strategies.shared_model import STATISTICS
 from fedadapt.weights import Weights, repeat
 
 CHOICE = "choice"
@@ -57,6 +58,11 @@ class IFCA(Strategy[Starts]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (*FedAvg.query_types, JUDGE)
+    leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
+        "train": "one of the models, trained, and which one it is",
+        STATISTICS: f"{FedAvg.told_of()[STATISTICS]}; which model they are of",
+        JUDGE: "the least loss that one of the models has on its adapt images, and their number",
+    }
     client_keeps = "its choice"
     client_reports = "its choice, after a trial of starts its loss"
     personal_is = "on the server, one a cluster"
@@ -114,6 +120,11 @@ class IFCA(Strategy[Starts]):
 
     def expected(self, action: str, sent: Weights) -> Weights:
         return {} if action == JUDGE else self._average.expected(action, split_models(sent)[0])
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        if action == JUDGE:
+            return {LOSS: torch.zeros(2, dtype=torch.float64)}
+        return {CHOICE: torch.zeros((), dtype=torch.int64)}
 
     def validation_errors(self, action: str, update: Update) -> Mapping[int, str]:
         count = len(update.num_examples)

@@ -5,7 +5,7 @@ learning via principal angles between client data subspaces", algorithm 1.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -19,6 +19,7 @@ from torch import Tensor
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.subspaces import class_subspaces
 from fedadapt.messages import Answers, Sent, Update
+from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.parameters import from_run, param
 from fedadapt.server.clustering.grouping import by_first_client
@@ -61,6 +62,9 @@ class PACFL(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SUBSPACES, *ClusteredModels.query_types)
+    leaves: ClassVar[Mapping[str, str]] = {
+        SUBSPACES: "the main directions of each class's images: nearly mean images",
+    }
     client_reports = "once the span of each class's images"
     unseen_get = "the model of the nearest cluster"
 
@@ -80,6 +84,9 @@ class PACFL(ClusteredModels):
         bases = class_subspaces(cohort, self.per_class, self._num_classes)
         alike = torch.ones(len(cohort), dtype=torch.float64)
         return Update({}, alike, report={"subspace": bases.flatten(1).float()})
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return {"subspace": torch.zeros(prod(self._shape))} if action == SUBSPACES else {}
 
     def assign(
         self, state: ClusteredState, action: str, round: int, answers: Iterable[Answers]
@@ -116,8 +123,7 @@ class PACFL(ClusteredModels):
     def _num_classes(self) -> int:
         with torch.no_grad():
             empty = on_meta(self.model).eval()
-            kind = next((p.dtype for p in empty.parameters()), torch.float32)
-            logits: Tensor = empty(torch.empty((1, *self.image_shape), dtype=kind, device="meta"))
+            logits: Tensor = empty(blank(empty, self.image_shape, device="meta"))
         return logits.shape[1]
 
     @property

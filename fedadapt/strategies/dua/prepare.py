@@ -4,12 +4,12 @@ import hashlib
 import json
 import logging
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.task_entries import find_tasks, is_tasks
+from fedadapt.files import user_path
 from fedadapt.strategies.base import ServerSide
 from fedadapt.strategies.dua.experts.expert import Expert
 from fedadapt.strategies.dua.experts.importance import expert_importances
@@ -35,7 +35,7 @@ def prepared(strategy: Variant, server: ServerSide) -> Variant:
     make = ExpertTraining.paper if strategy.preset == "paper" else ExpertTraining.released
     training = make(strategy.method, **{**(SHORT if small else {}), **strategy.training})
     given = strategy.expert_folder
-    folder = Path(given).expanduser() if given else server.folder / EXPERTS
+    folder = user_path(given, "strategy-args: expert_folder") if given else server.folder / EXPERTS
     learnt = tasks.tasks[: config.rounds]
     experts = train_experts(
         strategy.model,

@@ -56,6 +56,10 @@ class MergedExperts(Strategy[DuaState]):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (IMPORTANCE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "nothing: clients do not train",
+        IMPORTANCE: "how much each parameter of an expert matters; with merge_on=client nothing",
+    }
     unseen_get: ClassVar[str] = "what all get: no client trains"
     batch_norm_is: ClassVar[str] = "the experts'"
     learns_tasks: ClassVar[bool] = True

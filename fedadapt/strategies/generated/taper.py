@@ -1,6 +1,7 @@
-"""TAPER, federated: clients train the bases and the mixer. Ours, after Chen et al. 2023.
+"""TAPER, federated: clients train the bases and the mixer.
 
-The paper's training is not federated; see ``taper_server.py`` for it.
+After Chen et al. 2023, "Train-once-for-all personalization", sections 3.2 and 3.3. The paper's
+training is not federated; see ``taper_server.py`` for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +51,10 @@ class Taper(TaskMixtures):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE,)
+    leaves: ClassVar[Mapping[str, str]] = {
+        DESCRIBE: "the share of each class among the training images",
+        "train": "the trained network; later all bases and the mixer, trained",
+    }
     client_gets = "later all bases and the mixer"
     client_reports = "its share of each class, later all bases and the mixer"
     personal_is = "mixed on the server"

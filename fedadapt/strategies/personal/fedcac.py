@@ -4,8 +4,9 @@ Wu et al. 2023, "Bold but cautious: unlocking the potential of personalized fede
 through cautiously aggressive collaboration".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,9 @@ class FedCAC(PersonalModels):
     marks all that equal the last of them.
     """
 
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "the trained model, and which of its parameters are critical"
+    }
     combined = "when trained"
     client_reports = "which of its parameters are critical"
     rounds: int = from_run(default=1)

@@ -3,8 +3,9 @@
 Zhang et al. 2021, "Personalized federated learning with first order model optimization".
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,11 +40,15 @@ class FedFomo(PersonalModels):
     training images aside to judge by; ours are the adapt images, never trained on nor tested.
     """
 
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "the trained model, and how much it takes of each other model it was sent"
+    }
     combined = "when sent"
+    # A client starts from what is its own.
+    ignores = frozenset({"max-update-norm", "max-update-factor"})
     client_gets = "later those of `candidates` others"
     client_keeps = "its own model"
     client_reports = "its shares of the models received"
-    ignores = frozenset({"max-update-norm"})  # a client starts from what is its own
     seed: int = from_run(default=1)
     candidates: int = param(5, "models of others that a client receives", at_least=0)
     epsilon: float = param(0.3, "probability of a random candidate", at_least=0, at_most=1)

@@ -4,8 +4,9 @@ Xu, Tong and Huang 2023, "Personalized federated learning with feature alignment
 collaboration", algorithm 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,9 @@ class FedPAC(PersonalModels):
     clients that answered.
     """
 
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "the trained model; sums of features by class, their variance, and class shares"
+    }
     combined = "when trained"
     client_reports = "sums and spread of its features"
     unseen_get = "the mean body with the mean head"

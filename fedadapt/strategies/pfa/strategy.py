@@ -28,7 +28,7 @@ from fedadapt.server.clustering.grouping import EXACT_LIMIT, group_clients
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.clustered_models import ClusteredModels, ClusteredState, until_quorum_fails
 from fedadapt.strategies.clusters import at_random, formed
-from fedadapt.weights import repeat
+from fedadapt.weights import Weights, repeat
 
 WEAK = 0.25  # a silhouette below this is no evidence of groups (Kaufman & Rousseeuw 1990)
 FEDERATED_SHARE = (5, 8)  # of all rounds, as in the paper: 50 federated, 30 in groups
@@ -52,6 +52,9 @@ class PFA(ClusteredModels):
     """
 
     query_types: ClassVar[tuple[str, ...]] = (SPARSITY, *ClusteredModels.query_types)
+    leaves: ClassVar[Mapping[str, str]] = {
+        SPARSITY: "how often each of q channels of a layer is 0; noisy with dp_epsilon",
+    }
     client_reports = "once its sparsity vector"
     unseen_get = "the model of the nearest group"
     compares_layers: ClassVar[bool] = True
@@ -185,6 +188,9 @@ class PFA(ClusteredModels):
         alone = partial(measure, batch_size=1)
         vectors, kept = release_once(cohort, received, alone, guarantee, self.noise_seed)
         return Update({}, alike, report={"sparsity": vectors}, states={KEPT: kept})
+
+    def expected_report(self, action: str, sent: Weights) -> Weights:
+        return {"sparsity": torch.zeros(len(self.channels))} if action == SPARSITY else {}
 
     def assign(
         self, state: ClusteredState, action: str, round: int, answers: Iterable[Answers]

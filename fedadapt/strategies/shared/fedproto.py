@@ -4,7 +4,9 @@ Tan et al. 2022, "FedProto: Federated prototype learning across heterogeneous cl
 to 8.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,9 @@ class FedProto(SharedModel):
     """
 
     personal = "on client"
+    leaves: ClassVar[Mapping[str, str]] = {
+        "train": "sums of the features of each class and the class shares; no weights"
+    }
     unseen_get = "the initial body below the nearest prototype"
     personal_of_all = True  # of the prototypes, too
     lam: float = param(1.0, "strength of the pull towards the prototypes", at_least=0)

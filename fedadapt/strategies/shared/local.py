@@ -1,6 +1,8 @@
 """Local training: no federation; the baseline that every personalised method has to beat."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -21,6 +23,7 @@ class Local(SharedModel):
     """
 
     personal = "on client"
+    leaves: ClassVar[Mapping[str, str]] = {"train": "no tensor"}
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:
         optimizer, schedule = self.local()

@@ -1,11 +1,15 @@
 """Image folders: order, names, links, and every kind of bad file."""
 
+import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.load import load_benchmark
@@ -32,7 +36,7 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
     make_folder(tmp_path)
     seen = []
     store = decode(list_images(tmp_path), 0, lambda done, total: seen.append((done, total)))
-    assert store.pixels.shape == (48, 3, 16, 16)  # the shorter side of the first image
+    assert store.inputs.shape == (48, 3, 16, 16)  # the shorter side of the first image
     assert store.classes == ("cat", "dog", "emu")
     assert store.domains == ("photo", "sketch")
     for number in range(48):
@@ -41,7 +45,7 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
         assert store.domain_of is not None
         assert store.domain_of[number] == domain
         colour = torch.tensor(list(COLOURS.values())[label]) + 5 * domain + shade
-        assert torch.equal(store.pixels[number, :, 8, 8].long(), colour)
+        assert torch.equal(store.inputs[number, :, 8, 8].long(), colour)
     assert seen[-1] == (48, 48)
 
 
@@ -153,3 +157,72 @@ def test_the_middle_of_an_image_is_kept(tmp_path):
     found = read_image(str(tmp_path / "wide.png"), 8)
     assert found is not None
     assert (found == 255).all()
+
+
+# --- files that are anything
+
+
+def torn_exif() -> bytes:
+    """A JPEG whose EXIF stops in the middle of a number, where Pillow raises struct.error."""
+    content = io.BytesIO()
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\xff\xff\xff\xff"
+    Image.new("RGB", (16, 16)).save(content, "JPEG", exif=exif)
+    return content.getvalue()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of a few bytes that says it has so many pixels a side."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def raising(*_):
+    raise struct.error("unpack requires a buffer of 2 bytes")
+
+
+@pytest.mark.parametrize("image_size", [0, 16])
+def test_pipes_bombs_and_broken_headers_count_as_unreadable_even_if_they_come_first(
+    tmp_path, image_size, monkeypatch
+):
+    make_folder(tmp_path, num=90)
+    first = tmp_path / "photo" / "cat"
+    os.mkfifo(first / "00.png")
+    (first / "01.png").write_bytes(bomb(60_000))
+    (first / "02.png").write_bytes(bomb(12_000))
+    (first / "03.png").symlink_to("/dev/zero")
+    (first / "04.jpg").write_bytes(torn_exif())
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(  # whatever this Pillow makes of the file, another one raises this
+        ImageOps,
+        "exif_transpose",
+        lambda image: raising() if image.format == "JPEG" else transpose(image),
+    )
+    store = decode(list_images(tmp_path), image_size)
+    assert store.unreadable == 5
+    assert store.inputs.shape == (540, 3, 16, 16)
+
+
+def test_a_first_image_that_is_too_large_asks_for_a_size(tmp_path):
+    make_folder(tmp_path, num=1, size=(1100, 1030))
+    with pytest.raises(InputError, match=r"first image has 1030 pixels a side.*set image-size"):
+        decode(list_images(tmp_path), 0)
+    assert decode(list_images(tmp_path), 8).inputs.shape == (6, 3, 8, 8)
+
+
+@pytest.mark.parametrize("level", ["photo", "photo/cat", "photo/cat/0.png"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [(b"caf\xe9.png", r"the name 'caf\\xe9.png' is not UTF-8"),
+     (b"a\nb\x1b[31m.png", r"the name 'a\\nb\\x1b\[31m.png' has control characters")],
+)  # fmt: skip
+def test_names_that_no_table_or_terminal_could_hold_are_refused_first(tmp_path, level, name, said):
+    make_folder(tmp_path / "data", num=2)
+    place = tmp_path / "data" / level
+    os.rename(place, os.path.join(os.fsencode(place.parent), name))
+    with pytest.raises(InputError, match=said) as caught:
+        list_images(tmp_path / "data")
+    assert str(caught.value).isprintable()

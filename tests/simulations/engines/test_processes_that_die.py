@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from toys import Toys, assert_same_bits, conv, initial, sent, split, training
 
 from fedadapt.client.adaptations.none import NoAdaptation
+from fedadapt.client.failures import Deadlines
 from fedadapt.errors import FedadaptError
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.server.client_states import ClientStates
@@ -196,6 +198,125 @@ def serve(pipe):
         list(client_pool.ask(*QUESTION))
 
 
+class Hanging(Worker):
+    """Client 4 never comes back: it sleeps in Python, or its process is stopped as by SIGSTOP."""
+
+    stops = False
+    times: Path  # stops as often as there are files missing to two
+
+    def answer(self, action, round, sent, states=()):
+        if 4 in sent.clients and self.stops:
+            if len(list(self.times.iterdir())) < 1:
+                (self.times / "stopped").touch()
+                os.kill(os.getpid(), signal.SIGSTOP)
+        elif 4 in sent.clients:
+            time.sleep(60)
+        return super().answer(action, round, sent, states)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("fedadapt.simulations.engines.scheduler.POLL", 0.1)
+    monkeypatch.setattr("fedadapt.simulations.engines.scheduler.GRACE", 0.5)
+
+
+def test_a_stopped_process_is_ended_and_its_clients_are_computed_again(
+    tmp_path, caplog, wanted, impatient
+):
+    hanging = worker(Hanging)
+    hanging.stops, hanging.times, hanging.deadlines = True, tmp_path, Deadlines(1.0, 10.0)
+    with processes(hanging, cohort_size=1) as client_pool:
+        found = list(client_pool.ask(*QUESTION))
+        states = client_pool.states()
+    assert "allow 1 s; it is ended" in caplog.text
+    assert "killed by SIGKILL; its clients are computed again" in caplog.text
+    assert_as_wanted(found, states, wanted)
+
+
+def assert_only_client_4_timed_out(found, wanted):
+    failures = {d: f for answers in found for d, f in answers.failures.items()}
+    assert list(failures) == [4]
+    assert failures[4].outcome == "error"
+    assert failures[4].reason.startswith("timeout incident=")
+    ours = {d: a.update for a in found for d in a.clients}
+    assert list(ours) == [0, 1, 2, 3, 5, 6]
+    for client, update in ours.items():
+        assert_same_bits(update.weights, wanted[0][client].weights)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_client_that_hangs_in_python_times_out_alone(caplog, wanted, num_workers):
+    """In this process and in others; of its cohort everybody else is computed one by one."""
+    hanging = worker(Hanging)
+    hanging.deadlines = Deadlines(0.4, 10.0)
+    if num_workers:
+        engine = processes(hanging, num_workers, cohort_size=3)
+    else:
+        engine = InProcessClients(hanging, cohort_size=3)
+    with engine as client_pool:
+        found = [one for a in client_pool.ask(*QUESTION) for one in singles(a)]
+    assert_only_client_4_timed_out(found, wanted)
+    assert "ended" not in caplog.text
+
+
+def singles(answers):
+    """The answers of each client of a cohort apart."""
+    if answers.update is None:
+        return [answers]
+    rows = range(len(answers.clients))
+    weights = [{n: t[d : d + 1] for n, t in answers.update.weights.items()} for d in rows]
+    return [
+        replace(answers, clients=(c,), update=replace(answers.update, weights=w))
+        for c, w in zip(answers.clients, weights, strict=True)
+    ]
+
+
+class Clocked:
+    """A pool whose first worker never answers, under a clock that the test moves."""
+
+    size, lives = 2, 2
+
+    def __init__(self, waits):
+        self.now, self.waits, self.ended, self.jobs = 0.0, iter(waits), [], {0: [], 1: []}
+        self.events = [Up(0), Up(1)]
+
+    def publish(self, tree):
+        return None
+
+    def submit(self, slot, number, job, common, own):
+        self.jobs[slot].append((number, job))
+
+    def wait(self, seconds):
+        if self.events:
+            found, self.events = self.events, []
+            return found
+        self.now += next(self.waits)
+        if self.ended and self.jobs[self.ended[-1]]:
+            slot = self.ended[-1]
+            [(number, _), *_], self.jobs[slot] = self.jobs[slot], []
+            return [Down(slot, "was ended", number)]
+        return []
+
+    def end(self, slot):
+        self.ended.append(slot)
+        self.end_times = [*getattr(self, "end_times", []), self.now]
+
+
+def test_a_worker_is_late_by_its_own_job_and_not_while_the_server_is_stopped(monkeypatch):
+    """30 s for a job of one client, 10 s of grace; an hour in which the server was stopped."""
+    pool = Clocked([5.0, 5.0, 3600.0] + [5.0] * 100)
+    monkeypatch.setattr("fedadapt.simulations.engines.scheduler.time.monotonic", lambda: pool.now)
+    request = Request.to_answer("train", 1, sent(START, (0,)))
+    pool.size = 1
+    found = list(Scheduler(pool, lambda clients: 30.0 * clients).each(request, lambda *_: {}, 1))
+    assert [answers.failures[0].reason for answers in found] == [
+        "exit: 2 workers died computing this client; the last was ended"
+    ]
+    # Late after 40 s: 5 + 5, of the hour the 10 that a wait may take, and 5 five times. The other
+    # worker has got the job when the first had been seen to die.
+    assert pool.end_times == [5 + 5 + 3600 + 25, 5 + 5 + 3600 + 25 + 5 + 45]
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_processes_end_with_the_server_however_it_ends(how):
     """The server's processes inherit one end of a pipe, which ends with the last of them."""
@@ -251,7 +372,7 @@ class Scripted:
     def submit(self, slot, number, job, common, own):
         self.jobs.append((slot, number, job))
 
-    def wait(self):
+    def wait(self, seconds):
         if self.events:
             found, self.events = self.events, []
             return found

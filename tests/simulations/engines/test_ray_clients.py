@@ -1,7 +1,11 @@
 """Ray actors compute what this process computes, on two machines, and whatever dies."""
 
+import contextlib
 import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,6 +146,85 @@ def test_a_machine_that_is_gone_is_done_without(cluster):
         cluster.remove_node(third, allow_graceful=False)
         found += list(answers)
     assert_same_answers(found, wanted)
+
+
+def test_a_stopped_actor_is_ended_and_its_clients_are_computed_again(
+    cluster, tmp_path, caplog, monkeypatch
+):
+    """Ray alone would wait for it without end, and could not end it either."""
+    monkeypatch.setattr("fedadapt.simulations.engines.scheduler.POLL", 0.2)
+    monkeypatch.setattr("fedadapt.simulations.engines.scheduler.GRACE", 1.0)
+    worker_spec = ToyRecipe(deadly=str(tmp_path), lives=1, how=signal.SIGSTOP)
+    question = ("train", 1, sent(START, CLIENTS), START)
+    wanted = list(InProcessClients(ToyRecipe().build()).ask(*question))
+    with fleet_of(worker_spec, cohort_size=1) as client_pool:
+        assert_same_answers(list(client_pool.ask(*question)), wanted)
+    assert "allow 2 s; it is ended" in caplog.text
+
+
+OWN = """
+import os, signal, sys
+import ray
+from fedadapt.simulations.endings import stopped_by_signals
+from fedadapt.simulations.engines.ray_cluster import RayCluster, _descendants
+RayCluster(ray, "").join(1)
+with stopped_by_signals():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        print("interrupted")
+print(ray.get_runtime_context().gcs_address)
+print(os.environ["RAY_AUTH_MODE"], len(os.environ["RAY_AUTH_TOKEN"]))
+print(*(pid for pid, _ in _descendants(os.getpid())))
+sys.stdout.flush()
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def listening(pids: set[str]) -> set[str]:
+    """The addresses, in hex, at which processes listen for TCP."""
+    sockets = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(handle))
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in sockets:
+                found.add(words[1].partition(":")[0])
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_cluster_of_our_own_is_local_and_locked_and_ends_with_a_killed_driver():
+    """SIGTERM is ours although Ray takes it; of Ray's processes none is there in the end."""
+    pytest.importorskip("ray")
+    driver = tiny.python("-c", OWN, stdin=subprocess.PIPE)
+    lines = [driver.stdout.readline().strip() for _ in range(4)]
+    assert lines[0] == "interrupted", driver.communicate()
+    assert lines[1].startswith("127.0.0.1:")
+    assert lines[2] == "token 64"
+    pids = set(lines[3].split())
+    assert len(pids) > 4
+    local = {"0100007F", "0000000000000000FFFF00000100007F", "0" * 24 + "01000000"}
+    assert listening(pids)
+    assert listening(pids) <= local
+    driver.communicate("\n", timeout=60)
+    deadline = time.monotonic() + 30
+    while left := [pid for pid in pids if is_there(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def is_there(pid: str) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_an_actor_builds_what_the_configuration_says(cluster):

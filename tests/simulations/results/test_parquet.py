@@ -6,9 +6,17 @@ import pytest
 from made_up import communication, evaluation, evaluations, losses
 
 from fedadapt.errors import InputError
-from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss, TaskForgetting
+from fedadapt.files import sha256
+from fedadapt.records import (
+    CommunicationEntry,
+    Evaluation,
+    EvaluationFailure,
+    RoundLoss,
+    TaskForgetting,
+)
 from fedadapt.simulations.results import parquet as results
-from fedadapt.simulations.results.journal import Journal, journal_rows
+from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
+from fedadapt.simulations.results.journal import JOURNALS, Journal, journal_rows
 from fedadapt.simulations.results.parquet import (
     read_communication,
     read_evaluations,
@@ -16,6 +24,7 @@ from fedadapt.simulations.results.parquet import (
     read_tasks,
     write_communication,
     write_evaluations,
+    write_failures,
     write_losses,
     write_tasks,
 )
@@ -117,12 +126,12 @@ def test_a_journal_keeps_floats_exactly_and_numbers_that_are_none(tmp_path):
     assert math.isnan(second.loss)
 
 
-def test_offsets_are_the_bytes_on_the_disk(tmp_path):
+def test_positions_are_the_bytes_on_the_disk_and_their_hash(tmp_path):
     with Journal(tmp_path) as journal:
-        assert set(journal.offsets().values()) == {0}
+        assert {size for size, _ in journal.positions().values()} == {0}
         journal.append(losses()[0])
-        assert journal.offsets() == {
-            name: (tmp_path / name).stat().st_size
+        assert journal.positions() == {
+            name: [(tmp_path / name).stat().st_size, sha256(tmp_path / name)]
             for name in (
                 "evaluations.jsonl",
                 "communication.jsonl",
@@ -131,7 +140,43 @@ def test_offsets_are_the_bytes_on_the_disk(tmp_path):
                 "confidences.jsonl",
             )
         }
-        assert journal.offsets()["losses.jsonl"] > 0
+        assert journal.positions()["losses.jsonl"][0] > 0
+
+
+def test_the_running_hash_goes_on_after_reopening_and_cutting(tmp_path):
+    """At every position it is the hash of the file's first bytes, however the journal got there."""
+    with Journal(tmp_path) as journal:
+        journal.append(losses()[0])
+        first = journal.positions()
+        journal.append(losses()[1])
+    with Journal(tmp_path) as journal:
+        assert journal.positions()["losses.jsonl"][1] == sha256(tmp_path / "losses.jsonl")
+        journal.truncate(first)
+        assert journal.positions() == first
+        journal.append(losses()[1])
+        assert journal.positions()["losses.jsonl"][1] == sha256(tmp_path / "losses.jsonl")
+
+
+def test_a_journal_that_was_changed_is_refused_and_nothing_is_dropped(tmp_path):
+    """A figure exchanged in a row before the checkpoint, so that lengths and lines still fit."""
+    with Journal(tmp_path) as journal:
+        journal.append(RoundLoss(1, 0.5, 3))
+        checkpoint = journal.positions()
+    path = tmp_path / "losses.jsonl"
+    changed = path.read_bytes().replace(b"0.5", b"0.4")
+    path.write_bytes(changed)
+    with Journal(tmp_path) as journal, pytest.raises(InputError, match="not what it was then"):
+        journal.truncate(checkpoint)
+    assert path.read_bytes() == changed
+
+
+def test_positions_of_before_there_were_hashes_still_count(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append(losses()[0])
+        size = journal.positions()["losses.jsonl"][0]
+        journal.append(losses()[1])
+        journal.truncate({"losses.jsonl": size})
+        assert list(journal.rows(RoundLoss)) == [losses()[0]]
 
 
 def test_a_resumed_journal_is_byte_for_byte_that_of_an_uninterrupted_run(tmp_path):
@@ -143,12 +188,12 @@ def test_a_resumed_journal_is_byte_for_byte_that_of_an_uninterrupted_run(tmp_pat
     with Journal(tmp_path / "killed") as journal:
         for row in first:
             journal.append(row)
-        checkpoint = journal.offsets()
+        checkpoint = journal.positions()
         for row in second[:9]:  # written after the checkpoint, then killed
             journal.append(row)
     with Journal(tmp_path / "killed") as journal:
         journal.truncate(checkpoint)
-        assert journal.offsets() == checkpoint
+        assert journal.positions() == checkpoint
         for row in second:
             journal.append(row)
     for path in (tmp_path / "whole").iterdir():
@@ -194,10 +239,11 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_dropped(tmp_path)
     with Journal(tmp_path) as journal:
         for row in losses():
             journal.append(row)
-        size = journal.offsets()["losses.jsonl"]
-        for offset, reason in ((size + 1, "the checkpoint was made at"), (3, "inside a line")):
+        size, digest = journal.positions()["losses.jsonl"]
+        wrong = ((size + 1, "the checkpoint was made at"), (3, "belongs to another run"))
+        for offset, reason in wrong:
             with pytest.raises(InputError, match=reason):
-                journal.truncate({"losses.jsonl": offset})
+                journal.truncate({"losses.jsonl": [offset, digest]})
         assert list(journal.rows(RoundLoss)) == losses()
 
 
@@ -226,3 +272,32 @@ def test_a_table_of_an_older_run_has_the_columns_that_came_later(tmp_path):
     path = write_evaluations(tmp_path, rows)
     parquet.write_table(parquet.read_table(path).drop_columns(["epoch", "task"]), path)
     assert read_evaluations(tmp_path) == [row._replace(epoch=0, task=0) for row in rows]
+
+
+def test_journals_come_back_from_the_tables_byte_for_byte(tmp_path):
+    with Journal(tmp_path) as journal:
+        for row in mixed_rows():
+            journal.append(row)
+        rows = {kind: list(journal.rows(kind)) for kind in JOURNALS}
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
+    write_evaluations(tmp_path, rows[Evaluation])
+    write_communication(tmp_path, rows[CommunicationEntry])
+    write_losses(tmp_path, rows[RoundLoss])
+    write_failures(tmp_path, rows[EvaluationFailure])
+    drop_journals(tmp_path)
+    assert not list(tmp_path.glob("*.jsonl"))
+    restore_journals(tmp_path)
+    with Journal(tmp_path):
+        assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")} == before
+
+
+def test_a_journal_whose_table_does_not_hold_all_of_it_stays(tmp_path, caplog):
+    with Journal(tmp_path) as journal:
+        for row in losses():
+            journal.append(row)
+    write_losses(tmp_path, losses()[:1])
+    drop_journals(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["losses.jsonl"]
+    assert "does not hold all of it" in caplog.text
+    restore_journals(tmp_path)
+    assert list(journal_rows(tmp_path, RoundLoss)) == losses()

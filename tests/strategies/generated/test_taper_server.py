@@ -1,4 +1,4 @@
-"""TAPER as in the paper: three stages on the server's images, by hand; what clients tell and get."""
+"""TAPER as in the paper: three stages on the server, by hand; what clients tell and get."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,8 +27,8 @@ from fedadapt.strategies.generated.descriptions import (
     with_domains,
 )
 from fedadapt.strategies.generated.mixtures import shares_of
-from fedadapt.strategies.generated.task_mixtures import TASK
 from fedadapt.strategies.generated.taper_server import DESCRIBE, GUESS, TaperServer
+from fedadapt.strategies.generated.task_mixtures import TASK
 from fedadapt.testing.toys import DOMAINS, SEEN, UNSEEN, Toys, as_they_are, mlp
 from fedadapt.weights import num_bytes, repeat, row
 
@@ -87,7 +87,7 @@ def test_the_second_stage_trains_a_copy_on_each_domain_and_leaves_the_generic_ne
     assert_same_bits(trial.method._state.generic, generic)
     assert len(trial.method._state.bases) == 2
     for q, base in enumerate(trial.method._state.bases):
-        wanted = trained_on(chosen(OF_DOMAIN == q), generic, "taper/bases", 2, client=q)
+        wanted = trained_on(chosen(q == OF_DOMAIN), generic, "taper/bases", 2, client=q)
         assert_same_bits(base, wanted)
 
 
@@ -119,7 +119,7 @@ def test_tasks_are_some_classes_of_one_domain_and_all_images_of_them():
     drawn = [server().server.task(stream(s, "test"), (1, 2)) for s in range(60)]
     for task in drawn:
         classes = task.present.nonzero().flatten().tolist()
-        wanted = (OF_DOMAIN == task.domain) & torch.isin(LABELS, torch.tensor(classes))
+        wanted = (task.domain == OF_DOMAIN) & torch.isin(LABELS, torch.tensor(classes))
         assert task.rows.tolist() == wanted.nonzero().flatten().tolist()
     assert {int(task.present.sum()) for task in drawn} == {1, 2}
     assert {task.domain for task in drawn} == {0, 1}

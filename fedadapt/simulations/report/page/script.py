@@ -33,6 +33,13 @@ const state = {
   reference: run.labels.includes("base") ? "base" : run.labels[0],
   view: "before", sort: "client", down: false, filter: "", worse: false, chosen: null, shown: 200,
 };
+// A page that is loaded anew while its run goes on looks as its reader left it.
+const KEPT = "fedadapt " + location.pathname;
+const keep = () => { try { sessionStorage.setItem(KEPT, JSON.stringify(state)); } catch { /* a file may have no storage */ } };
+try {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) || "{}");
+  if (run.labels.includes(kept.label) && run.labels.includes(kept.reference)) Object.assign(state, kept);
+} catch { /* nothing kept */ }
 const gainOf = client => {
   const after = client.accuracy[state.label], before = client.accuracy[state.reference];
   return after === null || before === null ? null : after - before;
@@ -207,7 +214,7 @@ function fillTable() {
     button.textContent = title + (key === "gain" ? ` of ${state.label}` : "");
     button.addEventListener("click", () => {
       if (state.sort === key) state.down = !state.down; else { state.sort = key; state.down = false; }
-      fillTable();
+      keep(); fillTable();
     });
     cell.append(button);
     if (isNumber) cell.className = "n";
@@ -244,6 +251,7 @@ function choose(number) {
   const client = byClient.get(number), section = element("client");
   if (!client) return;
   state.chosen = number;
+  keep();
   history.replaceState(null, "", `#client=${number}`);
   section.hidden = false;
   element("client-title").textContent = `Client ${client.name}`;
@@ -370,14 +378,15 @@ if (element("clients-chart")) {
   options(element("pick-reference"), run.labels.map(label => [label, label]), state.reference);
   options(element("pick-view"), Object.entries(views).map(([key, view]) => [key, view.title]), state.view);
   const pick = (id, key) => element(id).addEventListener("change", event => {
-    state[key] = event.target.value; drawClients(); fillTable();
+    state[key] = event.target.value; keep(); drawClients(); fillTable();
   });
   pick("pick-label", "label"); pick("pick-reference", "reference"); pick("pick-view", "view");
-  element("clients-filter").addEventListener("input", event => { state.filter = event.target.value; fillTable(); });
-  element("clients-worse").addEventListener("change", event => { state.worse = event.target.checked; fillTable(); });
+  element("clients-filter").value = state.filter; element("clients-worse").checked = state.worse;
+  element("clients-filter").addEventListener("input", event => { state.filter = event.target.value; keep(); fillTable(); });
+  element("clients-worse").addEventListener("change", event => { state.worse = event.target.checked; keep(); fillTable(); });
   element("clients-more").addEventListener("click", () => { state.shown += 500; fillTable(); });
   element("client-close").addEventListener("click", () => {
-    state.chosen = null; element("client").hidden = true; history.replaceState(null, "", location.pathname + location.search);
+    state.chosen = null; keep(); element("client").hidden = true; history.replaceState(null, "", location.pathname + location.search);
   });
 }
 document.querySelectorAll(".scripted").forEach(part => { part.hidden = false; });

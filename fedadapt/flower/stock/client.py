@@ -3,7 +3,9 @@
 Flower's FedProx says ``proximal-mu`` in its messages and leaves the term to the client.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -17,6 +19,8 @@ from fedadapt.strategies.shared.fedprox import FedProx
 @dataclass(frozen=True, kw_only=True)
 class StockClient(ClientSide):
     """The client's side; the server's is the Flower strategy."""
+
+    leaves: ClassVar[Mapping[str, str]] = {"train": "the trained model"}
 
     model: nn.Module = from_run()
     training: LocalTraining = from_run()

@@ -1,0 +1,50 @@
+"""A strategy that a real client's owner has allowed, and that goes wrong where a file says so.
+
+The folder POISON has a file ``<client>-<n>`` with a word in it: what the n-th training of that
+client does. POISONED_AS is the client's name.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedadapt.strategies.shared_model import SharedModel
+
+CANARY = "canary-of-an-exception /secret/patients.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Poisoned(SharedModel):
+    """FedAvg with accidents."""
+
+    def train(self, cohort, shared):
+        strike()
+        return self.train_shared(cohort, shared)
+
+
+def strike() -> None:
+    """Count this training, and do what is planned for it."""
+    folder, name = Path(os.environ["POISON"]), os.environ["POISONED_AS"]
+    counter = folder / f"{name}.count"
+    number = len(counter.read_text()) + 1 if counter.exists() else 1
+    counter.write_text("x" * number)
+    plan = folder / f"{name}-{number}"
+    what = plan.read_text().strip() if plan.exists() else ""
+    if what == "raise":
+        raise ValueError(CANARY)
+    if what == "hang":
+        time.sleep(600)
+    if what == "hang in native code":
+        ctypes.CDLL(None).pause()
+        ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock
+    if what == "exit":
+        sys.exit(0)
+    if what == "terminate":
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(600)
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
