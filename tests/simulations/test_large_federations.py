@@ -37,7 +37,7 @@ def journal(tmp_path_factory):
         for client in range(ROWS // 2):
             file.append(evaluation(client, client / ROWS, kind=f"kind {client % 5}"))
             file.append(CommunicationEntry(5, client, "evaluate", "accepted", "", 10, 24, 0.1))
-        file.offsets()
+        file.positions()
     return folder
 
 
@@ -73,10 +73,10 @@ def test_rows_can_be_gone_through_again():
 def test_a_run_that_goes_on_is_read_as_far_as_it_was_when_it_was_opened(tmp_path):
     with Journal(tmp_path) as file:
         file.append(evaluation(0, 0.5))
-        file.offsets()
+        file.positions()
         run = RunFolder.read(tmp_path)
         file.append(evaluation(1, 0.5))
-        file.offsets()
+        file.positions()
         assert [row.client for row in run.evaluations] == [0]
 
 
