@@ -152,9 +152,9 @@ def test_no_node_stops_a_run_and_each_is_told_why(tmp_path, clients, caplog):
     few = tmp_path / "few"
     own_pictures.write_pictures(few, {"down": 2}, seed=3)
     nodes[7] = {"images": str(few), "state-dir": str(tmp_path / "few-state"), "share": "classes"}
-    summary, _ = run_of(tmp_path, nodes, clients=5)
-    assert summary["outcomes"] == {"accepted": 3 * 3, "rejected": 0, "error": 0, "late": 0,
-                                   "lost": 0}  # fmt: skip
+    summary, grid = run_of(tmp_path, nodes, clients=5)
+    assert summary["outcomes"]["accepted"] == sum(summary["outcomes"].values()) > 0
+    assert {node for kind, node in grid.sent if kind == "train"} == {3, 5, 8}
     for line in (
         "client at node 1: its owner has not said where it may write",
         "client at node 2: its folder of pictures is missing",
@@ -202,7 +202,7 @@ def test_a_client_with_another_class_is_refused_by_a_word_and_not_by_its_name(
     tmp_path, clients, caplog
 ):
     nodes = dict(zip((5, 3, 8), clients.values(), strict=True))
-    _, grid = run_of(tmp_path, nodes, classes="down,across")
+    _, grid = run_of(tmp_path, nodes, classes="down,across", min_replies=0.3)
     assert "of a class that is not among the run's" in caplog.text
     errors = [r.error.reason for r in grid.replies if r.has_error()]
     assert len(errors) == 2
