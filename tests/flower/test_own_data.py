@@ -7,7 +7,7 @@ import own_pictures
 import pytest
 import tiny
 import torch
-from fake_grid import FakeGrid
+from fake_grid import FakeGrid, edited
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
@@ -268,3 +268,28 @@ def test_a_run_on_own_data_needs_what_only_it_needs():
         check(tiny.RunConfig.from_mapping(run_config(Path("x"))))
     with pytest.raises(InputError, match="classes: digits-classes does not use it"):
         check(tiny.config(classes="a,b"))
+
+
+def test_a_client_with_another_network_or_code_is_left_out_and_other_initial_weights_are_told(
+    tmp_path, clients, caplog
+):
+    config = run_config(
+        tmp_path / "out", rounds=1, adapt="none", classes="across,down,slanted", min_replies=0.3
+    )
+    grid = grid_of(clients, config)
+
+    def other(**facts):
+        return edited(lambda c: c["config"].update({k: v for k, v in facts.items()
+                                                    if k in c["config"]}))  # fmt: skip
+
+    grid.faults["query.hello", 901] = other(network="x")
+    grid.faults["query.hello", 17] = other(initial="x")
+    grid.faults["query.hello", 530] = other(code="x", flwr="0.1")
+    run_server(grid, config)
+    assert {node for kind, node in grid.sent if kind == "train"} == {17}
+    assert "its network has other tensors than the server's" in caplog.text
+    assert "draws other initial weights; it is sent the server's" in caplog.text
+    assert "code of fedadapt 'x', the server" in caplog.text
+    assert "; flwr '0.1', the server" in caplog.text  # all differences in one line
+    local = [r for r in read_evaluations(tmp_path / "out") if r.model == "local"]
+    assert {row.client for row in local} == {1}  # from the weights that it was sent
