@@ -85,7 +85,9 @@ def judge(status: RunStatus, go_on: str) -> None:
     details = status.details.removeprefix("ServerApp failed with exception:").strip()
     match = EXIT_CODE.search(details)
     if match is not None:
-        raise RunFailedError(details[: match.start()].strip(), int(match[1]))
+        # The run itself knows how it goes on with Flower alone.
+        text, sign, _ = details[: match.start()].strip().partition("; resume with: ")
+        raise RunFailedError(f"{text}; go on with: {go_on}" if sign else text, int(match[1]))
     if not details or details == LOST:
         raise SuperLinkLostError(f"the server was ended in the middle of it; go on with: {go_on}")
     raise RunFailedError(" ".join(details.split()))
