@@ -23,7 +23,8 @@ from fedadapt.simulations.results.parquet import read_communication
 CLIENTS = ("client-1", "client-2", "client-3")
 RUN = (
     "--classes", "0,1,2,3,4,5,6,7,8,9", "--image-size", "12", "--model", "mlp", "--local-epochs",
-    "1", "--adapt", "none", "--no-local", "--save-models", "none", "--evaluate-every", "9", "--strategy", "poison:Poisoned",
+    "1", "--adapt", "none", "--no-local", "--save-models", "none", "--evaluate-every", "9",
+    "--strategy", "poison:Poisoned",
 )  # fmt: skip
 
 
