@@ -164,9 +164,17 @@ def _fork(answer: Callable[..., None], *arguments: Any) -> tuple[int, int]:
     except SystemExit as end:  # how Flower ends a program
         code = end.code if isinstance(end.code, int) else 1
     finally:
+        if not code:  # the reply was handed over: the ledger may say so
+            _confirm()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # not through what the parent has registered to be done at its end
+
+
+def _confirm() -> None:
+    from fedadapt.flower.egress import confirm_handed_over
+
+    confirm_handed_over()
 
 
 def _answer(pipe: int, address: str, token: str) -> None:
