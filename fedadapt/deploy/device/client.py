@@ -20,6 +20,7 @@ from fedadapt.deploy.device.connection import check_connection, stopped_runs
 from fedadapt.deploy.folder import only_one, private
 from fedadapt.deploy.processes import Running, environment, program
 from fedadapt.errors import InputError
+from fedadapt.simulations.endings import stopped_by_signals
 
 LOOK_EVERY = 0.5
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 15.0
@@ -82,15 +83,12 @@ def run_client(
     private(home)
     bundle = install(path, private(home / "identity"))
     with only_one(home / "client.lock", f"{home}: this client is running already"):
-        old = {s: signal.signal(s, _interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+        config = node_config(home, images, share, extra_config)
         try:
-            config = node_config(home, images, share, extra_config)
-            _Client(bundle, home, config, say).run(wait=wait)
+            with stopped_by_signals():
+                _Client(bundle, home, config, say).run(wait=wait)
         except KeyboardInterrupt:
             say("client ends")
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
 def node_config(home: Path, images: Path | None, share: str, extra: str) -> str:
@@ -233,10 +231,6 @@ class _Client:
         if line != self._said:
             self._said = line
             self._say_always(line)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _free_port() -> int:
