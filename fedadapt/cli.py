@@ -20,6 +20,7 @@ from fedadapt.privacy.command import privacy_inversion
 from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
+from fedadapt.simulations.leaks_command import leaks
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
 from fedadapt.simulations.studies.command import compare, tune
 
@@ -67,6 +68,7 @@ main.add_command(new)
 main.add_command(privacy_inversion)
 main.add_command(ledger)
 main.add_command(reproduce)
+main.add_command(leaks)
 main.add_command(predict)
 main.add_command(export)
 main.add_command(compare)
@@ -134,7 +136,7 @@ def _headline(config: RunConfig, folder: Path) -> Text:
         (config.strategy, "bold"),
         " on ",
         (config.benchmark, "bold"),
-        f": {config.clients} clients, {config.model}, {rounds} -> {folder}",
+        f": {config.clients or 'all'} clients, {config.model}, {rounds} -> {folder}",
     )
 
 

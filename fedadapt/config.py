@@ -15,7 +15,11 @@ from typing import Any
 from fedadapt.errors import InputError, nearest
 from fedadapt.lr_schedule import ALLOWED, is_schedule
 from fedadapt.older_runs import refuse_older_run
-from fedadapt.parameters import Scalar, check_parameters, param
+from fedadapt.parameters import Scalar, as_float, check_parameters, param
+
+MOST = {"clients": 10**6, "workers": 1024, "seed": 2**63 - 1}
+"""The largest numbers that make sense: what is above is a slip, and would fill the memory."""
+MOST_OF_ANYTHING = 10**9  # rounds, epochs, images, seconds
 
 RUNNING = (
     "out",
@@ -70,13 +74,18 @@ class RunConfig:
     imbalance: str = param(
         "", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)"
     )
-    clients: int = param(100, "number of clients; 0 with `flwr run`: one a node", at_least=0)
+    clients: int = param(
+        100,
+        "number of clients; 0: all that the data belong to; with `flwr run`: one a node",
+        at_least=0,
+    )
     unseen: float = param(0.0, "share of clients held out of training", at_least=0, below=1)
     split: str = param(
         "auto",
-        "test images: cut from each client's own (client), from its kind's together (pooled), or "
-        "the data set's test part (official)",
-        choices=("auto", "client", "pooled", "official"),
+        "test images: cut from each client's own (client; ungrouped: even where groups of nearly "
+        "equal images are parted), from its kind's together (pooled), or the data set's test part "
+        "(official)",
+        choices=("auto", "client", "ungrouped", "pooled", "official"),
     )
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
@@ -249,6 +258,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        for name, value in asdict(self).items():
+            most = MOST.get(name, MOST_OF_ANYTHING)
+            if not isinstance(value, str) and value > most:
+                key = name.replace("_", "-")
+                raise InputError(
+                    f"{key}: {as_float(value):g} is out of range; it must be <= {most:,}"
+                )
         if self.adapt_share + self.test_share >= 1:
             raise InputError(
                 f"adapt-share, test-share: {self.adapt_share} + {self.test_share} leaves nothing "

@@ -76,8 +76,9 @@ def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = Fals
             f"augmentation: {config.augmentation} is for images, and the inputs of "
             f"{config.benchmark} are {list(benchmark.image_shape)}; leave it out"
         )
+    config = replace(config, clients=benchmark.num_clients)  # 0 stood for all there are
     start = replace(config, weights="") if on_client else config
-    model = build_model(start, benchmark.image_shape, benchmark.num_classes)
+    model = build_model(start, benchmark.image_shape, benchmark.num_classes, benchmark.vocabulary)
     plan = plan_for(config, model, benchmark.image_shape, compute)
     strategy = selected.on_client(run_of(config, model, benchmark, on_client=on_client))
     worker = _worker(config, benchmark, model, strategy, plan, compute)

@@ -218,7 +218,9 @@ def finished(
     if begun:
         _same(RunConfig.from_toml(folder / "config.toml"), config, folder)
     if begun and (folder / "summary.json").exists():
-        return read_summary(folder)
+        summary = read_summary(folder)
+        if summary.get("evaluated_round", config.rounds) == config.rounds:
+            return summary  # else it is of a run that has grown and was cut off on the way
     begun = begun and (folder / "checkpoint").exists()
     if not begun:
         new_folder(config)

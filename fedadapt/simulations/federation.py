@@ -163,6 +163,10 @@ class Federation:
             self._scores = scores_by_round(self._journal.rows(Evaluation))
         self._evaluated_round = int(checkpoint.metadata.get("evaluated", self._round))
 
+    def close(self) -> None:
+        """Give up a run before ``run``, which closes everything itself."""
+        self._journal.close()
+
     def run(self) -> float:
         """All rounds that are left, then the full evaluation; seconds of work, resumes included.
 

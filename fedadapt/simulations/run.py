@@ -135,6 +135,7 @@ def run(
         estimated = announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         if estimated is not None:
             progress.expect(estimated)
+        _describe(assembly, engine, folder)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -152,12 +153,15 @@ def run(
             watch=watch,
             go_on=resume_command(folder, engine),
         )
-        _describe(assembly, engine, folder)
-        if checkpoint is not None:
-            federation.resume(checkpoint)
-            checkpoint = None  # it holds files open
-        else:
-            federation.begin(start)
+        try:
+            if checkpoint is not None:
+                federation.resume(checkpoint)
+                checkpoint = None  # it holds files open
+            else:
+                federation.begin(start)
+        except BaseException:
+            federation.close()
+            raise
         seconds = federation.run()
         progress.phase("writing tables and pictures", 1)
         served = {}

@@ -251,11 +251,16 @@ class Strategy(ClientSide, Generic[State]):
     def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
         """Name the tensors that go down to a client and up from it in the first round's training.
 
+        None where clients train nothing.
+
         Args:
             start: The initial model, [...].
 
         """
-        sent = self.send(self.begin(start, (0,)), "train", 1, (0,)).weights
+        state = self.begin(start, (0,))
+        if "train" not in self.actions(state, 1):
+            return (), ()
+        sent = self.send(state, "train", 1, (0,)).weights
         return sent, self.expected("train", {n: t[0] for n, t in sent.items()})
 
     @abstractmethod

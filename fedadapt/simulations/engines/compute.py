@@ -96,9 +96,7 @@ def _clock(worker: Worker) -> float:
     return time.process_time() if worker.compute.type == "cpu" else time.perf_counter()
 
 
-def were_too_slow(
-    clients: Sequence[int], results: Sequence[Answers] | Sequence[EvaluationAnswers]
-) -> bool:
+def were_too_slow(clients: Sequence[int], results: Sequence[Answers | EvaluationAnswers]) -> bool:
     """Whether several clients together took too long, so that each has to be computed alone."""
     failures = (failure for answers in results for failure in answers.failures.values())
     return len(clients) > 1 and any(map(timed_out, failures))

@@ -220,6 +220,8 @@ class SavedModels:
             classes=tuple(benchmark.classes),
             mean=benchmark.scaling.mean,
             std=benchmark.scaling.std,
+            unit=benchmark.scaling.unit,
+            vocabulary=benchmark.vocabulary,
             reading=_reading(config),
             adaptation=adaptation,
             adaptation_arguments=_arguments(worker.adaptations, adaptation),

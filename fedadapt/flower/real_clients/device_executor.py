@@ -157,9 +157,17 @@ def _fork(answer: Callable[..., None], *arguments: Any) -> tuple[int, int]:
     except SystemExit as end:  # how Flower ends a program
         code = end.code if isinstance(end.code, int) else 1
     finally:
+        if not code:  # the reply was handed over: the ledger may say so
+            _confirm()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # not through what the parent has registered to be done at its end
+
+
+def _confirm() -> None:
+    from fedadapt.flower.egress import confirm_handed_over
+
+    confirm_handed_over()
 
 
 def _answer(pipe: int, address: str, token: str) -> None:
@@ -200,7 +208,7 @@ def _answer_for_killed(_: int, address: str, token: str, told: bytes) -> None:
     from flwr.app import Error, Message
     from flwr.common.constant import SubStatus
     from flwr.common.serde import context_from_proto, message_from_proto
-    from flwr.proto.context_pb2 import Context
+    from flwr.proto.message_pb2 import Context
     from flwr.proto.message_pb2 import Message as MessageProto
     from flwr.supercore.interceptors import (
         RuntimeTokenHttpInterceptor,
