@@ -124,9 +124,9 @@ def unknown(where: str, word: str, known: "list[str] | tuple[str, ...]") -> Inpu
     return InputError(f"{where}: unknown {word!r}{nearest(word, known)}; known: {', '.join(known)}")
 
 
-def need(module: str, what: str) -> None:
+def need(module: str, what: str, extra: str = "simulation") -> None:
     """Refuse ``what`` where the module that it needs is not installed."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise InputError(f'{what} needs {module}; run pip install "fedadapt[simulation]"')
+        raise InputError(f'{what} needs {module}; run pip install "fedadapt[{extra}]"')

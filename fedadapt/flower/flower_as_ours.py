@@ -19,15 +19,15 @@ from fedadapt.flower.grid_over_clients import (
     floats,
     flower_identity,
 )
-from fedadapt.flower.stock_client import StockClient
-from fedadapt.flower.strategy_arguments import (
+from fedadapt.flower.stock.arguments import (
     TRIED_WITH,
     MadeUpExchange,
     checked,
     constructor_parameters,
     try_out,
 )
-from fedadapt.flower.strategy_state import Packed, StrategyState
+from fedadapt.flower.stock.client import StockClient
+from fedadapt.flower.stock.state import Packed, StrategyState
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.strategies.base import Metadata, Run, ServerSide
 from fedadapt.strategies.selected import settings_of

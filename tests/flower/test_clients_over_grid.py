@@ -142,6 +142,36 @@ def test_a_bad_reply_is_that_client_s_and_nobody_else_s(fault, outcome, reason):
     assert reason in failure.reason
 
 
+def weights(on: FakeGrid, **settings) -> list[float]:
+    """By which each client's answer counts, in client order."""
+    clients = client_pool(on, **settings)
+    clients.ready()
+    sent = Sent((0, 1, 2), repeat(MODEL, 3), {"server-round": 1})
+    return [a.update.num_examples.item() for a in clients.ask("train", 1, sent, MODEL)]
+
+
+def examples(count: float):
+    return edited(lambda c: c["metrics"].update({"num-examples": count}))
+
+
+def test_a_client_never_weighs_more_than_it_said_before_the_run():
+    """New images are no lie, but they count in the next run only."""
+    on = grid()
+    on.faults["train", 17] = examples(27)
+    assert weights(on) == [10, 20, 30]
+    on.faults["train", 17] = examples(3)
+    assert weights(on) == [10, 3, 30]
+
+
+def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_at_most(caplog):
+    on = grid()
+    on.faults["query.hello", 17] = edited(lambda c: c["config"].update({"num-examples": 10**9}))
+    on.faults["train", 17] = examples(10**9)
+    assert weights(on, max_weight_factor=1.5) == [10, 45, 30]
+    assert weights(on) == [10, 10**9, 30]
+    assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
+
+
 class NumberedGrid(FakeGrid):
     """Gives each message a number, as Flower does; what the SuperLink answers comes from node 1."""
 
@@ -176,36 +206,6 @@ def test_an_error_of_the_superlink_keeps_its_reason_in_one_line(code, outcome):
     assert bad.failures[1].outcome == outcome
     assert bad.failures[1].reason.startswith("Error: Node Unavailable ?[31mxxx")
     assert len(bad.failures[1].reason) == 300
-
-
-def weights(on: FakeGrid, **settings) -> list[float]:
-    """By which each client's answer counts, in client order."""
-    clients = client_pool(on, **settings)
-    clients.ready()
-    sent = Sent((0, 1, 2), repeat(MODEL, 3), {"server-round": 1})
-    return [a.update.num_examples.item() for a in clients.ask("train", 1, sent, MODEL)]
-
-
-def examples(count: float):
-    return edited(lambda c: c["metrics"].update({"num-examples": count}))
-
-
-def test_a_client_never_weighs_more_than_it_said_before_the_run():
-    """New images are no lie, but they count in the next run only."""
-    on = grid()
-    on.faults["train", 17] = examples(27)
-    assert weights(on) == [10, 20, 30]
-    on.faults["train", 17] = examples(3)
-    assert weights(on) == [10, 3, 30]
-
-
-def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_at_most(caplog):
-    on = grid()
-    on.faults["query.hello", 17] = edited(lambda c: c["config"].update({"num-examples": 10**9}))
-    on.faults["train", 17] = examples(10**9)
-    assert weights(on, max_weight_factor=1.5) == [10, 45, 30]
-    assert weights(on) == [10, 10**9, 30]
-    assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
 
 
 def hello(**changes):
