@@ -1,12 +1,15 @@
 """``fedadapt ledger``: what has left, and what may."""
 
 import json
+import tomllib
 
 import pytest
+import tiny
 from click.testing import CliRunner
 
 from fedadapt.cli import main
 from fedadapt.client.egress.ledger import Ledger, Part
+from fedadapt.client.egress.policy import KEYS
 from fedadapt.errors import InputError
 from fedadapt.strategies.leaving import leaving
 from fedadapt.strategies.registry import STRATEGIES, find, is_flowers
@@ -78,6 +81,16 @@ def test_every_message_of_every_strategy_is_explained_in_words_of_its_own():
         messages = () if is_flowers(find(name)) else find(name).query_types
         for message in ("train", *messages):
             assert rows[message, name] != "the arrays that it declares", (name, message)
+
+
+def test_the_table_of_the_documentation_is_the_one_that_is_printed(monkeypatch):
+    monkeypatch.syspath_prepend(tiny.ROOT / "docs")
+    import egress_table
+
+    page = (tiny.ROOT / "docs" / "egress.md").read_text("utf-8")
+    assert egress_table.updated(page) == page
+    policy = page.partition("```toml\n")[2].partition("```")[0]
+    assert set(tomllib.loads(policy)) == set(KEYS)
 
 
 def test_a_policy_says_which_messages_it_allows(tmp_path, monkeypatch):
