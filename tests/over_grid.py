@@ -128,6 +128,6 @@ class Driven:
             yield from self.clients.evaluate(request)
 
 
-def prompted(shape: tuple[int, int, int], classes: int):
+def prompted(image_shape: tuple[int, int, int], num_classes: int):
     """A network with prompts, of a few numbers."""
-    return vit_tiny(shape, classes, prompts=2, width=8, blocks=1, heads=2)
+    return vit_tiny(image_shape, num_classes, prompts=2, width=8, blocks=1, heads=2)

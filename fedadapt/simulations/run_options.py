@@ -1,4 +1,4 @@
-"""The options that a run can be given on the command line, and the settings made of them. No torch."""
+"""The options of a run on the command line, and the settings made of them. No torch."""
 
 import logging
 import os

@@ -15,8 +15,9 @@ from fedadapt.flower import nodes as grid_nodes
 from fedadapt.flower import records
 from fedadapt.flower.clients_over_grid import GridClients, count_clients
 from fedadapt.flower.roll_call import BenchmarkRollCall
+from fedadapt.flower.run_facts import memory
 from fedadapt.flower.software import software
-from fedadapt.messages import Sent
+from fedadapt.messages import Failure, Sent
 from fedadapt.records import Evaluation
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.weights import repeat, stack
@@ -172,6 +173,42 @@ def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_a
     assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
 
 
+class NumberedGrid(FakeGrid):
+    """Gives each message a number, as Flower does; what the SuperLink answers comes from node 1."""
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"message-{number}"
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def by_superlink(code: int, reason: str):
+    """The SuperLink's error in the stead of a client: who is meant, only the message says."""
+
+    def fault(reply: Message) -> Message:
+        error = failed(code, reason)(reply)
+        error.metadata.__dict__["_src_node_id"] = 1
+        asked = reply.metadata.reply_to_message_id
+        error.metadata.__dict__["_reply_to_message_id"] = asked
+        return error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(3, "late"), (4, "late"), (5, "lost"), (0, "error"), (8, "error")]
+)
+def test_an_error_of_the_superlink_keeps_its_reason_in_one_line(code, outcome):
+    on = NumberedGrid(client_app(), grid().nodes)
+    on.faults["train", 17] = by_superlink(code, "Error: Node\nUnavailable \x1b[31m" + "x" * 400)
+    good, bad, also_good = train(on)
+    assert (good.clients, also_good.clients) == ((0,), (2,))
+    assert bad.failures[1].outcome == outcome
+    assert bad.failures[1].reason.startswith("Error: Node Unavailable ?[31mxxx")
+    assert len(bad.failures[1].reason) == 300
+
+
 def hello(**changes):
     """A client that says something else of itself."""
     return edited(lambda c: c["config"].update(changes))
@@ -199,7 +236,7 @@ MISFITS = [
     (hello(**{"num-examples": float("nan")}), "node 17: it says it has nan training images"),
     (failed(1, "egress: 'policy' cannot be read on this device"), "'policy' cannot be read"),
     (failed(1, "crash:X incident=12"), "client at node 17: crash:X incident=12"),
-    (failed(1, "evil\n\x1b[2J"), "client at node 17: evil\\n\\x1b[2J"),
+    (failed(1, "evil\n\x1b[2J"), "client at node 17: evil ?[2J"),
     (failed(1, "refused:no-images incident=12"), "its folder of pictures is missing, empty or"),
     (lambda reply: None, "node 17: no answer by the deadline"),
 ]  # fmt: skip
@@ -342,3 +379,48 @@ def test_a_bad_evaluation_is_that_client_s(fault, outcome):
 
 def test_what_clients_keep_is_on_their_own_disks():
     assert client_pool(grid()).states() == {}
+
+
+def test_large_answers_are_asked_for_some_at_a_time(monkeypatch):
+    """So that no more than a bound is in memory; the results are those of all at once."""
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "AT_ONCE", 2 * (6 * 4 + 8))  # two of three answers
+        found = train(grid())
+    assert [a.clients for a in found] == [(0,), (1,), (2,)]
+    for some, wanted in zip(found, train(grid()), strict=True):
+        assert torch.equal(some.update.weights["w"], wanted.update.weights["w"])
+    assert memory.asked_at_once(0) > 10**6
+    assert memory.asked_at_once(2**40) == 1
+
+
+def test_clients_are_asked_portion_by_portion(monkeypatch):
+    monkeypatch.setattr(memory, "AT_ONCE", 1)
+    on = grid()
+    clients = client_pool(on)
+    clients.ready()
+    stream = clients.ask("train", 1, Sent((0, 1, 2), repeat(MODEL, 3), {}), MODEL)
+    next(stream)
+    assert [kind for kind, _ in on.sent].count("train") == 1
+    next(stream)
+    assert [kind for kind, _ in on.sent].count("train") == 2
+
+
+def test_a_client_whose_node_is_not_there_is_late():
+    """A strategy may ask for one that took part before the server went on."""
+    on = grid()
+    on.faults["query.hello", 17] = lambda reply: None
+    clients = client_pool(on)
+    assert clients.ready() == [0, 2]
+    found = list(clients.ask("train", 1, Sent((0, 1, 2), repeat(MODEL, 3), {}), MODEL))
+    assert found[1].failures == {1: Failure("late", "its node is not there")}
+    assert (found[0].clients, found[2].clients) == ((0,), (2,))
+
+
+def test_the_estimate_of_memory_counts_what_is_held():
+    vgg = 36_900_000
+    assert memory.memory_estimate(vgg, 5, compared=False) == (
+        "answers of 36.9 MB from 5 clients, all at once: about 554 MB of memory here"
+    )
+    many = memory.memory_estimate(vgg, 100, compared=True)
+    assert "29 at a time, in 4 portions: about 6,900 MB" in many
+    assert "max-update-factor" in many

@@ -75,15 +75,15 @@ def decode(listing: Listing, image_size: int, progress: Progress | None = None) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         size = image_size or _first_side(listing)
-    if size > MOST_PIXELS:
-        raise InputError(
-            f"folder:{listing.root}: its first image has {size} pixels a side, and at most "
-            f"{MOST_PIXELS} are taken; set image-size, e.g. 96"
-        )
     if len(files) * size * size * 3 > MOST_BYTES:
         raise InputError(
             f"folder:{listing.root}: {len(files)} images of {size}x{size} need "
             f"{len(files) * size * size * 3 / 2**30:.0f} GiB; set image-size, e.g. 96"
+        )
+    if size > MOST_PIXELS:
+        raise InputError(
+            f"folder:{listing.root}: its first image has {size} pixels a side, and at most "
+            f"{MOST_PIXELS} are taken; set image-size, e.g. 96"
         )
     pixels = np.zeros((len(files), 3, size, size), np.uint8)
     readable = np.zeros(len(files), bool)

@@ -216,7 +216,7 @@ def test_a_first_image_that_is_too_large_asks_for_a_size(tmp_path):
 @pytest.mark.parametrize("level", ["photo", "photo/cat", "photo/cat/0.png"])
 @pytest.mark.parametrize(
     ("name", "said"),
-    [(b"caf\xe9.png", r"the name b'caf\\xe9.png' is not UTF-8"),
+    [(b"caf\xe9.png", r"the name 'caf\\xe9.png' is not UTF-8"),
      (b"a\nb\x1b[31m.png", r"the name 'a\\nb\\x1b\[31m.png' has control characters")],
 )  # fmt: skip
 def test_names_that_no_table_or_terminal_could_hold_are_refused_first(tmp_path, level, name, said):

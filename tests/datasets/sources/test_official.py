@@ -71,7 +71,7 @@ def test_an_npz_serves_a_benchmark_in_either_layout(tmp_path):
         ({"y_train": np.arange(200) % 9 + 1}, "class '0' has no training images"),
         ({"y_test": np.full(50, -1)}, "labels run from -1 to 9"),
         ({"classes": np.array(["a", "b"])}, "with 2 classes they must be 0 to 1"),
-        ({"y_train": np.array([{}] * 200)}, "cannot be read"),
+        ({"y_train": np.array([{}] * 200)}, "y_train.npy holds pickled objects"),
     ],
 )
 def test_a_bad_npz_is_refused_with_what_is_wrong(tmp_path, changes, said):

@@ -13,12 +13,13 @@ from fedadapt.simulations.results.comparison import comparison
 from fedadapt.simulations.results.summary import summarise
 from fedadapt.simulations.results.table_formats import (
     escape_latex,
+    plus_minus,
     to_csv,
     to_latex,
     to_markdown,
-    to_rich,
     write_comparison,
 )
+from fedadapt.simulations.results.terminal_table import TerminalTable
 
 
 def run(base, tuned, *, manifest="m", unseen=None, **config):
@@ -78,10 +79,7 @@ def test_seeds_may_have_clients_of_their_own():
 def test_uneven_seeds_and_settings_are_noted():
     runs = [run(0.5, 0.6), run(0.5, 0.6, strategy="fedprox", seed=2, rounds=7)]
     notes = comparison(runs).notes
-    assert notes == (
-        "Rows rest on different seeds (fedavg: 1; fedprox: 2)",
-        "Runs differ in rounds: 20, 7",
-    )
+    assert notes == ("Rows rest on different seeds (fedavg rounds=20: 1; fedprox rounds=7: 2)",)
 
 
 def test_the_same_run_twice_is_refused():
@@ -95,9 +93,51 @@ def test_runs_that_differ_in_arguments_are_rows_of_their_own():
     assert names == ["fedprox (mu=0.1)"] * 2 + ["fedprox (mu=1)"] * 2
 
 
-def test_runs_that_differ_in_model_are_rows_of_their_own():
-    table = comparison([run(0.5, 0.6), run(0.5, 0.6, model="cnn")])
-    assert {line.strategy for line in table.lines} == {"fedavg mlp", "fedavg cnn"}
+def test_settings_in_which_runs_differ_are_columns():
+    """Also those that one run has and the other left at their defaults."""
+    runs = [
+        run(0.5, 0.6),
+        run(0.5, 0.7, lr=0.01),
+        run(0.6, 0.7, lr=0.01, seed=2),
+        run(0.5, 0.6, model="cnn", lr=0.01),
+    ]
+    table = comparison(runs)
+    assert table.settings == ("model", "lr")
+    assert [(line.label, *line.settings, line.num_seeds) for line in table.lines] == [
+        ("base", "mlp", "0.05", 1), ("base+fine-tune", "mlp", "0.05", 1),
+        ("base", "mlp", "0.01", 2), ("base+fine-tune", "mlp", "0.01", 2),
+        ("base", "cnn", "0.01", 1), ("base+fine-tune", "cnn", "0.01", 1),
+    ]  # fmt: skip
+    assert "| strategy | client model | model | lr | mean % |" in to_markdown(table)
+    assert r"fedavg & base & mlp & 0.05 & $" in to_latex(table)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["lr"] for row in rows] == ["0.05", "0.05", "0.01", "0.01", "0.01", "0.01"]
+    assert "0.01" in printed(table)
+
+
+def test_settings_of_what_is_recorded_and_where_it_is_run_tell_no_runs_apart():
+    table = comparison([run(0.5, 0.6, seed=1), run(0.5, 0.6, seed=2, curves=True, workers=3)])
+    assert table.settings == ()
+    assert {line.num_seeds for line in table.lines} == {2}
+
+
+def test_a_summary_of_an_earlier_version_has_the_settings_that_it_names():
+    old = run(0.5, 0.6, lr=0.1)
+    del old["settings"]
+    assert comparison([old, run(0.5, 0.6, rounds=7)]).settings == ("rounds",)
+
+
+def test_training_alone_is_one_row_for_runs_of_the_same_settings():
+    def alone(value, **config):
+        rows = [evaluation(0, 0.5), evaluation(0, value, "local")]
+        return summarise(RunConfig(**config), "m", rows, [], [], 1.0)
+
+    runs = [alone(0.3, lr=0.1), alone(0.3, lr=0.1, strategy="ditto"), alone(0.2, lr=0.2)]
+    runs += [alone(0.4, lr=0.3), alone(0.45, lr=0.3, strategy="ditto")]
+    lines = comparison(runs).lines
+    assert [(n.strategy, *n.settings) for n in lines if n.label == "local"] == [
+        ("no federation", "0.1"), ("no federation", "0.2"), ("fedavg", "0.3"), ("ditto", "0.3"),
+    ]  # fmt: skip
 
 
 def test_unseen_clients_have_a_column_only_where_there_are_some():
@@ -148,7 +188,7 @@ def test_csv_gives_the_numbers_back():
 
 def printed(table, width=200):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(to_rich(table))
+    console.print(TerminalTable(table))
     return console.export_text()
 
 
@@ -240,3 +280,50 @@ def test_the_number_of_clients_is_a_column_where_rows_differ_in_it():
     assert "num_clients" not in {c.key for c in comparison([alone(0.7)]).columns}
     table = comparison([alone(0.7, missing=True)])
     assert [cells(table, i, "num_clients").mean for i in range(3)] == [2, 2, 1]
+
+
+def words_of(table) -> list[str]:
+    """Every number of a table as it is printed, spreads apart."""
+    cells = [
+        (cell, column)
+        for line in table.lines
+        for cell, column in zip(line.cells, table.columns, strict=True)
+    ]
+    return [word for pair in cells for word in plus_minus(*pair, "±").split() if word != "-"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_no_number_is_cut_or_lost_at_any_width(width):
+    """Traffic of five figures, a spread of two, and names that differ in their arguments."""
+    entry = CommunicationEntry(1, 0, "train", "accepted", "", 17_890_000_000, 1_787_900_000, 0.0)
+    labels = {"local": 0.625, "base": 0.1, "base+fine-tune": 1.0, "personal+fine-tune": 0.7}
+    summaries = []
+    for seed, shift in ((1, 0.0), (2, -0.05)):
+        for strategy in ("pfa", "mas-racl with-a-long-argument=0.125"):
+            rows = [evaluation(0, max(0, a + shift), label) for label, a in labels.items()]
+            rows.append(evaluation(0, 0.1 + shift, split="global"))
+            config = RunConfig(seed=seed)
+            made = summarise(config, f"m{seed}", rows, [entry], [], 1.0)
+            summaries.append(made | {"strategy": strategy})
+    table = comparison(summaries)
+    text = printed(table, width=width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    shown = text.split()
+    for word in words_of(table):
+        assert word in shown or f"{word}" in text, word
+    assert "17890.0" in text
+
+
+def test_a_column_that_says_the_same_in_each_row_is_said_once():
+    text = printed(comparison([run(0.5, 0.6)]), width=80)
+    head = text.splitlines()[1]
+    assert "MB" not in head
+    assert "MB up: 0.0 in each row" in " ".join(text.split())
+
+
+def test_columns_that_do_not_fit_stand_in_a_second_table_with_the_same_names():
+    table = comparison([run(0.5, 0.6), run(0.4, 0.7, strategy="fedprox")])
+    narrow, wide = printed(table, width=36), printed(table, width=200)
+    assert narrow.count("client model") > wide.count("client model") == 1
+    assert narrow.count("fedprox") == narrow.count("client model")

@@ -106,10 +106,16 @@ class Children:
             if time.monotonic() > child.end_at:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-            ended, status = os.waitpid(process, os.WNOHANG)
+            ended, status, used = os.wait4(process, os.WNOHANG)
             if not ended:
                 continue
             del self._running[process]
+            print(
+                f"a message took {time.monotonic() - child.began:.1f} s, "
+                f"{used.ru_utime + used.ru_stime:.1f} s of a core, "
+                f"at most {used.ru_maxrss / 1024:.0f} MB of memory",
+                flush=True,
+            )
             told = os.read(child.pipe, LARGEST_TOLD)
             os.close(child.pipe)
             if os.WIFSIGNALED(status):
@@ -122,6 +128,7 @@ class Children:
 class _Child:
     def __init__(self, token: str, pipe: int) -> None:
         self.token, self.pipe = token, pipe
+        self.began = time.monotonic()
         self.end_at = math.inf  # when it is ended for good, monotonic
 
 
@@ -157,9 +164,17 @@ def _fork(answer: Callable[..., None], *arguments: Any) -> tuple[int, int]:
     except SystemExit as end:  # how Flower ends a program
         code = end.code if isinstance(end.code, int) else 1
     finally:
+        if not code:  # the reply was handed over: the ledger may say so
+            _confirm()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # not through what the parent has registered to be done at its end
+
+
+def _confirm() -> None:
+    from fedadapt.flower.egress import confirm_handed_over
+
+    confirm_handed_over()
 
 
 def _answer(pipe: int, address: str, token: str) -> None:
@@ -200,7 +215,7 @@ def _answer_for_killed(_: int, address: str, token: str, told: bytes) -> None:
     from flwr.app import Error, Message
     from flwr.common.constant import SubStatus
     from flwr.common.serde import context_from_proto, message_from_proto
-    from flwr.proto.context_pb2 import Context
+    from flwr.proto.message_pb2 import Context
     from flwr.proto.message_pb2 import Message as MessageProto
     from flwr.supercore.interceptors import (
         RuntimeTokenHttpInterceptor,
