@@ -86,8 +86,8 @@ def test_an_npz_of_tokens_under_any_name(tmp_path):
 def test_a_torch_data_set_of_time_series(tmp_path, name):
     summary, manifest = run(tmp_path / "run", benchmark=name, model="har-cnn", strategy="fedbn")
     assert summary["clients"] == 3
-    assert manifest["metadata"]["owners"] == ["person 0", "person 1", "person 2"]
-    assert manifest["metadata"]["input-shape"] == [2, 12]
+    assert manifest["owners"] == ["person 0", "person 1", "person 2"]
+    assert manifest["input-shape"] == [2, 12]
     model = load(tmp_path / "run")
     benchmark = load_benchmark(RunConfig(benchmark=name, clients=3))
     test = benchmark.split(0).test.inputs
@@ -105,14 +105,14 @@ def test_a_hugging_face_data_set_on_disk(tmp_path):
     name = f"hf:{tmp_path}/set?client=who&label=y"
     summary, manifest = run(tmp_path / "run", benchmark=name)
     assert summary["clients"] == 4
-    assert manifest["metadata"]["owners"] == ["0", "1", "2", "3"]
+    assert manifest["owners"] == ["0", "1", "2", "3"]
 
 
 @pytest.mark.parametrize("rule", ["stripes:15", "myrules:Stripes:15"])
 def test_a_partition_of_ones_own(tmp_path, rule):
     settings = {"benchmark": "my_waves:rings", "partition": rule, "clients": 3}
     _, manifest = run(tmp_path / "run", **settings)
-    assert manifest["metadata"]["partition"] == rule
+    assert manifest["partition"] == rule
     benchmark = load_benchmark(RunConfig(**settings))
     for client in range(3):
         held = np.concatenate(benchmark.rows(client))
