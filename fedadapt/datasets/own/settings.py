@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.data_spec import check_image_size
-from fedadapt.datasets.own.names import REHEARSAL
+from fedadapt.datasets.own.names import OWN, REHEARSAL
 from fedadapt.datasets.own.pictures import class_name
 from fedadapt.errors import InputError, shown
 
@@ -39,7 +39,14 @@ def check_own(config: RunConfig) -> None:
 
 
 def client_folders(config: RunConfig) -> dict[str, Path]:
-    """Folder of each client, by its name, sorted."""
+    """Folder of each client, by its name, sorted.
+
+    Raises:
+        InputError: There are none, or another number; or the clients are real.
+
+    """
+    if config.benchmark == OWN:
+        raise InputError(f"benchmark: {OWN}; the data are on the clients, and nowhere else")
     root = Path(config.benchmark.removeprefix(REHEARSAL)).expanduser()
     if not root.is_dir():
         raise InputError(f"benchmark: {shown(root)} is no folder; write {REHEARSAL}/path")
