@@ -1,8 +1,10 @@
 """Clients behind a Flower ``Grid``: simulated by ``flwr run``, or real."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import torch
 from flwr.app import ArrayRecord, Message, RecordDict
@@ -17,11 +19,12 @@ from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
 from fedadapt.flower.roll_call import RollCall
 from fedadapt.flower.run_facts.announced import Announcements
+from fedadapt.flower.run_facts.memory import asked_at_once
 from fedadapt.messages import Answers, Config, Failure, Sent, Update, bytes_up
 from fedadapt.records import HELD_OUT, Confidence, Evaluation, EvaluationFailure, Outcome
 from fedadapt.server.checks import Expected
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest, result_bytes
-from fedadapt.weights import Weights, is_shared, row
+from fedadapt.weights import Weights, is_shared, num_bytes, row
 
 COUNT = "query.count"
 OF_SUPERLINK: dict[int, Outcome] = {
@@ -48,7 +51,7 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
     if not replies:
         why = "no answer by the deadline"
     elif replies[0].has_error():
-        why = one_line(replies[0].error.reason or "no reason")
+        why = one_line(replies[0].error.reason or "") or "no reason"
     else:
         clients = records.settings(replies[0].content).get("clients")
         if type(clients) is int and clients > 0:
@@ -108,7 +111,8 @@ class GridClients:
             records.request(models, {**sent.config, **self._settings(client)})
             for client, models in zip(sent.clients, contents, strict=True)
         )
-        for client, reply in self._exchange(action, round, sent.clients, asked):
+        up = num_bytes(expected)
+        for client, reply in self._exchange(action, round, sent.clients, asked, up):
             if isinstance(reply, Failure):
                 yield Answers((), None, {client: reply})
                 continue
@@ -174,10 +178,31 @@ class GridClients:
         pass
 
     def _exchange(
-        self, action: str, round: int, clients: Sequence[int], contents: Iterable[RecordDict]
+        self,
+        action: str,
+        round: int,
+        clients: Sequence[int],
+        contents: Iterable[RecordDict],
+        answer: int = 0,
     ) -> Iterator[tuple[int, Message | Failure]]:
-        """Send each client its content; its reply, or why there is none, in client order."""
-        refusals = self._announced.refusals(action, clients)
+        """Send each client its content; its reply, or why there is none, in client order.
+
+        Args:
+            answer: Bytes of a reply. Of large ones only some are asked for at once.
+
+        """
+        end = time.monotonic() + self._config.round_deadline
+        pairs = zip(clients, contents, strict=True)
+        while portion := list(islice(pairs, asked_at_once(answer))):
+            yield from self._portion(action, round, portion, max(0.0, end - time.monotonic()))
+
+    def _portion(
+        self, action: str, round: int, asked: list[tuple[int, RecordDict]], seconds: float
+    ) -> Iterator[tuple[int, Message | Failure]]:
+        clients = [client for client, _ in asked]
+        silent = self._announced.refusals(action, clients)
+        absent = Failure("late", "its node is not there")
+        silent |= {client: absent for client in clients if client not in self._nodes}
         messages = [
             Message(
                 content,
@@ -186,25 +211,26 @@ class GridClients:
                 group_id=str(round),
                 ttl=self._config.round_deadline,
             )
-            for client, content in zip(clients, contents, strict=True)
-            if client not in refusals
+            for client, content in asked
+            if client not in silent
         ]
-        received = self._grid.send_and_receive(messages, timeout=self._config.round_deadline)
-        asked = nodes_by_message(messages)
+        received = self._grid.send_and_receive(messages, timeout=seconds) if messages else ()
+        addressees = nodes_by_message(messages)
         # An error that the SuperLink made comes from no client; only the message says whose it is.
         replies = {
-            asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
+            addressees.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
             for reply in received
         }
         for client in clients:
+            if client in silent:
+                yield client, silent[client]
+                continue
             reply = replies.get(self._nodes[client])
-            if client in refusals:
-                yield client, refusals[client]
-            elif reply is None:
+            if reply is None:
                 yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
                 outcome = OF_SUPERLINK.get(reply.error.code, "error")
-                yield client, Failure(outcome, one_line(reply.error.reason or "no reason"))
+                yield client, Failure(outcome, one_line(reply.error.reason or "") or "no reason")
             else:
                 if WITHHELD in reply.content.config_records:
                     log.warning("client %d: its device withheld what nobody declares", client)

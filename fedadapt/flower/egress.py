@@ -326,7 +326,7 @@ def _reduce_rows(content: RecordDict, asked: RecordDict, policy: Policy) -> None
         raise EgressError.rule("metrics")
     settings = records.settings(asked)
     models = {"base" if n == records.ARRAYS else n for n in asked.array_records}
-    models |= {*settings.get("on-client", ())}  # type: ignore[misc, arg-type]
+    models |= {*settings.get("on-client", ())}  # type: ignore[misc]
     allowed = {
         "model": models,
         "adaptation": {*settings["adaptations"]},  # type: ignore[misc]
@@ -344,7 +344,8 @@ def _reduce_rows(content: RecordDict, asked: RecordDict, policy: Policy) -> None
         told = {n: set(table[n]) for n in allowed if n in columns and n in table}
         if {*table} != {*columns} or any(not told[n] <= allowed[n] for n in told):
             raise EgressError.rule("undeclared")
-    failed["reason"] = [_error_text(reason) for reason in failed["reason"]]  # type: ignore[union-attr]
+    reasons: list[str] = failed["reason"]  # type: ignore[assignment]
+    failed["reason"] = [_error_text(reason) for reason in reasons]
     words["kind"] = [""] * len(words["kind"])  # type: ignore[arg-type]
     if sure is not None and not (policy.each_image and policy.num_examples == "exact"):
         del content[records.CONFIDENCES]

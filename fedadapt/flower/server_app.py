@@ -55,6 +55,7 @@ def main(grid: Grid, context: Context) -> None:
         make = _with_own_data if own else _of_benchmark
         assembly, client_pool = make(grid, config, experiment, folder)
         experiment.write_resume_file(folder, assembly.config)
+        tell(_memory(assembly))
         told = TellingClients(client_pool, tell)
         run(assembly, told, folder, engine="flower", resume=resume is not None)
 
@@ -62,6 +63,17 @@ def main(grid: Grid, context: Context) -> None:
 def tell(line: str) -> None:
     """A line for ``flwr log``, at once."""
     print(line, flush=True)
+
+
+def _memory(assembly: "Assembly") -> str:
+    from fedadapt.flower.run_facts.memory import memory_estimate
+    from fedadapt.server.sampling import sample
+    from fedadapt.weights import num_bytes
+
+    config = assembly.config
+    asked = len(sample(assembly.benchmark.seen, config.fraction, config.seed, 1))
+    size = num_bytes({n: t.detach() for n, t in assembly.model.state_dict().items()})
+    return memory_estimate(size, asked, compared=bool(config.max_update_factor))
 
 
 def _of_benchmark(

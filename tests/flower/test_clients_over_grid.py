@@ -15,8 +15,9 @@ from fedadapt.flower import nodes as grid_nodes
 from fedadapt.flower import records
 from fedadapt.flower.clients_over_grid import GridClients, count_clients
 from fedadapt.flower.roll_call import BenchmarkRollCall
+from fedadapt.flower.run_facts import memory
 from fedadapt.flower.software import software
-from fedadapt.messages import Sent
+from fedadapt.messages import Failure, Sent
 from fedadapt.records import Evaluation
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.weights import repeat, stack
@@ -378,3 +379,48 @@ def test_a_bad_evaluation_is_that_client_s(fault, outcome):
 
 def test_what_clients_keep_is_on_their_own_disks():
     assert client_pool(grid()).states() == {}
+
+
+def test_large_answers_are_asked_for_some_at_a_time(monkeypatch):
+    """So that no more than a bound is in memory; the results are those of all at once."""
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "AT_ONCE", 2 * (6 * 4 + 8))  # two of three answers
+        found = train(grid())
+    assert [a.clients for a in found] == [(0,), (1,), (2,)]
+    for some, wanted in zip(found, train(grid()), strict=True):
+        assert torch.equal(some.update.weights["w"], wanted.update.weights["w"])
+    assert memory.asked_at_once(0) > 10**6
+    assert memory.asked_at_once(2**40) == 1
+
+
+def test_clients_are_asked_portion_by_portion(monkeypatch):
+    monkeypatch.setattr(memory, "AT_ONCE", 1)
+    on = grid()
+    clients = client_pool(on)
+    clients.ready()
+    stream = clients.ask("train", 1, Sent((0, 1, 2), repeat(MODEL, 3), {}), MODEL)
+    next(stream)
+    assert [kind for kind, _ in on.sent].count("train") == 1
+    next(stream)
+    assert [kind for kind, _ in on.sent].count("train") == 2
+
+
+def test_a_client_whose_node_is_not_there_is_late():
+    """A strategy may ask for one that took part before the server went on."""
+    on = grid()
+    on.faults["query.hello", 17] = lambda reply: None
+    clients = client_pool(on)
+    assert clients.ready() == [0, 2]
+    found = list(clients.ask("train", 1, Sent((0, 1, 2), repeat(MODEL, 3), {}), MODEL))
+    assert found[1].failures == {1: Failure("late", "its node is not there")}
+    assert (found[0].clients, found[2].clients) == ((0,), (2,))
+
+
+def test_the_estimate_of_memory_counts_what_is_held():
+    vgg = 36_900_000
+    assert memory.memory_estimate(vgg, 5, compared=False) == (
+        "answers of 36.9 MB from 5 clients, all at once: about 554 MB of memory here"
+    )
+    many = memory.memory_estimate(vgg, 100, compared=True)
+    assert "29 at a time, in 4 portions: about 6,900 MB" in many
+    assert "max-update-factor" in many

@@ -78,7 +78,7 @@ def compare(
     With FOLDERs nothing is run: the table is that of the finished runs in them, and is written
     where --out says.
     """
-    from fedadapt.simulations.results.table_formats import to_rich
+    from fedadapt.simulations.results.terminal_table import TerminalTable
 
     prepare(verbose)
     keys = given_keys(options)
@@ -113,7 +113,7 @@ def compare(
         table, files = comparing.carry_out(runs, folder, Console(stderr=True), tuned, columns)
     from fedadapt.simulations.studies.table import ON_SCREEN
 
-    Console().print(to_rich(table.only(ON_SCREEN)))
+    Console().print(TerminalTable(table.only(ON_SCREEN)))
     for file in files:
         click.echo(file)
 
