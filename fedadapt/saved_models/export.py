@@ -46,10 +46,10 @@ class Normalised(nn.Module):
             tensor = torch.tensor(values)
             self.register_buffer(name, tensor.view(shape) if values else tensor)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         if self.normalises:
-            inputs = (inputs - self.mean) / self.std
-        logits: Tensor = self.network(inputs)
+            images = (images - self.mean) / self.std
+        logits: Tensor = self.network(images)
         return logits
 
 
