@@ -1,33 +1,28 @@
 """The command line. Light on purpose: torch is loaded only when something is about to run."""
 
-import logging
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Never
 
 import click
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
 from fedadapt import __version__
 from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
-from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.deploy.commands import deploy
 from fedadapt.errors import DiskFullError, FedadaptError, InputError, ended_by_exit
 from fedadapt.files import disk_full, no_room, user_path
 from fedadapt.new.command import new
-from fedadapt.parameters import parameters
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
 from fedadapt.saved_models.command import export, predict
-
-KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
+from fedadapt.simulations.leaks_command import leaks
+from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
+from fedadapt.simulations.studies.command import compare, tune
 
 
 class _Commands(click.Group):
@@ -73,48 +68,12 @@ main.add_command(new)
 main.add_command(privacy_inversion)
 main.add_command(ledger)
 main.add_command(reproduce)
+main.add_command(leaks)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(compare)
+main.add_command(tune)
 main.add_command(deploy)
-
-
-def _run_options(*left_out: str) -> Callable[[Any], Any]:
-    """One option for each key of ``RunConfig``; None where not given."""
-
-    def add(command: Any) -> Any:
-        for setting in reversed(parameters(RunConfig).values()):
-            if setting.name in left_out:
-                continue
-            kind: Any = KINDS[setting.scalar]
-            if setting.param.choices:
-                kind = click.Choice(setting.param.choices)
-            name = f"--{setting.key}"
-            if setting.scalar is bool:
-                name = f"--{setting.key}/--no-{setting.key}"
-            shown = setting.param.help + (f"  [{setting.shown}]" if setting.shown else "")
-            command = click.option(name, setting.name, type=kind, default=None, help=shown)(command)
-        return command
-
-    return add
-
-
-def _keys(options: dict[str, Any]) -> list[str]:
-    """The keys that were given on the command line."""
-    return [name.replace("_", "-") for name, value in options.items() if value is not None]
-
-
-def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
-    """The settings given, on top of a saved run's or the defaults."""
-    if options.get("clients") == 0:
-        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
-    base = saved.to_mapping() if saved else {}
-    chosen = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
-    if saved is None:
-        chosen = defaults_of_tasks(chosen) | chosen
-    try:
-        return RunConfig.from_mapping(base | chosen)
-    except InputError as error:
-        raise InputError(str(error).removeprefix("run config: ")) from None
 
 
 @main.command(
@@ -127,7 +86,7 @@ def _config(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfi
         "fedadapt simulate --resume runs/digits-classes-fedavg-1 --rounds 60",
     )
 )
-@_run_options()
+@run_options()
 @click.option("--resume", type=click.Path(path_type=Path), help="go on with the run in this folder")
 @click.option("--verbose", is_flag=True, help="log what is done and why")
 def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
@@ -138,7 +97,7 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.new_folder import new_folder
 
-    _prepare(verbose)
+    prepare(verbose)
     if resume is not None:
         resume = user_path(resume, "resume")
         path = resume / "config.toml"
@@ -146,12 +105,12 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
             raise InputError(f"resume: {path} is not there; name the folder of a run")
         if options["out"]:
             raise InputError(f"out: a run goes on where it is, in {resume}; leave --out away")
-        config = _config(options, RunConfig.from_toml(path))
-        check(config, _keys(options))
+        config = config_of(options, RunConfig.from_toml(path))
+        check(config, given_keys(options))
         folder = resume
     else:
-        config = _config(options)
-        check(config, _keys(options))
+        config = config_of(options)
+        check(config, given_keys(options))
         folder = new_folder(config)
     console = Console(stderr=True)
     console.print(_headline(config, folder), soft_wrap=True)
@@ -177,7 +136,7 @@ def _headline(config: RunConfig, folder: Path) -> Text:
         (config.strategy, "bold"),
         " on ",
         (config.benchmark, "bold"),
-        f": {config.clients} clients, {config.model}, {rounds} -> {folder}",
+        f": {config.clients or 'all'} clients, {config.model}, {rounds} -> {folder}",
     )
 
 
@@ -219,53 +178,6 @@ def _by_task(tasks: dict[str, Any]) -> Table:
     return table
 
 
-def _prepare(verbose: bool) -> None:
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # module:Class and module:factory of the folder one works in
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-
-
-@main.command(
-    **examples(
-        'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
-        'fedadapt compare --strategies "fedrep; ditto lam=0.5" --rounds 40',
-    )
-)
-@_run_options("strategy", "strategy_args", "seed", "out")
-@click.option(
-    "--strategies",
-    "listed",
-    default="fedavg",
-    help='separated by ";", each with its arguments, e.g. "fedavg; fedavg mu=0.1"  [fedavg]',
-)
-@click.option("--seeds", default="1,2,3", help="seeds separated by commas  [1,2,3]")
-@click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the table")
-@click.option("--verbose", is_flag=True, help="log what is done and why")
-def compare(listed: str, seeds: str, out: Path | None, verbose: bool, **options: Any) -> None:
-    """Run several strategies x adaptations x seeds on the same clients; one table of all.
-
-    Each run has a folder of its own; finished ones are not run again, cut-off ones are resumed.
-    """
-    from fedadapt.simulations import compare as comparing
-    from fedadapt.simulations.results.table_formats import to_rich
-
-    _prepare(verbose)
-    base = _config(options)
-    folder = comparing.folder_of(base, out)
-    runs = comparing.plan(base, listed, seeds, folder)
-    comparing.check_all(runs, _keys(options))
-    console = Console(stderr=True)
-    table, files = comparing.carry_out(runs, folder, console)
-    Console().print(to_rich(table))
-    for file in files:
-        click.echo(file)
-
-
 @main.command()
 @click.option("--benchmark", default="digits-domains", help="built-in data set  [digits-domains]")
 @click.option("--seed", default=1, help="fixes data assignment, weights and batches  [1]")
@@ -282,7 +194,7 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
     from fedadapt.simulations.check import check
     from fedadapt.simulations.results.table_formats import to_rich
 
-    _prepare(verbose)
+    prepare(verbose)
     folder = user_path(out, "out")
     runs = demonstration.plan(benchmark, seed, folder)
     for run in runs:
@@ -385,7 +297,7 @@ def adaptations(name: str | None) -> None:
     """
     from fedadapt.client.adaptations.listing import listing
 
-    _prepare(verbose=False)
+    prepare(verbose=False)
     Console().print(listing(name))
 
 
@@ -398,5 +310,5 @@ def strategies(name: str | None) -> None:
     """
     from fedadapt.strategies.listing import listing
 
-    _prepare(verbose=False)
+    prepare(verbose=False)
     Console().print(listing(name))

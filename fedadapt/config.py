@@ -13,8 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fedadapt.errors import InputError, nearest
+from fedadapt.lr_schedule import ALLOWED, is_schedule
 from fedadapt.older_runs import refuse_older_run
-from fedadapt.parameters import Scalar, check_parameters, param
+from fedadapt.parameters import Scalar, as_float, check_parameters, param
+
+MOST = {"clients": 10**6, "workers": 1024, "seed": 2**63 - 1}
+"""The largest numbers that make sense: what is above is a slip, and would fill the memory."""
+MOST_OF_ANYTHING = 10**9  # rounds, epochs, images, seconds
 
 RUNNING = (
     "out",
@@ -69,13 +74,18 @@ class RunConfig:
     imbalance: str = param(
         "", "how uneven the classes are, e.g. long-tail:0.1 (default: as the data)"
     )
-    clients: int = param(100, "number of clients; 0 with `flwr run`: one a node", at_least=0)
+    clients: int = param(
+        100,
+        "number of clients; 0: all that the data belong to; with `flwr run`: one a node",
+        at_least=0,
+    )
     unseen: float = param(0.0, "share of clients held out of training", at_least=0, below=1)
     split: str = param(
         "auto",
-        "test images: cut from each client's own (client), from its kind's together (pooled), or "
-        "the data set's test part (official)",
-        choices=("auto", "client", "pooled", "official"),
+        "test images: cut from each client's own (client; ungrouped: even where groups of nearly "
+        "equal images are parted), from its kind's together (pooled), or the data set's test part "
+        "(official)",
+        choices=("auto", "client", "ungrouped", "pooled", "official"),
     )
     adapt_share: float = param(0.2, "share of a client's images for adaptation", above=0, below=1)
     test_share: float = param(0.2, "share of a client's images for its test", above=0, below=1)
@@ -121,9 +131,22 @@ class RunConfig:
     fraction: float = param(1.0, "share of the training clients in a round", above=0, at_most=1)
     local_epochs: int = param(5, "epochs a client trains in a round", at_least=1)
     batch_size: int = param(32, "examples in a training step", at_least=1)
-    lr: float = param(0.05, "learning rate of the clients' SGD", above=0)
-    momentum: float = param(0.5, "its momentum", at_least=0, below=1)
-    weight_decay: float = param(0.0, "its weight decay", at_least=0)
+    optimizer: str = param("sgd", "the clients' optimiser", choices=("sgd", "adam"))
+    lr: float = param(0.05, "its learning rate", above=0)
+    lr_schedule: str = param(
+        "constant",
+        "the learning rate over the rounds: constant, cosine (falls to 0), or step:10:0.1, a tenth "
+        "after every 10 rounds",
+        check=is_schedule,
+        allowed=ALLOWED,
+    )
+    momentum: float = param(0.5, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = param(0.0, "weight decay", at_least=0)
+    augmentation: str = param(
+        "none",
+        "other views of training images, drawn anew each time: shifted (crop), mirrored (flip)",
+        choices=("none", "crop", "flip", "crop+flip"),
+    )
     # What they do with it.
     adapt: str = param(
         "none,fine-tune",
@@ -137,6 +160,17 @@ class RunConfig:
         0,
         "clients that are evaluated, drawn once; 0: all at the end, on the way at most 1,000",
         at_least=0,
+    )
+    early_stopping: int = param(
+        0,
+        "end training when the score on adapt images has not risen for so many evaluations; "
+        "0: never",
+        at_least=0,
+    )
+    best_round: bool = param(
+        False,
+        "beside the last round, evaluate the one with the best score on adapt images as well: "
+        "rows best-base, best-personal",
     )
     curves: bool = param(
         False,
@@ -224,6 +258,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        for name, value in asdict(self).items():
+            most = MOST.get(name, MOST_OF_ANYTHING)
+            if not isinstance(value, str) and value > most:
+                key = name.replace("_", "-")
+                raise InputError(
+                    f"{key}: {as_float(value):g} is out of range; it must be <= {most:,}"
+                )
         if self.adapt_share + self.test_share >= 1:
             raise InputError(
                 f"adapt-share, test-share: {self.adapt_share} + {self.test_share} leaves nothing "

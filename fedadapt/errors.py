@@ -95,10 +95,11 @@ def one_line(text: object, limit: int = 300) -> str:
     """Return words of others as one line for a terminal or a log: no control characters, not long.
 
     What Unicode counts as a control or a format character, or as no character at all, becomes
-    ``?``; white space becomes single spaces.
+    ``?``; white space becomes single spaces. None is no words.
     """
+    words = "" if text is None else str(text)
     plain = "".join(
-        c if not category(c).startswith("C") else " " if c.isspace() else "?" for c in str(text)
+        c if not category(c).startswith("C") else " " if c.isspace() else "?" for c in words
     )
     line = " ".join(plain.split())
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
@@ -123,9 +124,9 @@ def unknown(where: str, word: str, known: "list[str] | tuple[str, ...]") -> Inpu
     return InputError(f"{where}: unknown {word!r}{nearest(word, known)}; known: {', '.join(known)}")
 
 
-def need(module: str, what: str) -> None:
+def need(module: str, what: str, extra: str = "simulation") -> None:
     """Refuse ``what`` where the module that it needs is not installed."""
     from importlib.util import find_spec
 
     if find_spec(module) is None:
-        raise InputError(f'{what} needs {module}; run pip install "fedadapt[simulation]"')
+        raise InputError(f'{what} needs {module}; run pip install "fedadapt[{extra}]"')

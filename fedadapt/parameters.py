@@ -42,7 +42,7 @@ class Param:
     def holds(self, value: float) -> bool:
         """Whether a number lies in the range; NaN and infinity never do."""
         return (
-            math.isfinite(value)
+            (isinstance(value, int) or math.isfinite(value))  # some are too large for a float
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
@@ -153,7 +153,9 @@ class Described:
         if self.param.choices and value not in self.param.choices:
             raise unknown(where, str(value), self.param.choices)
         if kind in (int, float) and not self.param.holds(value):
-            raise InputError(f"{where}: {value} is out of range; it must be {self.param.range}")
+            raise InputError(
+                f"{where}: {str(value)[:40]} is out of range; it must be {self.param.range}"
+            )
         return value
 
 

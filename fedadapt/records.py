@@ -1,5 +1,6 @@
 """The tables of a run: how good each model was on each client, and what travelled."""
 
+import math
 from typing import Literal, NamedTuple
 
 Outcome = Literal["accepted", "rejected", "error", "late", "lost"]
@@ -25,6 +26,10 @@ class Evaluation(NamedTuple):
     loss: float  # mean cross-entropy, nats
     epoch: int = 0  # of a local adaptation, where it was looked at on the way; 0: at its end
     task: int = 0  # of a task-incremental benchmark; clients are scored on each task
+    # Each class counts once. NaN in runs of an earlier version.
+    balanced_accuracy: float = math.nan
+    f1: float = math.nan
+    auc: float = math.nan  # NaN where the images are all of one class too
 
     @property
     def label(self) -> str:

@@ -28,7 +28,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in slow]
     for item in items:
         servers = any(item.get_closest_marker(name) for name in ("flower", "ray", "deployment"))
-        item.add_marker(pytest.mark.xdist_group("servers" if servers else item.path.stem))
+        if not item.get_closest_marker("xdist_group"):  # else the file is cut into several
+            item.add_marker(pytest.mark.xdist_group("servers" if servers else item.path.stem))
         if servers:
             item.add_marker(pytest.mark.timeout(300))
 

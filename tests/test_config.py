@@ -27,6 +27,7 @@ OTHER = {
     "cohort-size": 7, "evaluate-clients": 5, "checkpoint-every": 3,
     "out": "somewhere", "save-models": "all", "node-wait": 1.5, "round-deadline": 60.0,
     "client-deadline": 30.0, "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
+    "max-update-factor": 5.0, "max-weight-factor": 10.0,
 }  # fmt: skip
 
 
@@ -105,7 +106,30 @@ def test_values_that_do_not_go_together_are_refused():
     assert line == "client-deadline: 60.0 must be below round-deadline=60.0"
 
 
-@pytest.mark.parametrize("content", [b"clients = ", b"\xff\xfe", b"clients = -1", b"a.b = 1", None])
+@pytest.mark.parametrize(
+    ("key", "most"),
+    [("clients", 10**6), ("workers", 1024), ("seed", 2**63 - 1), ("rounds", 10**9),
+     ("batch-size", 10**9), ("client-deadline", 10**9 - 1)],
+)  # fmt: skip
+def test_absurd_numbers_are_refused_before_they_cost_anything(key, most):
+    given = {"round-deadline": 10**9} if key == "client-deadline" else {}
+    RunConfig.from_mapping({key: most, **given})
+    for value in (most + 2, 10**30, 10**400):
+        said = refusal(RunConfig.from_mapping, {key: value, **given})
+        assert said.startswith(f"run config: {key}: ")
+        assert len(said) < 120
+
+
+@pytest.mark.parametrize("value", ["a\0b", "caf\udce9", "\x1b[31m"])
+def test_characters_that_are_no_text_are_refused(value):
+    said = refusal(RunConfig, out=value)
+    assert said.startswith("out: ")
+    assert said.isprintable()
+
+
+@pytest.mark.parametrize(
+    "content", [b"clients = ", b"\xff\xfe", b"clients = -1", b"a.b = 1", b"out = 1979-05-27", None]
+)
 def test_a_bad_file_is_one_line_that_names_it(tmp_path, content):
     path = tmp_path / "config.toml"
     if content is not None:

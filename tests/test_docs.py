@@ -42,6 +42,9 @@ def test_every_command_shown_is_understood(page, line):
     words = shlex.split(line, comments=True)[1:]
     command = main.commands[words[0]]
     parent = click.Context(main, info_name="fedadapt", **main.context_settings)
+    if isinstance(command, click.Group):
+        parent = click.Context(command, parent=parent, info_name=words.pop(0))
+        command = command.commands[words[0]]
     with command.make_context(words[0], words[1:], parent=parent) as context:
         given = {k: v for k, v in context.params.items() if v is not None}
     if words[0] not in ("simulate", "compare"):

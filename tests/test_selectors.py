@@ -6,7 +6,7 @@ from torch import nn
 
 from fedadapt.config import RunConfig
 from fedadapt.models.build import build_model
-from fedadapt.models.registry import ENTRIES
+from fedadapt.models.registry import ENTRIES, IMAGES, TOKENS
 from fedadapt.selectors import (
     all_but,
     everything,
@@ -97,10 +97,12 @@ def test_buffers_that_are_not_saved_are_not_selected():
     assert norm_statistics(model) == set(STATISTICS)
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES])
-def test_head_and_body_share_every_network_between_them(name):
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_head_and_body_share_every_network_between_them(entry):
+    shape = (3, 64, 64) if IMAGES in entry.takes else entry.usual_shape
+    vocabulary = 7 if TOKENS in entry.takes else 0
     with torch.device("meta"):
-        model = build_model(RunConfig(model=name), (3, 64, 64), 5)
+        model = build_model(RunConfig(model=entry.name), shape, 5, vocabulary)
     assert head(model) == {"head.weight", "head.bias"}
     assert all_but(head)(model) | head(model) == everything(model)
     assert not all_but(head)(model) & head(model)

@@ -63,7 +63,7 @@ class Run:
     def __init__(
         self, folder, config=SETTINGS, *, splits=SPLITS, unseen=(5,), batch_norm="local",
         stop=None, lose=None, adaptations=METHODS, num_workers=0, initial_is_sent=False,
-        strategy=FedAvg, **engine,
+        strategy=FedAvg, watch=None, **engine,
     ):  # fmt: skip
         model = conv()
         strategy = strategy(
@@ -94,6 +94,7 @@ class Run:
             central_test=worker.evaluate_everywhere,
             progress=Progress(),
             initial=InitialModel(START, is_sent=initial_is_sent) if config.local else None,
+            watch=watch,
         )
 
     def go(self, resume=False):

@@ -240,13 +240,19 @@ class Cohort:
         generators = (self.generator(d, schedule.purpose) for d in range(len(self)))
         rows, edges = order([len(e) for e in examples], schedule, generators)
         images, labels = self._pooled(examples)
+        purpose, augmentation = f"{schedule.purpose}/augmentation", schedule.augmentation
+        views = [self.generator(d, purpose) for d in range(len(self))] if augmentation else []
         for begin, end in edges:
             groups = []
             for count in dict.fromkeys((end - begin).tolist()):
                 if count:
                     members = np.flatnonzero(end - begin == count)
                     own = rows[begin[members, None] + np.arange(count)]
-                    groups.append((members.tolist(), _batch(images, labels, own)))
+                    batch = _batch(images, labels, own)
+                    if augmentation is not None:
+                        drawing = [views[d] for d in members]
+                        batch = batch._replace(inputs=augmentation(batch.inputs, drawing))
+                    groups.append((members.tolist(), batch))
             yield groups
 
     def _pooled(self, examples: list[Examples]) -> tuple[Callable[[Tensor], Tensor], Tensor]:

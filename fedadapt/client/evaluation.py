@@ -1,5 +1,6 @@
 """How good a model is on a client: accuracy and loss, in eval mode, nothing moved."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedadapt.client.class_metrics import class_metrics
 from fedadapt.client.cohort import Cohort
 from fedadapt.datasets.benchmark import Examples
 from fedadapt.models.mode import evaluating
@@ -19,6 +21,9 @@ class Score(NamedTuple):
     accuracy: float  # share of right answers, in [0, 1]
     loss: float  # mean cross-entropy, nats
     num_examples: int
+    balanced_accuracy: float = math.nan  # these three: see ``class_metrics``
+    f1: float = math.nan
+    auc: float = math.nan
 
 
 def evaluate(cohort: Cohort, weights: Weights, tests: Sequence[Examples]) -> list[Score]:
@@ -48,7 +53,9 @@ def scores(logits_by_client: Sequence[Tensor], labels_by_client: Sequence[Tensor
     right = (logits.argmax(1) == labels).double()
     loss = F.cross_entropy(logits.double(), labels, reduction="none")
     means = [torch.segment_reduce(x, "mean", lengths=lengths).tolist() for x in (right, loss)]
-    return [Score(*values) for values in zip(*means, sizes, strict=True)]
+    by_class = class_metrics(logits.double().cpu().numpy(), labels.cpu().numpy(), sizes)
+    columns = (column.tolist() for column in by_class)
+    return [Score(*values) for values in zip(*means, sizes, *columns, strict=True)]
 
 
 def _logits(cohort: Cohort, model: Weights, inputs: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from fedadapt.client.augmentation import Augmentation
 from fedadapt.errors import InputError
 
 Part = Literal["train", "adapt"]
@@ -18,6 +19,7 @@ class Schedule(NamedTuple):
     part: Part = "train"
     purpose: str = "train"  # names the random stream: equal purposes draw equal orders
     steps: int | None = None  # exactly so many batches of each client, instead of ``epochs``
+    augmentation: Augmentation | None = None  # of the images that are gone through
 
     def num_batches(self, size: int) -> int:
         """How many batches a client of ``size`` images goes through."""

@@ -90,17 +90,22 @@ class Sgd:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam as its authors wrote it (Kingma and Ba 2015, algorithm 1), without weight decay.
+    """Adam as its authors wrote it (Kingma and Ba 2015, algorithm 1).
 
-    m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
+    g <- g + weight_decay w;  m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;
     w <- w - learning_rate (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
     Each row counts its own steps t, so that it does not matter which others are moved with it.
+    ``rates``, ``clamp`` and ``undecayed`` are as in ``Sgd``.
     """
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    weight_decay: float = 0.0
+    rates: Mapping[str, float] | None = field(default=None, hash=False)
+    clamp: Mapping[str, tuple[float, float]] | None = field(default=None, hash=False)
+    undecayed: frozenset[str] = frozenset()
 
     def begin(self, params: Weights) -> Weights:
         state = {f"{part}/{n}": torch.zeros_like(w) for n, w in params.items() for part in "mv"}
@@ -118,10 +123,19 @@ class Adam:
         first, second = self.betas
         for n, w in params.items():
             m, v, t, g = state[f"m/{n}"], state[f"v/{n}"], state[f"t/{n}"], grads[n]
+            if self.weight_decay and n not in self.undecayed:
+                g = g.add(w, alpha=self.weight_decay)
             t += 1
             m.lerp_(g, 1 - first)
             v.mul_(second).addcmul_(g, g, value=1 - second)
             shape = (-1, *[1] * (w.dim() - 1))
             unbiased = m / (1 - first**t).to(w).view(shape)
             scale = (v / (1 - second**t).to(w).view(shape)).sqrt_()
-            w -= self.learning_rate * unbiased / (scale + self.eps)
+            w -= (self.rates or {}).get(n, self.learning_rate) * unbiased / (scale + self.eps)
+        for name, (low, high) in (self.clamp or {}).items():
+            if name in params:
+                params[name].clamp_(low, high)
+
+
+Optimizer = Sgd | Adam
+"""What a run can choose between; either starts from rest in each call of ``fit``."""

@@ -1,4 +1,4 @@
-"""A benchmark: the images of each client, and how they become a network's input."""
+"""A benchmark: the examples of each client, and how they become a network's input."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,9 +11,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Examples:
-    """Images with labels: decoded, not yet scaled."""
+    """Inputs with labels: decoded, not yet scaled.
 
-    inputs: Tensor  # uint8 [N, C, H, W], 0..255
+    Inputs are images (uint8 [N, C, H, W], 0..255), measurements (float32 [N, ...], such as time
+    series [N, C, T]) or sequences of tokens (int64 [N, T]).
+    """
+
+    inputs: Tensor
     labels: Tensor  # int64 [N], 0..num_classes-1
 
     def __len__(self) -> int:
@@ -41,17 +45,32 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Scaling:
-    """(x / 255 - mean) / std, channel by channel: from stored bytes to a network's input."""
+    """(x / unit - mean) / std, channel by channel: from what is stored to a network's input.
+
+    Attributes:
+        mean: One value a channel; empty where inputs stay as they are, as tokens do.
+        std: See ``mean``.
+        unit: 255 for images, which are stored as bytes; 1 for measurements.
+        trailing: Axes of an input behind that of the channels: 2 for images [C, H, W], 1 for time
+            series [C, T], 0 for vectors.
+
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    unit: float = 255.0
+    trailing: int = 2
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Scale [..., C, H, W] uint8 to float32; a float tensor keeps its type."""
+        if not self.mean:
+            return inputs
         x = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
-        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(-1, 1, 1) * 255
-        std = torch.tensor(self.std, dtype=x.dtype, device=x.device).view(-1, 1, 1) * 255
-        return (x - mean) / std
+        mean, std = (
+            torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * self.trailing)
+            for values in (self.mean, self.std)
+        )
+        return (x - mean * self.unit) / (std * self.unit)
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,10 @@ class Benchmark(ABC):
         name: As given on the command line.
         num_clients: Clients are numbered 0..num_clients-1.
         classes: Class names in label order.
-        image_shape: (C, H, W) of every image.
+        image_shape: Of every input: (C, H, W) of an image, (C, T) of a time series, (T,) of a
+            sequence of tokens.
+        vocabulary: Number of different tokens, which are numbered from 0; 0 where inputs are no
+            tokens.
         scaling: From bytes to network input.
         kinds: One word per client for its domain, class set and shift; "all" where there is one.
         unseen: Clients that never take part in training; they are only evaluated.
@@ -91,7 +113,8 @@ class Benchmark(ABC):
     name: str
     num_clients: int
     classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
+    vocabulary: int = 0
     scaling: Scaling
     kinds: Sequence[str]
     unseen: frozenset[int]

@@ -1,10 +1,10 @@
 """All settings that decide which images each client holds, read once. No torch, no numpy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.entries import DataEntry
+from fedadapt.datasets.entries import IMAGES, NATURAL, DataEntry
 from fedadapt.datasets.feature_shift.spec import Shift, parse_shift
 from fedadapt.datasets.partitioning.limits import (
     LEAST_IMAGES,
@@ -26,6 +26,10 @@ from fedadapt.datasets.sources.files import check_root, folder_of, npz_stands_in
 from fedadapt.datasets.sources.image_folder import list_images
 from fedadapt.errors import InputError, need
 
+UNDECIDED = ""
+FALLBACK = "dirichlet:0.3"
+"""The partition of a user's data that belong to nobody, where nothing says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
@@ -38,7 +42,7 @@ class DataSpec:
     quantity: Quantity
     imbalance: Imbalance
     written: Mapping[str, str]  # the four rules as they were written, for the manifest
-    split: str  # client, pooled or official
+    split: str  # client, ungrouped, pooled or official
     clients: int
     unseen: float
     adapt_share: float
@@ -65,7 +69,8 @@ class DataSpec:
         """
         entry = find_benchmark(config.benchmark)
         written = {
-            "partition": config.partition or entry.partition,
+            # Where nothing says, the data themselves do once they are open: see ``resolved``.
+            "partition": config.partition or entry.partition or UNDECIDED,
             "shift": config.shift or entry.shift,
             "quantity": config.quantity or "even",
             "imbalance": config.imbalance or "none",
@@ -73,7 +78,7 @@ class DataSpec:
         return DataSpec(
             entry=entry,
             root=config.data_root,
-            partition=parse_partition(written["partition"]),
+            partition=parse_partition(written["partition"] or FALLBACK),
             shift=parse_shift(written["shift"]),
             quantity=parse_quantity(written["quantity"]),
             imbalance=parse_imbalance(written["imbalance"]),
@@ -90,6 +95,19 @@ class DataSpec:
             weights=config.weights,
             seed=config.seed,
         )
+
+    def resolved(self, owners: int) -> "DataSpec":
+        """The same once the data are open, and it is known how many they belong to.
+
+        Args:
+            owners: The number of those whose data these are; 0 where they belong to nobody.
+
+        """
+        partition, written = self.partition, dict(self.written)
+        if written["partition"] == UNDECIDED:
+            written["partition"] = NATURAL if owners else FALLBACK
+            partition = parse_partition(written["partition"])
+        return replace(self, partition=partition, written=written)
 
 
 def check_data(config: RunConfig) -> DataSpec:
@@ -111,6 +129,7 @@ def check_data(config: RunConfig) -> DataSpec:
         )
     check_image_size(spec.image_size)
     check_split(entry, spec.split, spec.partition, spec.quantity)
+    check_kind(spec, entry.kind)
     if entry.folders:
         list_images(folder_of(entry, spec.root))
     elif entry.files:
@@ -118,10 +137,35 @@ def check_data(config: RunConfig) -> DataSpec:
     counted = bool(entry.num_train) and not entry.sampled and not npz_stands_in(entry, spec.root)
     if counted and spec.clients * LEAST_IMAGES > entry.num_train:
         raise too_many_clients(spec.clients, entry.num_train // LEAST_IMAGES, entry.name)
-    if not entry.sampled and divided_by_flower(spec.partition, spec.quantity):
+    decided = spec.written["partition"] != UNDECIDED
+    if decided and not entry.sampled and divided_by_flower(spec.partition, spec.quantity):
         need("flwr_datasets", f"partition {spec.written['partition']}")
     check_shift(spec.shift)
     return spec
+
+
+def check_kind(spec: DataSpec, kind: str) -> None:
+    """Refuse settings that are for images, where inputs are something else.
+
+    Args:
+        kind: ``images``, ``series`` or ``tokens``; empty where it is not known yet.
+
+    """
+    if kind in ("", IMAGES):
+        return
+    what = {"series": "measurements", "tokens": "tokens"}[kind]
+    for key, given, default in (
+        ("shift", spec.written["shift"], "none"),
+        ("image-size", spec.image_size, 0),
+    ):
+        if given != default:
+            raise InputError(f"{key}: {given} applies to images; {spec.name} has {what}")
+    allowed = ("auto", "data", "unit") if kind == "series" else ("auto",)
+    if spec.normalization not in allowed:
+        raise InputError(
+            f"normalization: {spec.normalization} does not apply to {what}, which {spec.name} "
+            f"has; use {' or '.join(allowed)}"
+        )
 
 
 def check_image_size(image_size: int) -> None:

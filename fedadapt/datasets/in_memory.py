@@ -40,8 +40,10 @@ class StoredBenchmark(Benchmark):
         self.name = name
         self.num_clients = len(assignment.clients)
         self.classes = store.classes
-        channels, height, width = store.pixels.shape[1:]
-        self.image_shape = (channels, image_size or height, image_size or width)
+        self.image_shape = tuple(store.inputs.shape[1:])
+        if image_size:
+            self.image_shape = (self.image_shape[0], image_size, image_size)
+        self.vocabulary = store.vocabulary
         self.scaling = scaling
         self.kinds = assignment.kinds
         self.unseen = assignment.unseen
@@ -94,12 +96,12 @@ class StoredBenchmark(Benchmark):
         return self._assignment.clients[client]
 
     def _is_expensive(self, client: int) -> bool:
-        resized = self.image_shape != tuple(self._store.pixels.shape[1:])
+        resized = self.image_shape != tuple(self._store.inputs.shape[1:])
         return resized or self._shift.change(client) != ""
 
     def _examples(self, rows: Rows, client: int | None) -> Examples:
         """Take images out of the store, resize them, then shift them as the client's are."""
-        inputs = resize(self._store.pixels[torch.from_numpy(rows)], self.image_shape[1:])
+        inputs = resize(self._store.inputs[torch.from_numpy(rows)], self.image_shape[1:])
         if client is not None:
             inputs = shift_images(inputs, self._shift, client, rows, self._seed)
         return Examples(inputs, torch.from_numpy(self._store.labels[rows]))

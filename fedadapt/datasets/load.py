@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import fields
 from hashlib import sha256
 from pathlib import Path
@@ -9,20 +10,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark, Manifest, MeasuredScaling, Scaling
 from fedadapt.datasets.data_spec import DataSpec, check_data, resolved_normalization
-from fedadapt.datasets.entries import FOLDER
+from fedadapt.datasets.entries import CLIENTS, FOLDER, IMAGES, NPZ, SERIES
 from fedadapt.datasets.in_memory import StoredBenchmark
 from fedadapt.datasets.own.names import is_own
 from fedadapt.datasets.own.rehearsal import load_rehearsal
 from fedadapt.datasets.partitioning.assign import Assignment, assign
 from fedadapt.datasets.partitioning.stratified import Rows
 from fedadapt.datasets.scalings import fixed_scaling_of
+from fedadapt.datasets.sources.arrays import store_of_arrays
 from fedadapt.datasets.sources.decode import Progress
 from fedadapt.datasets.sources.files import data_root
 from fedadapt.datasets.sources.image_store import Store, store_of
+from fedadapt.datasets.sources.torch_dataset import store_of_dataset
 from fedadapt.errors import InputError
 from fedadapt.factories import call_factory
 from fedadapt.registry import import_named
@@ -56,6 +60,7 @@ def load_benchmark(config: RunConfig, progress: Progress | None = None) -> Bench
     if isinstance(images, Benchmark):
         _check_finished(config, images)
         return images
+    spec = spec.resolved(len(images.owners))
     assignment = assign(spec, images)
     return StoredBenchmark(
         spec.name,
@@ -88,17 +93,22 @@ def read_images(spec: DataSpec, progress: Progress | None = None) -> Store | Ben
         "seed": spec.seed,
         "clients": spec.clients,
     }
-    if entry.known:
+    if entry.is_ours:
         offered |= {"entry": entry, "image_size": spec.image_size, "progress": progress}
     takes = "root, seed and clients where it wants to"
     images = call_factory("benchmark", entry.name, reader, offered, takes)
+    where = f"benchmark: {entry.name!r}"
     if isinstance(images, tuple) and len(images) in (2, 3):
-        return store_of(f"benchmark: {entry.name!r}", *images)
+        return store_of(where, *images)
+    if isinstance(images, Mapping):
+        return store_of_arrays(where, images)
+    if isinstance(images, Dataset):
+        return store_of_dataset(where, images)
     if isinstance(images, Store | Benchmark):
         return images
     raise InputError(
-        f"benchmark: {entry.name!r} returned a {type(images).__name__}; it must return (images, "
-        "labels), (images, labels, domains), a Store or a Benchmark"
+        f"{where} returned a {type(images).__name__}; it must return (images, labels), (images, "
+        "labels, domains), a dict with x and y, a torch Dataset, a Store or a Benchmark"
     )
 
 
@@ -133,7 +143,11 @@ def choose_scaling(normalization: str, weights: str, store: Store, trained_on: R
             shift.
 
     """
-    channels = store.pixels.shape[1]
+    if store.vocabulary:
+        return Scaling((), (), unit=1.0, trailing=0)
+    if store.kind == SERIES:
+        return _of_measurements(normalization, store, trained_on)
+    channels = store.inputs.shape[1]
     choice = resolved_normalization(normalization, weights)
     if normalization == "auto" and Path(weights).name == "base.safetensors":  # as a run writes it
         log.warning(
@@ -145,15 +159,32 @@ def choose_scaling(normalization: str, weights: str, store: Store, trained_on: R
     return fixed_scaling_of(choice, channels)
 
 
+def _of_measurements(normalization: str, store: Store, trained_on: Rows) -> Scaling:
+    """Mean 0 and deviation 1 of each channel, or values as they are with ``unit``."""
+    channels, trailing = store.inputs.shape[1], store.inputs.dim() - 2
+    if normalization == "unit":
+        return Scaling((0.0,) * channels, (1.0,) * channels, 1.0, trailing)
+    sums = torch.zeros(3, channels, dtype=torch.float64)  # of values' numbers, values and squares
+    for start in range(0, len(trained_on), 1024):
+        batch = store.inputs[torch.from_numpy(trained_on[start : start + 1024])].double()
+        values = batch.transpose(0, 1).flatten(1)
+        sums += torch.stack([torch.full((channels,), values.shape[1]), values.sum(1),
+                             values.square().sum(1)])  # fmt: skip
+    mean = sums[1] / sums[0]
+    std = (sums[2] / sums[0] - mean.square()).clamp(min=0).sqrt()
+    std[std < 1e-12] = 1.0  # a channel of one value stays as it is
+    return MeasuredScaling(tuple(mean.tolist()), tuple(std.tolist()), 1.0, trailing)
+
+
 def measure(store: Store, rows: Rows) -> MeasuredScaling:
     """Exact mean and standard deviation of each channel over the given images, of 0 to 1."""
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
-    for channel in range(store.pixels.shape[1]):
+    for channel in range(store.inputs.shape[1]):
         counts = torch.zeros(256, dtype=torch.int64)
         for start in range(0, len(rows), 1024):
             batch = torch.from_numpy(rows[start : start + 1024])
-            counts += torch.bincount(store.pixels[batch, channel].flatten(), minlength=256)
+            counts += torch.bincount(store.inputs[batch, channel].flatten(), minlength=256)
         share = counts.double() / counts.sum()
         mean = (share * levels).sum()
         variance = (share * (levels - mean) ** 2).sum()
@@ -162,20 +193,36 @@ def measure(store: Store, rows: Rows) -> MeasuredScaling:
     return MeasuredScaling(tuple(means), tuple(stds))
 
 
+def _name(benchmark: str) -> str:
+    """The name of a benchmark without the place of its files."""
+    for prefix in (FOLDER, CLIENTS, NPZ):
+        if benchmark.startswith(prefix):
+            return prefix.rstrip(":")
+    return benchmark
+
+
+def _shape(spec: DataSpec, store: Store) -> dict[str, object]:
+    """The size of an image, or the shape of another input."""
+    if store.kind == IMAGES:
+        return {"image-size": spec.image_size or store.inputs.shape[2]}
+    words = {"vocabulary": store.vocabulary} if store.vocabulary else {}
+    return {"input-shape": list(store.inputs.shape[1:]), **words}
+
+
 def describe(spec: DataSpec, store: Store, assignment: Assignment) -> Manifest:
     """The facts of an assignment and their hash; the place of the files is not among them."""
     train, adapt, test = (len(indices.images) for indices in assignment.clients.sets)
     global_test = assignment.global_test
     metadata: dict[str, object] = {
-        "benchmark": "folder" if spec.name.startswith(FOLDER) else spec.name,
+        "benchmark": _name(spec.name),
         "seed": spec.seed,
-        "clients": spec.clients,
+        "clients": len(assignment.clients),
         **spec.written,
         "unseen": sorted(assignment.unseen),
         "adapt-share": spec.adapt_share,
         "test-share": spec.test_share,
         "examples": spec.examples,
-        "image-size": spec.image_size or store.pixels.shape[2],
+        **_shape(spec, store),
         "classes": list(store.classes),
         "domains": list(store.domains),
         "images": len(store),
@@ -187,6 +234,11 @@ def describe(spec: DataSpec, store: Store, assignment: Assignment) -> Manifest:
         "global-test-images": 0 if global_test is None else len(global_test),
         **assignment.duplicates.metadata,
     }
+    if assignment.owners is not None:
+        metadata["owners"] = [store.owners[owner] for owner in assignment.owners]
+        metadata["left-out-owners"] = assignment.left_out_owners
+    if store.group_of is not None:
+        metadata["groups"] = len(np.unique(store.group_of))
     if spec.split != "client":  # the first rule there was; the manifests of older runs stay true
         metadata["split"] = spec.split
     if spec.server_share:

@@ -6,21 +6,49 @@ Every benchmark has a reader, a function that is called with those of ``root``, 
 Packages add theirs by an entry point of the group ``fedadapt.datasets``. No torch, no numpy.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from fedadapt.datasets.entries import ANY_FOLDER, ENTRIES, FOLDER, DataEntry, user_entry
+from fedadapt.datasets.entries import (
+    ANY_CLIENTS,
+    ANY_FOLDER,
+    ANY_HUGGING_FACE,
+    ANY_NPZ,
+    CLIENTS,
+    ENTRIES,
+    FOLDER,
+    HUGGING_FACE,
+    NATURAL,
+    NPZ,
+    DataEntry,
+    user_entry,
+)
 from fedadapt.datasets.sources.files import folder_path
 from fedadapt.datasets.sources.image_folder import list_images
+from fedadapt.parameters import Scalar
 from fedadapt.registry import Registry
 
 BENCHMARKS = Registry(
     "benchmark",
     "fedadapt.datasets",
     {entry.name: entry.reader for entry in ENTRIES},
-    form="folder:/path or module:factory",
+    form="clients:/path, npz:/path, hf:NAME, folder:/path or module:factory",
 )
 
 _BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def defaults_of_owned(settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Defaults for data that belong to their clients: all of these are there.
+
+    Args:
+        settings: What was given, by kebab-case key.
+
+    """
+    name = str(settings.get("benchmark", ""))
+    entry = _BY_NAME.get(name, ANY_CLIENTS if name.startswith(CLIENTS) else None)
+    usual = NATURAL if entry is not None and entry.partition == NATURAL else ""
+    return {"clients": 0} if settings.get("partition", usual) == NATURAL else {}
 
 
 def find_benchmark(name: str) -> DataEntry:
@@ -32,13 +60,15 @@ def find_benchmark(name: str) -> DataEntry:
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
-    if not name.startswith(FOLDER):
-        return user_entry(name, BENCHMARKS.path(name))
-    listing = list_images(folder_path(name))
-    return replace(
-        ANY_FOLDER,
-        name=name,
-        classes=len(listing.classes),
-        domains=len(listing.domains),
-        num_train=len(listing.files),
-    )
+    if name.startswith(FOLDER):
+        listing = list_images(folder_path(name))
+        counts = {"classes": len(listing.classes), "num_train": len(listing.files)}
+        return replace(ANY_FOLDER, name=name, domains=len(listing.domains), **counts)
+    if name.startswith(CLIENTS):
+        listing = list_images(folder_path(name, CLIENTS), "client")
+        counts = {"classes": len(listing.classes), "num_train": len(listing.files)}
+        return replace(ANY_CLIENTS, name=name, owners=len(listing.domains), **counts)
+    for prefix, entry in ((NPZ, ANY_NPZ), (HUGGING_FACE, ANY_HUGGING_FACE)):
+        if name.startswith(prefix):
+            return replace(entry, name=name)
+    return user_entry(name, BENCHMARKS.path(name))

@@ -310,7 +310,7 @@ def _reduce_facts(content: RecordDict, facts: Collection[str], policy: Policy) -
 
 
 _WORDS = ("model", "adaptation", "split", "kind", "seen")
-_NUMBERS = (records.NUM_EXAMPLES, "accuracy", "loss", "epoch")
+_NUMBERS = (records.NUM_EXAMPLES, "accuracy", "loss", "epoch", *records.BY_CLASS)
 _FAILED = ("model", "adaptation", "reason")
 _SURENESS = ("seen", "model", "adaptation", "temperature", "images", "right", "raw", "calibrated")
 
@@ -353,7 +353,7 @@ def _reduce_rows(content: RecordDict, asked: RecordDict, policy: Policy) -> None
         return
     counts: list[float] = rows[records.NUM_EXAMPLES]  # type: ignore[assignment]
     rows[records.NUM_EXAMPLES] = [int(policy.count(n) or NOMINAL) for n in counts]
-    for name in ("accuracy", "loss"):
+    for name in ("accuracy", "loss", *records.BY_CLASS):
         column: list[float] = rows[name]  # type: ignore[assignment]
         rows[name] = [round(value, DECIMALS) for value in column]
 

@@ -19,15 +19,15 @@ from fedadapt.flower.grid_over_clients import (
     floats,
     flower_identity,
 )
-from fedadapt.flower.stock_client import StockClient
-from fedadapt.flower.strategy_arguments import (
+from fedadapt.flower.stock.arguments import (
     TRIED_WITH,
     MadeUpExchange,
     checked,
     constructor_parameters,
     try_out,
 )
-from fedadapt.flower.strategy_state import StrategyState
+from fedadapt.flower.stock.client import StockClient
+from fedadapt.flower.stock.state import Packed, StrategyState
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.strategies.base import Metadata, Run, ServerSide
 from fedadapt.strategies.selected import settings_of
@@ -95,12 +95,12 @@ class FlowerStrategyWithState:
     def pack(self) -> tuple[dict[str, Tensor], Metadata]:
         """The model, and the strategy's own attributes (momenta, step counts, lists)."""
         tensors, metadata = self._state.pack()
-        return tensors | {f"model/{n}": t for n, t in self._weights.items()}, metadata
+        return tensors | {f"model/{n}": t for n, t in self._weights.items()}, {**metadata}
 
     def unpack(self, tensors: dict[str, Tensor], metadata: Metadata) -> None:
         prefix = "model/"
         self._weights = {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
-        self._state.unpack(tensors, cast(dict[str, Metadata], metadata))
+        self._state.unpack(tensors, cast(dict[str, Packed], metadata))
 
     def pack_clients(self) -> Mapping[int, Mapping[str, Weights]]:
         return {}

@@ -38,6 +38,7 @@ POOLED = "pooled."
 NUM_EXAMPLES = "num-examples"
 REASON = 200  # characters of what a client says of a failure
 COLUMNS = list(get_type_hints(Evaluation).values())
+BY_CLASS = ("balanced_accuracy", "f1", "auc")
 
 
 def array_record(weights: Mapping[str, Tensor]) -> ArrayRecord:
@@ -122,6 +123,7 @@ def rows_record(
                     "accuracy": [row.accuracy for row in rows],
                     "loss": [row.loss for row in rows],
                     "epoch": [row.epoch for row in rows],
+                    **{name: [getattr(row, name) for row in rows] for name in BY_CLASS},
                 }
             ),
             LABELS: ConfigRecord(
@@ -220,7 +222,8 @@ def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
 
     """
     try:
-        numbers, words = content.metric_records[ROWS], content.config_records[LABELS]
+        numbers: Any = content.metric_records[ROWS]
+        words: Any = content.config_records[LABELS]
         columns = (
             words["kind"],
             words["seen"],
@@ -231,8 +234,10 @@ def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
             numbers["accuracy"],
             numbers["loss"],
             numbers["epoch"],
+            [0] * len(words["model"]),  # the task: clients of Flower learn none
+            *(numbers[name] for name in BY_CLASS),
         )
-        evaluations = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]  # type: ignore[arg-type]
+        evaluations = [Evaluation(round, client, *row) for row in zip(*columns, strict=True)]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"evaluation results are malformed: {type(error).__name__}") from None
     for row in evaluations:
@@ -240,4 +245,6 @@ def rows(content: RecordDict, round: int, client: int) -> list[Evaluation]:
             raise ValueError("evaluation results are malformed: values of other types")
         if not 0 <= row.accuracy <= 1 or row.num_examples < 1:
             raise ValueError(f"accuracy {row.accuracy} over {row.num_examples} images")
+        if any(value < 0 or value > 1 for value in (row.balanced_accuracy, row.f1, row.auc)):
+            raise ValueError("evaluation results are malformed: a metric outside [0, 1]")
     return evaluations

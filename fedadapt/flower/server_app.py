@@ -8,7 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedadapt.datasets.own.names import OWN
-from fedadapt.flower.exit_codes import tells_exit_code
+from fedadapt.flower.real_clients.exit_codes import tells_exit_code
 
 if TYPE_CHECKING:
     from fedadapt.config import RunConfig
@@ -30,8 +30,8 @@ def main(grid: Grid, context: Context) -> None:
 
     """
     from fedadapt.flower.clients_over_grid import count_clients
+    from fedadapt.flower.real_clients.telling_clients import TellingClients
     from fedadapt.flower.run_facts.experiment import Experiment, resumed
-    from fedadapt.flower.telling_clients import TellingClients
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
     from fedadapt.simulations.endings import early_endings

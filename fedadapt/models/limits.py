@@ -1,9 +1,18 @@
 """Limits of networks: what can be refused before torch is imported."""
 
+from collections.abc import Sequence
+
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, nearest
 from fedadapt.files import user_path
-from fedadapt.models.registry import ENTRIES, NetworkEntry, find_network
+from fedadapt.models.registry import (
+    ENTRIES,
+    IMAGES,
+    SERIES,
+    TOKENS,
+    NetworkEntry,
+    find_network,
+)
 
 WEIGHT_FILES = (".safetensors", ".pth")
 
@@ -19,9 +28,41 @@ def check_model(config: RunConfig) -> None:
     entry = find_network(config.model)
     _check_weights(config, entry)
     if entry is not None:
-        if config.image_size:
+        if config.image_size and IMAGES in entry.takes:
             check_size(entry, config.image_size, config.image_size)
         check_norms(config, entry.batch_norm)
+
+
+def check_input(entry: NetworkEntry, shape: Sequence[int], vocabulary: int) -> None:
+    """Refuse inputs that a network of ours does not take.
+
+    Args:
+        shape: Of one input: (C, H, W), (C, T), (T,), ...
+        vocabulary: Number of different tokens; 0 where inputs are real numbers.
+
+    """
+    kind = TOKENS if vocabulary else IMAGES if len(shape) == 3 else SERIES
+    if kind not in entry.takes:
+        fitting = ", ".join(known.name for known in ENTRIES if kind in known.takes)
+        takes = {IMAGES: "images [C, H, W]", SERIES: "time series [C, T]", TOKENS: "tokens [T]"}
+        raise InputError(
+            f"model: {entry.name!r} takes {takes[entry.takes[0]]}, and these inputs are "
+            f"{'tokens' if vocabulary else 'numbers'} {list(shape)}; use {fitting}, or "
+            "module:factory"
+        )
+    if kind == IMAGES:
+        check_size(entry, *shape[1:])
+    elif kind == SERIES and entry.takes[0] == SERIES:
+        _check_series(entry, shape)
+
+
+def _check_series(entry: NetworkEntry, shape: Sequence[int]) -> None:
+    """Refuse what is no time series, and one from which pooling would leave nothing."""
+    if len(shape) != 2 or shape[1] < entry.min_size:
+        raise InputError(
+            f"model: {entry.name!r} takes time series [C, T] of at least {entry.min_size} samples; "
+            f"these inputs are {list(shape)}"
+        )
 
 
 def check_size(entry: NetworkEntry, height: int, width: int) -> None:

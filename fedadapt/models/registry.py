@@ -12,6 +12,11 @@ from dataclasses import dataclass, field, replace
 from fedadapt.errors import InputError
 from fedadapt.registry import Registry
 
+IMAGES, SERIES, TOKENS = "images", "series", "tokens"
+"""Kinds of inputs: [C, H, W]; real numbers of another shape, as [C, T]; whole numbers [T]."""
+USUAL_VOCABULARY = 80
+"""Different tokens, LEAF's letters, that the parameters of a network for tokens are counted for."""
+
 MAX_WIDTH = 4.0
 MOBILENET = "mobilenetv2-"
 _MOBILENETV2 = "fedadapt.models.mobilenetv2:mobilenetv2"
@@ -25,13 +30,14 @@ class NetworkEntry:
     name: str
     factory: str  # ``module:function``, called with image_shape, num_classes and ``arguments``
     description: str
-    usual_shape: tuple[int, int, int]  # (C, H, W) that num_parameters is for
+    usual_shape: tuple[int, ...]  # (C, H, W), or that of another input, that num_parameters is for
     num_parameters: int | None  # with 10 classes; None: depends on the width
-    min_size: int  # pixels of the shorter side
+    min_size: int  # pixels of the shorter side, or samples of a time series
     batch_norm: bool
     imagenet: str = ""  # torchvision's name for its weights; empty: it has none
     arguments: Mapping[str, float] = field(default_factory=dict)
     renames: str = ""  # ``module:function`` that gives torchvision's names to a weights file
+    takes: tuple[str, ...] = (IMAGES,)  # kinds of inputs: images, series, tokens
 
 
 ENTRIES: tuple[NetworkEntry, ...] = (
@@ -43,6 +49,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
         num_parameters=89_610,
         min_size=1,
         batch_norm=False,
+        takes=(IMAGES, SERIES),
     ),
     NetworkEntry(
         name="lenet",
@@ -174,6 +181,26 @@ ENTRIES: tuple[NetworkEntry, ...] = (
         min_size=1,
         batch_norm=True,
         imagenet="ResNet18_Weights.IMAGENET1K_V1",
+    ),
+    NetworkEntry(
+        name="har-cnn",
+        factory="fedadapt.models.har_cnn:har_cnn",
+        description="two 1-D convolutions (16, 32), for time series",
+        usual_shape=(9, 128),
+        num_parameters=3_754,
+        min_size=1,
+        batch_norm=True,
+        takes=(SERIES,),
+    ),
+    NetworkEntry(
+        name="char-gru",
+        factory="fedadapt.models.char_gru:char_gru",
+        description="embedding of 8, a GRU of 128, for tokens",
+        usual_shape=(80,),
+        num_parameters=54_922,
+        min_size=1,
+        batch_norm=False,
+        takes=(TOKENS,),
     ),
 )
 """An entry here, its factory and a test are all that a new network of ours needs."""

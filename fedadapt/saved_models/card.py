@@ -26,9 +26,10 @@ class Card:
 
     Attributes:
         network: A name of ``fedadapt models``, or ``module:factory``.
-        image_shape: (C, H, W) of the images that the network takes.
+        image_shape: Of the inputs that the network takes: (C, H, W) of images.
         classes: Class names in the order of the logits.
-        mean: Of the normalisation, one value a channel: input = (pixel / 255 - mean) / std.
+        mean: Of the normalisation, one value a channel: input = (pixel / 255 - mean) / std; empty
+            where inputs stay as they are.
         std: See ``mean``.
         reading: How image files are brought to ``image_shape``; see ``images.read``.
         model: ``base`` or ``personal``.
@@ -42,11 +43,13 @@ class Card:
         accuracy: On the client's *adapt* images, in [0, 1]; None where it was not measured.
         num_images: How many images ``accuracy`` was measured on.
         versions: Of the libraries that made the model.
+        unit: What stands in the place of 255 where inputs are no images: 1.
+        vocabulary: Number of different tokens; 0 where inputs are no tokens.
 
     """
 
     network: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -62,6 +65,8 @@ class Card:
     accuracy: float | None = None
     num_images: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    unit: float = 255.0
+    vocabulary: int = 0
 
     @property
     def label(self) -> str:
@@ -73,7 +78,12 @@ class Card:
         """From pixels 0 to 255, uint8 [..., C, H, W], to the network's input."""
         from fedadapt.datasets.benchmark import Scaling
 
-        return Scaling(self.mean, self.std)
+        return Scaling(self.mean, self.std, self.unit, max(0, len(self.image_shape) - 1))
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the network takes images, rather than measurements or tokens."""
+        return self.unit == 255.0
 
     def images(self, paths: Sequence[str | Path]) -> "Tensor":
         """Read image files as the network takes them: float32 [N, C, H, W], normalised.
@@ -84,6 +94,11 @@ class Card:
         """
         from fedadapt.saved_models.images import read
 
+        if not self.takes_images:
+            raise InputError(
+                f"images: the network {self.network!r} takes "
+                f"{'tokens' if self.vocabulary else 'numbers'} {list(self.image_shape)}, no images"
+            )
         return self.scaling(read(paths, self.image_shape, self.reading))
 
     def loading(self, run: str = "RUN") -> list[str]:
@@ -96,7 +111,9 @@ class Card:
         return [
             "import fedadapt",
             f"model = fedadapt.load({', '.join(words)})",
-            'logits = model(model.card.images(["photo.png"]))',
+            'logits = model(model.card.images(["photo.png"]))'
+            if self.takes_images
+            else "logits = model(model.card.scaling(inputs))",
         ]
 
     def common(self) -> dict[str, Any]:
@@ -106,19 +123,27 @@ class Card:
                 "name": self.network,
                 "image_shape": list(self.image_shape),
                 "num_classes": len(self.classes),
+                **({"vocabulary": self.vocabulary} if self.vocabulary else {}),
             },
             "classes": list(self.classes),
             "input": {
                 "shape": list(self.image_shape),
                 "mean": list(self.mean),
                 "std": list(self.std),
-                "formula": "(pixel / 255 - mean) / std",
+                "formula": self._formula,
                 "reading": self.reading,
+                **({} if self.takes_images else {"unit": self.unit}),
             },
             "method": dict(self.method),
             "run": dict(self.run),
             "versions": dict(self.versions),
         }
+
+    @property
+    def _formula(self) -> str:
+        if self.takes_images:
+            return "(pixel / 255 - mean) / std"
+        return "(value - mean) / std" if self.mean else "as it is"
 
     def to_json(self) -> dict[str, Any]:
         """The whole card as JSON; ``of_json`` is the inverse."""
@@ -153,11 +178,10 @@ class Card:
                     f"{where}: its card has format {card['format']}; this fedadapt reads {FORMAT}"
                 )
             image_input = card["input"]
-            channels, height, width = (int(side) for side in image_input["shape"])
             adaptation = dict(card["adaptation"])
             return Card(
                 network=str(card["network"]["name"]),
-                image_shape=(channels, height, width),
+                image_shape=tuple(int(side) for side in image_input["shape"]),
                 classes=tuple(str(name) for name in card["classes"]),
                 mean=tuple(float(x) for x in image_input["mean"]),
                 std=tuple(float(x) for x in image_input["std"]),
@@ -173,6 +197,8 @@ class Card:
                 accuracy=_number(card["accuracy_on_adapt_images"]),
                 num_images=int(card["adapt_images"]),
                 versions=dict(card["versions"]),
+                unit=float(image_input.get("unit", 255.0)),
+                vocabulary=int(card["network"].get("vocabulary", 0)),
             )
         except InputError:
             raise

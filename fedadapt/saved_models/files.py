@@ -35,7 +35,7 @@ def relative_path(card: Card) -> Path:
     """Where a model lies below ``models/``."""
     folder = Path() if card.task is None else Path(f"task-{card.task}")
     if card.client is None:
-        return folder / f"base{SUFFIX}"
+        return folder / f"{folder_name(card.model)}{SUFFIX}"
     return folder / folder_name(card.label) / f"{card.client}{SUFFIX}"
 
 

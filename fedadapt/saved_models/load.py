@@ -44,7 +44,7 @@ def load(
 def load_with_card(path: Path) -> tuple[nn.Module, Card]:
     """The network in a file, in evaluation mode, and its card."""
     weights, card = read(path)
-    network = make_network(card.network, card.image_shape, len(card.classes))
+    network = make_network(card.network, card.image_shape, len(card.classes), card.vocabulary)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

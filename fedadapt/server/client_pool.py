@@ -59,9 +59,9 @@ class EvaluationAnswers:
 
 
 def result_bytes(rows: Sequence[Evaluation], confidences: Sequence[Confidence]) -> int:
-    """Payload of evaluation results: three numbers a row, two numbers and a flag an image."""
+    """Payload of evaluation results: six numbers a row, two numbers and a flag an image."""
     images = sum(len(confidence.right) for confidence in confidences)
-    return 8 * 3 * len(rows) + 8 * len(confidences) + 17 * images
+    return 8 * 6 * len(rows) + 8 * len(confidences) + 17 * images
 
 
 class ClientPool(Protocol):

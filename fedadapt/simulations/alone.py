@@ -6,7 +6,7 @@ to a client where it is better than this one.
 
 from dataclasses import dataclass
 
-from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.cohort import Cohort
 from fedadapt.client.fit import fit
 from fedadapt.config import RunConfig
 from fedadapt.strategies.base import LocalTraining
@@ -34,8 +34,10 @@ class TrainingAlone:
 
         """
         weights = repeat(self.initial, len(cohort)) if start is None else start
-        for done in range(0, self.epochs, self.training.epochs):
-            epochs = min(self.training.epochs, self.epochs - done)
-            schedule = Schedule(self.training.batch_size, epochs, "train", f"local/{done}")
-            weights = fit(cohort, weights, self.training.optimizer, schedule).weights
+        length = self.training.epochs
+        for done in range(0, self.epochs, length):
+            epochs = min(length, self.epochs - done)
+            training = self.training.after(done / length, -(-self.epochs // length))
+            schedule = training.schedule._replace(epochs=epochs, purpose=f"local/{done}")
+            weights = fit(cohort, weights, training.optimizer, schedule).weights
         return weights

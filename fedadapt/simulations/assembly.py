@@ -10,15 +10,17 @@ import torch
 from torch import nn
 
 from fedadapt.client.adaptations import registry as adaptations
+from fedadapt.client.augmentation import Augmentation
 from fedadapt.client.failures import Deadlines
-from fedadapt.client.fit import Sgd
 from fedadapt.client.stacking import Plan
+from fedadapt.client.step_rules import Adam, Optimizer, Sgd
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.datasets.load import load_benchmark
 from fedadapt.datasets.task_incremental.benchmark import TaskBenchmark
 from fedadapt.datasets.task_incremental.load import load_tasks
 from fedadapt.errors import InputError
+from fedadapt.lr_schedule import LrSchedule
 from fedadapt.models.build import build_model
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.alone import TrainingAlone, local_epochs
@@ -69,8 +71,14 @@ def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = Fals
     compute = compute_device(config.device)
     warn_if_slow(config, compute)
     selected = select(config)
+    if config.augmentation != "none" and len(benchmark.image_shape) != 3:
+        raise InputError(
+            f"augmentation: {config.augmentation} is for images, and the inputs of "
+            f"{config.benchmark} are {list(benchmark.image_shape)}; leave it out"
+        )
+    config = replace(config, clients=benchmark.num_clients)  # 0 stood for all there are
     start = replace(config, weights="") if on_client else config
-    model = build_model(start, benchmark.image_shape, benchmark.num_classes)
+    model = build_model(start, benchmark.image_shape, benchmark.num_classes, benchmark.vocabulary)
     plan = plan_for(config, model, benchmark.image_shape, compute)
     strategy = selected.on_client(run_of(config, model, benchmark, on_client=on_client))
     worker = _worker(config, benchmark, model, strategy, plan, compute)
@@ -129,10 +137,16 @@ def run_of(
 
 def local_training(config: RunConfig) -> LocalTraining:
     """How clients train in a round."""
+    optimizer: Optimizer = Sgd(config.lr, config.momentum, config.weight_decay)
+    if config.optimizer == "adam":
+        optimizer = Adam(config.lr, weight_decay=config.weight_decay)
     return LocalTraining(
-        optimizer=Sgd(config.lr, config.momentum, config.weight_decay),
+        optimizer=optimizer,
         batch_size=config.batch_size,
         epochs=config.local_epochs,
+        lr_schedule=LrSchedule.of(config.lr_schedule),
+        rounds=config.rounds,
+        augmentation=Augmentation.of(config.augmentation),
     )
 
 

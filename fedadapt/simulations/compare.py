@@ -2,59 +2,119 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fedadapt.config import RunConfig
+from fedadapt.config import RUNNING, RunConfig
 from fedadapt.errors import InputError
 from fedadapt.files import user_path
 from fedadapt.simulations.check import check
 from fedadapt.simulations.results.new_folder import new_folder
+from fedadapt.simulations.studies.space import Axis, Point, applied, axes_of, grid
+from fedadapt.simulations.studies.tuned import TRIALS, Tuned
 
 if TYPE_CHECKING:
     from fedadapt.simulations.results.comparison import Table
+    from fedadapt.simulations.studies.made_runs import MadeRun
+
+NOT_OF_LOCAL = (frozenset(RUNNING) - {"rounds"}) | {
+    *("strategy", "strategy-args", "batch-norm", "adapt", "adapt-args", "evaluate-every"),
+    *("curves", "serve", "confidence", "early-stopping", "best-round"),
+    "max-update-norm",
+}
+"""Settings that training alone does not depend on."""
 
 
-def folder_of(base: RunConfig, out: Path | None) -> Path:
+def folder_of(base: RunConfig, out: Path | None, what: str = "compare") -> Path:
     """Where the runs go; one that is there already is gone on with."""
     if out is not None:
         return user_path(out, "out")
     name = re.sub(r"[^\w.-]+", "-", base.benchmark)
-    return Path("runs") / f"compare-{name}"
+    return Path("runs") / f"{what}-{name}"
 
 
-def plan(base: RunConfig, strategies: str, seeds: str, folder: Path) -> list[RunConfig]:
-    """One configuration for each strategy and seed, each with its folder.
+def plan(
+    base: RunConfig,
+    strategies: str,
+    seeds: str,
+    folder: Path,
+    sweep: Sequence[Axis] = (),
+    tuned: Tuned | None = None,
+) -> list[RunConfig]:
+    """One configuration for each strategy, point of the sweep and seed, each with its folder.
+
+    Args:
+        sweep: Listed values of settings, and of arguments of strategies and adaptations.
+        tuned: What was chosen for each strategy before.
 
     Raises:
-        InputError: a malformed list, or something given twice.
+        InputError: a malformed list, something given twice, or a seed that settings were tuned on.
+
+    """
+    wanted = listed(strategies)
+    numbers = seed_numbers(seeds)
+    if tuned is not None and (used := sorted({*numbers} & {*tuned.seeds})):
+        raise InputError(
+            f"seeds: settings were tuned on {used[0]}; report others than {tuned.seeds}"
+        )
+    runs = []
+    for text in wanted:
+        name, _, arguments = text.partition(" ")
+        config = replace(base, strategy=name, strategy_args=arguments.strip())
+        if tuned is not None:
+            config = applied(config, tuned.choice_for(text, "the file of tuned settings").point)
+        for point in grid(axes_of(sweep, name, config), "sweep"):
+            at = applied(config, point)
+            word = "-".join([_folder_name(text), *_words(point)])
+            runs += [replace(at, seed=n, out=str(folder / f"{word}-seed{n}")) for n in numbers]
+    return runs
+
+
+def listed(strategies: str) -> list[str]:
+    """Return the strategies of a list with semicolons, each with its arguments.
+
+    Raises:
+        InputError: There is none, or one is there twice.
 
     """
     wanted = [text.strip() for text in strategies.split(";") if text.strip()]
     if not wanted:
         raise InputError("strategies: nothing given; separate strategies by ';'")
+    _refuse_twice("strategies", [_folder_name(text) for text in wanted])
+    return wanted
+
+
+def seed_numbers(seeds: str) -> list[int]:
+    """Return the seeds of a list with commas.
+
+    Raises:
+        InputError: It is malformed, or one is there twice.
+
+    """
     try:
         numbers = [int(text) for text in seeds.split(",")]
     except ValueError:
         raise InputError(f"seeds: {seeds!r}; give whole numbers separated by commas") from None
-    folders = [re.sub(r"[^\w.=-]+", "-", text) for text in wanted]
-    for what, values in (("strategies", folders), ("seeds", [str(n) for n in numbers])):
-        for word, count in Counter(values).items():
-            if count > 1:
-                raise InputError(f"{what}: {word} is given twice")
-    runs = []
-    for text, word in zip(wanted, folders, strict=True):
-        name, _, arguments = text.partition(" ")
-        for seed in numbers:
-            out = str(folder / f"{word}-seed{seed}")
-            runs.append(
-                replace(base, strategy=name, strategy_args=arguments.strip(), seed=seed, out=out)
-            )
-    return runs
+    _refuse_twice("seeds", [str(number) for number in numbers])
+    return numbers
+
+
+def _refuse_twice(what: str, words: Sequence[str]) -> None:
+    for word, count in Counter(words).items():
+        if count > 1:
+            raise InputError(f"{what}: {word} is given twice")
+
+
+def _folder_name(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", text)
+
+
+def _words(point: Point) -> list[str]:
+    return [_folder_name(f"{name}={value}") for name, value in point.items()]
 
 
 def check_all(runs: Sequence[RunConfig], given_keys: Sequence[str]) -> None:
@@ -76,26 +136,75 @@ def check_all(runs: Sequence[RunConfig], given_keys: Sequence[str]) -> None:
 
 
 def carry_out(
-    runs: Sequence[RunConfig], folder: Path, console: Console
+    runs: Sequence[RunConfig],
+    folder: Path,
+    console: Console,
+    tuned: Tuned | None = None,
+    metrics: Sequence[str] = (),
 ) -> tuple["Table", tuple[Path, ...]]:
     """Run what is not there yet; the table, and the files it was written to."""
-    from fedadapt.simulations.results.comparison import comparison
+    from fedadapt.simulations.results.parquet import put
     from fedadapt.simulations.results.table_formats import write_comparison
+    from fedadapt.simulations.studies.made_runs import read_run
+    from fedadapt.simulations.studies.table import table_of
 
-    summaries = []
+    made: list[MadeRun] = []
     for number, config in enumerate(runs, 1):
         console.out(  # as it is: no markup in paths
             f"run {number} of {len(runs)}: {config.strategy} {config.strategy_args} "
-            f"seed {config.seed} -> {config.out}",
+            f"seed {config.seed} -> {config.out}{_left(made, runs)}",
             highlight=False,
         )
-        summaries.append(finished(config, console))
-    table = comparison(summaries)
-    return table, write_comparison(folder, table)
+        alone = next((Path(r.out) for r in runs[: number - 1] if same_alone(r, config)), None)
+        finished(config, console, alone)
+        made.append(read_run(Path(config.out)))
+    table = table_of(made, metrics)
+    files: tuple[Path, ...] = ()
+    if tuned is not None:
+        table = replace(table, notes=(*table.notes, tuned.note))
+        files = (put(folder / TRIALS, tuned.trials_as_csv().encode()),)
+    return table, (*write_comparison(folder, table), *files)
 
 
-def finished(config: RunConfig, console: Console) -> dict[str, object]:
+def _left(made: Sequence["MadeRun"], runs: Sequence[RunConfig]) -> str:
+    """Say how long the rest will take: by the runs of the same strategy, else by all so far."""
+    if not made:
+        return ""
+    took: dict[str, list[float]] = {}
+    for run, config in zip(made, runs, strict=False):
+        took.setdefault(config.strategy, []).append(float(run.summary["seconds"]))
+    every = [seconds for of_strategy in took.values() for seconds in of_strategy]
+    left = 0.0
+    for config in runs[len(made) :]:
+        if not (Path(config.out) / "summary.json").exists():
+            known = took.get(config.strategy, every)
+            left += sum(known) / len(known)
+    minutes = left / 60
+    return f" (about {minutes:.0f} min left)" if minutes >= 1 else ""
+
+
+def same_alone(one: RunConfig, other: RunConfig) -> bool:
+    """Return whether clients that train alone do the same in both runs, on the same data."""
+    if not (one.local and other.local):
+        return False
+    values = one.to_mapping(), other.to_mapping()
+    return all(values[0][key] == values[1][key] for key in values[0] if key not in NOT_OF_LOCAL)
+
+
+def finished(
+    config: RunConfig,
+    console: Console,
+    alone: Path | None = None,
+    watch: Callable[[int, float], None] | None = None,
+    *,
+    pictures: bool = True,
+) -> dict[str, object]:
     """The summary of the run in ``config.out``, which is begun or gone on with where it must be.
+
+    Args:
+        alone: The folder of a run whose clients, when they train alone, do the same.
+        watch: Is told the score of each round on adapt images; see ``Federation``.
+        pictures: Draw them, and write the report.
 
     Raises:
         InputError: the folder holds a run with other settings.
@@ -109,11 +218,21 @@ def finished(config: RunConfig, console: Console) -> dict[str, object]:
     if begun:
         _same(RunConfig.from_toml(folder / "config.toml"), config, folder)
     if begun and (folder / "summary.json").exists():
-        return read_summary(folder)
+        summary = read_summary(folder)
+        if summary.get("evaluated_round", config.rounds) == config.rounds:
+            return summary  # else it is of a run that has grown and was cut off on the way
     begun = begun and (folder / "checkpoint").exists()
     if not begun:
         new_folder(config)
-    return simulate(config, folder, resume=begun, console=console)
+    return simulate(
+        config,
+        folder,
+        resume=begun,
+        console=console,
+        alone=alone,
+        watch=watch,
+        pictures=pictures,
+    )
 
 
 def _same(saved: RunConfig, now: RunConfig, folder: Path) -> None:

@@ -14,9 +14,17 @@ from fedadapt.client.adaptations.query import BEFORE, Query
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
-from fedadapt.records import LOCAL, Evaluation, Phase, RoundLoss
+from fedadapt.records import (
+    LOCAL,
+    CommunicationEntry,
+    Confidence,
+    Evaluation,
+    EvaluationFailure,
+    Phase,
+    RoundLoss,
+)
 from fedadapt.server.aggregation import StreamingMean
-from fedadapt.server.checkpoint import Checkpoint, Checkpoints
+from fedadapt.server.checkpoint import Checkpoint, Checkpoints, load_latest
 from fedadapt.server.client_pool import ClientPool, EvaluationRequest
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.sampling import evaluation_sample, sample
@@ -26,6 +34,7 @@ from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import served_rows
+from fedadapt.simulations.round_choice import BEST, best_round, is_over, scores_by_round
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -39,6 +48,16 @@ SAVING = 0.05  # of the time goes into checkpoints at most: short rounds share o
 SAVED_FOR = 1.0  # seconds at least: nobody misses less
 
 CentralTest = Callable[[int, Weights], list[Evaluation]]
+Watch = Callable[[int, float], None]
+"""Takes a round and its score on adapt images; it may end the run by raising an error."""
+
+
+Key = tuple[int, str, str, str, int]
+
+
+def _key(row: Evaluation) -> Key:
+    """What tells rows of a round apart."""
+    return row.client, row.model, row.adaptation, row.split, row.task
 
 
 class Population(NamedTuple):
@@ -80,7 +99,9 @@ class Federation:
         progress: Progress,
         saved_models: SavedModels | None = None,
         initial: InitialModel | None = None,
+        alone: Sequence[Evaluation] = (),
         has_tasks: bool = False,
+        watch: Watch | None = None,
         go_on: str = "",
     ) -> None:
         """A run that has not begun.
@@ -88,8 +109,10 @@ class Federation:
         Args:
             go_on: The command that resumes the run (default: ``fedadapt simulate --resume``).
             initial: For the model ``local`` of each client; None: there is no such row.
+            alone: The rows of ``local``, where they are known: nothing is trained for them.
             has_tasks: A round is a task: what each model was worth when a task was new is
                 evaluated too, always on the same clients.
+            watch: Is told the score of each round that is evaluated on the way.
 
         """
         self._config = config
@@ -103,13 +126,19 @@ class Federation:
         self._model = model  # the architecture; its weights are never read
         self._central_test = central_test
         self._initial = initial
+        self._alone = alone
         self._has_tasks = has_tasks
         self._go_on = go_on or resume_command(folder)
         self._progress = progress
         self._journal = Journal(folder)
         self._saved_models = saved_models
         save = saved_models.write if saved_models is not None else None
-        self._evaluator = Evaluator(client_pool, self._journal.append, progress, save)
+        self._evaluator = Evaluator(client_pool, self._record, progress, save)
+        self._watch = watch
+        self._scores: dict[int, float] = {}  # of rounds, on adapt images; where they are asked for
+        self._best = Checkpoints(folder / "best", keep=1)
+        self._recorded: frozenset[Key] = frozenset()  # what of this round is there already
+        self._named = ""  # what stands before the models' names in the rows
         self._new = False  # round 0 is not saved yet
         self._round = 0  # the last one finished
         self._evaluated_round = 0  # the last one evaluated before the end
@@ -125,14 +154,18 @@ class Federation:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint of the same run; what was written after it is forgotten."""
-        self._method.unpack(checkpoint.tensors, dict(checkpoint.metadata["method"]))
-        self._method.unpack_clients(checkpoint.server_states)
-        self._client_pool.restore(checkpoint.states)
+        self._restore(checkpoint)
         self._journal.truncate(dict(checkpoint.metadata["journal"]))
         self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
         self._seconds = float(checkpoint.metadata["seconds"])
         self._round = checkpoint.round
+        if self._chooses_rounds:
+            self._scores = scores_by_round(self._journal.rows(Evaluation))
         self._evaluated_round = int(checkpoint.metadata.get("evaluated", self._round))
+
+    def close(self) -> None:
+        """Give up a run before ``run``, which closes everything itself."""
+        self._journal.close()
 
     def run(self) -> float:
         """All rounds that are left, then the full evaluation; seconds of work, resumes included.
@@ -152,23 +185,56 @@ class Federation:
                 self._save()
             elif self._due(self._round) and self._evaluated_round < self._round:
                 self._evaluate(on_the_way)  # it was the last one, and rounds have grown
-            while self._round < self._config.rounds:
+                self._judge()
+            while self._round < self._config.rounds and not self._is_over:
                 self._train(self._round + 1)
                 if self._due(self._round):
                     self._evaluate(on_the_way)
+                    self._judge()
                 if self._worth_saving():
                     self._save()
             self._evaluate(everything, final=True)
+            if self._config.best_round:
+                self._evaluate_best_round(everything)
             if self._serves_the_best:
-                for row in list(served_rows(self._journal.rows(Evaluation), self._round)):
-                    self._journal.append(row)
-            if self._initial is not None:
+                for served in list(served_rows(self._journal.rows(Evaluation), self._round)):
+                    self._journal.append(served)
+            if self._alone:
+                for row in self._alone:
+                    self._journal.append(row._replace(round=self._round))
+            elif self._initial is not None:
                 self._evaluate_alone(self._initial)
         return self._clock()
 
     @property
     def _serves_the_best(self) -> bool:
         return self._config.serve == "best-on-adapt"
+
+    @property
+    def last_round(self) -> int:
+        """The last round finished, which early stopping may have chosen."""
+        return self._round
+
+    @property
+    def _chooses_rounds(self) -> bool:
+        config = self._config
+        return bool(config.early_stopping or config.best_round or self._watch)
+
+    @property
+    def _is_over(self) -> bool:
+        return is_over(self._scores, self._config.early_stopping)
+
+    def _judge(self) -> None:
+        """Take in the score of this round on adapt images; keep its state if it is the best."""
+        if not self._chooses_rounds:
+            return
+        self._evaluator.finish()
+        of_round = (r for r in self._journal.rows(Evaluation) if r.round == self._round)
+        self._scores |= scores_by_round(of_round)
+        if self._config.best_round and best_round(self._scores) == self._round:
+            self._best.save(self._state())
+        if self._watch is not None and self._round in self._scores:
+            self._watch(self._round, self._scores[self._round])
 
     def base_models(self) -> Iterator[tuple[int, Weights]]:
         """The base model of each task, [...]; without tasks of task 0."""
@@ -240,8 +306,50 @@ class Federation:
         most = config.evaluate_clients or (0 if all_along else ON_THE_WAY)
         return evaluation_sample(seen, unseen, most, config.seed)
 
+    def _record(
+        self, row: Evaluation | Confidence | EvaluationFailure | CommunicationEntry
+    ) -> None:
+        """Append a row to its journal, under the name that its model has in this evaluation."""
+        if isinstance(row, CommunicationEntry):
+            self._journal.append(row)
+            return
+        row = row._replace(model=f"{self._named}{row.model}")
+        if not (isinstance(row, Evaluation) and _key(row) in self._recorded):
+            self._journal.append(row)
+
+    def _evaluate_best_round(self, adaptations: tuple[str, ...]) -> None:
+        """Evaluate the models of the best round as well, under names of their own.
+
+        The rows are of the last round, since that is when the models are evaluated.
+        """
+        self._scores |= scores_by_round(
+            row for row in self._journal.rows(Evaluation) if row.round == self._round
+        )
+        best = best_round(self._scores)
+        last = self._state()
+        if best is not None and best != self._round:
+            kept = load_latest(self._folder / "best")
+            if kept.round != best:
+                raise EvaluationFailedError(
+                    f"{self._folder / 'best'}: holds round {kept.round}, and round {best} was "
+                    "the best; start the run anew"
+                )
+            self._restore(kept)
+        self._named = BEST
+        try:
+            self._evaluate(adaptations, final=True)
+            if self._saved_models is not None:
+                for _, weights in self.base_models():
+                    self._saved_models.add_base(f"{BEST}base", weights, best or self._round)
+        finally:
+            self._named = ""
+            self._restore(last)
+
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
         clients = self._evaluated(final)
+        if final and not self._named:  # a run that ended early has evaluated this round already
+            rows = self._journal.rows(Evaluation)
+            self._recorded = frozenset(_key(row) for row in rows if row.round == self._round)
         self._evaluated_round = self._round if not final else self._evaluated_round
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
@@ -256,11 +364,11 @@ class Federation:
             pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
-            held_out=final and self._serves_the_best,
+            held_out=(final and self._serves_the_best) or self._chooses_rounds,
             confidence=final and self._config.confidence,
             on_client=self._method.made_on_client,
         )
-        if final and self._saved_models is not None:
+        if final and self._saved_models is not None and not self._named:
             models_of_one = self._method.models_by_task(clients[:1])
             states = self._client_pool.states()
             collect, at_once = self._saved_models.plan(clients, models_of_one, states, adaptations)
@@ -278,7 +386,7 @@ class Federation:
                     self._evaluator.finish()
         if final and self._config.global_test == "base":
             for evaluation in self._central_test(self._round, base):
-                self._journal.append(evaluation)
+                self._record(evaluation)
 
     def _evaluate_alone(self, initial: InitialModel) -> None:
         """The row beside which all others are read: clients that train alone, for as many epochs.
@@ -368,25 +476,33 @@ class Federation:
     def _save(self) -> None:
         self._evaluator.finish()
         began = time.perf_counter()
-        tensors, metadata = self._method.pack()
-        self._checkpoints.save(
-            Checkpoint(
-                round=self._round,
-                tensors={n: t.detach() for n, t in tensors.items()},
-                metadata={
-                    "method": metadata,
-                    "journal": self._journal.positions(),
-                    "evaluated": self._evaluated_round,
-                    "failed-in-a-row": self._failed_in_a_row,
-                    "seconds": self._clock(),
-                },
-                states=self._client_pool.states(),
-                server_states=self._method.pack_clients(),
-                config=dict(self._config.to_mapping()),
-            ),
-        )
+        self._checkpoints.save(self._state())
         now = time.perf_counter()
         self._save_again = now + max(SAVED_FOR, (now - began) / SAVING)
+
+    def _state(self) -> Checkpoint:
+        """Everything that a run needs to go on from here."""
+        tensors, metadata = self._method.pack()
+        return Checkpoint(
+            round=self._round,
+            tensors={n: t.detach() for n, t in tensors.items()},
+            metadata={
+                "method": metadata,
+                "journal": self._journal.positions(),
+                "evaluated": self._evaluated_round,
+                "failed-in-a-row": self._failed_in_a_row,
+                "seconds": self._clock(),
+            },
+            states=self._client_pool.states(),
+            server_states=self._method.pack_clients(),
+            config=dict(self._config.to_mapping()),
+        )
+
+    def _restore(self, state: Checkpoint) -> None:
+        """Put the models of the server and the states of clients back."""
+        self._method.unpack(state.tensors, dict(state.metadata["method"]))
+        self._method.unpack_clients(state.server_states)
+        self._client_pool.restore(state.states)
 
     def _clock(self) -> float:
         now = time.perf_counter()

@@ -14,6 +14,7 @@ from fedadapt.datasets.own.names import OWN
 from fedadapt.errors import InputError
 from fedadapt.files import write_atomically
 from fedadapt.records import (
+    LOCAL,
     CommunicationEntry,
     Confidence,
     Evaluation,
@@ -26,7 +27,7 @@ from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.endings import FLOWER, early_endings, resume_command, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
-from fedadapt.simulations.federation import Federation, InitialModel, Population
+from fedadapt.simulations.federation import Federation, InitialModel, Population, Watch
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -37,6 +38,7 @@ from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.results.new_folder import opened
 from fedadapt.simulations.results.parquet import (
     Rows,
+    table_rows,
     write_communication,
     write_confidences,
     write_evaluations,
@@ -55,9 +57,22 @@ MANIFEST = "manifest.json"
 
 
 def simulate(
-    config: RunConfig, folder: Path, *, resume: bool = False, console: Console | None = None
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    alone: Path | None = None,
+    watch: Watch | None = None,
+    pictures: bool = True,
 ) -> dict[str, object]:
     """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
+
+    Args:
+        alone: The folder of a finished run whose clients, when they train alone, do the same. If
+            they are the same clients, its results are taken over.
+        watch: Is told the score of each round on adapt images; see ``Federation``.
+        pictures: Draw them, and write the report; they take longer than a small run.
 
     Raises:
         InputError: See ``run``; or the folder holds something else than this run, or is in use.
@@ -70,7 +85,15 @@ def simulate(
         # Ray takes SIGTERM for itself when it starts: take it back.
         with engine_for(assembly, folder) as client_pool, stopped_by_signals():
             return run(
-                assembly, client_pool, folder, engine=config.engine, resume=resume, console=console
+                assembly,
+                client_pool,
+                folder,
+                engine=config.engine,
+                resume=resume,
+                console=console,
+                alone=alone,
+                watch=watch,
+                pictures=pictures,
             )
 
 
@@ -82,6 +105,9 @@ def run(
     engine: str = "processes",
     resume: bool = False,
     console: Console | None = None,
+    alone: Path | None = None,
+    watch: Watch | None = None,
+    pictures: bool = True,
 ) -> dict[str, object]:
     """Drive the federation over ``client_pool`` and write everything a run leaves behind.
 
@@ -109,6 +135,7 @@ def run(
         estimated = announce(assembly, engine, checkpoint.round if checkpoint else 0, console)
         if estimated is not None:
             progress.expect(estimated)
+        _describe(assembly, engine, folder)
         federation = Federation(
             config,
             on_server(assembly, folder, progress.learning),
@@ -121,28 +148,47 @@ def run(
             progress=progress,
             saved_models=saved_models,
             initial=initial if has_local else None,
+            alone=known_alone(alone, benchmark.manifest.hash) if has_local and alone else (),
             has_tasks=assembly.selected.learns_tasks,
+            watch=watch,
             go_on=resume_command(folder, engine),
         )
-        _describe(assembly, engine, folder)
-        if checkpoint is not None:
-            federation.resume(checkpoint)
-            checkpoint = None  # it holds files open
-        else:
-            federation.begin(start)
+        try:
+            if checkpoint is not None:
+                federation.resume(checkpoint)
+                checkpoint = None  # it holds files open
+            else:
+                federation.begin(start)
+        except BaseException:
+            federation.close()
+            raise
         seconds = federation.run()
         progress.phase("writing tables and pictures", 1)
         served = {}
         if config.serve == "best-on-adapt":
-            served = chosen_models(journal_rows(folder, Evaluation), config.rounds)
-        saved_models.finish(federation.base_models(), config.rounds, served)
+            served = chosen_models(journal_rows(folder, Evaluation), federation.last_round)
+        saved_models.finish(federation.base_models(), federation.last_round, served)
         _write_results(assembly, federation, folder)
         federation.check_evaluated()  # the model is there; a headline of an earlier round is not
         summary = _write_summary(assembly, folder, seconds, client_pool.withheld)
+        if pictures:
+            _illustrate(assembly, folder)
         drop_journals(folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
     return summary
+
+
+def known_alone(folder: Path, manifest: str) -> tuple[Evaluation, ...]:
+    """Return what clients got by training alone in a finished run on the same clients.
+
+    Nothing where the clients are others, or where it failed on one of them.
+    """
+    of_run = json.loads((folder / MANIFEST).read_text("utf-8"))["hash"]
+    failures = table_rows(folder, EvaluationFailure)
+    if of_run != manifest or any(failure.model == LOCAL for failure in failures):
+        return ()
+    return tuple(row for row in table_rows(folder, Evaluation) if row.model == LOCAL)
 
 
 def announce(
@@ -173,6 +219,11 @@ def _checkpoint(folder: Path, config: RunConfig, manifest: str, engine: str) -> 
     checkpoint = load_latest(folder)
     begun_with = RunConfig().to_mapping() | checkpoint.config  # a key may be newer than the run
     check_same_config(begun_with, config.to_mapping())
+    if config.lr_schedule == "cosine" and begun_with["rounds"] != config.rounds:
+        raise InputError(
+            f"resume: rounds was {begun_with['rounds']}, is {config.rounds}; a cosine runs over "
+            "the rounds that a run begins with"
+        )
     try:
         written = json.loads((folder / MANIFEST).read_text("utf-8"))
         begun, begun_on = written["hash"], str(written["engine"])
@@ -222,7 +273,7 @@ def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> 
 def _write_summary(
     assembly: Assembly, folder: Path, seconds: float, withheld: Mapping[str, int]
 ) -> dict[str, object]:
-    """The headline, the picture and the report."""
+    """The headline."""
     config = assembly.config
     evaluations = Rows(lambda: journal_rows(folder, Evaluation))
     summary = summarise(
@@ -240,8 +291,13 @@ def _write_summary(
     if (groups := read_groups(folder)) is not None:
         summary["groups"] = groups.headline
     write_summary(folder, summary)
+    return summary
+
+
+def _illustrate(assembly: Assembly, folder: Path) -> None:
+    """The picture and the report."""
     began = time.perf_counter()
-    picture(folder, requested(config), evaluations)
+    evaluations = Rows(lambda: journal_rows(folder, Evaluation))
+    picture(folder, requested(assembly.config), evaluations)
     write_report(folder, measure=False)
     log.info("pictures and report took %.1f s", time.perf_counter() - began)
-    return summary

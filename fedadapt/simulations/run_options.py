@@ -1,4 +1,4 @@
-"""The options that a run can be given on the command line, and the settings made of them. No torch."""
+"""The options of a run on the command line, and the settings made of them. No torch."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.registry import defaults_of_owned
 from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
 from fedadapt.errors import InputError
 from fedadapt.parameters import parameters
@@ -45,12 +46,10 @@ def given_keys(options: dict[str, Any]) -> list[str]:
 
 def config_of(options: dict[str, Any], saved: RunConfig | None = None) -> RunConfig:
     """The settings given, on top of a saved run's or the defaults."""
-    if options.get("clients") == 0:
-        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
     base = saved.to_mapping() if saved else {}
     chosen = {k.replace("_", "-"): v for k, v in options.items() if v is not None}
     if saved is None:
-        chosen = defaults_of_tasks(chosen) | chosen
+        chosen = defaults_of_tasks(chosen) | defaults_of_owned(chosen) | chosen
     try:
         return RunConfig.from_mapping(base | chosen)
     except InputError as error:

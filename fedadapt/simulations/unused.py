@@ -13,7 +13,9 @@ OF_RAY = frozenset({"ray-address", "gpus-per-worker"})
 OF_FLOWER = frozenset({"node-wait", "max-weight-factor"})
 OF_OUR_ENGINES = frozenset({"engine", "workers", "cohort-size"})
 OF_OWN_DATA = frozenset({"classes", "roster", "server-data"})
-OF_CLIENTS_THAT_TRAIN = frozenset({"global-test", "local", "serve", "confidence"})
+OF_CLIENTS_THAT_TRAIN = frozenset(
+    {"global-test", "local", "serve", "confidence", "early-stopping", "best-round"}
+)
 
 
 def refuse_unused(
@@ -43,6 +45,8 @@ def _no_effect(
 ) -> Iterator[tuple[frozenset[str], str]]:
     """Keys without effect, and what has no use for them."""
     yield OF_STRATEGIES - selected.settings, selected.name
+    if config.optimizer == "adam":
+        yield frozenset({"momentum"}), "optimizer=adam"
     if not is_own(config.benchmark):
         yield OF_OWN_DATA, config.benchmark
     elif config.benchmark != OWN:
@@ -50,7 +54,8 @@ def _no_effect(
     if selected.learns_tasks:
         yield OF_CLIENTS_THAT_TRAIN, config.benchmark
     if flower:
-        yield OF_OUR_ENGINES | OF_RAY, "flwr run"
+        # Clients keep their states themselves, those of the last round.
+        yield OF_OUR_ENGINES | OF_RAY | {"best-round"}, "flwr run"
         return
     yield OF_FLOWER, f"engine={config.engine}"
     if config.engine != "ray":

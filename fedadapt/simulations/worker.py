@@ -26,7 +26,7 @@ from fedadapt.server.exchange import EVALUATE
 from fedadapt.simulations.alone import TrainingAlone
 from fedadapt.simulations.collected_models import CollectedModels
 from fedadapt.simulations.confidence_rows import confidence_rows
-from fedadapt.strategies.base import Strategy
+from fedadapt.strategies.base import Strategy, at_round
 from fedadapt.weights import Weights, is_shared, repeat, row, rows
 
 BYTES_IN_MEMORY = 2**28  # of clients' images that stay decoded between rounds
@@ -85,6 +85,7 @@ class Worker:
         self.deadlines = deadlines or Deadlines()
         self.benchmark = benchmark
         self.strategy = strategy
+        self._at_round = -1, strategy
         self.adaptations = tuple(adaptations)
         asked = (part.query() for adaptation in adaptations for part in adaptation.in_turn())
         self._queries = {query.action: query for query in asked if query is not None}
@@ -147,6 +148,14 @@ class Worker:
         """The worker of ``task``; a benchmark without tasks has task 0 only."""
         return self._tasks[task]
 
+    def _strategy(self, round: int) -> Strategy[object]:
+        """The strategy as it is in a round; the last one is kept, with what it has worked out."""
+        known, strategy = self._at_round
+        if known != round:
+            strategy = at_round(self.strategy, round)
+            self._at_round = round, strategy
+        return strategy
+
     def answer(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
@@ -170,13 +179,13 @@ class Worker:
             before = {
                 n.removeprefix(BEFORE): t for n, t in received.weights.items() if n not in model
             }
-            weights = self.strategy.localise(cohort, model)
+            weights = self._strategy(round).localise(cohort, model)
             answer = self._queries[action].answered(cohort, weights, before)
             update = Update(answer, cohort.num_examples)
         elif action == EVALUATE:
             update = self._validate(cohort, received)
         else:
-            update = self.strategy.answer(action, cohort, received)
+            update = self._strategy(round).answer(action, cohort, received)
         return Update(
             weights=_home(update.weights),
             num_examples=update.num_examples.cpu(),
@@ -302,7 +311,7 @@ class Worker:
         weights = self._on_device(rows(sent, first, last))
         if name == LOCAL and self._alone is not None:
             return cohort, self._alone.train(cohort, weights if name in models else None)
-        localised = self.strategy.localise(cohort, weights, name)
+        localised = self._strategy(round).localise(cohort, weights, name)
         if collected is not None:
             collected.add(cohort, name, "none", localised)
         return cohort, localised
@@ -413,6 +422,9 @@ class Worker:
                 score.num_examples,
                 score.accuracy,
                 score.loss,
+                balanced_accuracy=score.balanced_accuracy,
+                f1=score.f1,
+                auc=score.auc,
             )
         ]
 
@@ -424,7 +436,7 @@ class Worker:
 
     def _validate(self, cohort: Cohort, received: Sent) -> Update:
         """What a strategy may learn while it runs: scores on the adapt images, not the test."""
-        weights = self.strategy.localise(cohort, received.weights)
+        weights = self._strategy(cohort.round).localise(cohort, received.weights)
         scores = evaluate(cohort, weights, cohort.part("adapt"))
         metrics = {"loss": [s.loss for s in scores], "accuracy": [s.accuracy for s in scores]}
         return Update(
@@ -448,6 +460,9 @@ class Worker:
             num_examples=score.num_examples,
             accuracy=score.accuracy,
             loss=score.loss,
+            balanced_accuracy=score.balanced_accuracy,
+            f1=score.f1,
+            auc=score.auc,
         )
 
     def _split(self, client: int) -> Split:

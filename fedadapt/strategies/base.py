@@ -7,23 +7,26 @@ afterwards ``models`` says which models each client has.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from fedadapt.client.augmentation import Augmentation
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.fit import Sgd
+from fedadapt.client.step_rules import Optimizer, Sgd
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import ServerImages
 from fedadapt.errors import InputError
+from fedadapt.lr_schedule import CONSTANT, LrSchedule
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import check_parameters
 from fedadapt.weights import Weights
 
 State = TypeVar("State")
+AStrategy = TypeVar("AStrategy", bound="ClientSide")
 Metadata = dict[str, object]  # JSON
 
 
@@ -31,13 +34,26 @@ Metadata = dict[str, object]  # JSON
 class LocalTraining:
     """How a client trains in a round."""
 
-    optimizer: Sgd = field(default_factory=lambda: Sgd(0.05, 0.5))
+    optimizer: Optimizer = field(default_factory=lambda: Sgd(0.05, 0.5))
     batch_size: int = 32
     epochs: int = 5
+    lr_schedule: LrSchedule = CONSTANT
+    rounds: int = 1  # of the run, over which the learning rate changes
+    augmentation: Augmentation | None = None
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(self.batch_size, self.epochs, "train", "train")
+        return Schedule(
+            self.batch_size, self.epochs, "train", "train", augmentation=self.augmentation
+        )
+
+    def after(self, done: float, rounds: int | None = None) -> "LocalTraining":
+        """Return the training of the round that follows ``done`` of ``rounds`` rounds."""
+        factor = self.lr_schedule.at(done, self.rounds if rounds is None else rounds)
+        if factor == 1:
+            return self
+        rate = self.optimizer.learning_rate * factor
+        return replace(self, optimizer=replace(self.optimizer, learning_rate=rate))
 
 
 def made_from(*settings: str, default: Any = MISSING) -> Any:
@@ -57,7 +73,8 @@ class Run:
     model: nn.Module = made_from()  # the architecture with its initial weights
     image_shape: tuple[int, ...] = made_from()  # of a network input, (C, H, W)
     training: LocalTraining = made_from(
-        "lr", "momentum", "weight-decay", "batch-size", "local-epochs"
+        *("optimizer", "lr", "lr-schedule", "momentum", "weight-decay"),
+        *("batch-size", "local-epochs", "augmentation"),
     )
     batch_norm: str = made_from("batch-norm")
     rounds: int = made_from()
@@ -234,11 +251,16 @@ class Strategy(ClientSide, Generic[State]):
     def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
         """Name the tensors that go down to a client and up from it in the first round's training.
 
+        None where clients train nothing.
+
         Args:
             start: The initial model, [...].
 
         """
-        sent = self.send(self.begin(start, (0,)), "train", 1, (0,)).weights
+        state = self.begin(start, (0,))
+        if "train" not in self.actions(state, 1):
+            return (), ()
+        sent = self.send(state, "train", 1, (0,)).weights
         return sent, self.expected("train", {n: t[0] for n, t in sent.items()})
 
     @abstractmethod
@@ -294,6 +316,21 @@ class Strategy(ClientSide, Generic[State]):
     def unpack_clients(self, state: State, clients: Mapping[int, Mapping[str, Weights]]) -> State:
         """Return the state that ``unpack`` returned, with what ``pack_clients`` packed."""
         return state
+
+
+def at_round(strategy: AStrategy, round: int) -> AStrategy:
+    """Return the strategy as clients run it in a round: with that round's learning rate.
+
+    An evaluation after a round has the rate of that round, and before the first that of the first.
+    """
+    training = getattr(strategy, "training", None)
+    if not isinstance(training, LocalTraining):
+        return strategy
+    current = training.after(max(0, round - 1))
+    if current is training:
+        return strategy
+    changed: AStrategy = replace(strategy, training=current)  # type: ignore[call-arg]
+    return changed
 
 
 def require_batch_norm(model: nn.Module, name: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal, Self, final
 from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.fit import Fitted, Sgd
+from fedadapt.client.fit import Fitted
+from fedadapt.client.step_rules import Optimizer
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import from_run
 from fedadapt.selectors import everything, norms
@@ -122,7 +123,7 @@ class PersonalModels(Strategy[PersonalState]):
         return {}
 
     @final
-    def local(self, purpose: str = "train") -> tuple[Sgd, Schedule]:
+    def local(self, purpose: str = "train") -> tuple[Optimizer, Schedule]:
         """Return the run's optimiser and schedule; see ``SharedModel.local``."""
         return self._average.local(purpose)
 

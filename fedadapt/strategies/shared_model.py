@@ -9,8 +9,9 @@ from typing import Any, ClassVar, Literal, final
 from torch import Tensor, nn
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.fit import Fitted, Sgd, fit
+from fedadapt.client.fit import Fitted, fit
 from fedadapt.client.statistics.batch_norm import batch_norm_statistics
+from fedadapt.client.step_rules import Optimizer
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.objectives import Objective, cross_entropy
 from fedadapt.parameters import from_run
@@ -132,7 +133,7 @@ class SharedModel(Strategy[Weights]):
         return self.sending(cohort, fitted)
 
     @final
-    def local(self, purpose: str = "train") -> tuple[Sgd, Schedule]:
+    def local(self, purpose: str = "train") -> tuple[Optimizer, Schedule]:
         """Return the run's optimiser and schedule.
 
         Args:

@@ -13,8 +13,63 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedadapt.client import failures as guard_module
-from fedadapt.client.failures import CODES, guard, guarded
+from fedadapt.client.failures import CODES, Deadlines, guard, guarded, within
 from fedadapt.messages import Failure
+
+
+def limit_of(run_config, monkeypatch) -> float:
+    """The seconds that the guard gives a client under these settings of a run."""
+    limits = []
+
+    class Noted(guard_module._Interrupts):
+        def __init__(self, limit):
+            limits.append(limit)
+            super().__init__(limit)
+
+    monkeypatch.setattr(guard_module, "_Interrupts", Noted)
+    message = Message(RecordDict(), 1, "train")
+    context = Context(1, 1, {}, RecordDict(), run_config)
+    guard(message, context, lambda message, context: Message(RecordDict(), reply_to=message))
+    return limits[0]
+
+
+@pytest.mark.parametrize(
+    ("run_config", "limit"),
+    [
+        ({}, 1800),
+        ({"client-deadline": 0.0, "round-deadline": 10.0}, 5),
+        ({"client-deadline": 7}, 7),
+        ({"client-deadline": 90.0, "round-deadline": 60.0}, 60),
+        ({"client-deadline": "never", "round-deadline": float("nan")}, 1800),
+        ({"client-deadline": -1.0, "round-deadline": float("inf")}, 1800),
+    ],
+)
+def test_every_client_has_a_finite_deadline_whatever_a_run_says(run_config, limit, monkeypatch):
+    assert limit_of(run_config, monkeypatch) == limit
+
+
+def test_together_clients_may_take_as_many_times_longer_and_never_longer_than_a_round():
+    deadlines = Deadlines(client=30.0, round=100.0)
+    assert [deadlines.of(count) for count in (1, 2, 3, 4, 400)] == [30, 60, 90, 100, 100]
+    assert [Deadlines(0.0, 100.0).of(count) for count in (1, 2, 3)] == [50, 100, 100]
+    assert Deadlines().of(1) == 1800
+
+
+def test_an_earlier_timer_of_somebody_else_is_left_alone():
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert within(5.0, lambda: time.sleep(0.2)) is None
+        assert rang == [True]
+        signal.setitimer(signal.ITIMER_REAL, 50.0)
+        late = guarded(lambda: within(0.05, lambda: time.sleep(5)))
+        assert late.reason.startswith("timeout")
+        assert 0 < signal.setitimer(signal.ITIMER_REAL, 0)[0] <= 50
+        assert signal.getsignal(signal.SIGALRM) is not before
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
 
 SECRET = "/secret/patient.csv"
 

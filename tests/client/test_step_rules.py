@@ -187,3 +187,30 @@ def test_adam_is_that_of_pytorch_and_each_row_counts_its_own_steps():
             rows[d].grad = gradient[d]
             theirs[d].step()
     torch.testing.assert_close(params["w"], torch.stack([w.detach() for w in rows]))
+
+
+def test_adam_s_weight_decay_rates_and_bounds_are_those_of_pytorch_s_groups():
+    held = frozenset({"v"})
+    rule = Adam(0.1, weight_decay=0.3, rates={"v": 0.02}, clamp={"u": (0.5, 1.0)}, undecayed=held)
+    start = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    params = {name: start.clone() for name in ("w", "v", "u")}
+    state = rule.begin(params)
+    theirs = {name: start.clone().requires_grad_() for name in ("w", "v")}
+    adam = torch.optim.Adam(
+        [
+            {"params": [theirs["w"]], "lr": 0.1, "weight_decay": 0.3},
+            {"params": [theirs["v"]], "lr": 0.02, "weight_decay": 0.0},
+        ]
+    )
+
+    def oracle(point, batch):
+        return {n: w - TARGETS for n, w in point.items()}, torch.zeros(2)
+
+    for _ in range(12):
+        rule.step(oracle, params, BATCH, state)
+        for w in theirs.values():
+            w.grad = w.detach() - TARGETS
+        adam.step()
+    for name, w in theirs.items():
+        torch.testing.assert_close(params[name], w.detach(), rtol=1e-12, atol=1e-14)
+    assert params["u"].tolist() == [0.5, 1.0]

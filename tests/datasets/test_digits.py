@@ -54,7 +54,7 @@ def test_the_digits_are_scikit_learns():
 
     wanted, found = load_digits(), read_digits()
     assert found.labels.tolist() == wanted.target.tolist()
-    levels = found.pixels[:, 0].numpy() * (16 / 255)
+    levels = found.inputs[:, 0].numpy() * (16 / 255)
     assert np.abs(levels - wanted.images).max() < 0.04  # half a byte
 
 

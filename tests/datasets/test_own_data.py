@@ -54,8 +54,11 @@ def broken():
 def wrong():
     return noise()
 
-def real():
-    return noise() / 255, np.arange(60) % 3
+def complex_numbers():
+    return noise() * 1j, np.arange(60) % 3
+
+def infinite():
+    return np.full((60, 6, 6), np.inf), np.arange(60) % 3
 
 def short():
     return noise(), np.arange(7)
@@ -133,7 +136,8 @@ def test_a_finished_benchmark_is_taken_as_it_is():
     [
         ("broken", r"failed with no arguments \(KeyError: 'no such table'\); it takes root, seed"),
         ("wrong", r"returned a ndarray; it must return \(images, labels\)"),
-        ("real", "x_train is float64"),
+        ("complex_numbers", "x_train is complex128"),
+        ("infinite", "x_train holds values that are not finite numbers"),
         ("short", "one whole number for each of the 60 images"),
         ("far", "domains must be numbered from 0"),
         ("number", "is a int; it must be a function"),
@@ -151,7 +155,7 @@ def test_what_is_wrong_with_a_factory_is_one_line(function, said):
     ("name", "said"),
     [
         ("no_such_module_here:make", "there is no module 'no_such_module_here'"),
-        ("a:b:c", "is not of the form folder:/path or module:factory"),
+        ("a:b:c", "is not of the form clients:/path, npz:/path, hf:NAME, folder:/path or module"),
         ("medow", "did you mean 'meadow'"),
     ],
 )

@@ -55,7 +55,7 @@ def test_of_digits_no_client_draws_an_image_of_the_server():
     whole = load_benchmark(RunConfig(benchmark="digits-classes", clients=40))
     assert len(benchmark.server_images.examples) == round(0.3 * 1797)
     drawn = np.concatenate([part for d in range(40) for part in benchmark.rows(d)])
-    pixels, labels = whole._store.pixels, whole._store.labels
+    pixels, labels = whole._store.inputs, whole._store.labels
     left = np.setdiff1d(np.arange(1797), drawn)
     images = {(image.numpy().tobytes(), int(label)) for image, label in zip(
         pixels[left], labels[left], strict=True

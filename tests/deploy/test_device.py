@@ -14,7 +14,7 @@ from fedadapt.deploy.device.client import node_config, supernode_command
 from fedadapt.deploy.device.forget import forget_client, forget_runs, old_runs
 from fedadapt.deploy.sample_pictures import write_pictures
 from fedadapt.errors import InputError
-from fedadapt.flower import device_executor
+from fedadapt.flower.real_clients import device_executor
 
 
 def test_a_supernode_is_started_with_tls_and_its_key_and_without_shipped_code(bundle):

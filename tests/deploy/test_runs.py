@@ -4,19 +4,20 @@ import json
 import tomllib
 
 import pytest
-from fedadapt.deploy.runs.app_folder import write_app
-from fedadapt.deploy.runs.run_status import RunFailedError, RunStatus, judge
+import tiny
 
 import fedadapt.deploy.server.registration as registration
 import fedadapt.deploy.server.superlink as superlink
 from fedadapt.config import RunConfig
 from fedadapt.deploy.certificates import fingerprint, load_public_key
+from fedadapt.deploy.runs.app_folder import RESUME, write_app
+from fedadapt.deploy.runs.run_status import RunFailedError, RunStatus, judge
 from fedadapt.deploy.server.init import add_client, revoke_client
 from fedadapt.deploy.server.registration import node_ids, register
 from fedadapt.deploy.server.stopped_runs import note_stopped, stopped_runs
 from fedadapt.deploy.server.superlink import SuperLinkLostError, flwr, superlink_command
 from fedadapt.errors import FedadaptError, InputError, InterruptedRunError, QuorumLostError
-from fedadapt.flower.exit_codes import exit_code_in, tells_exit_code
+from fedadapt.flower.real_clients.exit_codes import exit_code_in, tells_exit_code
 
 FAILED = "ServerApp failed with exception: "
 
@@ -78,8 +79,9 @@ def test_flower_takes_the_app_that_is_shipped_and_it_holds_no_code(tmp_path):
     assert sorted(p.name for p in app.iterdir()) == ["LICENSE", "pyproject.toml"]
     config, _ = load_and_validate(app / "pyproject.toml")
     keys = config["tool"]["flwr"]["app"]["config"]
-    assert set(keys) == set(RunConfig.keys())
-    assert keys == RunConfig().to_mapping() | {"clients": 0}
+    assert keys == RunConfig().to_mapping() | {"clients": 0, RESUME: ""}
+    root = tomllib.loads((tiny.ROOT / "pyproject.toml").read_text("utf-8"))
+    assert keys == root["tool"]["flwr"]["app"]["config"]
 
 
 def test_the_superlink_is_never_without_database_tls_and_authentication(made):

@@ -173,6 +173,42 @@ def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_a
     assert "client 1: says it has 1e+09 training images and weighs more than all" in caplog.text
 
 
+class NumberedGrid(FakeGrid):
+    """Gives each message a number, as Flower does; what the SuperLink answers comes from node 1."""
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        for number, message in enumerate(messages):
+            message.metadata.__dict__["_message_id"] = f"message-{number}"
+        return super().send_and_receive(messages, timeout=timeout)
+
+
+def by_superlink(code: int, reason: str):
+    """The SuperLink's error in the stead of a client: who is meant, only the message says."""
+
+    def fault(reply: Message) -> Message:
+        error = failed(code, reason)(reply)
+        error.metadata.__dict__["_src_node_id"] = 1
+        asked = reply.metadata.reply_to_message_id
+        error.metadata.__dict__["_reply_to_message_id"] = asked
+        return error
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome"), [(3, "late"), (4, "late"), (5, "lost"), (0, "error"), (8, "error")]
+)
+def test_an_error_of_the_superlink_keeps_its_reason_in_one_line(code, outcome):
+    on = NumberedGrid(client_app(), grid().nodes)
+    on.faults["train", 17] = by_superlink(code, "Error: Node\nUnavailable \x1b[31m" + "x" * 400)
+    good, bad, also_good = train(on)
+    assert (good.clients, also_good.clients) == ((0,), (2,))
+    assert bad.failures[1].outcome == outcome
+    assert bad.failures[1].reason.startswith("Error: Node Unavailable ?[31mxxx")
+    assert len(bad.failures[1].reason) == 300
+
+
 def hello(**changes):
     """A client that says something else of itself."""
     return edited(lambda c: c["config"].update(changes))

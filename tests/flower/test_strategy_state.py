@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedadapt.errors import InputError
-from fedadapt.flower.strategy_state import StrategyState
+from fedadapt.flower.stock.state import StrategyState
 
 
 @dataclass

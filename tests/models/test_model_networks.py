@@ -16,12 +16,19 @@ from fedadapt.models.alexnet import alexnet
 from fedadapt.models.build import build_model
 from fedadapt.models.mobilenetv2 import mobilenetv2
 from fedadapt.models.norms import batch_norms, has_batch_norm
-from fedadapt.models.registry import ENTRIES, find_network
+from fedadapt.models.registry import (
+    ENTRIES,
+    IMAGES,
+    TOKENS,
+    USUAL_VOCABULARY,
+    find_network,
+)
 from fedadapt.models.vgg import vgg11_bn_fc, vgg11_fc
 from fedadapt.registry import import_named
 from fedadapt.weights import stack
 
-NAMES = [entry.name for entry in ENTRIES]
+EVERY = [entry.name for entry in ENTRIES]
+NAMES = [entry.name for entry in ENTRIES if IMAGES in entry.takes]
 RUNNABLE = [name for name in NAMES if name != "mobilenetv2-1.0"]  # as the others, only slower
 
 
@@ -59,9 +66,11 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
+@pytest.mark.parametrize("entry", ENTRIES, ids=EVERY)
 def test_the_catalogue_tells_the_truth(entry):
-    model = on_meta(entry.name, entry.usual_shape)
+    vocabulary = USUAL_VOCABULARY if TOKENS in entry.takes else 0
+    with torch.device("meta"):
+        model = build_model(RunConfig(model=entry.name), entry.usual_shape, 10, vocabulary)
     assert num_parameters(model) == entry.num_parameters
     assert has_batch_norm(model) == entry.batch_norm
 

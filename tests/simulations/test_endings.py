@@ -20,7 +20,9 @@ from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.endings import early_endings, stopped_by_signals
 from fedadapt.simulations.results.journal import Journal
 
-FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+def no_space() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +37,11 @@ class Full:
         self.file = file
 
     def flush(self):
-        raise FULL
+        raise no_space()
 
     def close(self):
         self.file.close()
-        raise FULL
+        raise no_space()
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -101,7 +103,7 @@ def test_tables_and_models_that_have_no_room_end_with_the_same_code(tmp_path):
     script += "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
     script += "from fedadapt.cli import main\n"
     script += "main(sys.argv[1:])"
-    options = tiny.options(out=tmp_path, workers=1, rounds=1, adapt="none")
+    options = tiny.options(out=tmp_path, workers=1, rounds=1)
     process = tiny.python("-c", script, "simulate", *options)
     _, trouble = process.communicate(timeout=100)
     assert process.returncode == 7, trouble
@@ -117,7 +119,7 @@ def test_a_file_without_room_is_said_with_its_size_and_the_old_one_stays(tmp_pat
     write_atomically(path, b"old")
 
     def fill(file):
-        raise FULL
+        raise no_space()
 
     with pytest.raises(DiskFullError, match=r"summary\.json: no room on the disk for it; .* free"):
         write_atomically(path, fill)
@@ -189,7 +191,9 @@ def processes_of(folder: Path) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_told_to_end_ends_with_5_and_goes_on(tmp_path, number):
     options = tiny.options(out=tmp_path, rounds=500, workers=2)
+    before = signal.signal(number, signal.SIG_DFL)  # whatever this process has inherited
     process = tiny.python("-m", "fedadapt", "simulate", *options)
+    signal.signal(number, before)
     while not (tmp_path / "checkpoint" / "LATEST").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -232,7 +236,7 @@ def test_a_strategy_that_leaves_the_process_is_no_success(tmp_path, monkeypatch,
     import third_party
 
     monkeypatch.setattr(third_party.Leaving, "code", code)
-    options = tiny.options(out=tmp_path, strategy="third_party:Leaving", adapt="none")
+    options = tiny.options(out=tmp_path, strategy="third_party:Leaving")
     result = CliRunner().invoke(main, ["simulate", *options])
     assert result.exit_code == 1
     last = result.stderr.splitlines()[-1]
@@ -265,9 +269,20 @@ def test_leaving_is_an_error_of_the_library_too(tmp_path):
         ("bidi \u202e and \u200b and \udce9", "bidi ? and ? and ?"),
         ("x" * 400, "x" * 297 + "..."),
         ("", ""),
+        (None, ""),
         ("ä é ∞", "ä é ∞"),
     ],
 )
 def test_words_of_others_become_one_line(words, line):
     assert one_line(words) == line
     assert one_line(line) == line
+
+
+def test_settings_that_somebody_has_spoilt_are_damaged_and_no_traceback(tmp_path):
+    """A date is TOML and no setting; a report of the run is written all the same."""
+    from fedadapt.simulations.results.run_folder import RunFolder
+
+    (tmp_path / "config.toml").write_text("out = 1979-05-27\n")
+    run = RunFolder.read(tmp_path)
+    assert "config.toml is damaged" in run.missing
+    assert run.config == {}

@@ -96,3 +96,35 @@ def test_failures_survive_the_way_through_a_flower_message():
     told = [EvaluationFailure(3, 7, "base", "adabn", "crash:ValueError incident=0")]
     assert failures(rows_record([], told), 3, 7) == told
     assert failures(rows_record([]), 3, 7) == []
+
+
+def test_reasons_of_others_are_one_line_in_every_table(tmp_path, caplog):
+    """Whatever engine a failure comes from: here one that answers with somebody's own words."""
+    from fedadapt.messages import Answers, Failure
+    from fedadapt.records import CommunicationEntry
+    from fedadapt.server.client_pool import EvaluationAnswers
+
+    run = Run(tmp_path, CONFIG, adaptations=METHODS[:1])
+    ask, evaluate = run.client_pool.ask, run.client_pool.evaluate
+    evil = "no\n\x1b[2Jline " + "x" * 400
+
+    def asked(action, round, sent, expected):
+        yield Answers((), None, {0: Failure("error", evil)})
+        yield from (a for a in ask(action, round, sent, expected) if 0 not in a.clients)
+
+    def evaluated(request):
+        failed = [EvaluationFailure(request.round, 1, "base", "none", evil)]
+        yield EvaluationAnswers((), [], {0: Failure("error", evil)})
+        for answers in evaluate(request):
+            if 0 not in answers.clients:
+                yield replace(answers, failed=failed) if 1 in answers.clients else answers
+
+    run.client_pool.ask, run.client_pool.evaluate = asked, evaluated
+    run.go()
+    reasons = {e.reason for e in run.rows(CommunicationEntry) if e.reason}
+    reasons |= {f.reason for f in run.rows(EvaluationFailure)}
+    assert len(reasons) == 1
+    [reason] = reasons
+    assert reason.startswith("no ?[2Jline xxx")
+    assert len(reason) == 300
+    assert "\x1b" not in caplog.text

@@ -68,7 +68,7 @@ def test_every_column_is_filled(name):
         ("lg-fedavg", ("body", "everything", "head", "on the client")),
         ("local", ("everything", "everything", "nothing", "on the client")),
         ("fedbabu", ("", "everything", "body", "made on the client when used")),
-        ("ifca", ("its choice", "4 models", "everything, its choice", "on the server, one a cluster")),  # noqa: E501
+        ("ifca", ("its choice", "4 models", "everything, its choice, after a trial of starts its loss", "on the server, one a cluster")),  # noqa: E501
         ("fedavg", ("", "everything", "everything", "none")),
     ],
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_tensors_are_those_that_the_class_names(name, words):
     [
         ("fedavg", "McMahan et al. 2017, algorithm 1"),
         ("fedrod", "Chen and Chao 2022, equations 5 and 6"),
-        ("taper", "Chen et al. 2023, sections 3.2 and 3.3"),
+        ("fedproto", "Tan et al. 2022, equations 5 to 8"),
         ("pfa", "Liu et al. 2021"),
         ("mas-imm", "Lee et al. 2017; De Lange et al. 2020, section 4"),
         ("embedding", "ours"),

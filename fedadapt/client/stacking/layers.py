@@ -12,9 +12,12 @@ from fedadapt.client.stacking.dropout import dropout
 from fedadapt.client.stacking.functions import flatten
 from fedadapt.client.stacking.linear import linear
 from fedadapt.client.stacking.norm import batch_norm
+from fedadapt.client.stacking.recurrent import gru
+from fedadapt.client.stacking.series import POOLS_1D, convolution_1d, pool_1d
+from fedadapt.client.stacking.tokens import embedding
 from fedadapt.client.stacking.value import Call, Stacked, Unstackable
 
-Kernel = Callable[[Call, Stacked], Stacked]
+Kernel = Callable[[Call, Stacked], Stacked | tuple[Stacked, ...]]
 
 ELEMENTWISE: tuple[type[nn.Module], ...] = (
     nn.ReLU,
@@ -51,14 +54,17 @@ FOLDING: tuple[type[nn.Module], ...] = (
 OTHERS: tuple[type[nn.Module], ...] = (
     nn.Identity,
     nn.Flatten,
+    nn.Conv1d,
     nn.Conv2d,
+    nn.Embedding,
+    nn.GRU,
     nn.GroupNorm,
     nn.LayerNorm,
     nn.Dropout,
     nn.Dropout1d,
     nn.Dropout2d,
 )
-KNOWN = frozenset((*ELEMENTWISE, *POOLS, *FOLDING, *OTHERS))
+KNOWN = frozenset((*ELEMENTWISE, *POOLS, *POOLS_1D, *FOLDING, *OTHERS))
 """Looked up by exact type, because a subclass may compute something else."""
 
 
@@ -79,6 +85,14 @@ def kernel_of(path: str, layer: nn.Module, clamp: Clamp | None = None) -> Kernel
         return batch_norm(path, layer, clamp)  # type: ignore[arg-type]
     if type(layer) is nn.Conv2d:
         return convolution(path, layer)
+    if type(layer) is nn.Conv1d:
+        return convolution_1d(path, layer)
+    if type(layer) in POOLS_1D:
+        return pool_1d(path, layer)
+    if type(layer) is nn.Embedding:
+        return embedding(path, layer)
+    if type(layer) is nn.GRU:
+        return gru(path, layer)
     if type(layer) in (nn.Dropout, nn.Dropout1d, nn.Dropout2d):
         return dropout(layer)  # type: ignore[arg-type]
     if type(layer) is nn.Flatten:

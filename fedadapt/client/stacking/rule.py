@@ -22,6 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedadapt.client.cohort import Execution
 from fedadapt.client.stacking.network import trace
 from fedadapt.client.statistics.activation_hooks import hooked
+from fedadapt.models.inputs import blank
 from fedadapt.models.mode import evaluating, training
 from fedadapt.weights import Weights
 
@@ -67,7 +68,7 @@ def plan(
     Nothing is measured, so a run is planned alike on every machine. Shapes are found with images of
     zeros, because PyTorch takes seconds to load what the meta device needs.
     """
-    image = torch.zeros(1, *image_shape)
+    image = blank(model, image_shape)
     state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}
     work = _work(model, state, image, batch_size)
     on_gpu = torch.device(compute).type != "cpu"
@@ -112,16 +113,20 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
     dense, total, outputs, widest = [0], [0], [0], [0]
 
     def count(_path: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if isinstance(layer, nn.GRU):
+            output = output[0]  # the states; the last ones are among them
         if not (isinstance(output, Tensor) and inputs and isinstance(inputs[0], Tensor)):
             return
         made = batch_size * output.numel()
         outputs.append(made)
         widest.append(made + batch_size * inputs[0].numel())
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv1d | nn.Conv2d):
             taps = prod(layer.kernel_size)
             total.append(made * taps * layer.in_channels // layer.groups)
             if taps > 1 and layer.in_channels > layer.groups and total[-1] > LARGE:
                 dense.append(total[-1])
+        elif isinstance(layer, nn.GRU):
+            total.append(made * 3 * (layer.input_size + layer.hidden_size) * layer.num_layers)
         elif isinstance(layer, nn.Linear):
             total.append(made * layer.in_features)
 

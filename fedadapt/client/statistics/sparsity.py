@@ -15,6 +15,7 @@ from torch.func import vmap
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.statistics.activation_hooks import SMOOTH, StopForward, listening
 from fedadapt.errors import InputError, unknown
+from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import normalised_by_batch
@@ -94,8 +95,7 @@ def num_channels(
     """
     refuse_batch_statistics(model)
     empty = on_meta(model).eval()
-    kind = next((p.dtype for p in empty.parameters()), torch.float32)
-    inputs = torch.empty((1, *image_shape), dtype=kind, device="meta")
+    inputs = blank(empty, image_shape, device="meta")
     with torch.no_grad():
         seen = trace(empty, lambda: empty(inputs), epsilon)
     return sum(a.channels for a in chosen(empty, seen, layer, epsilon))

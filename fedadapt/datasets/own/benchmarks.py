@@ -3,7 +3,7 @@
 The three have the same classes, shape and scaling, so that a run computes the same with each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import overload
 
@@ -109,13 +109,16 @@ class Rehearsal(SharedSchema):
 
 
 class _Alike(Sequence[str]):
-    """The same word for a client of any number."""
+    """The same word for a client of any number; it is gone through as that of one."""
 
     def __init__(self, word: str) -> None:
         self._word = word
 
     def __len__(self) -> int:
         return 1
+
+    def __iter__(self) -> Iterator[str]:
+        yield self._word
 
     @overload
     def __getitem__(self, index: int) -> str: ...

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedadapt.datasets.benchmark import Examples, Split
+from fedadapt.datasets.entries import IMAGES
 from fedadapt.datasets.in_memory import resize
 from fedadapt.datasets.own.cut import SIDES, Shares, cut
 from fedadapt.datasets.own.decoded import decode_pictures
@@ -200,7 +201,9 @@ def _read_plug_in(name: str) -> _Read:
     scenes = _scenes(name, rest[0] if rest else None, len(labels))
     words = np.array(["-" if label is None else label for label in labels], dtype=np.str_)
     store = store_of(f"data: {name!r}", images, words)
-    pixels = store.pixels
+    if store.kind != IMAGES:
+        raise InputError(f"data: {name!r} returned {store.kind}; it must return images, uint8")
+    pixels = store.inputs
     looks = [
         Look(_digest(image), b"", None, scene)
         for image, scene in zip(pixels.numpy(), scenes, strict=True)

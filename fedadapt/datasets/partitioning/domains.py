@@ -64,3 +64,11 @@ def domains_of(
     group = groups(len(own), num_clients)
     of_client = tuple(int(group[d]) * len(changes) + d % len(changes) for d in range(num_clients))
     return Domains(words, of_client, by_domain, len(changes))
+
+
+def domains_of_kinds(kinds: tuple[str, ...]) -> Domains:
+    """Name the domains of clients whose data are their own: their kinds, where they differ."""
+    names = tuple(sorted(set(kinds)))
+    if len(names) < 2:
+        return Domains((), (0,) * len(kinds), False, 1)
+    return Domains(names, tuple(names.index(kind) for kind in kinds), False, 1)

@@ -1,9 +1,11 @@
 """Limits of partitions and splits: what the data of a benchmark do not allow. No torch."""
 
-from fedadapt.datasets.entries import DataEntry
+from fedadapt.datasets.entries import NATURAL, DataEntry
 from fedadapt.datasets.partitioning.spec import Even, Iid, Partition, Quantity
 from fedadapt.errors import InputError
 
+UNGROUPED = "ungrouped"
+"""The split that ignores groups, to measure what their leak is worth."""
 LEAST_IMAGES = 3
 """Images a client needs: one to train on, one to adapt to, one to be tested on."""
 
@@ -12,6 +14,11 @@ def check_partition(entry: DataEntry, partition: Partition, clients: int) -> Non
     """Refuse a partition that the classes and domains of the data do not allow."""
     if not entry.known:
         return
+    if partition.natural:
+        _check_natural(entry, clients)
+        return
+    if clients == 0:
+        raise InputError("clients: 0 is for `flwr run`, where nodes can be counted; give a number")
     if partition.by_domain and entry.domains == 0:
         raise InputError(
             f"partition: by-domain needs images in domains, which {entry.name} does not have; "
@@ -28,15 +35,37 @@ def check_partition(entry: DataEntry, partition: Partition, clients: int) -> Non
         )
 
 
+def _check_natural(entry: DataEntry, clients: int) -> None:
+    """Refuse data that belong to nobody, and more clients than there are."""
+    if entry.owners and clients > entry.owners:
+        raise InputError(
+            f"clients: {clients} is more than the {entry.owners} that {entry.name} has; set "
+            f"clients={entry.owners}, or 0 for all"
+        )
+    if not entry.owners and entry.partition != NATURAL:
+        raise InputError(
+            f"partition: natural; the images of {entry.name} belong to nobody: use a rule that "
+            "divides them, such as dirichlet:0.3"
+        )
+
+
 def check_split(entry: DataEntry, split: str, partition: Partition, quantity: Quantity) -> None:
     """Refuse a split that the data or the partition do not allow.
 
     Args:
-        split: ``client``, ``pooled`` or ``official``.
+        split: ``client``, ``ungrouped``, ``pooled`` or ``official``.
 
     """
-    if split == "client":
+    if partition.natural and quantity != Even():
+        raise InputError(
+            f"quantity: {quantity}; with partition natural the sizes are the clients' own"
+        )
+    if split in ("client", UNGROUPED):
         return
+    if partition.natural:
+        raise InputError(
+            f"split: {split}; every client has images of its own with partition natural: use client"
+        )
     if entry.sampled:
         raise InputError(
             f"split: {split}; {entry.name} always has a pool of test images that its clients draw "
@@ -58,6 +87,8 @@ def too_many_clients(clients: int, most: int, name: str) -> InputError:
 
 def divided_by_flower(partition: Partition, quantity: Quantity) -> bool:
     """Whether flwr-datasets divides the images of a real data set."""
+    if partition.natural:
+        return False
     if partition.rule == Iid():
         return not partition.by_domain and quantity == Even()
     return partition.rule.needs_flower

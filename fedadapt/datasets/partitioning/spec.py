@@ -8,8 +8,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from fedadapt.datasets.entries import NATURAL
 from fedadapt.datasets.rules import Rule, read_rule, table
+from fedadapt.errors import InputError
 from fedadapt.parameters import param
+from fedadapt.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,11 +35,19 @@ class LabelSkew(Rule, ABC):
         """The number of classes that the data must have."""
         return 1
 
-    @abstractmethod
     def shares(
         self, num_clients: int, num_classes: int, rng: "np.random.Generator"
     ) -> "NDArray[np.float64]":
-        """The share of each class on each client that draws from a pool: rows sum to 1, [D, C]."""
+        """The share of each class on each client that draws from a pool: rows sum to 1, [D, C].
+
+        Raises:
+            InputError: The rule can only divide, and the built-in digits are drawn from pools.
+
+        """
+        raise InputError(
+            f"partition: {self.name} divides images, and clients draw the built-in digits from "
+            "pools; use other data"
+        )
 
     @abstractmethod
     def divide(
@@ -243,10 +254,18 @@ class ClassTypes(LabelSkew):
 
 
 class Partition(NamedTuple):
-    """How labels are spread: inside every domain when ``by_domain``, else over all images."""
+    """Who gets which images.
+
+    Attributes:
+        by_domain: Labels are spread inside every domain, else over all images.
+        rule: How they are spread.
+        natural: The data belong to their clients: nothing is spread.
+
+    """
 
     by_domain: bool
     rule: LabelSkew
+    natural: bool = False
 
 
 @dataclass(frozen=True)
@@ -385,16 +404,54 @@ class LongTail(Imbalance):
 
 
 PARTITIONS = table(Iid, Dirichlet, Pathological, Shards, ClassTypes)
+OTHERS = Registry("partition", "fedadapt.partitions", {})
+"""Rules of installed packages, and anybody's ``module:Class``."""
 QUANTITIES = table(Even, Linear, Square, Exponential, Lognormal)
 IMBALANCES = table(Balanced, LongTail)
 
 
 def parse_partition(text: str) -> Partition:
-    """Read ``iid``, ``dirichlet:0.3``, ``by-domain``, ``by-domain+dirichlet:0.3``, ..."""
+    """Read ``iid``, ``dirichlet:0.3``, ``by-domain``, ``by-domain+dirichlet:0.3``, ``natural``, ...
+
+    ``NAME`` or ``NAME:VALUE`` is also a rule of an installed package (entry points of the group
+    ``fedadapt.partitions``), and ``module:Class`` or ``module:Class:VALUE`` anybody's.
+    """
+    if text == NATURAL:
+        return Partition(False, Iid(), natural=True)
     if text == BY_DOMAIN:
         return Partition(True, Iid())
     inner = text.removeprefix(f"{BY_DOMAIN}+")
-    return Partition(inner != text, read_rule("partition", inner, PARTITIONS, (BY_DOMAIN,)))
+    rule = _of_others(inner)
+    if rule is None:
+        others = (BY_DOMAIN, NATURAL, *OTHERS.theirs(), "module:Class")
+        rule = read_rule("partition", inner, PARTITIONS, others)
+    return Partition(inner != text, rule)
+
+
+def _of_others(text: str) -> LabelSkew | None:
+    """Read a rule that is not ours; None where ``text`` does not name one.
+
+    Raises:
+        InputError: It names something else than a rule, or a value is not allowed.
+
+    """
+    first, _, rest = text.partition(":")
+    second, _, values = rest.partition(":")
+    if first in PARTITIONS:
+        return None
+    if first in OTHERS.theirs():
+        name, word, written = first, first, rest
+    elif second.isidentifier():
+        name, word, written = f"{first}:{second}", second, values
+    else:
+        return None
+    found = OTHERS.find(name)
+    if not (isinstance(found, type) and issubclass(found, LabelSkew)):
+        raise InputError(
+            f"partition: {name!r} is no rule; it must be a class that extends LabelSkew of "
+            "fedadapt.datasets.partitioning.spec"
+        )
+    return read_rule("partition", ":".join(filter(None, (word, written))), {word: found})
 
 
 def parse_quantity(text: str) -> Quantity:

@@ -5,6 +5,7 @@ import stat
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
@@ -44,6 +45,22 @@ def read_folder(
     return decode(listing, image_size or entry.image_size, progress)
 
 
+def read_clients(
+    entry: DataEntry, root: str, image_size: int, progress: Progress | None = None
+) -> Store:
+    """Read ``<client>/<class>/*.jpg``: every outer folder is a client.
+
+    Args:
+        root: Not needed.
+        image_size: Pixels a side; 0: those of the first image.
+
+    """
+    store = read_folder(entry, root, image_size, progress)
+    return replace(
+        store, owners=store.domains, owner_of=store.domain_of, domains=(), domain_of=None
+    )
+
+
 def decode(listing: Listing, image_size: int, progress: Progress | None = None) -> Store:
     """Read every image: the shorter side becomes ``image_size``, the middle square is kept.
 
@@ -58,15 +75,15 @@ def decode(listing: Listing, image_size: int, progress: Progress | None = None) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         size = image_size or _first_side(listing)
-    if size > MOST_PIXELS:
-        raise InputError(
-            f"folder:{listing.root}: its first image has {size} pixels a side, and at most "
-            f"{MOST_PIXELS} are taken; set image-size, e.g. 96"
-        )
     if len(files) * size * size * 3 > MOST_BYTES:
         raise InputError(
             f"folder:{listing.root}: {len(files)} images of {size}x{size} need "
             f"{len(files) * size * size * 3 / 2**30:.0f} GiB; set image-size, e.g. 96"
+        )
+    if size > MOST_PIXELS:
+        raise InputError(
+            f"folder:{listing.root}: its first image has {size} pixels a side, and at most "
+            f"{MOST_PIXELS} are taken; set image-size, e.g. 96"
         )
     pixels = np.zeros((len(files), 3, size, size), np.uint8)
     readable = np.zeros(len(files), bool)

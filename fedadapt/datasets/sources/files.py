@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from fedadapt.datasets.entries import FOLDER, DataEntry
+from fedadapt.datasets.entries import CLIENTS, FOLDER, DataEntry
 from fedadapt.errors import InputError
 from fedadapt.files import user_path
 
@@ -42,8 +42,9 @@ def folder_of(entry: DataEntry, given_root: str) -> Path:
         InputError: It is not below the data root.
 
     """
-    if entry.name.startswith(FOLDER):
-        return folder_path(entry.name)
+    for prefix in (FOLDER, CLIENTS):
+        if entry.name.startswith(prefix):
+            return folder_path(entry.name, prefix)
     root = check_root(entry.name, given_root)
     for name in entry.folders:
         if (root / name).is_dir():
@@ -54,12 +55,12 @@ def folder_of(entry: DataEntry, given_root: str) -> Path:
     )
 
 
-def folder_path(benchmark: str) -> Path:
+def folder_path(benchmark: str, prefix: str = FOLDER) -> Path:
     """The folder in ``folder:/path``."""
-    text = benchmark.removeprefix(FOLDER)
+    text = benchmark.removeprefix(prefix)
     if not text:
-        raise InputError("benchmark: 'folder:' names no folder; write folder:/path")
-    return user_path(text, "benchmark: folder")
+        raise InputError(f"benchmark: {prefix!r} names no folder; write {prefix}/path")
+    return user_path(text, f"benchmark: {prefix.rstrip(':')}")
 
 
 def npz_path(entry: DataEntry, root: Path) -> Path:
@@ -75,4 +76,4 @@ def npz_stands_in(entry: DataEntry, given_root: str) -> bool:
 
 def missing_files(entry: DataEntry, root: Path) -> tuple[str, ...]:
     """Which of torchvision's files are not below ``root``."""
-    return tuple(name for name in entry.files if not (root / name).is_file())
+    return tuple(name for name in entry.files if not (root / name).exists())

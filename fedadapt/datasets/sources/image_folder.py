@@ -30,8 +30,11 @@ class Listing(NamedTuple):
     files: tuple[ImageFile, ...]
 
 
-def list_images(root: Path) -> Listing:
+def list_images(root: Path, outer: str = "domain") -> Listing:
     """List the images below ``root``.
+
+    Args:
+        outer: What the outer folders stand for, for messages.
 
     Raises:
         InputError: No such folder, no images, or a class folder without images.
@@ -39,7 +42,7 @@ def list_images(root: Path) -> Listing:
     """
     where = f"folder:{root}"
     if not root.is_dir():
-        raise InputError(f"{where}: no such folder; give one with <domain>/<class>/*.jpg")
+        raise InputError(f"{where}: no such folder; give one with <{outer}>/<class>/*.jpg")
     images_of = {
         (domain, name): images
         for domain in _names(root, folders=True)
@@ -47,7 +50,7 @@ def list_images(root: Path) -> Listing:
         if (images := _images(root / domain / name))
     }
     if not images_of:
-        raise InputError(f"{where}: holds no images; they must lie in <domain>/<class>/*.jpg")
+        raise InputError(f"{where}: holds no images; they must lie in <{outer}>/<class>/*.jpg")
     domains = sorted({domain for domain, _ in images_of})
     classes = sorted({name for _, name in images_of})
     if len(classes) < 2:

@@ -60,9 +60,9 @@ def make_pairs(spec: TaskSpec) -> TaskBenchmark:
             return category_prior(pool, prefers[task], spec.images, rng)
         return same_images(np.concatenate(pool), num, spec.images, rng)
 
-    channels, height, width = store.pixels.shape[1:]
+    channels, height, width = store.inputs.shape[1:]
     images = StoredImages(
-        store.pixels,
+        store.inputs,
         store.labels % PAIR,
         (channels, size or height, size or width),
         spec.shift,

@@ -108,22 +108,22 @@ def _svhn(root: str) -> Store | None:
     store = read_official(entry, root)
     if store.num_train <= WHOLE_SVHN:
         return None
-    top, left = ((side - SIDE) // 2 for side in store.pixels.shape[2:])
+    top, left = ((side - SIDE) // 2 for side in store.inputs.shape[2:])
     if min(top, left) < 0:
         raise InputError(f"{folder}: svhn's images are below {SIDE} pixels; they must be 32 x 32")
-    pixels = store.pixels[:, :, top : top + SIDE, left : left + SIDE]
+    pixels = store.inputs[:, :, top : top + SIDE, left : left + SIDE]
     return Store(pixels.contiguous(), store.labels, store.num_train, store.classes)
 
 
 def _usps(root: str) -> Store:
     store = read_official(find_benchmark("usps"), root)
-    pixels = resize(store.pixels, (SIDE, SIDE))
+    pixels = resize(store.inputs, (SIDE, SIDE))
     return Store(pixels, store.labels, store.num_train, store.classes)
 
 
 def _same_channels(*stores: Store) -> list[torch.Tensor]:
-    most = max(store.pixels.shape[1] for store in stores)
-    return [resize(store.pixels, (SIDE, SIDE)).expand(-1, most, -1, -1) for store in stores]
+    most = max(store.inputs.shape[1] for store in stores)
+    return [resize(store.inputs, (SIDE, SIDE)).expand(-1, most, -1, -1) for store in stores]
 
 
 def _scaling(spec: TaskSpec, one: Store, trained_on: Rows, pixels: torch.Tensor) -> Scaling:

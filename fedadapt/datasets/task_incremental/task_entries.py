@@ -62,7 +62,7 @@ TASK_ENTRIES: tuple[TaskEntry, ...] = (
     *(
         _pairs_of(entry)
         for entry in ENTRIES
-        if entry.files and not entry.data and entry.name != "cifar10"
+        if entry.num_test and not entry.data and entry.name != "cifar10"
     ),
 )
 _BY_NAME = {entry.name: entry for entry in TASK_ENTRIES}

@@ -5,11 +5,12 @@ from typing import Any
 
 import click
 
+from fedadapt.command_help import RunCommand
 from fedadapt.deploy.commands.group import FOLDER, deploy
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
 
 
-@deploy.command()
+@deploy.command(cls=RunCommand)
 @click.argument("folder", type=FOLDER, metavar="DIR", default=Path("lab"))
 @run_options("clients")
 @click.option("--clients", type=click.IntRange(2, 8), default=3, help="how many  [3]")

@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from fedadapt.config import RunConfig
+from fedadapt.command_help import RunCommand
+from fedadapt.config import DEPLOYED, RunConfig
 from fedadapt.datasets.own.names import OWN
 from fedadapt.deploy.commands.group import BUNDLE, FOLDER, deploy
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
@@ -86,7 +87,7 @@ def _register(deployment: Any) -> None:
         register(deployment)
 
 
-@deploy.command()
+@deploy.command(cls=RunCommand)
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @run_options()
 @click.option("--resume", type=BUNDLE, help="go on with the run in this folder")
@@ -106,9 +107,9 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
     if resume is not None:
         config = config_of(options, RunConfig.from_toml(resume / "config.toml"))
     else:
-        config = config_of(
-            {"benchmark": OWN, "clients": len(deployment.clients()) or None, **given}
-        )
+        bounds = {key.replace("-", "_"): value for key, value in DEPLOYED.items()}
+        clients = len(deployment.clients()) or None
+        config = config_of({"benchmark": OWN, "clients": clients, **bounds, **given})
     out = run_it(deployment, config, given_keys(given), click.echo, resume=resume)
     click.echo(f"run folder  {out}")
 

@@ -122,7 +122,12 @@ def supernode_command(bundle: Bundle, config: str, port: int) -> list[str]:
 
 def executor_command(port: int) -> list[str]:
     """What computes the answers of the SuperNode that listens on ``port``."""
-    return [sys.executable, "-m", "fedadapt.flower.device_executor", f"127.0.0.1:{port}"]
+    return [
+        sys.executable,
+        "-m",
+        "fedadapt.flower.real_clients.device_executor",
+        f"127.0.0.1:{port}",
+    ]
 
 
 class _Client:

@@ -32,9 +32,9 @@ def answer(
     def compute(first: int, last: int) -> Answers:
         members = clients[first:last]
         sent = Sent(members, rows(models, first, last), query.config)
-        began = time.perf_counter()
+        began = _clock(worker)
         update = worker.answer(query.action, query.round, sent, states[first:last])
-        seconds = (time.perf_counter() - began) / len(members)
+        seconds = (_clock(worker) - began) / len(members)
         return Answers(
             members, update, {}, bytes_up(update, members), dict.fromkeys(members, seconds)
         )
@@ -51,7 +51,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
     def compute(first: int, last: int) -> EvaluationAnswers:
         members = request.clients[first:last]
         collected = CollectedModels(request.collect) if request.collect else None
-        began = time.perf_counter()
+        began = _clock(worker)
         evaluated = worker.at(request.task).evaluate(
             request.round,
             members,
@@ -66,7 +66,7 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
             confidence=request.confidence,
             collected=collected,
         )
-        seconds = (time.perf_counter() - began) / len(members)
+        seconds = (_clock(worker) - began) / len(members)
         models = collected.models if collected is not None else {}
         up = result_bytes(evaluated.rows, evaluated.confidences) // len(members)
         return EvaluationAnswers(
@@ -88,9 +88,15 @@ def evaluate(worker: Worker, request: EvaluationRequest, states: Kept) -> list[E
     )
 
 
-def were_too_slow(
-    clients: Sequence[int], results: Sequence[Answers] | Sequence[EvaluationAnswers]
-) -> bool:
+def _clock(worker: Worker) -> float:
+    """Seconds of the CPU, which do not depend on what else the machine does; of a GPU's the time.
+
+    The process of a worker computes nothing but what it is asked.
+    """
+    return time.process_time() if worker.compute.type == "cpu" else time.perf_counter()
+
+
+def were_too_slow(clients: Sequence[int], results: Sequence[Answers | EvaluationAnswers]) -> bool:
     """Whether several clients together took too long, so that each has to be computed alone."""
     failures = (failure for answers in results for failure in answers.failures.values())
     return len(clients) > 1 and any(map(timed_out, failures))

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedadapt.errors import InputError, one_line
+from fedadapt.errors import FedadaptError, InputError, one_line
 
 AUTHENTICATION = "RAY_AUTH_MODE"
 SETTINGS = {
@@ -51,6 +51,7 @@ class RayCluster:
 
         Raises:
             InputError: There is no cluster at the address.
+        FedadaptError: One of our own cannot be started.
 
         """
         if self._ray.is_initialized():
@@ -70,16 +71,16 @@ class RayCluster:
             self._read_again()
             how |= {"address": "local", "include_dashboard": False, "num_cpus": num_cpus}
         self.is_joined = True
+        before = _descendants(os.getpid())
         try:
             self._ray.init(**how)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except BaseException as error:  # of what has gone wrong, Ray says little by the type
+            self._watch(before)
             self.leave()
-            raise InputError(
-                f"ray-address: {self._address!r}: {one_line(error)}; start a cluster with "
-                "`ray start --head`, or leave it out for one of this run's own"
-            ) from None
-        if not self._address:
-            self._reaper = _reaper(_descendants(os.getpid()))
+            if not isinstance(error, Exception):
+                raise
+            raise self._trouble(error) from None
+        self._watch(before)
 
     def leave(self) -> None:
         """Disconnect, if ``join`` has connected; a cluster of our own ends."""
@@ -88,8 +89,7 @@ class RayCluster:
         self.is_joined = False
         self._ray.shutdown()
         if self._reaper is not None:
-            self._reaper.kill()
-            self._reaper.communicate()
+            self._reaper.communicate()  # closes its input: it ends whatever is still there
             self._reaper = None
         for key, value in self._before.items():
             os.environ.pop(key, None)
@@ -97,6 +97,26 @@ class RayCluster:
                 os.environ[key] = value
         self._before = {}
         self._read_again()
+
+    def _watch(self, others: list[tuple[int, str]]) -> None:
+        """Have the processes of a cluster of our own ended with this one.
+
+        Args:
+            others: Descendants of this process that are none of Ray's.
+
+        """
+        if not self._address:
+            ours = [process for process in _descendants(os.getpid()) if process not in others]
+            self._reaper = _reaper(ours)
+
+    def _trouble(self, error: Exception) -> FedadaptError:
+        words = one_line(error, 200)
+        if not self._address:
+            return FedadaptError(f"ray: no cluster of this run's own can be started ({words})")
+        return InputError(
+            f"ray-address: {self._address!r}: {words}; start a cluster with `ray start --head`, or "
+            "leave it out for one of this run's own"
+        )
 
     def _set(self, settings: Mapping[str, str]) -> None:
         self._before = {key: os.environ.get(key) for key in settings}

@@ -22,6 +22,7 @@ from fedadapt.client.statistics.sparsity import Activation, sparsity_vectors, tr
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.errors import InputError
+from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.simulations.results.parquet import put
@@ -179,7 +180,7 @@ def _activations(pfa: PFA) -> list[Activation]:
     """Return all layers that can be compared, in order of execution, without computing them."""
     empty = on_meta(pfa.model).eval()
     with torch.no_grad():
-        inputs = torch.empty((1, *pfa.image_shape), device="meta")
+        inputs = blank(empty, pfa.image_shape, device="meta")
         return trace(empty, lambda: empty(inputs), pfa.epsilon)
 
 

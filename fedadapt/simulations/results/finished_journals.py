@@ -4,11 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from fedadapt.files import sha256, write_atomically
 from fedadapt.simulations.results.journal import JOURNALS
-from fedadapt.simulations.results.parquet import TABLES, Row, table_rows
+from fedadapt.simulations.results.parquet import TABLES, table_rows
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +35,14 @@ def restore_journals(folder: Path) -> None:
     """Write the journals of a finished run again, so that it can go on; those there are stay."""
     for kind, name in JOURNALS.items():
         if not (folder / name).is_file() and (folder / TABLES[kind]).is_file():
-            write_atomically(folder / name, lambda file, k=kind: file.writelines(_lines(folder, k)))
+            lines = _lines(folder, kind)
+            write_atomically(folder / name, partial(_write, lines))
 
 
-def _lines(folder: Path, kind: type[Row]) -> Iterator[bytes]:
+def _write(lines: Iterator[bytes], file: BinaryIO) -> None:
+    file.writelines(lines)
+
+
+def _lines(folder: Path, kind: Any) -> Iterator[bytes]:
     """Yield the lines of a journal as they were written, from the rows of the table."""
     return (json.dumps(row).encode() + b"\n" for row in table_rows(folder, kind))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -153,10 +153,15 @@ class Journal:
             DiskFullError: The last rows have no room.
 
         """
-        with ExitStack() as stack:  # all are closed, whatever happens to some
-            for kind, file in self._files.items():
-                stack.enter_context(self._writing(kind))
-                stack.callback(file.close)
+        errors = []
+        for kind, file in self._files.items():  # all are closed, whatever happens to some
+            try:
+                with self._writing(kind):
+                    file.close()
+            except OSError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     @contextmanager
     def _writing(self, kind: type[Row]) -> Iterator[None]:

@@ -6,6 +6,7 @@ It is made without importing torch, so a folder that cannot be used is refused a
 import logging
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,8 @@ def opened(folder: Path, *, resume: bool) -> Iterator[None]:
     with only_writer(folder):
         if not resume:
             refuse_used(folder)  # another run may have been quicker
+        for checkpoint in (folder / CHECKPOINT).glob("round-*.tmp"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
         if removed := remove_unfinished(folder, leave=(CLIENTS,)):
             log.info("%s: %d unfinished files of an earlier start removed", folder, removed)
         yield

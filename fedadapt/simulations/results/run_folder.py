@@ -70,7 +70,7 @@ class RunFolder:
         missing: list[str] = []
         run = RunFolder(
             folder,
-            _document(folder / CONFIG, tomllib.loads, missing),
+            _document(folder / CONFIG, _settings, missing),
             _flat(_document(folder / MANIFEST, json.loads, missing)),
             _document(folder / SUMMARY, json.loads, missing),
             _table(folder, Evaluation, missing),
@@ -95,6 +95,19 @@ def _document(path: Path, parse: Callable[[str], Any], missing: list[str]) -> di
     except (OSError, ValueError):
         missing.append(f"{path.name} is damaged")
     return {}
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Parse settings: scalars by key, and no date or table that somebody has written there.
+
+    Raises:
+        ValueError: There is something else.
+
+    """
+    settings = tomllib.loads(text)
+    if not all(isinstance(value, bool | int | float | str) for value in settings.values()):
+        raise ValueError("a value is no number, no word, and neither true nor false")
+    return settings
 
 
 def _table(folder: Path, kind: type[R], missing: list[str]) -> Rows[R]:

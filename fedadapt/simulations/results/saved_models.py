@@ -157,6 +157,13 @@ class SavedModels:
                     )
                     yield card, row(stack.weights, d)
 
+    def add_base(self, model: str, weights: Weights, round: int) -> None:
+        """Write another model that is the same for all, [...]."""
+        if self._config.save_models != "none":
+            card = self.card(None, model, 0, round=round)
+            write(self._folder, weights, card)
+            self._note(card)
+
     def finish(
         self,
         bases: Iterable[tuple[int, Weights]],
@@ -213,6 +220,8 @@ class SavedModels:
             classes=tuple(benchmark.classes),
             mean=benchmark.scaling.mean,
             std=benchmark.scaling.std,
+            unit=benchmark.scaling.unit,
+            vocabulary=benchmark.vocabulary,
             reading=_reading(config),
             adaptation=adaptation,
             adaptation_arguments=_arguments(worker.adaptations, adaptation),

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.config import RunConfig, adaptations_of
+from fedadapt.config import RUNNING, RunConfig, adaptations_of
 from fedadapt.errors import InputError
+from fedadapt.parameters import Scalar
 from fedadapt.records import (
     LOCAL,
     CommunicationEntry,
@@ -35,6 +36,7 @@ from fedadapt.simulations.results.accuracies import (
     last_accuracies,
     order_labels,
 )
+from fedadapt.simulations.results.by_class import by_class
 from fedadapt.simulations.results.calibration import sureness
 from fedadapt.simulations.results.forgetting import task_scores
 from fedadapt.simulations.results.parquet import Rows, put
@@ -72,6 +74,7 @@ def summarise(
     accuracies = last_accuracies(evaluations, adaptations)
     everybody = last_accuracies(evaluations, adaptations, split="global")
     outcomes: Counter[str] = Counter()
+    client_seconds = 0.0
     refusals: Counter[str] = Counter()
     travelled = {phase: {"bytes_up": 0, "bytes_down": 0} for phase in get_args(Phase)}
     for entry in communication:
@@ -80,6 +83,7 @@ def summarise(
             refusals[entry.reason.removeprefix(REFUSED)] += 1
         travelled[entry.phase]["bytes_up"] += entry.bytes_up
         travelled[entry.phase]["bytes_down"] += entry.bytes_down
+        client_seconds += entry.seconds if entry.phase == "training" else 0.0
     failed = Counter(f.label for f in failures if f.round == accuracies.round)
     summary: dict[str, Any] = {
         "benchmark": config.benchmark,
@@ -92,9 +96,14 @@ def summarise(
         "rounds": config.rounds,
         "seed": config.seed,
         "adapt_args": config.adapt_args,
+        "settings": told_apart_by(config),
         "evaluated_round": accuracies.round,
         "clients_evaluated": int(accuracies.seen.sum()),
         "accuracy": with_failed(by_label(accuracies.where(accuracies.seen)), failed, adaptations),
+    }
+    metrics = by_class(evaluations, accuracies.round)
+    summary["by_class"] = {
+        label: metrics[label] for label in summary["accuracy"] if label in metrics
     }
     if withheld:
         summary["withheld"] = dict(withheld)
@@ -130,6 +139,7 @@ def summarise(
             **travelled["training"],
             "evaluation": travelled["evaluation"],
             "seconds": seconds,
+            "client_seconds": client_seconds,
         }
     )
 
@@ -137,6 +147,13 @@ def summarise(
 def requested(config: RunConfig) -> tuple[str, ...]:
     """Return the names of the local adaptations of a run, as it was asked for them."""
     return adaptations_of(config.adapt)
+
+
+def told_apart_by(config: RunConfig) -> dict[str, Scalar]:
+    """Return the settings that are not the defaults, of those that bear on what is computed."""
+    values = config.to_mapping()
+    told = config.changed - (frozenset(RUNNING) - {"rounds"})
+    return {key: value for key, value in values.items() if key in told}
 
 
 def by_label(accuracies: Accuracies) -> dict[str, dict[str, float | int | None]]:

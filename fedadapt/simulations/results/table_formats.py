@@ -43,15 +43,15 @@ def to_markdown(table: Table) -> str:
         text = _plus_minus(cell, column, "± ")
         return f"**{text}**" if cell.best else text
 
-    heads = ["strategy", "client model", *(c.title for c in table.columns)]
+    heads = ["strategy", "client model", *table.settings, *(c.title for c in table.columns)]
     lines = [
         f"{escape_markdown(table.title)}",
         "",
         f"| {' | '.join(heads)} |",
-        f"|{' --- |' * 2}{' ---: |' * len(table.columns)}",
+        f"|{' --- |' * 2}{' ---: |' * (len(table.settings) + len(table.columns))}",
     ]
     for line in table.lines:
-        names = [escape_markdown(line.strategy), escape_markdown(line.label)]
+        names = map(escape_markdown, (line.strategy, line.label, *line.settings))
         cells = [cell(*pair) for pair in zip(line.cells, table.columns, strict=True)]
         lines.append(f"| {' | '.join([*names, *cells])} |")
     lines += [f"\n> {escape_markdown(note)}." for note in table.notes]
@@ -69,13 +69,16 @@ def to_latex(table: Table) -> str:
         mean = rf"\mathbf{{{mean}}}" if cell.best else mean
         return f"${mean} \\pm {spread}$" if spread else f"${mean}$" if mean else "--"
 
-    heads = ["strategy", "client model", *(escape_latex(c.title) for c in table.columns)]
+    heads = [
+        *("strategy", "client model"),
+        *map(escape_latex, (*table.settings, *(c.title for c in table.columns))),
+    ]
     lines = [f"% {' '.join(note.split())}" for note in table.notes]
     lines += [
         r"\begin{table}",
         r"  \centering",
         rf"  \caption{{{escape_latex(table.title)}}}",
-        rf"  \begin{{tabular}}{{ll{'r' * len(table.columns)}}}",
+        rf"  \begin{{tabular}}{{ll{'r' * (len(table.settings) + len(table.columns))}}}",
         r"    \toprule",
         f"    {' & '.join(heads)} \\\\",
         r"    \midrule",
@@ -86,8 +89,9 @@ def to_latex(table: Table) -> str:
             lines.append(r"    \addlinespace")
         name = "" if line.strategy == previous else escape_latex(line.strategy)
         previous = line.strategy
+        words = map(escape_latex, (line.label, *line.settings))
         cells = [cell(*pair) for pair in zip(line.cells, table.columns, strict=True)]
-        lines.append(f"    {' & '.join([name, escape_latex(line.label), *cells])} \\\\")
+        lines.append(f"    {' & '.join([name, *words, *cells])} \\\\")
     lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -100,9 +104,9 @@ def to_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [name for c in table.columns for name in (c.key, f"{c.key}_std")]
-    writer.writerow(["strategy", "label", "seeds", *keys])
+    writer.writerow(["strategy", "label", "seeds", *table.settings, *keys])
     for line in table.lines:
-        row: list[Any] = [line.strategy, line.label, line.num_seeds]
+        row: list[Any] = [line.strategy, line.label, line.num_seeds, *line.settings]
         for cell, column in zip(line.cells, table.columns, strict=True):
             scale = 1.0 if column.scale > 1 else column.scale  # only bytes are scaled, to MB
             row += [
@@ -138,6 +142,8 @@ def to_rich(table: Table) -> "rich.table.Table":
         longest = max(map(len, strategies))
         printed.add_column("method", overflow="fold", min_width=min(longest, 12))
     printed.add_column("client model", no_wrap=True)
+    for key in table.settings:
+        printed.add_column(key, justify="right")
     texts = [
         [
             _plus_minus(cell, column, "±")
@@ -158,7 +164,8 @@ def to_rich(table: Table) -> "rich.table.Table":
             Text(text, style="bold" if cell.best else "")
             for text, cell in zip(row, line.cells, strict=True)
         ]
-        printed.add_row(*([] if single else [Text(name)]), Text(line.label), *cells)
+        named = map(Text, (line.label, *line.settings))
+        printed.add_row(*([] if single else [Text(name)]), *named, *cells)
     return printed
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.subspaces import class_subspaces
 from fedadapt.messages import Answers, Sent, Update
+from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.parameters import from_run, param
 from fedadapt.server.clustering.grouping import by_first_client
@@ -122,8 +123,7 @@ class PACFL(ClusteredModels):
     def _num_classes(self) -> int:
         with torch.no_grad():
             empty = on_meta(self.model).eval()
-            kind = next((p.dtype for p in empty.parameters()), torch.float32)
-            logits: Tensor = empty(torch.empty((1, *self.image_shape), dtype=kind, device="meta"))
+            logits: Tensor = empty(blank(empty, self.image_shape, device="meta"))
         return logits.shape[1]
 
     @property

@@ -1,6 +1,7 @@
-"""TAPER, federated: clients train the bases and the mixer. Ours, after Chen et al. 2023.
+"""TAPER, federated: clients train the bases and the mixer.
 
-The paper's training is not federated; see ``taper_server.py`` for it.
+After Chen et al. 2023, "Train-once-for-all personalization", sections 3.2 and 3.3. The paper's
+training is not federated; see ``taper_server.py`` for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -3,7 +3,7 @@
 Chen et al. 2023, "Train-once-for-all personalization", sections 3.2 to 3.4.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
@@ -42,7 +42,7 @@ WARM_UP_TASKS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class TaperServer(TaskMixtures):
-    """Trained once on the server's own images, then a network for each described task. Chen 2023.
+    """Trained once on the server's images; a network for each task. Chen et al. 2023.
 
     Clients never train. In each round the server goes ``local-epochs`` times through its own images
     (``server-share``): first for a generic network, the base model; then for copies of it, the
@@ -64,15 +64,20 @@ class TaperServer(TaskMixtures):
     The paper's descriptions are embeddings of the classes' names, or this bag of words; its tasks
     are drawn for each image of a batch, here for each batch. Its mixer has batch norm, this one has
     none. Stages share a learning rate. Batch norm is mixed like everything else, and its statistics
-    stay as the second stage left them: networks without it are better off.
+    stay as the second stage left them: networks without it are better off. There is a patent
+    application on the method, US 2024/0362460.
     """
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE, GUESS)
     leaves: ClassVar[Mapping[str, str]] = {
-        "train": "nothing: clients do not train",
-        DESCRIBE: "which classes there are among the training images, and the domain's number",
-        GUESS: "which classes the model finds in the images, and the domain's number",
+        DESCRIBE: "which classes the training images have, and the domain",
+        GUESS: "how often the network takes a batch for each class, and the domain",
     }
+    client_gets = "its own network at the end; for `task=guessed` in each of the last rounds"
+    client_reports = "once its classes and its domain"
+    personal_is = "mixed on the server"
+    unseen_get = "a mixture by their own description"
+    batch_norm_is = "mixed like other tensors"
     samples_clients: ClassVar[bool] = False
     trains_on_server: ClassVar[bool] = True
 
@@ -153,6 +158,9 @@ class TaperServer(TaskMixtures):
         # Without class selection: a class that one batch has not shown may turn up in the next.
         weights = self._mixtures(self.with_bases(state, self.stage(round)), everyone)
         return Sent(everyone, weights, {"server-round": round})
+
+    def travelling(self, start: Weights) -> tuple[Collection[str], Collection[str]]:
+        return (), ()
 
     def expected(self, action: str, sent: Weights) -> Weights:
         return {TASK: torch.zeros(self.num_classes + self.num_domains)}

@@ -22,6 +22,7 @@ from fedadapt.client.statistics.sparsity import (
     trace,
 )
 from fedadapt.messages import Update
+from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.models.norms import batch_norms
 from fedadapt.parameters import from_run, param
@@ -167,9 +168,8 @@ class EmbeddedModels(SharedModel):
     def _blocks(self) -> tuple[str, ...]:
         """The outermost modules that activations with zeros are in."""
         empty = on_meta(self.model).eval()
-        kind = next(p.dtype for p in empty.parameters())
         with torch.no_grad():
-            inputs = torch.empty((1, *self.image_shape), dtype=kind, device="meta")
+            inputs = blank(empty, self.image_shape, device="meta")
             seen = trace(empty, lambda: empty(inputs), 0.0)
         return tuple(dict.fromkeys(a.path.split(".")[0] for a in seen)) or ("first",)
 

@@ -37,7 +37,7 @@ class PerFedAvg(SharedModel):
 
     personal = "on client"
     unseen_get = "a step from the shared model on their own images"
-    ignores = frozenset({"momentum", "weight-decay"})
+    ignores = frozenset({"optimizer", "momentum", "weight-decay"})
     inner_rate: float | None = param(None, "rate of the inner step (default: lr)", at_least=0)
     delta: float = param(0.0, "HF: length of its differences, such as 1e-3; 0: FO", at_least=0)
     steps: int = param(1, "inner steps of the personal model", at_least=1)

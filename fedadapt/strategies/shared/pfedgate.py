@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fedadapt.client.blocks import Blocks
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.fit import Fitted, Sgd, fit
+from fedadapt.client.fit import Fitted, fit
 from fedadapt.client.gates import GateLayer
+from fedadapt.client.step_rules import Optimizer
 from fedadapt.messages import Update
 from fedadapt.models.mode import evaluating, training
 from fedadapt.objectives import Outputs, View, cross_entropy
@@ -146,7 +147,7 @@ class PFedGate(SharedModel):
         self,
         cohort: Cohort,
         network: Weights,
-        optimizer: Sgd,
+        optimizer: Optimizer,
         schedule: Schedule,
         held: Weights | None = None,
     ) -> Fitted:

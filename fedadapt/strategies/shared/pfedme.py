@@ -35,7 +35,7 @@ class PFedMe(SharedModel):
     personal = "on client"
     client_keeps = "theta"
     unseen_get = "the shared model"
-    ignores = frozenset({"momentum", "weight-decay"})
+    ignores = frozenset({"optimizer", "momentum", "weight-decay"})
     lam: float = param(15.0, "strength of the pull of theta towards w", above=0)
     inner_steps: int = param(5, "steps of theta for a batch", at_least=1)
     inner_rate: float | None = param(None, "learning rate of theta (default: lr)", above=0)

@@ -53,7 +53,7 @@ class Scaffold(Strategy[ScaffoldState]):
     leaves: ClassVar[Mapping[str, str]] = FedAvg.told_of() | {
         "train": "the trained model and its control variate"
     }
-    ignores = frozenset({"momentum"})
+    ignores = frozenset({"optimizer", "momentum"})
     client_keeps = "its control variate"
 
     model: nn.Module = from_run()  # the architecture; its weights are never read
@@ -79,7 +79,8 @@ class Scaffold(Strategy[ScaffoldState]):
         own = cohort.state("control", {n: torch.zeros_like(t) for n, t in c.items()})
         network = {n: received.weights[n] for n in self.model.state_dict()}
         shared = self._average.localise(cohort, network)
-        sgd, schedule = replace(self.training.optimizer, momentum=0.0), self.training.schedule
+        given, schedule = self.training.optimizer, self.training.schedule
+        sgd = Sgd(given.learning_rate, weight_decay=given.weight_decay)
         correction = {n: c[n] - own[n] for n in c}
         fitted = fit(cohort, shared, Corrected(sgd), schedule, state=correction)
         steps = [schedule.num_batches(len(split.train)) for split in cohort.splits]

@@ -23,7 +23,8 @@ network_contract: tuple[Callable[..., None], ...] = (
 )
 """One function a rule: ``check(name)`` raises ``AssertionError`` where it is broken.
 
-``check(name, image_shape=(3, 32, 32), num_classes=10)`` tries other images.
+``check(name, image_shape=(3, 32, 32), num_classes=10)`` tries other inputs; ``(9, 128)`` are time
+series, and ``(80,)`` tokens.
 """
 
 __all__ = ["network_contract"]

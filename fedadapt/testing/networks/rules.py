@@ -15,24 +15,27 @@ from fedadapt.client.stacking import trace
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
+from fedadapt.models.inputs import blank, embedding_of_tokens
 from fedadapt.models.mode import evaluating, training_norms
+from fedadapt.models.registry import IMAGES, TOKENS, find_network
 from fedadapt.selectors import head, head_of
 from fedadapt.testing.assertions import copied, require, require_close, require_same
 from fedadapt.weights import Weights
 
-IMAGE_SHAPE = (1, 8, 8)
 NUM_CLASSES = 3
+SIDE = 8  # pixels of an image, samples of a series or tokens of a sequence, at least
+VOCABULARY = 7
 LARGE = 300_000
 """Parameters above which computing is not tried for networks of ours; strangers' always are."""
 CLIENTS, BATCH = 3, 4
 LIMITS = {"rtol": 1e-6, "atol": 1e-7}
 """Float64 through tens of batch-norm layers over few images, which magnify what is rounded."""
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 def head_is_found(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
     """The classifier is found, and its tensors are those of the model."""
     model = _without_tensors(name, image_shape, num_classes)
@@ -49,7 +52,7 @@ def head_is_found(
 
 
 def no_tensor_has_two_names(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
     """No parameter and no layer is used under two names: clients would hold two copies of it."""
     model = _light(name, image_shape, num_classes)
@@ -62,20 +65,20 @@ def no_tensor_has_two_names(
 
 
 def forward_gives_logits(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
-    """Images [B, C, H, W] give logits [B, classes], for one image and for several."""
+    """Inputs [B, ...] give logits [B, classes], for one input and for several."""
     model = _without_tensors(name, image_shape, num_classes)
     for count in (1, 5):
         with evaluating(model), torch.no_grad():
-            logits = model(torch.zeros(count, *image_shape, device="meta"))
+            logits = model(blank(model, image_shape or trial_shape(name), count, "meta"))
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         wanted = (count, num_classes)
         require(shape == wanted, f"{name}: {count} images give {shape}, expected {wanted}")
 
 
 def initial_weights_follow_the_seed(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
     """Equal seeds give equal weights, other seeds other ones; torch's generator is not moved."""
     _skip_large(name, image_shape, num_classes)
@@ -89,13 +92,13 @@ def initial_weights_follow_the_seed(
 
 
 def evaluating_changes_nothing(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
     """In evaluation mode no tensor changes, and the logits are the same twice, and finite."""
     _skip_large(name, image_shape, num_classes)
     model = _build(name, image_shape, num_classes).double()
     before = copied(model.state_dict())
-    images = _images(image_shape)[0]
+    images = _inputs(model, image_shape or trial_shape(name))[0]
     with evaluating(model), torch.no_grad():
         first, again = model(images), model(images)
     require_same({"logits": again}, {"logits": first}, f"{name}: the same images again")
@@ -104,7 +107,7 @@ def evaluating_changes_nothing(
 
 
 def state_dict_is_the_whole_model(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
     """A network of another seed that loads a saved ``state_dict`` computes what this one does."""
     _skip_large(name, image_shape, num_classes)
@@ -114,14 +117,14 @@ def state_dict_is_the_whole_model(
         file = Path(folder) / "model.safetensors"
         save_file({n: t.clone().contiguous() for n, t in model.state_dict().items()}, file)
         other.load_state_dict(load_file(file))
-    images = _images(image_shape)[0]
+    images = _inputs(model, image_shape or trial_shape(name))[0]
     with evaluating(model), evaluating(other), torch.no_grad():
         logits = {"logits": model(images)}, {"logits": other(images)}
     require_same(logits[1], logits[0], f"{name}: from its saved state_dict")
 
 
 def stacked_is_alone(
-    name: str, image_shape: Shape = IMAGE_SHAPE, num_classes: int = NUM_CLASSES
+    name: str, image_shape: Shape | None = None, num_classes: int = NUM_CLASSES
 ) -> None:
     """Clients computed together have the logits, gradients and buffers that each has alone.
 
@@ -131,7 +134,7 @@ def stacked_is_alone(
     model = _build(name, image_shape, num_classes).double()
     network = trace(model)
     for label, mode in (("evaluation", evaluating), ("training", training_norms)):
-        stacked, images = _stack(model), _images(image_shape)
+        stacked, images = _stack(model), _inputs(model, image_shape or trial_shape(name))
         with mode(model):
             try:
                 together = _computed(model, network, stacked, images)
@@ -206,29 +209,52 @@ def _stack(model: nn.Module) -> Weights:
     }
 
 
-def _images(image_shape: Shape) -> Tensor:
+def trial_shape(name: str) -> Shape:
+    """The shape of the inputs that a network is tried with: small ones of the kind that it takes.
+
+    Those of networks that are not ours are grey images, if nothing is said.
+    """
+    entry = find_network(name)
+    if entry is None:
+        return 1, SIDE, SIDE
+    side = max(SIDE, entry.min_size)
+    if entry.takes[0] == IMAGES:
+        return entry.usual_shape[0], side, side
+    return (*entry.usual_shape[:-1], side)
+
+
+def _inputs(model: nn.Module, shape: Shape) -> Tensor:
+    """Inputs of all clients, [CLIENTS, BATCH, *shape]: noise in float64, or tokens."""
     generator = torch.Generator().manual_seed(2)
-    return torch.randn(CLIENTS, BATCH, *image_shape, generator=generator, dtype=torch.float64)
+    embedding = embedding_of_tokens(model)
+    if embedding is not None:
+        most = embedding.num_embeddings
+        return torch.randint(0, most, (CLIENTS, BATCH, *shape), generator=generator)
+    return torch.randn(CLIENTS, BATCH, *shape, generator=generator, dtype=torch.float64)
 
 
-def _build(name: str, image_shape: Shape, num_classes: int, seed: int = 1) -> nn.Module:
+def _build(name: str, image_shape: Shape | None, num_classes: int, seed: int = 1) -> nn.Module:
+    shape, entry = image_shape or trial_shape(name), find_network(name)
+    # Who takes tokens is known of ours; a stranger's takes them where its shape is (T,).
+    takes_tokens = len(shape) == 1 if entry is None else TOKENS in entry.takes
+    vocabulary = VOCABULARY if takes_tokens else 0
     try:
-        return build_model(RunConfig(model=name, seed=seed), image_shape, num_classes)
+        return build_model(RunConfig(model=name, seed=seed), shape, num_classes, vocabulary)
     except InputError as error:
         raise AssertionError(f"{name} is refused: {error}") from error
 
 
-def _light(name: str, image_shape: Shape, num_classes: int) -> nn.Module:
+def _light(name: str, image_shape: Shape | None, num_classes: int) -> nn.Module:
     """The network; one of ours, whatever its size, is built on the meta device."""
     with torch.device("meta") if ":" not in name else torch.device("cpu"):
         return _build(name, image_shape, num_classes)
 
 
-def _without_tensors(name: str, image_shape: Shape, num_classes: int) -> nn.Module:
+def _without_tensors(name: str, image_shape: Shape | None, num_classes: int) -> nn.Module:
     return _light(name, image_shape, num_classes).to("meta")
 
 
-def _skip_large(name: str, image_shape: Shape, num_classes: int) -> None:
+def _skip_large(name: str, image_shape: Shape | None, num_classes: int) -> None:
     if ":" in name:
         return
     model = _without_tensors(name, image_shape, num_classes)

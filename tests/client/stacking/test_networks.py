@@ -13,7 +13,7 @@ from fedadapt.client.stacking import StackedNetwork, Unstackable, trace
 from fedadapt.models.alexnet import alexnet
 from fedadapt.models.build import make_network
 from fedadapt.models.mode import evaluating, training, training_norms
-from fedadapt.models.registry import ENTRIES
+from fedadapt.models.registry import ENTRIES, IMAGES, TOKENS
 from fedadapt.models.resnet import BasicBlock
 from fedadapt.models.vgg import vgg11_fc
 
@@ -68,10 +68,12 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in ENTRIES])
-def test_every_network_of_the_catalogue_can_be_stacked(name):
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_every_network_of_the_catalogue_can_be_stacked(entry):
+    shape = (3, 64, 64) if IMAGES in entry.takes else entry.usual_shape
     with torch.device("meta"):
-        assert trace(make_network(name, (3, 64, 64), 10)) is not None
+        model = make_network(entry.name, shape, 10, 5 if TOKENS in entry.takes else 0)
+        assert trace(model) is not None
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -216,7 +216,10 @@ def test_the_listing_tells_what_is_there_and_where_the_rest_must_go(tmp_path, mo
     entries = {entry.name: entry for entry in ENTRIES}
     touch(tmp_path, "usps.npz", *entries["mnist"].files)
     rows = {row.name: row for row in benchmark_rows(str(tmp_path))}
-    assert list(rows) == [*entries, "folder:/path"]
+    any_data = ["folder:/path", "clients:/path", "npz:/path", "hf:NAME?client=COLUMN&label=COLUMN"]
+    assert list(rows) == [*entries, *any_data]
+    assert rows["har"].where == f"{tmp_path}: UCI HAR Dataset/ or har.npz"
+    assert rows["iwildcam"].where == f"{tmp_path}: iwildcam.npz"
     assert rows["digits-classes"].found
     assert rows["mnist"].found
     assert rows["usps"].where == str(tmp_path / "usps.npz")

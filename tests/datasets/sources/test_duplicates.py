@@ -105,4 +105,4 @@ def test_a_class_without_an_image_of_its_own_is_named():
 
 def test_the_built_in_digits_hold_no_image_twice():
     store = read_digits()
-    assert len(torch.unique(store.pixels.flatten(1), dim=0)) == len(store) == 1797
+    assert len(torch.unique(store.inputs.flatten(1), dim=0)) == len(store) == 1797

@@ -36,7 +36,7 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
     make_folder(tmp_path)
     seen = []
     store = decode(list_images(tmp_path), 0, lambda done, total: seen.append((done, total)))
-    assert store.pixels.shape == (48, 3, 16, 16)  # the shorter side of the first image
+    assert store.inputs.shape == (48, 3, 16, 16)  # the shorter side of the first image
     assert store.classes == ("cat", "dog", "emu")
     assert store.domains == ("photo", "sketch")
     for number in range(48):
@@ -45,7 +45,7 @@ def test_a_folder_is_decoded_in_sorted_order_with_its_names(tmp_path):
         assert store.domain_of is not None
         assert store.domain_of[number] == domain
         colour = torch.tensor(list(COLOURS.values())[label]) + 5 * domain + shade
-        assert torch.equal(store.pixels[number, :, 8, 8].long(), colour)
+        assert torch.equal(store.inputs[number, :, 8, 8].long(), colour)
     assert seen[-1] == (48, 48)
 
 
@@ -203,20 +203,20 @@ def test_pipes_bombs_and_broken_headers_count_as_unreadable_even_if_they_come_fi
     )
     store = decode(list_images(tmp_path), image_size)
     assert store.unreadable == 5
-    assert store.pixels.shape == (540, 3, 16, 16)
+    assert store.inputs.shape == (540, 3, 16, 16)
 
 
 def test_a_first_image_that_is_too_large_asks_for_a_size(tmp_path):
     make_folder(tmp_path, num=1, size=(1100, 1030))
     with pytest.raises(InputError, match=r"first image has 1030 pixels a side.*set image-size"):
         decode(list_images(tmp_path), 0)
-    assert decode(list_images(tmp_path), 8).pixels.shape == (6, 3, 8, 8)
+    assert decode(list_images(tmp_path), 8).inputs.shape == (6, 3, 8, 8)
 
 
 @pytest.mark.parametrize("level", ["photo", "photo/cat", "photo/cat/0.png"])
 @pytest.mark.parametrize(
     ("name", "said"),
-    [(b"caf\xe9.png", r"the name b'caf\\xe9.png' is not UTF-8"),
+    [(b"caf\xe9.png", r"the name 'caf\\xe9.png' is not UTF-8"),
      (b"a\nb\x1b[31m.png", r"the name 'a\\nb\\x1b\[31m.png' has control characters")],
 )  # fmt: skip
 def test_names_that_no_table_or_terminal_could_hold_are_refused_first(tmp_path, level, name, said):

@@ -78,10 +78,7 @@ def test_seeds_may_have_clients_of_their_own():
 def test_uneven_seeds_and_settings_are_noted():
     runs = [run(0.5, 0.6), run(0.5, 0.6, strategy="fedprox", seed=2, rounds=7)]
     notes = comparison(runs).notes
-    assert notes == (
-        "Rows rest on different seeds (fedavg: 1; fedprox: 2)",
-        "Runs differ in rounds: 20, 7",
-    )
+    assert notes == ("Rows rest on different seeds (fedavg rounds=20: 1; fedprox rounds=7: 2)",)
 
 
 def test_the_same_run_twice_is_refused():
@@ -95,9 +92,51 @@ def test_runs_that_differ_in_arguments_are_rows_of_their_own():
     assert names == ["fedprox (mu=0.1)"] * 2 + ["fedprox (mu=1)"] * 2
 
 
-def test_runs_that_differ_in_model_are_rows_of_their_own():
-    table = comparison([run(0.5, 0.6), run(0.5, 0.6, model="cnn")])
-    assert {line.strategy for line in table.lines} == {"fedavg mlp", "fedavg cnn"}
+def test_settings_in_which_runs_differ_are_columns():
+    """Also those that one run has and the other left at their defaults."""
+    runs = [
+        run(0.5, 0.6),
+        run(0.5, 0.7, lr=0.01),
+        run(0.6, 0.7, lr=0.01, seed=2),
+        run(0.5, 0.6, model="cnn", lr=0.01),
+    ]
+    table = comparison(runs)
+    assert table.settings == ("model", "lr")
+    assert [(line.label, *line.settings, line.num_seeds) for line in table.lines] == [
+        ("base", "mlp", "0.05", 1), ("base+fine-tune", "mlp", "0.05", 1),
+        ("base", "mlp", "0.01", 2), ("base+fine-tune", "mlp", "0.01", 2),
+        ("base", "cnn", "0.01", 1), ("base+fine-tune", "cnn", "0.01", 1),
+    ]  # fmt: skip
+    assert "| strategy | client model | model | lr | mean % |" in to_markdown(table)
+    assert r"fedavg & base & mlp & 0.05 & $" in to_latex(table)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [row["lr"] for row in rows] == ["0.05", "0.05", "0.01", "0.01", "0.01", "0.01"]
+    assert "0.01" in printed(table)
+
+
+def test_settings_of_what_is_recorded_and_where_it_is_run_tell_no_runs_apart():
+    table = comparison([run(0.5, 0.6, seed=1), run(0.5, 0.6, seed=2, curves=True, workers=3)])
+    assert table.settings == ()
+    assert {line.num_seeds for line in table.lines} == {2}
+
+
+def test_a_summary_of_an_earlier_version_has_the_settings_that_it_names():
+    old = run(0.5, 0.6, lr=0.1)
+    del old["settings"]
+    assert comparison([old, run(0.5, 0.6, rounds=7)]).settings == ("rounds",)
+
+
+def test_training_alone_is_one_row_for_runs_of_the_same_settings():
+    def alone(value, **config):
+        rows = [evaluation(0, 0.5), evaluation(0, value, "local")]
+        return summarise(RunConfig(**config), "m", rows, [], [], 1.0)
+
+    runs = [alone(0.3, lr=0.1), alone(0.3, lr=0.1, strategy="ditto"), alone(0.2, lr=0.2)]
+    runs += [alone(0.4, lr=0.3), alone(0.45, lr=0.3, strategy="ditto")]
+    lines = comparison(runs).lines
+    assert [(n.strategy, *n.settings) for n in lines if n.label == "local"] == [
+        ("no federation", "0.1"), ("no federation", "0.2"), ("fedavg", "0.3"), ("ditto", "0.3"),
+    ]  # fmt: skip
 
 
 def test_unseen_clients_have_a_column_only_where_there_are_some():

@@ -91,12 +91,12 @@ def test_another_image_moves_one_vector_by_the_sensitivity_at_most(settings, mon
     generator = torch.Generator().manual_seed(0)
     for client, fill in ((0, 0), (1, 255), (2, None)):
         row = int(benchmark.rows(client).train[0])
-        pixels = store.pixels.clone()
+        pixels = store.inputs.clone()
         if fill is None:
             pixels[row] = torch.randint(256, pixels[row].shape, generator=generator).byte()
         else:
             pixels[row] = fill
-        monkeypatch.setattr(digits, "read_digits", lambda p=pixels: replace(store, pixels=p))
+        monkeypatch.setattr(digits, "read_digits", lambda p=pixels: replace(store, inputs=p))
         _, after = vectors(config)
         moved = (after - before).norm(dim=1)
         bound = math.sqrt(before.shape[1]) / benchmark.num_train_examples(client)

@@ -21,7 +21,7 @@ from toys import (
 
 from fedadapt.client.evaluation import evaluate
 from fedadapt.client.fit import fit
-from fedadapt.flower.stock_client import StockClient
+from fedadapt.flower.stock.client import StockClient
 from fedadapt.messages import Answers
 from fedadapt.selectors import norms
 from fedadapt.strategies.shared.fedprox import FedProx

@@ -23,16 +23,28 @@ from torch import Tensor
 
 from fedadapt.errors import InputError
 from fedadapt.flower import records
-from fedadapt.strategies.base import Metadata
 
 CODE = (
     *(type, FunctionType, BuiltinFunctionType, MethodType, ModuleType),
     *(logging.Logger, type(Lock()), type(RLock())),
 )
 """Types of values that are made by the constructor and do not change."""
-DICTS = {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter, "defaultdict": defaultdict}
-SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
-SETTINGS = {"MetricRecord": MetricRecord, "ConfigRecord": ConfigRecord}
+Packed = list[Any]
+"""JSON: a word for the kind of a value, and what it is made from again."""
+DICTS: dict[str, Any] = {
+    "dict": dict,
+    "OrderedDict": OrderedDict,
+    "Counter": Counter,
+    "defaultdict": defaultdict,
+}
+SEQUENCES: dict[str, Any] = {
+    "list": list,
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "deque": deque,
+}
+SETTINGS: dict[str, Any] = {"MetricRecord": MetricRecord, "ConfigRecord": ConfigRecord}
 DEEPEST = 20  # levels of values in values
 
 log = logging.getLogger(__name__)
@@ -52,10 +64,10 @@ class StrategyState:
         self._constructed = dict(vars(strategy))
         self._warned = False
 
-    def pack(self) -> tuple[dict[str, Tensor], dict[str, Metadata]]:
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Packed]]:
         """Return tensors and JSON; attributes that cannot be stored are only named."""
         tensors: dict[str, Tensor] = {}
-        metadata: dict[str, Metadata] = {}
+        metadata: dict[str, Packed] = {}
         for name, value in vars(self._strategy).items():
             if isinstance(value, CODE) and value is self._constructed.get(name):
                 continue
@@ -76,7 +88,7 @@ class StrategyState:
                 self._warned = True
         return tensors, metadata
 
-    def unpack(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Metadata]) -> None:
+    def unpack(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Packed]) -> None:
         """Set the attributes as they were.
 
         Raises:
@@ -95,8 +107,8 @@ class StrategyState:
                 ) from None
             setattr(self._strategy, name, value)
 
-    def _packed(self, value: Any, path: str, tensors: dict[str, Tensor], depth: int) -> Metadata:
-        def inner(value: Any, name: object) -> Metadata:
+    def _packed(self, value: Any, path: str, tensors: dict[str, Tensor], depth: int) -> Packed:
+        def inner(value: Any, name: object) -> Packed:
             return self._packed(value, f"{path}/{name}", tensors, depth + 1)
 
         kind = type(value)

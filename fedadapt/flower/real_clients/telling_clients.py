@@ -1,7 +1,7 @@
 """Clients whose answers are told line by line: what ``flwr log`` and ``deploy run`` show."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 
 from fedadapt.messages import Answers, Failure, Sent
 from fedadapt.server.client_pool import ClientPool, EvaluationAnswers, EvaluationRequest
@@ -48,16 +48,16 @@ class TellingClients:
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         asked = f"round {request.round}, evaluate"
         self._say(f"{asked}: asking {len(request.clients)} clients")
-        answered, right, count = 0, Counter[str](), Counter[str]()
+        answered = 0
+        accuracies: dict[str, list[float]] = {}
         for answers in self._clients.evaluate(request):
             answered += len(answers.clients)
             self._tell_failures(asked, answers.failures)
             for row in answers.rows:
                 if row.split == "test" and not row.epoch:
-                    right[row.label] += row.accuracy
-                    count[row.label] += 1
+                    accuracies.setdefault(row.label, []).append(row.accuracy)
             yield answers
-        means = ", ".join(f"{label} {100 * right[label] / count[label]:.1f} %" for label in count)
+        means = ", ".join(f"{label} {100 * fmean(of):.1f} %" for label, of in accuracies.items())
         self._say(
             f"{asked}: {answered} of {len(request.clients)} answered; {means or 'no results'}"
         )

@@ -208,7 +208,7 @@ def _answer_for_killed(_: int, address: str, token: str, told: bytes) -> None:
     from flwr.app import Error, Message
     from flwr.common.constant import SubStatus
     from flwr.common.serde import context_from_proto, message_from_proto
-    from flwr.proto.context_pb2 import Context
+    from flwr.proto.message_pb2 import Context
     from flwr.proto.message_pb2 import Message as MessageProto
     from flwr.supercore.interceptors import (
         RuntimeTokenHttpInterceptor,

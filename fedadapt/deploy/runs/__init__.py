@@ -1,0 +1,1 @@
+"""Runs on real clients: submitted, followed, judged, shown."""

@@ -1,0 +1,1 @@
+"""Studies of many runs: settings that are tried, compared and chosen."""
