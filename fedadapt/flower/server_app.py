@@ -13,7 +13,6 @@ from fedadapt.flower.real_clients.exit_codes import tells_exit_code
 if TYPE_CHECKING:
     from fedadapt.config import RunConfig
     from fedadapt.flower.clients_over_grid import GridClients
-    from fedadapt.flower.real_clients.waits import shorten_waits_of_server
     from fedadapt.flower.run_facts.experiment import Experiment
     from fedadapt.simulations.assembly import Assembly
 
@@ -32,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     from fedadapt.flower.clients_over_grid import count_clients
     from fedadapt.flower.real_clients.telling_clients import TellingClients
+    from fedadapt.flower.real_clients.waits import shorten_waits_of_server
     from fedadapt.flower.run_facts.experiment import Experiment, resumed
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
