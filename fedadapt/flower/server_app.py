@@ -13,6 +13,7 @@ from fedadapt.flower.real_clients.exit_codes import tells_exit_code
 if TYPE_CHECKING:
     from fedadapt.config import RunConfig
     from fedadapt.flower.clients_over_grid import GridClients
+    from fedadapt.flower.real_clients.waits import shorten_waits_of_server
     from fedadapt.flower.run_facts.experiment import Experiment
     from fedadapt.simulations.assembly import Assembly
 
@@ -38,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
+    shorten_waits_of_server()
     resume, config = resumed(context.run_config)
     own = config.benchmark == OWN
     if not config.clients and not own:
