@@ -27,11 +27,18 @@ from fedadapt.simulations.worker import Worker
 from fedadapt.strategies.shared_model import SharedModel
 from fedadapt.weights import Weights, repeat
 
+AT_ONCE = 20  # clients
+
 
 def adaptation(words: str) -> Adaptation:
     """Return the adaptation of ``name argument=value ...``."""
     name, _, arguments = words.strip().partition(" ")
     return build(name, parse_arguments(arguments, "adapt"), "adapt")
+
+
+def in_cohorts(clients: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the clients, some at a time."""
+    return [tuple(clients[i : i + AT_ONCE]) for i in range(0, len(clients), AT_ONCE)]
 
 
 def pooled_answers(
@@ -43,9 +50,9 @@ def pooled_answers(
         query, before = part.query(), {}
         for _ in range(query.rounds if query else 0):
             mean = StreamingMean()
-            for client in worker.benchmark.seen:
-                cohort = worker.cohort((client,), round)
-                answer = query.answered(cohort, repeat(base, 1), repeat(before, 1))
+            for some in in_cohorts(worker.benchmark.seen):
+                cohort = worker.cohort(some, round)
+                answer = query.answered(cohort, *(repeat(w, len(some)) for w in (base, before)))
                 mean.add(answer, cohort.num_examples)
             before = mean.result()
         if query:
@@ -69,11 +76,11 @@ def accuracies(folder: Path, adaptations: Sequence[Adaptation]) -> list[float]:
     means = []
     for each in adaptations:
         answers = pooled_answers(each, worker, base, config.rounds)
-        pooled = each.pooled_from({n: repeat(w, 1) for n, w in answers.items()})
         scores = []
-        for client in clients:
-            cohort = worker.cohort((client,), config.rounds)
-            adapted = each.adapt(cohort, repeat(base, 1), pooled)
+        for some in in_cohorts(clients):
+            cohort, count = worker.cohort(some, config.rounds), len(some)
+            pooled = each.pooled_from({n: repeat(w, count) for n, w in answers.items()})
+            adapted = each.adapt(cohort, repeat(base, count), pooled)
             scores += evaluate(cohort, adapted, [split.test for split in cohort.splits])
         means.append(sum(score.accuracy for score in scores) / len(scores))
     return means

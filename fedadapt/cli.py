@@ -142,9 +142,9 @@ def _headline(config: RunConfig, folder: Path) -> Text:
 
 def _show(summary: dict[str, Any], folder: Path) -> None:
     from fedadapt.simulations.results.comparison import comparison
-    from fedadapt.simulations.results.table_formats import to_rich
+    from fedadapt.simulations.results.terminal_table import TerminalTable
 
-    Console().print(to_rich(comparison([summary])))
+    Console().print(TerminalTable(comparison([summary])))
     if "tasks" in summary:
         Console().print(_by_task(summary["tasks"]))
     click.echo(f"picture  {folder / 'gain.png'}")
@@ -192,7 +192,7 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
     """
     from fedadapt.simulations import demo as demonstration
     from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.table_formats import to_rich
+    from fedadapt.simulations.results.terminal_table import TerminalTable
 
     prepare(verbose)
     folder = user_path(out, "out")
@@ -200,7 +200,7 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
     for run in runs:
         check(run)
     table, files = demonstration.carry_out(runs, folder, Console(stderr=True))
-    Console().print(to_rich(table))
+    Console().print(TerminalTable(table))
     for file in files:
         click.echo(file)
 

@@ -51,5 +51,5 @@ class ToyRecipe(NamedTuple):
         if self.deadly:
             worker.folder, worker.lives, worker.how = Path(self.deadly), self.lives, self.how
             if self.how == signal.SIGSTOP:
-                worker.deadlines = Deadlines(2.0, 10.0)
+                worker.deadlines = Deadlines(6.0, 20.0)
         return worker

@@ -51,7 +51,7 @@ def count_clients(grid: Grid, config: RunConfig) -> int:
     if not replies:
         why = "no answer by the deadline"
     elif replies[0].has_error():
-        why = one_line(replies[0].error.reason or "no reason")
+        why = one_line(replies[0].error.reason or "") or "no reason"
     else:
         clients = records.settings(replies[0].content).get("clients")
         if type(clients) is int and clients > 0:
@@ -230,7 +230,7 @@ class GridClients:
                 yield client, Failure("late", "no answer by the deadline")
             elif reply.has_error():
                 outcome = OF_SUPERLINK.get(reply.error.code, "error")
-                yield client, Failure(outcome, one_line(reply.error.reason or "no reason"))
+                yield client, Failure(outcome, one_line(reply.error.reason or "") or "no reason")
             else:
                 if WITHHELD in reply.content.config_records:
                     log.warning("client %d: its device withheld what nobody declares", client)

@@ -130,8 +130,8 @@ class Generated(Strategy[GeneratorState]):
         config: Config = {"server-round": round}
         if action == INSTALL:
             lacking = tuple(c for c in clients if c not in state.installed)
-            rest = _only(state.start, self._rest)
-            return Sent(lacking, repeat(rest, len(lacking)) if lacking else {}, config)
+            whole = _only(state.start, self._rest)
+            return Sent(lacking, repeat(whole, len(lacking)) if lacking else {}, config)
         able = tuple(c for c in clients if not self._rest or c in state.installed)
         rest: Weights = {}
         if action == LEARN:

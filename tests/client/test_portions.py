@@ -46,8 +46,9 @@ def test_so_many_of_each_class_and_few_are_some_of_more(part):
 
 
 def test_the_client_and_the_round_decide_and_nobody_else():
-    alone = with_few(members().only(1), "train", 1).part("train")[0]
-    assert torch.equal(alone.inputs, with_few(members(), "train", 1).part("train")[1].inputs)
+    alone = with_few(members([*SPLITS[:2], split(30)]).only(2), "train", 2).part("train")[0]
+    among = with_few(members([*SPLITS[:2], split(30)]), "train", 2).part("train")[2]
+    assert torch.equal(alone.inputs, among.inputs)
     several = {
         tuple(in_rows(with_few(members(round=r), "train", 1).part("train")[0], SPLITS[0].train))
         for r in range(5)

@@ -30,11 +30,18 @@ def test_a_supernode_is_started_with_tls_and_its_key_and_without_shipped_code(bu
 def test_flower_reads_the_node_configuration_as_it_was_meant(tmp_path):
     from flwr.common.config import parse_config_args
 
-    text = node_config(tmp_path / "a home", tmp_path / "my pictures", "classes", "partition-id=3")
+    text = node_config(
+        tmp_path / "a home",
+        tmp_path / "my pictures",
+        "classes",
+        tmp_path / "p.toml",
+        "partition-id=3",
+    )
     assert parse_config_args([text]) == {
         "state-dir": str(tmp_path / "a home" / "state"),
         "key": str(tmp_path / "a home" / "identity" / "client.key"),
         "share": "classes",
+        "egress-policy": str(tmp_path / "p.toml"),
         "images": str(tmp_path / "my pictures"),
         "partition-id": 3,
     }
@@ -43,7 +50,7 @@ def test_flower_reads_the_node_configuration_as_it_was_meant(tmp_path):
 @pytest.mark.parametrize("name", ['a"b', "a'b", "a\\b", "a\nb"])
 def test_a_path_that_flower_would_misread_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="quotes, backslashes and control characters"):
-        node_config(tmp_path, tmp_path / name, "", "")
+        node_config(tmp_path, tmp_path / name, "", None, "")
 
 
 def run(*words):

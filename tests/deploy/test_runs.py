@@ -30,6 +30,13 @@ def status(word, details=""):
     ("word", "details", "kind", "code", "words"),
     [
         ("failed", f"{FAILED}2 of 3 clients (exit code 3)", RunFailedError, 3, "2 of 3 clients"),
+        (
+            "failed",
+            f"{FAILED}round 2: nobody; resume with: flwr run . (exit code 3)",
+            RunFailedError,
+            3,
+            "round 2: nobody; go on with: again$",
+        ),
         ("failed", f"{FAILED}lr: too high (exit code 4)", RunFailedError, 4, "lr: too high"),
         ("failed", f"{FAILED}list index\nout of range", RunFailedError, 1, "list index out of"),
         ("failed", "Task failed with unknown error.", SuperLinkLostError, 8, "go on with: again"),

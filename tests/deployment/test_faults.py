@@ -23,7 +23,8 @@ from fedadapt.simulations.results.parquet import read_communication
 CLIENTS = ("client-1", "client-2", "client-3")
 RUN = (
     "--classes", "0,1,2,3,4,5,6,7,8,9", "--image-size", "12", "--model", "mlp", "--local-epochs",
-    "1", "--adapt", "none", "--no-local", "--save-models", "none", "--strategy", "poison:Poisoned",
+    "1", "--adapt", "none", "--no-local", "--save-models", "none", "--evaluate-every", "9",
+    "--strategy", "poison:Poisoned",
 )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def test_what_goes_wrong_on_a_client_is_a_line_and_the_round_goes_on(bench, plan
     plan(1, 2, "exit")
     plan(2, 3, "terminate")
     code, said, folder = run(
-        bench, "--rounds", "4", "--client-deadline", "8", "--round-deadline", "120",
+        bench, "--rounds", "4", "--client-deadline", "25", "--round-deadline", "200",
         "--min-replies", "0.3",
     )  # fmt: skip
     assert code == 0, said
@@ -168,7 +169,7 @@ def test_whoever_is_killed_in_mid_round_the_run_is_finished_by_going_on(bench, p
     """F17 to F19, F22, F23, and the guard; no client is counted twice."""
     plan(1, 2, "hang")  # so that the round is under way for long enough
     done = []
-    words = ("--rounds", "3", "--client-deadline", "20", "--round-deadline", "90")
+    words = ("--rounds", "3", "--client-deadline", "30", "--round-deadline", "150")
     if victim == "run":
         bench.start("run", "run", bench.server, *RUN, *words)
     else:

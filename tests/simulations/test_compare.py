@@ -252,6 +252,7 @@ def test_folders_given_by_name_are_one_table_with_the_settings_that_differ(tmp_p
         ("compare --sweep pfa.q=1,2", "pfa is neither one of the strategies (fedavg)"),
         ("compare --sweep momentum=0.1,1.0", "momentum: 1.0 is out of range"),
         ("compare --settings nowhere.toml", "settings: nowhere.toml"),
+        ("compare . --out /dev/null/x", "holds no finished run"),
         ("compare --metrics f2", "metrics: unknown 'f2'; known: balanced-accuracy, f1, auc"),
         ("simulate --lr-schedule step:0:0.1", "lr-schedule: 'step:0:0.1'; it must be constant, co"),
         ("simulate --optimizer adam --momentum 0.9", "momentum: optimizer=adam does not use it"),

@@ -72,7 +72,7 @@ def test_clients_train_with_the_round_s_rate_and_alone_with_the_same_way_down(
 
     def noting(self, action, round, sent, states=()):
         found = answer(self, action, round, sent, states)
-        rates[round] = self._strategy(round).training.optimizer.learning_rate
+        rates[round] = self.strategy_at(round).training.optimizer.learning_rate
         return found
 
     def noting_alone(self, cohort, start=None):

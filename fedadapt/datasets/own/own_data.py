@@ -98,6 +98,7 @@ def image_shape(source: OwnSource, image_size: int) -> tuple[int, int, int]:
 
     Raises:
         InputError: A folder of pictures, and no size is given.
+        RefusedError: There are no pictures in it.
 
     """
     if not source.images:
@@ -105,6 +106,7 @@ def image_shape(source: OwnSource, image_size: int) -> tuple[int, int, int]:
         return (channels, image_size or height, image_size or width)
     if not image_size:
         raise InputError("image-size: pictures of many sizes need one, e.g. image-size=96")
+    list_pictures(Path(source.images))
     return (3, image_size, image_size)
 
 

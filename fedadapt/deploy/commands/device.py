@@ -22,6 +22,9 @@ IMAGES = click.option("--images", type=FOLDER, help="this client's pictures, in 
     help="what else may be told: classes (their names), normalization; separated by commas",
 )
 @click.option(
+    "--policy", type=click.Path(path_type=Path), help="the owner's file of what may leave"
+)
+@click.option(
     "--node-config", default="", help="more of Flower's node configuration: key=value ..."
 )
 @click.option("--wait", is_flag=True, help="wait for a server that is not there yet")
@@ -31,6 +34,7 @@ def client(
     images: Path | None,
     home: Path | None,
     share: str,
+    policy: Path | None,
     node_config: str,
     wait: bool,
     insecure: bool,
@@ -52,7 +56,7 @@ def client(
         word.partition("=")[0] for word in node_config.split()
     }:
         raise InputError("images: give the folder with this client's pictures: --images FOLDER")
-    run_client(bundle, images, home, share, node_config, click.echo, wait=wait)
+    run_client(bundle, images, home, share, policy, node_config, click.echo, wait=wait)
 
 
 @deploy.command()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fedadapt.client.egress.policy import Policy
 from fedadapt.deploy.backoff import Backoff
 from fedadapt.deploy.bundle import KEY, Bundle, install, open_bundle
 from fedadapt.deploy.device.checks import check_disk, check_images, check_packages
@@ -20,6 +21,7 @@ from fedadapt.deploy.device.connection import check_connection, stopped_runs
 from fedadapt.deploy.folder import only_one, private
 from fedadapt.deploy.processes import Running, environment, program
 from fedadapt.errors import InputError
+from fedadapt.simulations.endings import stopped_by_signals
 
 LOOK_EVERY = 0.5
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 15.0
@@ -50,6 +52,7 @@ def run_client(
     images: Path | None,
     home: Path | None,
     share: str,
+    policy: Path | None,
     extra_config: str,
     say: Say,
     *,
@@ -62,6 +65,7 @@ def run_client(
         images: the folder with this client's pictures, one folder a class.
         home: where the client keeps what is its own; None: in the user's home.
         share: what else than models and numbers may be told, separated by commas.
+        policy: the owner's file of what may leave.
         extra_config: more of Flower's node configuration, ``key=value`` words.
         say: takes a line for whoever started it.
         wait: whether to wait for a server that is not there at the start; one that was there is
@@ -72,6 +76,8 @@ def run_client(
 
     """
     home, _ = home_of(path, home)
+    if policy is not None:
+        Policy.from_toml(policy)  # refused now, not at the first message
     for finding in (
         check_packages(),
         *([check_images(images)] if images is not None else []),
@@ -82,18 +88,17 @@ def run_client(
     private(home)
     bundle = install(path, private(home / "identity"))
     with only_one(home / "client.lock", f"{home}: this client is running already"):
-        old = {s: signal.signal(s, _interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+        config = node_config(home, images, share, policy, extra_config)
         try:
-            config = node_config(home, images, share, extra_config)
-            _Client(bundle, home, config, say).run(wait=wait)
+            with stopped_by_signals():
+                _Client(bundle, home, config, say).run(wait=wait)
         except KeyboardInterrupt:
             say("client ends")
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
 
 
-def node_config(home: Path, images: Path | None, share: str, extra: str) -> str:
+def node_config(
+    home: Path, images: Path | None, share: str, policy: Path | None, extra: str
+) -> str:
     """Flower's node configuration: what the owner of this machine decides, not the run."""
     words = [
         f'state-dir="{_quotable(home / "state")}"',
@@ -101,6 +106,8 @@ def node_config(home: Path, images: Path | None, share: str, extra: str) -> str:
     ]
     if share:
         words.append(f'share="{_quotable(Path(share))}"')
+    if policy is not None:
+        words.append(f'egress-policy="{_quotable(policy.absolute())}"')
     if images is not None:
         words.append(f'images="{_quotable(images.absolute())}"')
     return " ".join([*words, extra]).strip()
@@ -233,10 +240,6 @@ class _Client:
         if line != self._said:
             self._said = line
             self._say_always(line)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _free_port() -> int:

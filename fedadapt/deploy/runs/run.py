@@ -20,6 +20,7 @@ from fedadapt.deploy.server.stopped_runs import note_stopped
 from fedadapt.deploy.server.superlink import CONNECTION, SuperLinkLostError, flwr, is_up
 from fedadapt.errors import FedadaptError, InputError, InterruptedRunError
 from fedadapt.files import write_atomically
+from fedadapt.simulations.endings import stopped_by_signals
 
 LOOK_EVERY = 1.0  # seconds between looks whether the server is there
 ASK_EVERY = 60.0  # seconds between questions for the status, each of which starts a process
@@ -70,7 +71,8 @@ def run(
     say(f"run {number} -> {folder}")
     follower = _Follower(deployment, number, say)
     try:
-        status = follower.follow(go_on)
+        with stopped_by_signals():
+            status = follower.follow(go_on)
     except KeyboardInterrupt:
         say("stopping the run")
         stop(deployment, number)

@@ -10,6 +10,9 @@ from fedadapt.errors import FedadaptError, InterruptedRunError
 EXIT_CODE = re.compile(r"\(exit code (\d+)\)\s*$")
 """At the end of the text of every error of ours: ``flower/real_clients/exit_codes.py``."""
 
+WITH_FLOWER = re.compile(r"(?:resume|go on) with: flwr run [^;]*$")
+"""How a run itself says that it goes on, where only Flower is known."""
+
 LOST = "Task failed with unknown error."
 """What Flower says of a run whose ServerApp or SuperLink was killed."""
 
@@ -85,7 +88,8 @@ def judge(status: RunStatus, go_on: str) -> None:
     details = status.details.removeprefix("ServerApp failed with exception:").strip()
     match = EXIT_CODE.search(details)
     if match is not None:
-        raise RunFailedError(details[: match.start()].strip(), int(match[1]))
+        text = WITH_FLOWER.sub(lambda _: f"go on with: {go_on}", details[: match.start()].strip())
+        raise RunFailedError(text, int(match[1]))
     if not details or details == LOST:
         raise SuperLinkLostError(f"the server was ended in the middle of it; go on with: {go_on}")
     raise RunFailedError(" ".join(details.split()))

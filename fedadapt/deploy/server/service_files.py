@@ -40,7 +40,7 @@ StartLimitIntervalSec=0
 
 [Service]
 ExecStart=/opt/fedadapt/bin/fedadapt deploy client /etc/fedadapt/client.tar \\
-    --images /home/pi/pictures --home /var/lib/fedadapt
+    --images /srv/pictures --home /var/lib/fedadapt --wait
 # Also after an exit with status 0: a SuperNode whose clock is wrong ends so, without a reason.
 Restart=always
 RestartSec=15

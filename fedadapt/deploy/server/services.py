@@ -1,8 +1,6 @@
 """The server: Flower's SuperLink and the guard in front of it, started again whenever they end."""
 
-import contextlib
 import datetime
-import signal
 import socket
 import sys
 import time
@@ -17,6 +15,7 @@ from fedadapt.deploy.server.init import renew
 from fedadapt.deploy.server.registration import register
 from fedadapt.deploy.server.superlink import SuperLinkLostError, is_up, superlink_command
 from fedadapt.errors import FedadaptError, InputError
+from fedadapt.simulations.endings import stopped_by_signals
 
 START_WITHIN = 90.0  # seconds for the SuperLink to answer
 LOOK_EVERY = 0.5
@@ -42,7 +41,7 @@ def serve(deployment: Deployment, host: str, say: Say) -> None:
         _check_certificate(deployment, say)
         _check_port(host, deployment.port, "port")
         _check_port("127.0.0.1", deployment.control_port, "control port")
-        with _until_told():
+        with stopped_by_signals():
             _keep_running(deployment, host, say)
 
 
@@ -154,18 +153,3 @@ def _check_port(host: str, port: int, what: str) -> None:
                 f"{what}: {host}:{port} cannot be used ({error.strerror}); end what uses it, or "
                 "choose another in deployment.toml"
             ) from None
-
-
-@contextlib.contextmanager
-def _until_told():  # type: ignore[no-untyped-def]  # a context manager without a value
-    """SIGTERM and SIGHUP count as Ctrl-C: services are stopped so."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    old = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

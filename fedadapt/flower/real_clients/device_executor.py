@@ -106,10 +106,16 @@ class Children:
             if time.monotonic() > child.end_at:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
-            ended, status = os.waitpid(process, os.WNOHANG)
+            ended, status, used = os.wait4(process, os.WNOHANG)
             if not ended:
                 continue
             del self._running[process]
+            print(
+                f"a message took {time.monotonic() - child.began:.1f} s, "
+                f"{used.ru_utime + used.ru_stime:.1f} s of a core, "
+                f"at most {used.ru_maxrss / 1024:.0f} MB of memory",
+                flush=True,
+            )
             told = os.read(child.pipe, LARGEST_TOLD)
             os.close(child.pipe)
             if os.WIFSIGNALED(status):
@@ -122,6 +128,7 @@ class Children:
 class _Child:
     def __init__(self, token: str, pipe: int) -> None:
         self.token, self.pipe = token, pipe
+        self.began = time.monotonic()
         self.end_at = math.inf  # when it is ended for good, monotonic
 
 

@@ -24,7 +24,7 @@ INK = "#1f2430"
 BEFORE = "#8d95a3"
 WORSE = "#d55e00"
 ALONE = "#b5467b"  # training alone, in every figure
-COLOURS = ("#0072b2", "#009e73", "#b07a00", "#a0674b", "#2f8fc4", "#7d6bbd", "#808020")
+COLOURS = ("#0072b2", "#009e73", "#b07a00", "#0e8a98", "#2f8fc4", "#7d6bbd", "#808020")
 
 RC: dict[str, Any] = {
     "font.family": "sans-serif",

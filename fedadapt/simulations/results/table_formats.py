@@ -1,15 +1,12 @@
-"""A comparison as Markdown, LaTeX (booktabs), CSV, or a table for the terminal."""
+"""A comparison as Markdown, LaTeX (booktabs) or CSV."""
 
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedadapt.simulations.results.comparison import Cell, Column, Table, shown, shown_spread
 from fedadapt.simulations.results.parquet import put
-
-if TYPE_CHECKING:
-    import rich.table
 
 LATEX: dict[str, str] = {
     "\\": r"\textbackslash{}",
@@ -40,7 +37,7 @@ def to_markdown(table: Table) -> str:
     """
 
     def cell(cell: Cell, column: Column) -> str:
-        text = _plus_minus(cell, column, "± ")
+        text = plus_minus(cell, column, "± ")
         return f"**{text}**" if cell.best else text
 
     heads = ["strategy", "client model", *table.settings, *(c.title for c in table.columns)]
@@ -117,64 +114,13 @@ def to_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def to_rich(table: Table) -> "rich.table.Table":
-    """Return a table for ``rich.console.Console.print``; the best of a column is bold.
-
-    The name of a single strategy moves into the title, and heads wrap, so that a run fits 80
-    columns.
-    """
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    strategies = list(dict.fromkeys(line.strategy for line in table.lines))
-    single = len(strategies) == 1
-    printed = RichTable(
-        title=Text(f"{strategies[0]}, {table.title}" if single else table.title),
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
-        collapse_padding=True,
-        caption=Text("\n".join(table.notes), style="yellow") if table.notes else None,
-    )
-    if not single:
-        longest = max(map(len, strategies))
-        printed.add_column("method", overflow="fold", min_width=min(longest, 12))
-    printed.add_column("client model", no_wrap=True)
-    for key in table.settings:
-        printed.add_column(key, justify="right")
-    texts = [
-        [
-            _plus_minus(cell, column, "±")
-            for cell, column in zip(line.cells, table.columns, strict=True)
-        ]
-        for line in table.lines
-    ]
-    for i, column in enumerate(table.columns):
-        # Numbers are never cut: a column is as wide as its longest word.
-        words = [word for row in texts for word in row[i].split()] + column.title.split()
-        printed.add_column(column.title, justify="right", min_width=max(map(len, words)))
-    previous = None
-    for line, row in zip(table.lines, texts, strict=True):
-        if previous not in (None, line.strategy):
-            printed.add_section()
-        name, previous = ("" if line.strategy == previous else line.strategy), line.strategy
-        cells = [
-            Text(text, style="bold" if cell.best else "")
-            for text, cell in zip(row, line.cells, strict=True)
-        ]
-        named = map(Text, (line.label, *line.settings))
-        printed.add_row(*([] if single else [Text(name)]), *named, *cells)
-    return printed
-
-
 def write_comparison(folder: Path, table: Table, name: str = "comparison") -> tuple[Path, ...]:
     """Write ``name.md``, ``name.tex`` and ``name.csv`` and return their paths."""
     texts = {".md": to_markdown(table), ".tex": to_latex(table), ".csv": to_csv(table)}
     return tuple(put(folder / f"{name}{suffix}", t.encode()) for suffix, t in texts.items())
 
 
-def _plus_minus(cell: Cell, column: Column, sign: str) -> str:
+def plus_minus(cell: Cell, column: Column, sign: str) -> str:
+    """Return mean and spread as they are printed, or a dash where there is no number."""
     spread = shown_spread(cell, column)
     return f"{shown(cell, column)} {sign}{spread}" if spread else shown(cell, column) or "-"

@@ -9,8 +9,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fedadapt.command_help import examples
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, need, unknown
+from fedadapt.files import user_path
 from fedadapt.simulations import compare as comparing
 from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
 from fedadapt.simulations.studies.space import (
@@ -28,7 +30,14 @@ METRICS = ("balanced-accuracy", "f1", "auc")
 TUNING_SEEDS = "101,102"
 
 
-@click.command()
+@click.command(
+    **examples(
+        'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
+        'fedadapt compare --strategies "fedrep; ditto" --sweep "lr=0.01,0.1; ditto.lam=0.1,1"',
+        "fedadapt compare --settings runs/tuned --seeds 1,2,3,4,5",
+        "fedadapt compare runs/by-hand-1 runs/by-hand-2 --out runs/both",
+    )
+)
 @click.argument("folders", type=click.Path(path_type=Path), nargs=-1, metavar="[FOLDER]...")
 @run_options("strategy", "strategy_args", "seed", "out")
 @click.option(
@@ -69,7 +78,7 @@ def compare(
     With FOLDERs nothing is run: the table is that of the finished runs in them, and is written
     where --out says.
     """
-    from fedadapt.simulations.results.table_formats import to_rich
+    from fedadapt.simulations.results.terminal_table import TerminalTable
 
     prepare(verbose)
     keys = given_keys(options)
@@ -104,12 +113,18 @@ def compare(
         table, files = comparing.carry_out(runs, folder, Console(stderr=True), tuned, columns)
     from fedadapt.simulations.studies.table import ON_SCREEN
 
-    Console().print(to_rich(table.only(ON_SCREEN)))
+    Console().print(TerminalTable(table.only(ON_SCREEN)))
     for file in files:
         click.echo(file)
 
 
-@click.command()
+@click.command(
+    **examples(
+        'fedadapt tune --strategies "local; fedavg; ditto" '
+        '--space "lr=log:1e-3..1e-1; ditto.lam=0.01,0.1,1" --out runs/tuned',
+        "fedadapt compare --settings runs/tuned --seeds 1,2,3",
+    )
+)
 @run_options("strategy", "strategy_args", "seed", "out")
 @click.option(
     "--strategies",
@@ -163,7 +178,7 @@ def tune(
     base = _base(options, None, axes)
     texts = comparing.listed(strategies)
     check_owners(axes, [text.split()[0] for text in texts], base)
-    folder = out.expanduser() if out else comparing.folder_of(base, None, "tune")
+    folder = comparing.folder_of(base, out, "tune")
     numbers = tuple(comparing.seed_numbers(seeds))
     given = [*given_keys(options), *(axis.key for axis in axes if not axis.owner)]
     for_all = [
@@ -174,7 +189,7 @@ def tune(
     comparing.check_all(for_all, given)
     from fedadapt.simulations.studies.tune import Tuning
 
-    study = Tuning(base, axes, space, trials, numbers, select, pruning, folder)
+    study = Tuning(base, axes, space, trials, numbers, select, pruning, _made(folder))
     tuned = study.run(texts, Console(stderr=True))
     files = tuned.write(folder)
     Console().print(_chosen(tuned))
@@ -203,8 +218,15 @@ def _of_folders(folders: tuple[Path, ...], out: Path | None, metrics: list[str])
     table = table_of([read_run(folder) for folder in run_folders(folders)], metrics)
     if out is None:
         return table, ()
-    out.mkdir(parents=True, exist_ok=True)
-    return table, write_comparison(out, table)
+    return table, write_comparison(_made(user_path(out, "out")), table)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: {folder}: {error.strerror}") from None
+    return folder
 
 
 def _base(options: dict[str, Any], tuned: Tuned | None, axes: tuple[Axis, ...]) -> RunConfig:

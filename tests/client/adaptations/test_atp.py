@@ -177,31 +177,34 @@ def test_rates_make_one_step_a_batch_each_from_the_model_received(form):
 
 def test_online_is_the_mean_over_batches_and_batch_is_the_first():
     """Means of equal batches are that of all; a variance lacks the spread of the batches' means."""
-    even = [split(5, adapt=8, seed=s) for s in (1, 2)]
-    weights, members = initials(one_norm(), 2), cohort(one_norm(), even)
+    even = [split(5, adapt=size, seed=size) for size in (8, 4, 12)]
+    weights, members = initials(one_norm(), 3), cohort(one_norm(), even)
     rates = {n: 0.1 + t for n, t in no_rates(members, weights).items()}
     whole = Atp().adapt(members, weights, rates)
     online = Atp(form="online", batch_size=4).adapt(members, weights, rates)
     first = Atp(form="batch", batch_size=4).adapt(members, weights, rates)
     parameters = [n for n, _ in one_norm().named_parameters()]
-    for n in (*parameters, "body.1.running_mean"):
-        torch.testing.assert_close(online[n], whole[n])
+    assert_close(
+        *({n: t[n] for n in (*parameters, "body.1.running_mean")} for t in (online, whole))
+    )
     for d, own in enumerate(even):
-        order = members.generator(d, "atp").permutation(8)
-        halves = [
-            Atp().adapt(
-                cohort(one_norm(), [alone_with(own, torch.from_numpy(rows))]),
-                {n: t[d : d + 1] for n, t in weights.items()},
-                {n: t[d : d + 1] for n, t in rates.items()},
+        order = torch.from_numpy(members.generator(d, "atp").permutation(len(own.adapt)))
+        each = [
+            row(
+                Atp().adapt(
+                    cohort(one_norm(), [alone_with(own, rows)]),
+                    {n: t[d : d + 1] for n, t in weights.items()},
+                    {n: t[d : d + 1] for n, t in rates.items()},
+                ),
+                0,
             )
-            for rows in (order[:4], order[4:])
+            for rows in order.split(4)
         ]
-        mean = {
-            n: (t[0] + halves[1][n][0]) / 2 for n, t in halves[0].items() if t.is_floating_point()
-        }
-        assert_close({n: online[n][d] for n in mean}, mean)
-        assert_close({n: first[n][d] for n in mean}, {n: halves[0][n][0] for n in mean})
-    assert (online["body.1.running_var"] < whole["body.1.running_var"]).all()
+        mean = {n: sum(t[n] for t in each) / len(each) for n in rates}
+        assert_close({n: online[n][d] for n in rates}, mean)
+        assert_close({n: first[n][d] for n in rates}, {n: each[0][n] for n in rates})
+    variance = "body.1.running_var"
+    assert (online[variance][[0, 2]] < whole[variance][[0, 2]]).all()
 
 
 def test_rates_that_are_learnt_lower_the_loss_that_they_are_learnt_on():

@@ -18,7 +18,7 @@ CONVOLUTIONS = {
     "strided, without bias": nn.Conv1d(3, 4, 5, stride=2, padding=2, bias=False),
     "dilated": nn.Conv1d(3, 4, 3, dilation=2),
     "grouped": nn.Conv1d(3, 6, 3, groups=3),
-    "same": nn.Conv1d(3, 4, 4, padding="same"),
+    "same": nn.Conv1d(3, 4, 3, padding="same"),
     "1": nn.Conv1d(3, 4, 1),
 }
 POOLS = {

@@ -266,7 +266,7 @@ def test_a_data_source_of_the_owner_gives_images_classes_and_scenes(plug_in):
     ("result", "line"),
     [
         ([1, 2], "returned a list; it must return (images, labels)"),
-        ((np.zeros((2, 4, 4)), ["a", "b"]), "x_train is float64"),
+        ((np.zeros((2, 4, 4)), ["a", "b"]), "it must return images, uint8"),
         ((np.zeros((2, 4, 4), np.uint8), ["a", "b"], ["x"]), "1 scenes for 2 pictures"),
     ],
 )

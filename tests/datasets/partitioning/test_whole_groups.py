@@ -97,8 +97,8 @@ def test_equal_numbers_of_two_owners_are_two_groups():
 
 def test_any_partition_leaves_groups_whole_over_all_clients():
     store = made(groups=np.arange(120) // 4, clients=None)
-    for partition in ("iid", "dirichlet:0.5", "class-types:1"):
-        found = assigned(store, clients=5, partition=partition)
+    for rules in ({"partition": "iid", "quantity": "linear"}, {"partition": "class-types:1"}):
+        found = assigned(store, clients=5, **rules)
         homes = [set(store.group_of[rows]) for split in found.clients for rows in split]
         assert sum(map(len, homes)) == len(set().union(*homes)) == 30
 

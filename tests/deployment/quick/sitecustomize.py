@@ -10,8 +10,8 @@ import time
 _sleep = time.sleep
 time.sleep = lambda seconds: _sleep(0.3 if seconds == 3 else seconds)
 
-if any(word.endswith("flower-supernode") for word in sys.orig_argv):
+if any(word.endswith(("flower-supernode", "device_executor")) for word in sys.orig_argv):
     import flwr.common.constant
 
-    # The least that a SuperLink accepts; a node is away after twice as many seconds.
-    flwr.common.constant.HEARTBEAT_DEFAULT_INTERVAL = flwr.common.constant.HEARTBEAT_MIN_INTERVAL
+    # A node, or what computes for it, is away after twice as many seconds; the least is 10.
+    flwr.common.constant.HEARTBEAT_DEFAULT_INTERVAL = 15

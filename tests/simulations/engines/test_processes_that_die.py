@@ -202,14 +202,15 @@ class Hanging(Worker):
     """Client 4 never comes back: it sleeps in Python, or its process is stopped as by SIGSTOP."""
 
     stops = False
-    times: Path  # stops as often as there are files missing to two
+    times: Path  # has a file when it was stopped
 
     def answer(self, action, round, sent, states=()):
         if 4 in sent.clients and self.stops:
-            if len(list(self.times.iterdir())) < 1:
+            if not list(self.times.iterdir()):
                 (self.times / "stopped").touch()
                 os.kill(os.getpid(), signal.SIGSTOP)
         elif 4 in sent.clients:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)  # the deadline is near
             time.sleep(60)
         return super().answer(action, round, sent, states)
 
@@ -224,11 +225,11 @@ def test_a_stopped_process_is_ended_and_its_clients_are_computed_again(
     tmp_path, caplog, wanted, impatient
 ):
     hanging = worker(Hanging)
-    hanging.stops, hanging.times, hanging.deadlines = True, tmp_path, Deadlines(1.0, 10.0)
+    hanging.stops, hanging.times, hanging.deadlines = True, tmp_path, Deadlines(5.0, 10.0)
     with processes(hanging, cohort_size=1) as client_pool:
         found = list(client_pool.ask(*QUESTION))
         states = client_pool.states()
-    assert "allow 1 s; it is ended" in caplog.text
+    assert "allow 5 s; it is ended" in caplog.text
     assert "killed by SIGKILL; its clients are computed again" in caplog.text
     assert_as_wanted(found, states, wanted)
 
@@ -248,7 +249,6 @@ def assert_only_client_4_timed_out(found, wanted):
 def test_a_client_that_hangs_in_python_times_out_alone(caplog, wanted, num_workers):
     """In this process and in others; of its cohort everybody else is computed one by one."""
     hanging = worker(Hanging)
-    hanging.deadlines = Deadlines(0.4, 10.0)
     if num_workers:
         engine = processes(hanging, num_workers, cohort_size=3)
     else:

@@ -159,7 +159,7 @@ def test_a_stopped_actor_is_ended_and_its_clients_are_computed_again(
     wanted = list(InProcessClients(ToyRecipe().build()).ask(*question))
     with fleet_of(worker_spec, cohort_size=1) as client_pool:
         assert_same_answers(list(client_pool.ask(*question)), wanted)
-    assert "allow 2 s; it is ended" in caplog.text
+    assert "allow 6 s; it is ended" in caplog.text
 
 
 OWN = """

@@ -153,7 +153,7 @@ def test_a_run_that_is_going_on_is_read_from_its_journal(tmp_path):
     with Journal(tmp_path) as journal:
         for row in [*rows, *communication(5)]:
             journal.append(row)
-        journal.offsets()
+        journal.positions()
         text = read(tmp_path)
     assert "no clients.parquet yet" in text
     assert "base+fine-tune" in text

@@ -27,7 +27,7 @@ def going_on(tmp_path):
         for client in range(6):
             journal.append(evaluation(client, 0.5, round=1))
             journal.append(evaluation(client, 0.6, "base+fine-tune", round=1))
-        journal.offsets()
+        journal.positions()
         yield tmp_path, journal
 
 
@@ -58,7 +58,7 @@ def test_the_page_is_that_of_the_moment_and_the_version_says_when_there_is_anoth
     assert get(f"{address}/version") == version
     for client in range(6):
         journal.append(evaluation(client, 0.875, round=2))
-    journal.offsets()
+    journal.positions()
     assert get(f"{address}/version") != version
     assert "87.5" in get(address)
     assert not (folder / "report.html").exists()  # the run's folder is not touched
@@ -94,7 +94,7 @@ def test_in_a_browser_it_follows_the_run_and_keeps_what_was_switched(going_on, m
             for client in range(6):
                 journal.append(evaluation(client, 0.75, round=2))
                 journal.append(evaluation(client, 0.875, "base+fine-tune", round=2))
-            journal.offsets()
+            journal.positions()
             until = time.monotonic() + 30
             while "87.5" not in window.texts("#clients-note")[0] and time.monotonic() < until:
                 time.sleep(0.1)

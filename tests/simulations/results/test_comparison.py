@@ -13,12 +13,13 @@ from fedadapt.simulations.results.comparison import comparison
 from fedadapt.simulations.results.summary import summarise
 from fedadapt.simulations.results.table_formats import (
     escape_latex,
+    plus_minus,
     to_csv,
     to_latex,
     to_markdown,
-    to_rich,
     write_comparison,
 )
+from fedadapt.simulations.results.terminal_table import TerminalTable
 
 
 def run(base, tuned, *, manifest="m", unseen=None, **config):
@@ -187,7 +188,7 @@ def test_csv_gives_the_numbers_back():
 
 def printed(table, width=200):
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(to_rich(table))
+    console.print(TerminalTable(table))
     return console.export_text()
 
 
@@ -279,3 +280,50 @@ def test_the_number_of_clients_is_a_column_where_rows_differ_in_it():
     assert "num_clients" not in {c.key for c in comparison([alone(0.7)]).columns}
     table = comparison([alone(0.7, missing=True)])
     assert [cells(table, i, "num_clients").mean for i in range(3)] == [2, 2, 1]
+
+
+def words_of(table) -> list[str]:
+    """Every number of a table as it is printed, spreads apart."""
+    cells = [
+        (cell, column)
+        for line in table.lines
+        for cell, column in zip(line.cells, table.columns, strict=True)
+    ]
+    return [word for pair in cells for word in plus_minus(*pair, "±").split() if word != "-"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_no_number_is_cut_or_lost_at_any_width(width):
+    """Traffic of five figures, a spread of two, and names that differ in their arguments."""
+    entry = CommunicationEntry(1, 0, "train", "accepted", "", 17_890_000_000, 1_787_900_000, 0.0)
+    labels = {"local": 0.625, "base": 0.1, "base+fine-tune": 1.0, "personal+fine-tune": 0.7}
+    summaries = []
+    for seed, shift in ((1, 0.0), (2, -0.05)):
+        for strategy in ("pfa", "mas-racl with-a-long-argument=0.125"):
+            rows = [evaluation(0, max(0, a + shift), label) for label, a in labels.items()]
+            rows.append(evaluation(0, 0.1 + shift, split="global"))
+            config = RunConfig(seed=seed)
+            made = summarise(config, f"m{seed}", rows, [entry], [], 1.0)
+            summaries.append(made | {"strategy": strategy})
+    table = comparison(summaries)
+    text = printed(table, width=width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    shown = text.split()
+    for word in words_of(table):
+        assert word in shown or f"{word}" in text, word
+    assert "17890.0" in text
+
+
+def test_a_column_that_says_the_same_in_each_row_is_said_once():
+    text = printed(comparison([run(0.5, 0.6)]), width=80)
+    head = text.splitlines()[1]
+    assert "MB" not in head
+    assert "MB up: 0.0 in each row" in " ".join(text.split())
+
+
+def test_columns_that_do_not_fit_stand_in_a_second_table_with_the_same_names():
+    table = comparison([run(0.5, 0.6), run(0.4, 0.7, strategy="fedprox")])
+    narrow, wide = printed(table, width=36), printed(table, width=200)
+    assert narrow.count("client model") > wide.count("client model") == 1
+    assert narrow.count("fedprox") == narrow.count("client model")
