@@ -184,7 +184,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="har-cnn",
-        factory="fedadapt.models.har_cnn:har_cnn",
+        factory="fedadapt.models.sequences.har_cnn:har_cnn",
         description="two 1-D convolutions (16, 32), for time series",
         usual_shape=(9, 128),
         num_parameters=3_754,
@@ -194,7 +194,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="char-gru",
-        factory="fedadapt.models.char_gru:char_gru",
+        factory="fedadapt.models.sequences.char_gru:char_gru",
         description="embedding of 8, a GRU of 128, for tokens",
         usual_shape=(80,),
         num_parameters=54_922,
