@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if not item.get_closest_marker("xdist_group"):  # else the file is cut into several
             item.add_marker(pytest.mark.xdist_group("servers" if servers else item.path.stem))
         if servers:
-            item.add_marker(pytest.mark.timeout(300))
+            seconds = 1800 if item.get_closest_marker("deployment") else 300
+            item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     from fedadapt.flower.clients_over_grid import count_clients
     from fedadapt.flower.real_clients.telling_clients import TellingClients
+    from fedadapt.flower.real_clients.waits import shorten_waits_of_server
     from fedadapt.flower.run_facts.experiment import Experiment, resumed
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
@@ -38,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.simulations.results.new_folder import new_folder, opened
     from fedadapt.simulations.run import run
 
+    shorten_waits_of_server()
     resume, config = resumed(context.run_config)
     own = config.benchmark == OWN
     if not config.clients and not own:

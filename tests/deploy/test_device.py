@@ -6,8 +6,10 @@ import time
 
 import click.testing
 import pytest
+import tomli_w
 
 from fedadapt.cli import main
+from fedadapt.config import RunConfig
 from fedadapt.deploy.device import checks
 from fedadapt.deploy.device.checks import check_device, check_images
 from fedadapt.deploy.device.client import node_config, supernode_command
@@ -105,6 +107,20 @@ def test_a_run_without_a_server_says_how_to_start_it(said, made):
     code, words = said("run", made.folder, "--rounds", "1")
     assert code == 8
     assert "the server is not running; start it: fedadapt deploy server" in words
+
+
+def test_a_run_that_goes_on_is_not_refused_for_being_where_it_is(said, made, tmp_path):
+    """It gets as far as the server, which is not there; only a folder for its copy must be new."""
+    folder = tmp_path / "own-fedavg-1"
+    folder.mkdir()
+    config = RunConfig(benchmark="own", clients=3, classes="a,b", image_size=8, out=str(folder))
+    (folder / "config.toml").write_text(tomli_w.dumps(config.to_mapping()))
+    code, words = said("run", made.folder, "--resume", folder)
+    assert (code, "the server is not running" in words) == (8, True)
+    code, words = said("run", made.folder, "--resume", folder, "--out", folder)
+    assert (code, words) == (2, f"fedadapt: out: {folder} is in use; name a new folder")
+    code, words = said("run", made.folder, "--resume", tmp_path / "nowhere")
+    assert code == 2
 
 
 def test_a_bad_setting_of_a_run_is_refused_before_anything_is_asked(said, made):

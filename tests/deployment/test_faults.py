@@ -20,6 +20,8 @@ from machines import descendants, machines
 from fedadapt.deploy.sample_pictures import write_pictures
 from fedadapt.simulations.results.parquet import read_communication
 
+pytestmark = pytest.mark.deployment
+
 CLIENTS = ("client-1", "client-2", "client-3")
 RUN = (
     "--classes", "0,1,2,3,4,5,6,7,8,9", "--image-size", "12", "--model", "mlp", "--local-epochs",

@@ -18,6 +18,8 @@ from fedadapt.datasets.own.schema import Schema
 from fedadapt.deploy.sample_pictures import write_pictures
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 
+pytestmark = pytest.mark.deployment
+
 NAMES = ("client-1", "client-2", "client-3")
 SETTINGS = (
     "--model", "cnn", "--rounds", "1", "--local-epochs", "1", "--adapt", "none", "--no-local",

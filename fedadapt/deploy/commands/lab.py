@@ -12,7 +12,7 @@ from fedadapt.simulations.run_options import config_of, given_keys, prepare, run
 
 @deploy.command(cls=RunCommand)
 @click.argument("folder", type=FOLDER, metavar="DIR", default=Path("lab"))
-@run_options("clients")
+@run_options("clients", "out")
 @click.option("--clients", type=click.IntRange(2, 8), default=3, help="how many  [3]")
 @click.option("--port", type=click.IntRange(1, 65_535), default=8443, help="of the guard  [8443]")
 @click.option(

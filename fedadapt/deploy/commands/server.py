@@ -104,13 +104,21 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
     prepare(verbose)
     deployment = Deployment.read(folder)
     given = {name: value for name, value in options.items() if value is not None}
+    home = given.pop("out", None)
     if resume is not None:
-        config = config_of(options, RunConfig.from_toml(resume / "config.toml"))
+        config = config_of(given, RunConfig.from_toml(resume / "config.toml"))
     else:
         bounds = {key.replace("-", "_"): value for key, value in DEPLOYED.items()}
         clients = len(deployment.clients()) or None
         config = config_of({"benchmark": OWN, "clients": clients, **bounds, **given})
-    out = run_it(deployment, config, given_keys(given), click.echo, resume=resume)
+    out = run_it(
+        deployment,
+        config,
+        given_keys(given),
+        click.echo,
+        out=None if home is None else Path(home),
+        resume=resume,
+    )
     click.echo(f"run folder  {out}")
 
 

@@ -39,15 +39,17 @@ def run(
     given: Collection[str],
     say: Say,
     *,
+    out: Path | None = None,
     resume: Path | None = None,
 ) -> Path:
     """Run and wait for the end; the run folder.
 
     Args:
         deployment: whose clients.
-        config: the settings; ``out`` is where the run folder is brought, if anywhere.
+        config: the settings.
         given: the keys that were given, of which each must have an effect.
         say: takes a line for the operator.
+        out: where the run folder is brought; None: it stays in the deployment's.
         resume: the folder of a run to go on with, one of this deployment's.
 
     Raises:
@@ -57,10 +59,10 @@ def run(
     from fedadapt.simulations.check import check
 
     check(config, given, flower=True)
-    home = Path(config.out).expanduser().absolute() if config.out else None
+    home = out.expanduser().absolute() if out is not None else None
     if home is not None and home.exists() and (not home.is_dir() or any(home.iterdir())):
         raise InputError(f"out: {home} is in use; name a new folder")
-    folder = resume.absolute() if resume is not None else _new_folder(deployment, config)
+    folder = resume.resolve() if resume is not None else _new_folder(deployment, config)
     settings = config.to_mapping() | {"out": str(folder)}
     if config.benchmark == OWN and not config.roster:
         settings["roster"] = str(_roster(deployment, folder.name))

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from fedadapt.errors import InputError
+from fedadapt.flower.real_clients.waits import with_short_waits
 
 FLOWER_VERSIONS = ("1.41", "1.42")
 
@@ -189,6 +190,8 @@ def _answer(pipe: int, address: str, token: str) -> None:
 
     _replace(program, "get_load_client_app_fn", lambda **_: lambda *_: answer)
     _replace(program, "install_from_fab", lambda *_, **__: None)
+    pull = "pull_and_inflate_object_from_tree"
+    _replace(program, pull, with_short_waits(program.pull_and_inflate_object_from_tree))
     program.run_clientapp(
         runtime_api_address=address,
         token=token,

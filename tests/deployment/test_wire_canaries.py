@@ -11,6 +11,7 @@ import tomllib
 
 import numpy as np
 import poison
+import pytest
 import tomli_w
 from machines import TESTS, free_ports, machines
 from PIL import Image
@@ -18,6 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from fedadapt.deploy.bundle import open_bundle
 from fedadapt.deploy.sample_pictures import write_pictures
+
+pytestmark = pytest.mark.deployment
 
 CANARIES = {
     "path": b"canary-of-a-path",
