@@ -1,4 +1,4 @@
-"""The table of what may leave a client: ``python docs/egress_table.py`` writes it into egress.md."""
+"""The table of what may leave a client; ``python docs/egress_table.py`` writes it."""
 
 from pathlib import Path
 

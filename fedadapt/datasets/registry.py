@@ -24,7 +24,7 @@ from fedadapt.datasets.entries import (
     user_entry,
 )
 from fedadapt.datasets.sources.files import folder_path
-from fedadapt.datasets.sources.image_folder import list_images
+from fedadapt.datasets.sources.image_folder import Listing, list_images
 from fedadapt.parameters import Scalar
 from fedadapt.registry import Registry
 
@@ -62,13 +62,18 @@ def find_benchmark(name: str) -> DataEntry:
         return _BY_NAME[name]
     if name.startswith(FOLDER):
         listing = list_images(folder_path(name))
-        counts = {"classes": len(listing.classes), "num_train": len(listing.files)}
-        return replace(ANY_FOLDER, name=name, domains=len(listing.domains), **counts)
+        entry = replace(ANY_FOLDER, domains=len(listing.domains))
+        return _counted(entry, name, listing)
     if name.startswith(CLIENTS):
         listing = list_images(folder_path(name, CLIENTS), "client")
-        counts = {"classes": len(listing.classes), "num_train": len(listing.files)}
-        return replace(ANY_CLIENTS, name=name, owners=len(listing.domains), **counts)
+        entry = replace(ANY_CLIENTS, owners=len(listing.domains))
+        return _counted(entry, name, listing)
     for prefix, entry in ((NPZ, ANY_NPZ), (HUGGING_FACE, ANY_HUGGING_FACE)):
         if name.startswith(prefix):
             return replace(entry, name=name)
     return user_entry(name, BENCHMARKS.path(name))
+
+
+def _counted(entry: DataEntry, name: str, listing: Listing) -> DataEntry:
+    """The entry of a folder that was listed."""
+    return replace(entry, name=name, classes=len(listing.classes), num_train=len(listing.files))

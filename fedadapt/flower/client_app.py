@@ -21,6 +21,7 @@ from fedadapt.flower import records
 from fedadapt.flower.client_source import SCHEMA, agreed, client_part, run_config
 from fedadapt.flower.egress import Declared, Device, Egress, costing, debited
 from fedadapt.flower.owner import Owner
+from fedadapt.flower.riding import joined, split
 from fedadapt.flower.run_facts.experiment import without_experiment
 from fedadapt.flower.software import network_facts, software
 from fedadapt.messages import Config
@@ -51,6 +52,16 @@ class RunClientApp(ClientApp):
     """
 
     def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message, or both messages in it; see ``riding``."""
+        own, rider = split(message)
+        if rider is None:
+            return self._answered(message, context)
+        # The model that came is tried before it is trained: the client's state is that of the
+        # round that it ended.
+        tried = self._answered(rider, context)
+        return joined(message, self._answered(own, context), tried)
+
+    def _answered(self, message: Message, context: Context) -> Message:
         kind = message.metadata.message_type
         if kind.startswith("query.") and kind not in OF_THE_SERVER:
             return egress(message, context, lambda m, c: guard(m, c, answer))

@@ -4,6 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -15,8 +16,9 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, one_line
 from fedadapt.flower import records
 from fedadapt.flower.egress import WITHHELD
-from fedadapt.flower.nodes import nodes_by_message, wait_for_nodes
+from fedadapt.flower.nodes import wait_for_nodes
 from fedadapt.flower.replies import Reply, ReplyError, checked_reply
+from fedadapt.flower.riding import EVALUATE, parted, with_rider
 from fedadapt.flower.roll_call import RollCall
 from fedadapt.flower.run_facts.announced import Announcements
 from fedadapt.flower.run_facts.memory import asked_at_once
@@ -87,6 +89,7 @@ class GridClients:
         self._settings = settings
         self._nodes: dict[int, int] = {}  # client -> node id
         self._announced = Announcements(config.max_weight_factor)
+        self._waiting: _Trial | None = None  # to ride on the next message
 
     def ready(self) -> Sequence[int]:
         """Find out which node is which client.
@@ -112,7 +115,18 @@ class GridClients:
             for client, models in zip(sent.clients, contents, strict=True)
         )
         up = num_bytes(expected)
-        for client, reply in self._exchange(action, round, sent.clients, asked, up):
+        trial, self._waiting = self._waiting, None
+        if trial is not None and asked_at_once(up) >= len(sent.clients):
+            pairs = zip(sent.clients, asked, strict=True)
+            exchanged = self._with_trial(trial, action, round, list(pairs))
+        else:
+            exchanged = self._exchange(action, round, sent.clients, asked, up)
+        return self._updates(action, exchanged, shape)
+
+    def _updates(
+        self, action: str, exchanged: Iterable[tuple[int, Message | Failure]], shape: Expected
+    ) -> Iterator[Answers]:
+        for client, reply in exchanged:
             if isinstance(reply, Failure):
                 yield Answers((), None, {client: reply})
                 continue
@@ -152,7 +166,20 @@ class GridClients:
             records.request({**arrays, **pooled}, {**config, **self._settings(client)})
             for client, arrays in zip(request.clients, contents, strict=True)
         )
-        for client, reply in self._exchange("evaluate", request.round, request.clients, asked):
+        trial = _Trial(request, asked)
+        # One model for all is all that is tried between rounds; more is asked for at once.
+        if not request.collect and all(map(is_shared, request.models.values())):
+            self._waiting = trial
+        return self._results(trial)
+
+    def _results(self, trial: "_Trial") -> Iterator[EvaluationAnswers]:
+        request = trial.request
+        if self._waiting is trial:
+            self._waiting = None
+        exchanged: Iterable[tuple[int, Message | Failure]] = trial.replies.items()
+        if not trial.has_been_asked:
+            exchanged = self._exchange(EVALUATE, request.round, request.clients, trial.contents)
+        for client, reply in exchanged:
             if isinstance(reply, Failure):
                 yield EvaluationAnswers((), [], {client: reply})
                 continue
@@ -177,6 +204,42 @@ class GridClients:
     def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
         pass
 
+    def _with_trial(
+        self, trial: "_Trial", action: str, round: int, asked: list[tuple[int, RecordDict]]
+    ) -> list[tuple[int, Message | Failure]]:
+        """Ask for an action and for the results of a trial at once; see ``riding``.
+
+        Each node gets one message: with both, or with that one of them that is for its client.
+        """
+        clients = [client for client, _ in asked]
+        tried = trial.request.clients
+        trials = dict(zip(tried, trial.contents, strict=True))
+        silent, untried = self._silent(action, clients), self._silent(EVALUATE, tried)
+        riding = (trials.keys() & {*clients}) - silent.keys() - untried.keys()
+        messages = []
+        for client, content in asked:
+            if client not in silent:
+                both = with_rider(content, trials[client]) if client in riding else content
+                messages.append(self._message(action, round, client, both))
+        number = trial.request.round
+        messages += [
+            self._message(EVALUATE, number, client, content)
+            for client, content in trials.items()
+            if client not in riding and client not in untried
+        ]
+        received = self._received(messages, self._config.round_deadline)
+        by_node = {message.metadata.dst_node_id: reply for message, reply in received}
+        replies = {client: by_node.get(self._nodes.get(client, 0)) for client in (*clients, *tried)}
+        parts = {
+            client: parted(reply) for client in riding if (reply := replies[client]) is not None
+        }
+        alone = (None, None)
+        own = {client: parts.get(client, alone)[0] for client in riding}
+        riders = {client: parts.get(client, alone)[1] for client in riding}
+        trial.replies = {d: untried.get(d) or told(d, {**replies, **riders}[d]) for d in tried}
+        trial.has_been_asked = True
+        return [(d, silent.get(d) or told(d, {**replies, **own}[d])) for d in clients]
+
     def _exchange(
         self,
         action: str,
@@ -200,41 +263,69 @@ class GridClients:
         self, action: str, round: int, asked: list[tuple[int, RecordDict]], seconds: float
     ) -> Iterator[tuple[int, Message | Failure]]:
         clients = [client for client, _ in asked]
-        silent = self._announced.refusals(action, clients)
-        absent = Failure("late", "its node is not there")
-        silent |= {client: absent for client in clients if client not in self._nodes}
+        silent = self._silent(action, clients)
         messages = [
-            Message(
-                content,
-                self._nodes[client],
-                action,
-                group_id=str(round),
-                ttl=self._config.round_deadline,
-            )
+            self._message(action, round, client, content)
             for client, content in asked
             if client not in silent
         ]
-        received = self._grid.send_and_receive(messages, timeout=seconds) if messages else ()
-        addressees = nodes_by_message(messages)
-        # An error that the SuperLink made comes from no client; only the message says whose it is.
-        replies = {
-            addressees.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id): reply
-            for reply in received
-        }
+        received = self._received(messages, seconds)
+        replies = {message.metadata.dst_node_id: reply for message, reply in received}
         for client in clients:
             if client in silent:
                 yield client, silent[client]
-                continue
-            reply = replies.get(self._nodes[client])
-            if reply is None:
-                yield client, Failure("late", "no answer by the deadline")
-            elif reply.has_error():
-                outcome = OF_SUPERLINK.get(reply.error.code, "error")
-                yield client, Failure(outcome, one_line(reply.error.reason or "") or "no reason")
             else:
-                if WITHHELD in reply.content.config_records:
-                    log.warning("client %d: its device withheld what nobody declares", client)
-                yield client, reply
+                yield client, told(client, replies.get(self._nodes[client]))
+
+    def _silent(self, action: str, clients: Sequence[int]) -> dict[int, Failure]:
+        """Clients that are not asked, and why."""
+        absent = Failure("late", "its node is not there")
+        return self._announced.refusals(action, clients) | {
+            client: absent for client in clients if client not in self._nodes
+        }
+
+    def _message(self, action: str, round: int, client: int, content: RecordDict) -> Message:
+        deadline = self._config.round_deadline
+        return Message(content, self._nodes[client], action, group_id=str(round), ttl=deadline)
+
+    def _received(
+        self, messages: Sequence[Message], seconds: float
+    ) -> Iterator[tuple[Message, Message]]:
+        """Messages that were answered, by the client or in its stead, with their answers."""
+        if not messages:
+            return
+        replies = list(self._grid.send_and_receive(messages, timeout=seconds))
+        by_number = {m.metadata.message_id: m for m in messages if m.metadata.message_id}
+        by_node = {m.metadata.dst_node_id: m for m in messages}
+        for reply in replies:
+            # An error that the SuperLink made comes from no client; its number says whose it is.
+            metadata = reply.metadata
+            message = by_number.get(metadata.reply_to_message_id)
+            message = message or by_node.get(metadata.src_node_id)
+            if message is not None:
+                yield message, reply
+
+
+@dataclass
+class _Trial:
+    """An evaluation that was begun."""
+
+    request: EvaluationRequest
+    contents: Iterable[RecordDict]  # a message for each client of the request
+    has_been_asked: bool = False  # on the way, with the messages of something else
+    replies: dict[int, Message | Failure] = field(default_factory=dict)  # in the clients' order
+
+
+def told(client: int, reply: Message | None) -> Message | Failure:
+    """Return an answer, or why there is none."""
+    if reply is None:
+        return Failure("late", "no answer by the deadline")
+    if reply.has_error():
+        outcome = OF_SUPERLINK.get(reply.error.code, "error")
+        return Failure(outcome, one_line(reply.error.reason or "") or "no reason")
+    if WITHHELD in reply.content.config_records:
+        log.warning("client %d: its device withheld what nobody declares", client)
+    return reply
 
 
 def models_by_client(

@@ -18,7 +18,7 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.own.agreement import agreed_schema, fixed_scaling, pooled_scaling
 from fedadapt.datasets.own.own_data import Sums
 from fedadapt.datasets.own.pictures import class_name
-from fedadapt.datasets.own.schema import Schema
+from fedadapt.datasets.own.schema import MOST_CLASSES, Schema
 from fedadapt.datasets.own.settings import parse_classes
 from fedadapt.datasets.own.tasks import ServerTasks
 from fedadapt.errors import REFUSALS, InputError, QuorumLostError, one_line
@@ -330,6 +330,8 @@ class OwnRollCall:
         for client, facts in self._ask(CLASSES):
             told = facts.get("classes")
             try:
+                if len(told) > MOST_CLASSES:  # type: ignore[arg-type]
+                    raise InputError("too many")
                 names += [class_name(str(word)) for word in told]  # type: ignore[union-attr]
             except (TypeError, InputError):
                 self._leave_out(client, "it tells no list of classes")

@@ -37,6 +37,10 @@ def load_victim(config: RunConfig, base: Path | None, count: int, seed: int) -> 
 
     """
     benchmark = load_benchmark(config)
+    if benchmark.scaling.unit != 255.0:
+        raise InputError(
+            f"benchmark: {config.benchmark} has no images; what is inverted here are images"
+        )
     wanted = config if base is None else replace(config, weights="")
     model = build_model(wanted, benchmark.image_shape, benchmark.num_classes)
     if base is not None:

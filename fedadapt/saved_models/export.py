@@ -29,7 +29,10 @@ IMAGES, LOGITS = "images", "logits"
 
 
 class Normalised(nn.Module):
-    """A network that takes images between 0 and 1 and normalises them itself."""
+    """A network that takes images between 0 and 1, or measurements, and normalises them itself.
+
+    Tokens stay as they are.
+    """
 
     mean: Tensor
     std: Tensor
@@ -37,11 +40,16 @@ class Normalised(nn.Module):
     def __init__(self, network: nn.Module, card: Card) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(card.mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(card.std).view(-1, 1, 1))
+        self.normalises = bool(card.mean)
+        shape = (-1, *[1] * (len(card.image_shape) - 1))
+        for name, values in (("mean", card.mean), ("std", card.std)):
+            tensor = torch.tensor(values)
+            self.register_buffer(name, tensor.view(shape) if values else tensor)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        if self.normalises:
+            images = (images - self.mean) / self.std
+        logits: Tensor = self.network(images)
         return logits
 
 
@@ -145,8 +153,10 @@ def _check_installed(form: str) -> None:
 
 
 def _images(card: Card, count: int) -> Tensor:
-    """Images between 0 and 1 to try a program on, the same each time."""
+    """Inputs to try a program on, the same each time: images between 0 and 1, or tokens."""
     generator = torch.Generator().manual_seed(count)
+    if card.vocabulary:
+        return torch.randint(card.vocabulary, (count, *card.image_shape), generator=generator)
     return torch.rand(count, *card.image_shape, generator=generator)
 
 

@@ -194,7 +194,7 @@ def test_dying_at_any_step_leaves_the_old_or_the_new(store, step):
 def test_a_failed_write_leaves_the_old_state_and_no_litter(store, monkeypatch):
     store.save(states(1), round=1)
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match=r"no room on the disk|disk full"):
         store.save(states(2), round=2)
     assert_same_bits(store.load(), states(1))
     assert len(list(store.folder.iterdir())) == 1

@@ -259,6 +259,7 @@ def test_a_run_on_own_data_needs_what_only_it_needs():
         return str(refused.value)
 
     assert refusal(partition="iid").startswith("partition: own data do not use it")
+    assert refusal(image_size=2).startswith("image-size: 2 is out of range")
     assert refusal(classes="cat").startswith("classes: 'cat' alone")
     assert refusal(classes="cat,cat").startswith("classes: 'cat' is there twice")
     assert "trains experts on pictures of the server" in refusal(

@@ -14,8 +14,7 @@ from rich.console import Console
 from fedadapt.cli import main
 from fedadapt.errors import DivergedError, InputError, InterruptedRunError
 from fedadapt.records import HELD_OUT, Evaluation
-from fedadapt.simulations import compare
-from fedadapt.simulations import worker as workers
+from fedadapt.simulations import compare, model_trial
 from fedadapt.simulations.results.parquet import table_rows
 from fedadapt.simulations.studies import tune as tuning
 from fedadapt.simulations.studies.space import parse_space
@@ -78,7 +77,7 @@ def test_the_score_is_the_last_round_s_mean_over_seen_clients_on_held_out_images
 
 def test_a_setting_that_only_wins_on_the_test_images_is_not_chosen(tmp_path, monkeypatch):
     """Planted: with the smallest learning rate every answer to a test image is right."""
-    evaluate, configs = workers.evaluate, []
+    evaluate, configs = model_trial.evaluate, []
 
     def cheat(cohort, weights, tests):
         scores = evaluate(cohort, weights, tests)
@@ -90,7 +89,7 @@ def test_a_setting_that_only_wins_on_the_test_images_is_not_chosen(tmp_path, mon
         configs.append(config)
         return finish(config, *rest, **how)
 
-    monkeypatch.setattr(workers, "evaluate", cheat)
+    monkeypatch.setattr(model_trial, "evaluate", cheat)
     monkeypatch.setattr(tuning, "finished", noting)
     [choice] = study(tmp_path).run(["fedavg"], QUIET).choices
     test = {

@@ -29,14 +29,13 @@ class ClassSelection(Adaptation):
     part: Part = param("train", "which images tell the classes", choices=("train", "adapt"))
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
-        head = linear_head(cohort.model)
-        if head[1] is None:
+        weight, bias = linear_head(cohort.model)
+        if bias is None:
             raise InputError(f"{self.name}: classes are left out by a bias, and the head has none")
-        present = torch.zeros(weights[head[1]].shape, dtype=torch.bool)
+        present = torch.zeros(weights[bias].shape, dtype=torch.bool)
         for d, examples in enumerate(cohort.part(self.part)):
             present[d, examples.labels.cpu()] = True
-        return with_classes(weights, head, present.to(weights[head[1]].device))
+        return with_classes(weights, (weight, bias), present.to(weights[bias].device))
 
     def moves(self, model: nn.Module) -> frozenset[str]:
-        weight, bias = linear_head(model)
-        return frozenset({weight, bias} - {None})
+        return frozenset(name for name in linear_head(model) if name is not None)

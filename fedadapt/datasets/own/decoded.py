@@ -79,7 +79,7 @@ def decode_pictures(pictures: Sequence[Picture], size: int, kept_in: Path | None
         elif new is not None:
             looks.append(new[0])
             pixels[position] = new[1]
-    unreadable = [n for n in range(len(pictures)) if n not in set(there)]
+    unreadable = sorted(set(range(len(pictures))) - set(there))
     if unreadable:
         log.warning(
             "%d of %d pictures cannot be read and are left out; the first is %s",

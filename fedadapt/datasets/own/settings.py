@@ -4,13 +4,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from fedadapt.config import RunConfig
-from fedadapt.datasets.own.names import REHEARSAL
+from fedadapt.datasets.data_spec import check_image_size
+from fedadapt.datasets.own.names import OWN, REHEARSAL
 from fedadapt.datasets.own.pictures import class_name
 from fedadapt.errors import InputError, shown
 
 _OF_BENCHMARKS = (
     "partition", "shift", "quantity", "imbalance", "unseen", "split", "examples", "adapt_share",
-    "test_share",
+    "test_share", "server_share",
 )  # fmt: skip
 
 
@@ -25,9 +26,10 @@ def check_own(config: RunConfig) -> None:
     for key in _OF_BENCHMARKS:
         if getattr(config, key) != defaults[key]:
             raise InputError(
-                f"{key.replace('_', '-')}: own data do not use it, each client cuts its own; leave "
-                "it out"
+                f"{key.replace('_', '-')}: own data do not use it, a client has its own and cuts "
+                "them itself; leave it out"
             )
+    check_image_size(config.image_size)
     if parse_classes(config.classes) and config.server_data:
         raise InputError("classes: server-data has them; leave classes out")
     if config.server_data:
@@ -37,7 +39,14 @@ def check_own(config: RunConfig) -> None:
 
 
 def client_folders(config: RunConfig) -> dict[str, Path]:
-    """Folder of each client, by its name, sorted."""
+    """Folder of each client, by its name, sorted.
+
+    Raises:
+        InputError: There are none, or another number; or the clients are real.
+
+    """
+    if config.benchmark == OWN:
+        raise InputError(f"benchmark: {OWN}; the data are on the clients, and nowhere else")
     root = Path(config.benchmark.removeprefix(REHEARSAL)).expanduser()
     if not root.is_dir():
         raise InputError(f"benchmark: {shown(root)} is no folder; write {REHEARSAL}/path")

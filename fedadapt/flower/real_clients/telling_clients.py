@@ -34,8 +34,15 @@ class TellingClients:
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         asked = f"round {round}, {action}"
         self._say(f"{asked}: asking {len(sent.clients)} clients")
+        # Asked now, not when the first answer is wanted: a trial may ride on it.
+        stream = self._clients.ask(action, round, sent, expected)
+        return self._told_of_answers(asked, len(sent.clients), stream)
+
+    def _told_of_answers(
+        self, asked: str, count: int, stream: Iterator[Answers]
+    ) -> Iterator[Answers]:
         answered = 0
-        for answers in self._clients.ask(action, round, sent, expected):
+        for answers in stream:
             answered += len(answers.clients)
             self._tell_failures(asked, answers.failures)
             losses = None if answers.update is None else answers.update.metrics.get("loss")
@@ -43,14 +50,19 @@ class TellingClients:
                 loss = "" if losses is None else f", loss {losses[row]:.4f}"
                 self._say(f"{asked}: client {client} answered{loss}")
             yield answers
-        self._say(f"{asked}: {answered} of {len(sent.clients)} answered")
+        self._say(f"{asked}: {answered} of {count} answered")
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
         asked = f"round {request.round}, evaluate"
         self._say(f"{asked}: asking {len(request.clients)} clients")
+        return self._told_of_results(asked, len(request.clients), self._clients.evaluate(request))
+
+    def _told_of_results(
+        self, asked: str, count: int, stream: Iterator[EvaluationAnswers]
+    ) -> Iterator[EvaluationAnswers]:
         answered = 0
         accuracies: dict[str, list[float]] = {}
-        for answers in self._clients.evaluate(request):
+        for answers in stream:
             answered += len(answers.clients)
             self._tell_failures(asked, answers.failures)
             for row in answers.rows:
@@ -58,9 +70,7 @@ class TellingClients:
                     accuracies.setdefault(row.label, []).append(row.accuracy)
             yield answers
         means = ", ".join(f"{label} {100 * fmean(of):.1f} %" for label, of in accuracies.items())
-        self._say(
-            f"{asked}: {answered} of {len(request.clients)} answered; {means or 'no results'}"
-        )
+        self._say(f"{asked}: {answered} of {count} answered; {means or 'no results'}")
 
     def states(self) -> Mapping[int, Mapping[str, Weights]]:
         return self._clients.states()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from fedadapt.records import (
 from fedadapt.simulations.results.parquet import Row
 
 R = TypeVar("R", Evaluation, CommunicationEntry, RoundLoss, EvaluationFailure, Confidence)
+
+CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""Always the same objects: rows with equal numbers are equal, also where a number is missing."""
 
 JOURNALS: dict[type[Row], str] = {
     Evaluation: "evaluations.jsonl",
@@ -48,7 +52,7 @@ def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
             if not line.endswith(b"\n"):
                 return
             try:
-                values = json.loads(line)
+                values = json.loads(line, parse_constant=CONSTANTS.__getitem__)
                 if not isinstance(values, list):
                     raise ValueError("not a list")
                 row = kind._make(values)

@@ -6,6 +6,7 @@ runs with tasks, ``tasks.parquet`` ``TaskForgetting`` rows; their columns are th
 in order.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -174,10 +175,18 @@ def table_rows(folder: Path, kind: type[A]) -> Iterator[A]:
     for batch in _batches(folder, kind):
         later = kind._field_defaults  # columns that older runs have not
         columns = [
-            batch[name].to_pylist() if name in batch.schema.names else [later[name]] * len(batch)
+            _values(batch[name]) if name in batch.schema.names else [later[name]] * len(batch)
             for name in kind._fields
         ]
         yield from map(kind._make, zip(*columns, strict=True))
+
+
+def _values(column: Any) -> list[Any]:
+    """Return a column as a list, NaN always as the same object: rows with it are equal."""
+    values: list[Any] = column.to_pylist()
+    if str(column.type) != "double":
+        return values
+    return [math.nan if value != value else value for value in values]
 
 
 def check_table(folder: Path, kind: type[Table]) -> None:

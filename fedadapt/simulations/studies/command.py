@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fedadapt.command_help import examples
+from fedadapt.command_help import RunCommand
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, need, unknown
 from fedadapt.files import user_path
@@ -26,18 +26,21 @@ from fedadapt.simulations.studies.space import (
 from fedadapt.simulations.studies.tuned import FAILED, PRUNED, Tuned, read_tuned
 
 SEEDS = "1,2,3"
+COMPARISONS = """
+fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3
+fedadapt compare --strategies "fedrep; ditto" --sweep "lr=0.01,0.1; ditto.lam=0.1,1"
+fedadapt compare --settings runs/tuned --seeds 1,2,3,4,5
+fedadapt compare runs/by-hand-1 runs/by-hand-2 --out runs/both
+"""
+TUNINGS = """
+fedadapt tune --strategies "local; ditto" --space "lr=log:1e-3..1e-1; ditto.lam=0.1,1"
+fedadapt compare --settings runs/tune-digits-classes --seeds 1,2,3
+"""
 METRICS = ("balanced-accuracy", "f1", "auc")
 TUNING_SEEDS = "101,102"
 
 
-@click.command(
-    **examples(
-        'fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3',
-        'fedadapt compare --strategies "fedrep; ditto" --sweep "lr=0.01,0.1; ditto.lam=0.1,1"',
-        "fedadapt compare --settings runs/tuned --seeds 1,2,3,4,5",
-        "fedadapt compare runs/by-hand-1 runs/by-hand-2 --out runs/both",
-    )
-)
+@click.command(cls=RunCommand, epilog=COMPARISONS)
 @click.argument("folders", type=click.Path(path_type=Path), nargs=-1, metavar="[FOLDER]...")
 @run_options("strategy", "strategy_args", "seed", "out")
 @click.option(
@@ -118,13 +121,7 @@ def compare(
         click.echo(file)
 
 
-@click.command(
-    **examples(
-        'fedadapt tune --strategies "local; fedavg; ditto" '
-        '--space "lr=log:1e-3..1e-1; ditto.lam=0.01,0.1,1" --out runs/tuned',
-        "fedadapt compare --settings runs/tuned --seeds 1,2,3",
-    )
-)
+@click.command(cls=RunCommand, epilog=TUNINGS)
 @run_options("strategy", "strategy_args", "seed", "out")
 @click.option(
     "--strategies",

@@ -18,12 +18,20 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from fedadapt.config import RunConfig, adaptations_of
-from fedadapt.errors import FedadaptError, InputError, InterruptedRunError
+from fedadapt.errors import (
+    DivergedError,
+    EvaluationFailedError,
+    FedadaptError,
+    InputError,
+    InterruptedRunError,
+    QuorumLostError,
+)
 from fedadapt.parameters import Scalar
 from fedadapt.random_streams import stream
 from fedadapt.records import HELD_OUT, Evaluation
 from fedadapt.simulations.compare import finished
 from fedadapt.simulations.results.parquet import table_rows
+from fedadapt.simulations.results.run_lock import only_writer
 from fedadapt.simulations.results.summary import told_apart_by
 from fedadapt.simulations.studies.space import (
     Axis,
@@ -40,6 +48,9 @@ from fedadapt.simulations.studies.tuned import COMPLETE, FAILED, PRUNED, Choice,
 
 STUDY = "study.log"
 SPREAD = 4  # trials before others are proposed by what came of them, or given up
+OF_THE_POINT = (DivergedError, QuorumLostError, EvaluationFailedError, InputError)
+"""Errors that say something of a point; others, such as a full disk, end the study for now."""
+
 STATES = {
     TrialState.COMPLETE: COMPLETE,
     TrialState.PRUNED: PRUNED,
@@ -78,7 +89,8 @@ class Tuning:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
-            choices = tuple(self._choice(text, console) for text in strategies)
+            with only_writer(self.folder):
+                choices = tuple(self._choice(text, console) for text in strategies)
         except InterruptedRunError:
             raise InterruptedRunError(
                 "interrupted; the same command goes on where it was"
@@ -184,9 +196,7 @@ class Tuning:
                 finished(run, Console(quiet=True), watch=watch, pictures=False)
             except _GivenUp:
                 return TrialState.PRUNED, None
-            except InterruptedRunError:
-                raise
-            except FedadaptError as error:
+            except OF_THE_POINT as error:
                 log.warning("%s: %s", out, error)
                 return TrialState.FAIL, None
             rows = table_rows(out, Evaluation)

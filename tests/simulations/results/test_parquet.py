@@ -301,3 +301,13 @@ def test_a_journal_whose_table_does_not_hold_all_of_it_stays(tmp_path, caplog):
     assert "does not hold all of it" in caplog.text
     restore_journals(tmp_path)
     assert list(journal_rows(tmp_path, RoundLoss)) == losses()
+
+
+def test_a_row_whose_auc_is_missing_is_equal_to_itself_wherever_it_has_been(tmp_path):
+    """NaN is not equal to NaN, but rows that hold the same object are."""
+    row = evaluation(0, 0.5)._replace(auc=float("nan"))
+    with Journal(tmp_path) as journal:
+        journal.append(row)
+        [found] = journal.rows(Evaluation)
+    write_evaluations(tmp_path, [row])
+    assert read_evaluations(tmp_path) == [found] == [evaluation(0, 0.5)]
