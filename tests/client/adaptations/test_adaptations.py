@@ -24,6 +24,7 @@ from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.adabn_s import AdaBNS
 from fedadapt.client.adaptations.atp import Atp
 from fedadapt.client.adaptations.bn_mix import BnMix
+from fedadapt.client.adaptations.class_selection import ClassSelection
 from fedadapt.client.adaptations.ewc import Ewc
 from fedadapt.client.adaptations.fine_tune import FineTune
 from fedadapt.client.adaptations.kd import Kd
@@ -60,6 +61,7 @@ METHODS = [
     ShotIm(epochs=2, lr=0.1, batch_size=4),
     Atp(batch_size=4),
     T3A(supports=2, batch_size=4),
+    ClassSelection(),
 ]
 
 
