@@ -68,6 +68,7 @@ KNOBS: dict[str, tuple[str, tuple[float | int, ...]]] = {
 """Strategy -> its most important parameter and three values; none: more learning rates instead."""
 
 LEFT_OUT = {
+    "taper-server": "trains on images of the server, which no other strategy has",
     "fedbn": "fedavg on a network without batch norm",
     "pfedpg": "needs a transformer with prompts, and weights",
     "fedit": "needs weights that are worth freezing",

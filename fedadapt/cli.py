@@ -34,6 +34,8 @@ class _Commands(click.Group):
         except FedadaptError as error:
             _say(f"fedadapt: {error}", error.exit_code)
         except SystemExit as error:  # ours are outside of this; code of others may be in it
+            if isinstance(error.__context__, BrokenPipeError):
+                sys.exit(error.code)  # `| head` has seen enough
             _say(f"fedadapt: {ended_by_exit(error)}", FedadaptError.exit_code)
         except OSError as error:
             if not no_room(error):
@@ -250,30 +252,15 @@ def watch(folder: Path, port: int) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
 @click.option(
     "--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)"
 )
-def benchmarks(data_root: str) -> None:
-    """List the data sets: sizes, whether they are here, where their files must be."""
-    from fedadapt.datasets.listing import benchmark_rows
-    from fedadapt.datasets.task_incremental.task_listing import task_rows
+def benchmarks(name: str | None, data_root: str) -> None:
+    """List the data sets and whether they are here, or show one: sizes, where its files must be."""
+    from fedadapt.datasets.task_incremental.benchmark_list import listing
 
-    sections = (("", benchmark_rows(data_root)), ("learnt task after task", task_rows(data_root)))
-    for title, rows in sections:
-        table = Table(
-            title=title, title_justify="left", box=None, pad_edge=False, header_style="bold"
-        )
-        for column in rows[0]._fields:
-            table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column == "name")
-        for row in rows:
-            table.add_row(*(_word(value) for value in row))
-        Console().print(table)
-
-
-def _word(value: object) -> str:
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )
+    Console().print(listing(name, data_root))
 
 
 @main.command()

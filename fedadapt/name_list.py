@@ -1,5 +1,6 @@
 """Lists of names for the terminal: a line each, however narrow the terminal is."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,7 @@ from rich.text import Text
 GAP = 2  # blank columns between two columns
 LEAST = 12  # columns that a description has at least, on however narrow a terminal
 NUMBERS = "0123456789,."
+END = re.compile(r"(?<!\.)\. (?=[A-Z])")  # of a sentence; not of "sec. 5" or "... and"
 
 
 class NameList:
@@ -52,5 +54,5 @@ class NameList:
 
 def shortened(prose: str, width: int) -> str:
     """Return the first sentence of ``prose``, cut at a word where it is longer than ``width``."""
-    sentence = prose.split(". ")[0].removesuffix(".")
+    sentence = END.split(prose)[0].removesuffix(".")
     return textwrap.shorten(sentence, width, placeholder=" ...")

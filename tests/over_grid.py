@@ -16,7 +16,7 @@ from fedadapt.flower.records import array_record, request
 from fedadapt.flower.roll_call import BenchmarkRollCall
 from fedadapt.flower.run_facts.experiment import Experiment
 from fedadapt.flower.server_app import app as server
-from fedadapt.models.vit import vit_tiny
+from fedadapt.models.networks.vit import vit_tiny
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import Assembly, assemble, initial, on_server

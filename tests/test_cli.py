@@ -183,7 +183,8 @@ def test_the_version_is_the_package_s():
         ("adaptations", ["none", "adabn-s", "fedadapt adaptations NAME", "module:Class"]),
         ("adaptations kd", ["the teacher", "It needs labels.", "kd.share", "0.95", "> 0"]),
         ("adaptations none", ["It needs no labels.", "It takes no --adapt-args."]),
-        ("benchmarks", ["digits-classes", "mnist", "folder:/path", "built in"]),
+        ("benchmarks", ["digits-classes", "mnist", "folder:/path", "task after task"]),
+        ("benchmarks mnist", ["60,000 + 10,000", "dirichlet:0.3", "MNIST/raw/"]),
     ],
 )
 def test_lists_name_what_there_is(place, command, words):

@@ -19,6 +19,8 @@ OTHER = {
     "normalization": "unit", "model": "cnn", "weights": "imagenet", "strategy": "fedadam",
     "strategy-args": "eta=0.1", "batch-norm": "local", "rounds": 3, "fraction": 0.5,
     "local-epochs": 2, "batch-size": 16, "lr": 0.125, "momentum": 0.0, "weight-decay": 0.01,
+    "optimizer": "adam", "lr-schedule": "cosine", "augmentation": "flip", "early-stopping": 2,
+    "best-round": True, "server-share": 0.5,
     "adapt": "none", "adapt-args": "fine-tune.epochs=1", "evaluate-every": 2, "curves": True,
     "serve": "best-on-adapt", "confidence": True,
     "global-test": "all", "local": False, "seed": 9,

@@ -116,6 +116,7 @@ class GridClients:
         )
         up = num_bytes(expected)
         trial, self._waiting = self._waiting, None
+        exchanged: Iterable[tuple[int, Message | Failure]]
         if trial is not None and asked_at_once(up) >= len(sent.clients):
             pairs = zip(sent.clients, asked, strict=True)
             exchanged = self._with_trial(trial, action, round, list(pairs))

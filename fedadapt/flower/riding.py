@@ -73,8 +73,9 @@ def _riders(content: RecordDict) -> RecordDict:
 def _part(message: Message, content: RecordDict, kind: str) -> Message:
     metadata = copy.copy(message.metadata)
     metadata.message_type = kind
-    return Message(content=content, metadata=metadata)
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
 
 
 def _failed(reply: Message, error: Error) -> Message:
-    return Message(error=error, metadata=copy.copy(reply.metadata))
+    metadata = copy.copy(reply.metadata)
+    return Message(error=error, metadata=metadata)  # type: ignore[call-overload]

@@ -11,11 +11,11 @@ from fedadapt.errors import InputError
 from fedadapt.factories import call_factory, reason_of
 from fedadapt.files import user_path
 from fedadapt.models.initial import imagenet_weights, load_weights, read_weights
-from fedadapt.models.inputs import blank, check_vocabulary
 from fedadapt.models.limits import check_input, check_model, check_norms
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.models.registry import NETWORKS, NetworkEntry, find_network
+from fedadapt.models.sequences.inputs import blank, check_vocabulary
 from fedadapt.models.shared_tensors import refuse_shared_tensors
 from fedadapt.registry import import_named
 from fedadapt.selectors import head_of

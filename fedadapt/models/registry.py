@@ -19,8 +19,8 @@ USUAL_VOCABULARY = 80
 
 MAX_WIDTH = 4.0
 MOBILENET = "mobilenetv2-"
-_MOBILENETV2 = "fedadapt.models.mobilenetv2:mobilenetv2"
-_MOBILENETV2_NAMES = "fedadapt.models.mobilenetv2:torchvision_names"
+_MOBILENETV2 = "fedadapt.models.networks.mobilenetv2:mobilenetv2"
+_MOBILENETV2_NAMES = "fedadapt.models.networks.mobilenetv2:torchvision_names"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class NetworkEntry:
 ENTRIES: tuple[NetworkEntry, ...] = (
     NetworkEntry(
         name="mlp",
-        factory="fedadapt.models.mlp:mlp",
+        factory="fedadapt.models.networks.mlp:mlp",
         description="two hidden layers of 100",
         usual_shape=(1, 28, 28),
         num_parameters=89_610,
@@ -53,7 +53,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="lenet",
-        factory="fedadapt.models.lenet:lenet",
+        factory="fedadapt.models.networks.lenet:lenet",
         description="LeNet-5 with ReLU",
         usual_shape=(1, 28, 28),
         num_parameters=61_706,
@@ -62,7 +62,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="cnn",
-        factory="fedadapt.models.cnn:cnn",
+        factory="fedadapt.models.networks.cnn:cnn",
         description="two 3x3 convolutions (32, 64), a layer of 128",
         usual_shape=(1, 28, 28),
         num_parameters=421_642,
@@ -71,7 +71,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="vit-tiny",
-        factory="fedadapt.models.vit:vit_tiny",
+        factory="fedadapt.models.networks.vit:vit_tiny",
         description="vision transformer: 4 blocks of width 64",
         usual_shape=(1, 28, 28),
         num_parameters=205_066,
@@ -80,7 +80,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="vit-tiny-prompts",
-        factory="fedadapt.models.vit:vit_tiny",
+        factory="fedadapt.models.networks.vit:vit_tiny",
         arguments={"prompts": 10},
         description="the same with 10 prompts (pFedPG)",
         usual_shape=(1, 28, 28),
@@ -90,7 +90,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="vgg11",
-        factory="fedadapt.models.vgg:vgg11",
+        factory="fedadapt.models.networks.vgg:vgg11",
         description="VGG-11 convolutions, average pool (PFA)",
         usual_shape=(3, 32, 32),
         num_parameters=9_231_114,
@@ -134,7 +134,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="squeezenet1_1",
-        factory="fedadapt.models.squeezenet:squeezenet1_1",
+        factory="fedadapt.models.networks.squeezenet:squeezenet1_1",
         description="SqueezeNet 1.1, linear head",
         usual_shape=(3, 224, 224),
         num_parameters=727_626,
@@ -144,7 +144,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="alexnet",
-        factory="fedadapt.models.alexnet:alexnet",
+        factory="fedadapt.models.networks.alexnet:alexnet",
         description="AlexNet with its fully connected layers (DUA)",
         usual_shape=(3, 224, 224),
         num_parameters=57_044_810,
@@ -154,7 +154,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="vgg11-fc",
-        factory="fedadapt.models.vgg:vgg11_fc",
+        factory="fedadapt.models.networks.vgg:vgg11_fc",
         description="VGG-11 with its fully connected layers (DUA)",
         usual_shape=(3, 224, 224),
         num_parameters=128_807_306,
@@ -164,7 +164,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="vgg11-bn-fc",
-        factory="fedadapt.models.vgg:vgg11_bn_fc",
+        factory="fedadapt.models.networks.vgg:vgg11_bn_fc",
         description="the same with batch normalisation (DUA)",
         usual_shape=(3, 224, 224),
         num_parameters=128_812_810,
@@ -174,7 +174,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="resnet18",
-        factory="fedadapt.models.resnet:resnet18",
+        factory="fedadapt.models.networks.resnet:resnet18",
         description="ResNet-18",
         usual_shape=(3, 224, 224),
         num_parameters=11_181_642,
@@ -184,7 +184,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="har-cnn",
-        factory="fedadapt.models.har_cnn:har_cnn",
+        factory="fedadapt.models.sequences.har_cnn:har_cnn",
         description="two 1-D convolutions (16, 32), for time series",
         usual_shape=(9, 128),
         num_parameters=3_754,
@@ -194,7 +194,7 @@ ENTRIES: tuple[NetworkEntry, ...] = (
     ),
     NetworkEntry(
         name="char-gru",
-        factory="fedadapt.models.char_gru:char_gru",
+        factory="fedadapt.models.sequences.char_gru:char_gru",
         description="embedding of 8, a GRU of 128, for tokens",
         usual_shape=(80,),
         num_parameters=54_922,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from fedadapt.models.network import Network
-from fedadapt.models.vit import vit_tiny
+from fedadapt.models.networks.vit import vit_tiny
 
 IMAGE_SHAPE = (1, 8, 8)
 CLASSES = 3

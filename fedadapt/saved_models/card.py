@@ -99,7 +99,8 @@ class Card:
                 f"images: the network {self.network!r} takes "
                 f"{'tokens' if self.vocabulary else 'numbers'} {list(self.image_shape)}, no images"
             )
-        return self.scaling(read(paths, self.image_shape, self.reading))
+        channels, height, width = self.image_shape
+        return self.scaling(read(paths, (channels, height, width), self.reading))
 
     def loading(self, run: str = "RUN") -> list[str]:
         """Three lines of Python that load the model and use it."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, ServerImages, Split
 from fedadapt.models.network import Network
-from fedadapt.models.vit import vit_tiny
+from fedadapt.models.networks.vit import vit_tiny
 
 CLASSES = ("circle", "cross", "square")
 IMAGE_SHAPE = (1, 6, 6)

@@ -204,13 +204,10 @@ def test_whoever_is_killed_in_mid_round_the_run_is_finished_by_going_on(bench, p
     assert code == 0, said
     bench.wait_connected(*CLIENTS)
     rows = read_communication(folder)
-    for round in (1, 2, 3):
-        accepted = [
-            r.client for r in rows
-            if (r.action, r.round, r.outcome) == ("train", round, "accepted")
-        ]  # fmt: skip
-        assert len(accepted) == len(set(accepted))
-        assert len(accepted) >= 2
+    for round in (1, 2, 3):  # a round that failed was asked for again: its last attempt counts
+        last = [r for r in rows if (r.action, r.round) == ("train", round)][-3:]
+        assert {r.client for r in last} == {0, 1, 2}
+        assert sum(r.outcome == "accepted" for r in last) >= 2
     assert [r for r in rows if (r.action, r.round, r.client) == ("train", 3, 1)][-1].outcome in (
         "accepted", "late", "error",
     )  # fmt: skip

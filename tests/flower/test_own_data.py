@@ -83,9 +83,9 @@ def run_server(grid: FakeGrid, config: dict) -> dict:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"normalization": "data"},
-        {"classes": "slanted,down,across", "strategy": "fedrep", "model": "cnn"},
-        {"strategy": "pfa", "strategy_args": "groups=2", "model": "cnn", "rounds": 3},
+        {"normalization": "data", "model": "cnn"},
+        {"classes": "slanted,down,across", "strategy": "fedrep"},
+        {"strategy": "pfa", "strategy_args": "groups=2", "rounds": 3},
     ],
     ids=["pooled", "given", "pfa"],
 )
@@ -130,7 +130,7 @@ def test_experts_of_the_server_s_own_pictures_are_merged_for_clients_with_theirs
         own_pictures.write_pictures(tmp_path / "server" / f"task-{n}", task, seed=90 + n)
     changes = {
         "strategy": "mas-racl", "strategy_args": f"epochs=2 merge_on={merge_on}", "adapt": "none",
-        "server_data": str(tmp_path / "server"), "local_epochs": 5, "lr": 0.05, "model": "cnn",
+        "server_data": str(tmp_path / "server"), "local_epochs": 5, "lr": 0.05,
     }  # fmt: skip
     check_that_both_are_alike(tmp_path, clients, changes)
 

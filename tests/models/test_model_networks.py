@@ -12,9 +12,10 @@ from torch.testing import assert_close
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.models.alexnet import alexnet
 from fedadapt.models.build import build_model
-from fedadapt.models.mobilenetv2 import mobilenetv2
+from fedadapt.models.networks.alexnet import alexnet
+from fedadapt.models.networks.mobilenetv2 import mobilenetv2
+from fedadapt.models.networks.vgg import vgg11_bn_fc, vgg11_fc
 from fedadapt.models.norms import batch_norms, has_batch_norm
 from fedadapt.models.registry import (
     ENTRIES,
@@ -23,7 +24,6 @@ from fedadapt.models.registry import (
     USUAL_VOCABULARY,
     find_network,
 )
-from fedadapt.models.vgg import vgg11_bn_fc, vgg11_fc
 from fedadapt.registry import import_named
 from fedadapt.weights import stack
 

@@ -12,7 +12,7 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.models.initial import load_weights, read_weights
-from fedadapt.models.mobilenetv2 import torchvision_names
+from fedadapt.models.networks.mobilenetv2 import torchvision_names
 
 RGB = (3, 8, 8)
 

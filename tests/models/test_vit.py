@@ -8,7 +8,7 @@ from torch import nn
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.config import RunConfig
 from fedadapt.models.build import build_model, make_network
-from fedadapt.models.vit import Attention, Block, vit_tiny
+from fedadapt.models.networks.vit import Attention, Block, vit_tiny
 from fedadapt.saved_models.card import Card
 from fedadapt.saved_models.export import export
 

@@ -24,7 +24,7 @@ NORMS = {"strategy": "fedbn", "model": "mobilenetv2-0.25"}
         (NORMS, {"batch_norm": "reestimate"}, "batch-norm: fedbn does not use it"),
         ({}, {"ray_address": "auto"}, "ray-address: engine=processes does not use it"),
         ({}, {"gpus_per_worker": 1.0}, "gpus-per-worker: engine=processes does not use it"),
-        ({}, {"client_deadline": 5.0}, "client-deadline: engine=processes does not use it"),
+        ({}, {"max_weight_factor": 5.0}, "max-weight-factor: engine=processes does not use it"),
     ],
 )
 def test_a_setting_without_effect_is_refused_with_what_has_no_use_for_it(settings, changes, line):

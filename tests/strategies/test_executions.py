@@ -10,7 +10,7 @@ from torch import nn
 from toys import CLASSES, SHAPE, Toys, assert_close, federate, initial, split, training
 
 from fedadapt.models.network import Network
-from fedadapt.models.resnet import BasicBlock
+from fedadapt.models.networks.resnet import BasicBlock
 from fedadapt.parameters import fields_from_run
 from fedadapt.strategies.registry import find
 

@@ -42,13 +42,16 @@ def test_no_class_has_two_names():
 @pytest.mark.parametrize("name", OURS)
 def test_what_a_strategy_takes_from_the_run_is_there(name):
     assert settings_of(find(name)) <= frozenset().union(*SETTINGS.values()) | {
-        "fraction", "max-update-norm",
+        "fraction", "max-update-norm", "max-update-factor", "server-share",
     }  # fmt: skip
 
 
 def test_a_strategy_uses_the_settings_its_fields_are_made_from():
-    training = {"lr", "momentum", "weight-decay", "batch-size", "local-epochs"}
-    sampling = {"fraction", "max-update-norm"}
+    training = {
+        "lr", "momentum", "weight-decay", "batch-size", "local-epochs",
+        "optimizer", "lr-schedule", "augmentation",
+    }  # fmt: skip
+    sampling = {"fraction", "max-update-norm", "max-update-factor"}
     assert settings_of(find("fedavg")) == training | sampling | {"batch-norm"}
     assert settings_of(find("fedbn")) == training | sampling
     assert settings_of(find("mas-racl")) == set()

@@ -22,8 +22,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from fedadapt.client.cohort import Execution
 from fedadapt.client.stacking.network import trace
 from fedadapt.client.statistics.activation_hooks import hooked
-from fedadapt.models.inputs import blank
 from fedadapt.models.mode import evaluating, training
+from fedadapt.models.sequences.inputs import blank
 from fedadapt.weights import Weights
 
 LARGE = 10**8  # multiply-adds of a step in one convolution: from there a stack gains nothing

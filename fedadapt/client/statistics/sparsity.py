@@ -15,10 +15,10 @@ from torch.func import vmap
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.statistics.activation_hooks import SMOOTH, StopForward, listening
 from fedadapt.errors import InputError, unknown
-from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.models.mode import evaluating
 from fedadapt.models.norms import normalised_by_batch
+from fedadapt.models.sequences.inputs import blank
 from fedadapt.weights import Weights, is_shared, row
 
 SPARSITY = "query.sparsity"

@@ -107,7 +107,8 @@ class OwnTasks(TaskBenchmark):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return self.clients.image_shape
+        channels, height, width = self.clients.image_shape
+        return channels, height, width
 
     def of_task(self, task: int, draw: int = 1) -> Benchmark:
         """The benchmark of one task; there is one draw of pictures, those that clients have."""

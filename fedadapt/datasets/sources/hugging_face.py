@@ -33,7 +33,9 @@ def read_hugging_face(entry: DataEntry) -> Store:
     where = f"benchmark: {entry.name!r}"
     need("flwr_datasets", "hf: data sets")
     dataset = _open(where, name, options)
-    columns = {key: options[key] for key in ("client", "label", "group") if key in options}
+    columns: dict[str, str] = {
+        key: options[key] for key in ("client", "label", "group") if key in options
+    }
     columns["input"] = options.get("input") or _input_of(where, dataset.column_names)
     for key, column in columns.items():
         if column not in dataset.column_names:

@@ -9,7 +9,7 @@ from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.registry import build
 from fedadapt.client.statistics.importance import MEASURES, Kind
 from fedadapt.config import parse_arguments
-from fedadapt.models.mlp import mlp
+from fedadapt.models.networks.mlp import mlp
 from fedadapt.parameters import arguments_for
 from fedadapt.reproductions.dua.plan import METHODS, Experiment
 from fedadapt.reproductions.dua.published import TABLE_1

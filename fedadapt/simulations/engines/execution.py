@@ -17,7 +17,7 @@ ONE_BY_ONE = 5  # clients in a cohort; they are trained one by one and share the
 
 
 def plan_for(
-    config: RunConfig, model: nn.Module, image_shape: tuple[int, int, int], compute: torch.device
+    config: RunConfig, model: nn.Module, image_shape: tuple[int, ...], compute: torch.device
 ) -> Plan:
     """Return the plan of a run: a function of its settings and its network, so it can be repeated.
 

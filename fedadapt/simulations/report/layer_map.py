@@ -22,8 +22,8 @@ from fedadapt.client.statistics.sparsity import Activation, sparsity_vectors, tr
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.errors import InputError
-from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
+from fedadapt.models.sequences.inputs import blank
 from fedadapt.simulations.assembly import Assembly, assemble
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -71,12 +71,10 @@ class TerminalTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         tables = [self._table(parts) for parts in self._fitting(options.max_width)]
         for i, printed in enumerate(tables):
-            yield from self._with_title(printed) if not i else [Text(), printed]
+            yield Text() if i else Padding(Text(self._title, style="italic"), (0, 0, 0, 2))
+            yield printed
         for note in self._notes:
             yield Text(note, style="yellow")
-
-    def _with_title(self, printed: RichTable) -> list[RenderableType]:
-        return [Padding(Text(self._title, style="italic"), (0, 0, 0, 2)), printed]
 
     def _fitting(self, width: int) -> list[list[_Part]]:
         """Divide the columns into as few tables as the width allows."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.subspaces import class_subspaces
 from fedadapt.messages import Answers, Sent, Update
-from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
+from fedadapt.models.sequences.inputs import blank
 from fedadapt.parameters import from_run, param
 from fedadapt.server.clustering.grouping import by_first_client
 from fedadapt.server.clustering.principal_angles import angles_between

@@ -22,9 +22,9 @@ from fedadapt.client.statistics.sparsity import (
     trace,
 )
 from fedadapt.messages import Update
-from fedadapt.models.inputs import blank
 from fedadapt.models.meta import on_meta
 from fedadapt.models.norms import batch_norms
+from fedadapt.models.sequences.inputs import blank
 from fedadapt.parameters import from_run, param
 from fedadapt.random_streams import stream
 from fedadapt.strategies.base import require_batch_norm

@@ -15,9 +15,9 @@ from fedadapt.client.stacking import trace
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
-from fedadapt.models.inputs import blank, embedding_of_tokens
 from fedadapt.models.mode import evaluating, training_norms
 from fedadapt.models.registry import IMAGES, TOKENS, find_network
+from fedadapt.models.sequences.inputs import blank, embedding_of_tokens
 from fedadapt.selectors import head, head_of
 from fedadapt.testing.assertions import copied, require, require_close, require_same
 from fedadapt.weights import Weights

@@ -10,12 +10,12 @@ from torch import nn
 from torch.func import functional_call
 
 from fedadapt.client.stacking import StackedNetwork, Unstackable, trace
-from fedadapt.models.alexnet import alexnet
 from fedadapt.models.build import make_network
 from fedadapt.models.mode import evaluating, training, training_norms
+from fedadapt.models.networks.alexnet import alexnet
+from fedadapt.models.networks.resnet import BasicBlock
+from fedadapt.models.networks.vgg import vgg11_fc
 from fedadapt.models.registry import ENTRIES, IMAGES, TOKENS
-from fedadapt.models.resnet import BasicBlock
-from fedadapt.models.vgg import vgg11_fc
 
 
 class Functional(nn.Module):

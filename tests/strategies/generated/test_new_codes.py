@@ -20,7 +20,7 @@ from toys import (
 
 from fedadapt.client.fit import Sgd
 from fedadapt.messages import Answers, Update
-from fedadapt.models.vit import vit_tiny
+from fedadapt.models.networks.vit import vit_tiny
 from fedadapt.selectors import everything, head
 from fedadapt.server.exchange import RoundFailedError
 from fedadapt.strategies.generated.pfedhn import PFedHN

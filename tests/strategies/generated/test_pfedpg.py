@@ -14,7 +14,7 @@ from fedadapt.client.evaluation import evaluate
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Update
-from fedadapt.models.vit import vit_tiny
+from fedadapt.models.networks.vit import vit_tiny
 from fedadapt.selectors import head, prompts
 from fedadapt.strategies.generated.pfedpg import PFedPG
 from fedadapt.strategies.generated_models import INSTALL

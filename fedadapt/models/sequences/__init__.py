@@ -1,0 +1,1 @@
+"""Networks for time series and tokens, and what inputs a network takes."""
