@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedadapt.client.class_selection import with_classes
 from fedadapt.client.cohort import Part
 from fedadapt.client.evaluation import evaluate
 from fedadapt.config import RunConfig, parse_arguments
-from fedadapt.models.class_selection import with_classes
 from fedadapt.models.network import Network
 from fedadapt.server.exchange import Exchange
 from fedadapt.simulations.assembly import Assembly, assemble, initial, server_side

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.class_selection import with_classes
 from fedadapt.client.cohort import Cohort, Part
 from fedadapt.errors import InputError
-from fedadapt.models.class_selection import with_classes
 from fedadapt.parameters import param
 from fedadapt.selectors import linear_head
 from fedadapt.weights import Weights

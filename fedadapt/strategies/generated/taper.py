@@ -12,9 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedadapt.client.class_selection import with_classes
 from fedadapt.client.cohort import Cohort
 from fedadapt.messages import Answers, Sent, Update
-from fedadapt.models.class_selection import with_classes
 from fedadapt.parameters import param
 from fedadapt.server.aggregation import StreamingMean
 from fedadapt.server.clustering.grouping import group_clients, nearest

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from fedadapt.client.class_selection import with_classes
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.evaluation import logits_of
 from fedadapt.client.fit import Fitted, StepRule
@@ -17,7 +18,6 @@ from fedadapt.client.step_rules import Adam
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Sent, Update
-from fedadapt.models.class_selection import with_classes
 from fedadapt.models.meta import on_meta
 from fedadapt.parameters import from_run, param
 from fedadapt.strategies.base import ServerSide

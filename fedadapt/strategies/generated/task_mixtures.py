@@ -12,12 +12,12 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from fedadapt.client.class_selection import UNLIKELY
 from fedadapt.client.cohort import Cohort, Schedule
 from fedadapt.client.fit import Fitted, StepRule, fit
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers
-from fedadapt.models.class_selection import UNLIKELY
 from fedadapt.objectives import View, cross_entropy
 from fedadapt.parameters import from_run, param
 from fedadapt.random_streams import stream

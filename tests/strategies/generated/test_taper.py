@@ -17,12 +17,12 @@ from toys import (
     training,
 )
 
+from fedadapt.client.class_selection import with_classes
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Update
-from fedadapt.models.class_selection import with_classes
 from fedadapt.models.network import Network
 from fedadapt.random_streams import stream
 from fedadapt.selectors import linear_head

@@ -10,6 +10,7 @@ from torch.func import functional_call
 from toys import assert_close, assert_same_bits, cohort, federate, initial, training
 
 from benchmarks.taper_ablation import train
+from fedadapt.client.class_selection import with_classes
 from fedadapt.client.cohort import Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.client.step_rules import Adam
@@ -17,7 +18,6 @@ from fedadapt.config import RunConfig
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.errors import InputError
 from fedadapt.messages import Answers, Failure, Update
-from fedadapt.models.class_selection import with_classes
 from fedadapt.random_streams import stream
 from fedadapt.server.exchange import RoundFailedError
 from fedadapt.strategies.base import ServerSide
