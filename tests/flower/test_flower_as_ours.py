@@ -164,7 +164,8 @@ def test_a_packed_state_is_a_copy():
     strategy.step = np.zeros(2)
     tensors, _ = started(strategy).pack()
     strategy.step += 1
-    assert tensors["strategy/step/"].tolist() == [0, 0]
+    [step] = [tensor for name, tensor in tensors.items() if "step" in name]
+    assert step.tolist() == [0, 0]
 
 
 def test_a_strategy_s_own_sampling_is_seeded_and_the_global_generator_is_left_alone(tmp_path):

@@ -91,7 +91,12 @@ def make_store(
 
     """
     parts = [_stored(where, part, *of) for part, of in (("train", train), ("test", test))]
-    if parts[0].shape[1:] != parts[1].shape[1:] or parts[0].dtype != parts[1].dtype:
+    if parts[0].dtype != parts[1].dtype:
+        raise InputError(
+            f"{where}: x_train is {train[0].dtype} and x_test {test[0].dtype}; both must be images "
+            "(uint8), or both numbers of one kind"
+        )
+    if parts[0].shape[1:] != parts[1].shape[1:]:
         raise InputError(
             f"{where}: training images are {tuple(parts[0].shape[1:])} and test images "
             f"{tuple(parts[1].shape[1:])}; they must have one shape"

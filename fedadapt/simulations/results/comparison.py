@@ -78,7 +78,7 @@ IN_A_SUMMARY = ("benchmark", "model", "batch-norm", "clients", "rounds", "adapt-
 RECORDING = frozenset({"evaluate-every", "curves", "serve", "confidence", "local", "global-test"})
 """Settings of what is written down; what is computed does not depend on them."""
 
-ELSEWHERE = RECORDING | {"strategy", "strategy-args", "seed"}
+ELSEWHERE = RECORDING | {"strategy", "strategy-args", "seed", "adapt"}
 """Settings in which runs may differ without a column of the setting's own."""
 
 OF_THE_DATA = frozenset(

@@ -28,7 +28,7 @@ from fedadapt.simulations.studies.tuned import FAILED, PRUNED, Tuned, read_tuned
 SEEDS = "1,2,3"
 COMPARISONS = """
 fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3
-fedadapt compare --strategies "fedrep; ditto" --sweep "lr=0.01,0.1; ditto.lam=0.1,1"
+fedadapt compare --strategies "fedrep; ditto" --sweep "lr=0.01,0.1"
 fedadapt compare --settings runs/tuned --seeds 1,2,3,4,5
 fedadapt compare runs/by-hand-1 runs/by-hand-2 --out runs/both
 """
