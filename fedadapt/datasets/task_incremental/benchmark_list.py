@@ -4,8 +4,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fedadapt.datasets.listing import benchmark_rows
-from fedadapt.datasets.task_incremental.task_listing import task_rows
+from fedadapt.datasets.listing import BenchmarkRow, benchmark_rows
+from fedadapt.datasets.task_incremental.task_listing import TaskRow, task_rows
 from fedadapt.errors import unknown
 from fedadapt.name_list import NameList
 
@@ -34,7 +34,7 @@ def _all(data_root: str) -> Group:
 
 
 def _one(name: str, data_root: str) -> Group:
-    every = (*benchmark_rows(data_root), *task_rows(data_root))
+    every: list[BenchmarkRow | TaskRow] = [*benchmark_rows(data_root), *task_rows(data_root)]
     found = [row for row in every if row.name == name]
     if not found:
         raise unknown("benchmark", name, tuple(row.name for row in every))
