@@ -163,3 +163,19 @@ def test_parts_come_out_as_they_went_in():
     back = parted(joined(message, answer, error))
     assert dict(back[0].content) == dict(own)
     assert (back[1].error.code, back[1].error.reason) == (900, "crash:X")
+
+
+def test_the_model_that_came_is_tried_before_it_is_trained(monkeypatch):
+    """Afterwards the client's state would be that of the next round."""
+    from fedadapt.flower.client_app import RunClientApp
+
+    order = []
+
+    def answered(self, message: Message, context) -> Message:
+        order.append(message.metadata.message_type)
+        return Message(message.content, reply_to=message)
+
+    monkeypatch.setattr(RunClientApp, "_answered", answered)
+    content = records.request({}, {"a": 1})
+    RunClientApp()(Message(with_rider(content, content), 7, "train"), None)
+    assert order == ["evaluate", "train"]

@@ -269,3 +269,10 @@ def test_colours_of_charts_stand_out_on_a_light_and_a_dark_page(colour, page):
     darker, lighter = sorted((luminance(colour), luminance(page)))
     assert (lighter + 0.05) / (darker + 0.05) >= 3
     assert page in PAGE
+
+
+def test_the_curve_of_the_base_model_is_over_clients_of_the_training(tmp_path):
+    rows = [evaluation(d, 0.5, round=r) for d in range(4) for r in (1, 2)]
+    rows += [evaluation(9, 1.0, round=r, seen=False) for r in (1, 2)]
+    data = json.loads(Page(read(finish(tmp_path, rows))).scripts[0])
+    assert [(row["mean"], row["clients"]) for row in data["rounds"]] == [(0.5, 4), (0.5, 4)]
