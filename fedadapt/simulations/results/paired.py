@@ -60,7 +60,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
         reference: What to hold the rows against.
 
     """
-    against = [_reference_of(line, table, summaries, reference) for line in table.lines]
+    against = [reference_of(line, table, summaries, reference) for line in table.lines]
     if not any(against):
         return table
     gains: list[Cell] = []
@@ -72,7 +72,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
             continue
         by_seed = [
             difference(of(place), line.label, of(place_of_other), other.label)
-            for place, place_of_other in _pairs(line, other, summaries)
+            for place, place_of_other in pairs(line, other, summaries)
         ]
         gains.append(cell_of([float(np.mean([*d.values()])) for d in by_seed if d]))
         tests.append(p_value(over_seeds(by_seed)))
@@ -80,7 +80,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
     return table.with_column(reference.gain, gains).with_column(reference.p, adjusted)
 
 
-def _reference_of(
+def reference_of(
     line: Line, table: Table, summaries: Sequence[Summary], reference: Reference
 ) -> Line | None:
     """Return the row that a row is held against: on the same clients, and the only such one.
@@ -100,7 +100,8 @@ def _reference_of(
     return found[0] if len(found) == 1 else None
 
 
-def _pairs(line: Line, other: Line, summaries: Sequence[Summary]) -> list[tuple[int, int]]:
+def pairs(line: Line, other: Line, summaries: Sequence[Summary]) -> list[tuple[int, int]]:
+    """Return the places of the runs of two rows that have the same seed."""
     by_seed = {summaries[place]["seed"]: place for place in other.runs}
     return [(place, by_seed[summaries[place]["seed"]]) for place in line.runs]
 

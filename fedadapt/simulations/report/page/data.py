@@ -4,7 +4,6 @@ Numbers of clients are columns, and accuracies are whole numbers of ten thousand
 thousand clients take some tens of kilobytes.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -73,12 +72,6 @@ def page_data(
 def colours(labels: tuple[str, ...]) -> dict[str, str]:
     """Return the colour of each label, as in the run's pictures."""
     return {label: colour_of(label, labels) for label in labels}
-
-
-def as_script(data: Mapping[str, Any]) -> str:
-    """Return JSON that can stand inside a ``<script>`` element, whatever words are in it."""
-    text = json.dumps(_finite(data), separators=(",", ":"), ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _by_round(
@@ -166,12 +159,3 @@ def _tasks(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _whole(values: Any, scale: int) -> list[int | None]:
     numbers = np.asarray(values, np.float64)
     return [None if np.isnan(v) else round(v * scale) for v in numbers.tolist()]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
