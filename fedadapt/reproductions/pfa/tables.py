@@ -22,7 +22,8 @@ def grids(experiment: Experiment, results: Results, *, per_client: bool = False)
     yield _grouping(results)
 
 
-def _methods(results: Results) -> list[str]:
+def methods_of(results: Results) -> list[str]:
+    """Return the methods that were measured, in the paper's order."""
     return [method for method in ORDER if method in results.accuracy]
 
 

@@ -25,6 +25,7 @@ function choose(number) {
     ],
   })));
   drawHistory(client);
+  showImages(client);
   const messages = element("client-messages");
   const rows = run.messages.map(m => [m.action, m.phase, m.times[client.i], m.down[client.i], m.up[client.i], m.unused[client.i]])
     .filter(row => row[2]);
@@ -39,7 +40,38 @@ function choose(number) {
     return row;
   }));
   messages.closest(".scroll").hidden = !rows.length;
+  const sum = at => rows.reduce((total, row) => total + row[at], 0);
+  element("client-left").textContent = rows.length
+    ? `${sum(2).toLocaleString("en")} messages: ${megabytes(sum(3))} MB reached this client, ${megabytes(sum(4))} MB left it. Its images never did.` : "";
   section.scrollIntoView({block: "nearest"});
+}
+// How many images of which class it has, in its three sets.
+function showImages(client) {
+  const table = element("client-images"), numbers = run.images_by_class[client.i] || [];
+  table.closest(".scroll").hidden = !numbers.length;
+  const rows = [];
+  for (let i = 0; i < numbers.length; i += 4) rows.push([run.classes[numbers[i]], ...numbers.slice(i + 1, i + 4)]);
+  const most = Math.max(1, ...rows.map(row => row[1] + row[2] + row[3]));
+  const total = ["all", ...[1, 2, 3].map(at => rows.reduce((sum, row) => sum + row[at], 0))];
+  table.tBodies[0].replaceChildren(...[...rows, total].map((row, i) => {
+    const line = document.createElement("tr");
+    row.forEach((text, at) => {
+      const cell = document.createElement("td");
+      cell.textContent = text;
+      if (at) cell.className = "n";
+      if (i === rows.length) cell.classList.add("strong");
+      line.append(cell);
+    });
+    const cell = document.createElement("td");
+    cell.className = "bar";
+    if (i < rows.length) {
+      const bar = document.createElement("i");
+      bar.style.width = `${100 * (row[1] + row[2] + row[3]) / most}%`;
+      cell.append(bar);
+    }
+    line.append(cell);
+    return line;
+  }));
 }
 function drawHistory(client) {
   const holder = element("client-history"), rows = [];

@@ -62,6 +62,7 @@ const hover = client => [
   `${state.reference} ${percent(client.accuracy[state.reference])}`,
   state.label !== state.reference && `${state.label} ${percent(client.accuracy[state.label])}`,
   state.label !== state.reference && `gain ${points(gainOf(client))} points`,
+  run.labels.includes("local") && ![state.label, state.reference].includes("local") && `alone ${percent(client.accuracy.local)}`,
 ].filter(Boolean).join("\n");
 
 let positions = new Map();  // client -> where its dot is on the chart of clients
@@ -77,6 +78,7 @@ const views = {
       }));
       positions = new Map(rows.map(row => [row.client.client, row]));
       const many = rows.length > MANY, same = state.label === state.reference;
+      const hasLocal = run.labels.includes("local") && state.label !== "local" && state.reference !== "local";
       const ink = row => isWorse(gainOf(row.client)) ? "var(--worse)" : colour(state.label);
       return Plot.plot(base(holder, {
         height: 380, x: {label: `clients, sorted by ${state.reference} →`, ticks: []},
@@ -87,6 +89,9 @@ const views = {
                : Plot.dot(rows, {x: "x", y: "before", r: 3, fill: colour(state.reference)}),
           same ? null : Plot.dot(rows, {x: "x", y: "y", r: many ? 2 : 4, stroke: ink,
             fill: row => row.client.seen ? ink(row) : "var(--page)", fillOpacity: many ? .5 : 1, strokeOpacity: many ? .5 : 1}),
+          // What a client gets alone is there whatever is chosen, as a short line across.
+          hasLocal && Plot.ruleY(rows.filter(row => row.client.accuracy.local !== null), {x1: row => row.x - .4, x2: row => row.x + .4, y: row => 100 * row.client.accuracy.local,
+            stroke: colour("local"), strokeWidth: 2, strokeOpacity: many ? .4 : 1, className: "local"}),
           Plot.tip(rows, Plot.pointer({x: "x", y: "y", title: row => hover(row.client), fill: "var(--panel)", maxRadius: 60})),
         ].filter(Boolean),
       }));

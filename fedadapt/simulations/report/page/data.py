@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedadapt.records import Evaluation
+from fedadapt.simulations.report.label_counts import read_label_counts
 from fedadapt.simulations.report.style import colour_of
 from fedadapt.simulations.results.accuracies import Accuracies
 from fedadapt.simulations.results.calibration import COVERAGES, Sureness
@@ -21,6 +22,7 @@ from fedadapt.simulations.results.summary import per_kind
 SCALE = 10_000  # accuracies are whole numbers of these
 HISTORY_SCALE = 1_000
 HISTORY = 60_000  # accuracies of earlier rounds that a page holds; of more, every so many rounds
+MOST_COUNTS = 60_000  # numbers about images by class that a page holds; of more it has none
 DECILES = (10, 90)
 
 
@@ -61,6 +63,7 @@ def page_data(
             for label, accuracy in row.accuracy.items()
         ],
         "messages": _messages(run, accuracies),
+        **_images(run, accuracies),
         "confidence": {
             label: {"coverages": COVERAGES.round(2).tolist(), **asdict(found)}
             for label, found in confidence.items()
@@ -142,6 +145,20 @@ def _messages(run: RunFolder, accuracies: Accuracies) -> list[dict[str, Any]]:
     return [
         {"action": action, "phase": phase, **columns} for (action, phase), columns in totals.items()
     ]
+
+
+def _images(run: RunFolder, accuracies: Accuracies) -> dict[str, Any]:
+    """Return for each client its images by class: class, train, adapt, test, class, train, ..."""
+    counts = read_label_counts(run.folder)
+    if counts is None:
+        return {"classes": [], "images_by_class": []}
+    columns = [
+        [number for row in counts.of_client.get(client, []) for number in row]
+        for client in accuracies.client.tolist()
+    ]
+    if sum(map(len, columns)) > MOST_COUNTS:
+        return {"classes": [], "images_by_class": []}
+    return {"classes": counts.classes, "images_by_class": columns}
 
 
 def _tasks(summary: Mapping[str, Any]) -> dict[str, Any]:

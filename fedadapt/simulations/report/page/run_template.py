@@ -68,7 +68,9 @@ RUN_PAGE = r"""{% extends "frame" %}
 <h3 id="client-title"></h3>
 <p class="soft" id="client-note"></p>
 <div class="charts"><figure id="client-models" class="chart"></figure><figure id="client-history" class="chart"></figure></div>
-<div class="scroll"><table id="client-messages"><caption class="soft">What reached this client and what left it: payload in MB</caption><thead><tr><th>message</th><th>for</th><th class="n">times</th><th class="n">MB down</th><th class="n">MB up</th><th class="n">not used</th></tr></thead><tbody></tbody></table></div>
+<div class="scroll"><table id="client-images"><caption>Its images by class</caption><thead><tr><th>class</th><th class="n">train</th><th class="n">adapt</th><th class="n">test</th><th class="bar"></th></tr></thead><tbody></tbody></table></div>
+<p class="soft" id="client-left"></p>
+<div class="scroll"><table id="client-messages"><caption>What reached this client and what left it: payload in MB</caption><thead><tr><th>message</th><th>for</th><th class="n">times</th><th class="n">MB down</th><th class="n">MB up</th><th class="n">not used</th></tr></thead><tbody></tbody></table></div>
 </section>
 <h3>All clients</h3>
 <div class="controls">

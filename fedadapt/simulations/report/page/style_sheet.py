@@ -60,6 +60,7 @@ circle.ring { fill: none; stroke: currentColor; stroke-width: 2; pointer-events:
 #client { border: 1px solid var(--line); border-radius: 12px; padding: 1rem 1.2rem; margin-top: 1.2rem; }
 #client h3 { margin: 0; }
 #client-close { float: right; }
+caption { text-align: left; font-weight: 600; font-size: 0.92rem; padding-top: 0.6rem; }
 #entries td { white-space: nowrap; }
 #entries tr.looked td, #entries tbody tr:hover td { background: var(--panel); }
 a { color: var(--accent); }
