@@ -81,12 +81,14 @@ def captured(calls, folder: Path) -> list[str]:
 
 def seen(text: str, width: int) -> tuple[list[str], list[str]]:
     """The lines that are on the screen at the end, and those that had to be broken by it."""
-    screen = pyte.Screen(width, 900)
+    screen = pyte.Screen(width, 2 + text.count("\n") + len(text) // width)
     pyte.Stream(screen).feed(text)
     lines = [line.rstrip() for line in screen.display]
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     printed = [line.rsplit("\r", 1)[-1] for line in plain.replace("\r\n", "\n").split("\n")]
-    return [line for line in lines if line], [line for line in printed if len(line.rstrip()) > width]
+    return [line for line in lines if line], [
+        line for line in printed if len(line.rstrip()) > width
+    ]
 
 
 def words(lines: list[str]) -> Counter[str]:
@@ -120,7 +122,16 @@ def numbers(lines: list[str]) -> Counter[str]:
 
 def test_the_tables_of_runs_hold_every_number_at_any_width(tmp_path):
     """A run, and a comparison that is printed again from its folders at each width."""
-    made = ["compare", "--strategies", "fedavg; ditto lam=0.5", "--seeds", "1,2", *RUN[1:], "--out", "c"]
+    made = [
+        "compare",
+        "--strategies",
+        "fedavg; ditto lam=0.5",
+        "--seeds",
+        "1,2",
+        *RUN[1:],
+        "--out",
+        "c",
+    ]
     again = ["compare", "c"]
     calls = [(80, [*RUN, "--out", "r"]), (80, made), *((w, again) for w in (WIDE, *WIDTHS))]
     run, first, *tables = captured(calls, tmp_path)

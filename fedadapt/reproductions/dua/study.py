@@ -14,9 +14,7 @@ from fedadapt.simulations.report.study.study import Curve, Entry, Link, Shown, S
 from fedadapt.simulations.studies.study_of_runs import address
 
 
-def study(
-    experiment: Experiment, results: Results, grids: Sequence[Grid], folder: Path
-) -> Study:
+def study(experiment: Experiment, results: Results, grids: Sequence[Grid], folder: Path) -> Study:
     """Return the study of a table; curves are means over the tasks that are learnt so far."""
     tasks = len(experiment.tasks)
     best = max(float(measured.accuracy.mean()) for measured in results.measured)

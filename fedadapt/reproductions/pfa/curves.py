@@ -14,9 +14,7 @@ def curves(experiment: Experiment, results: Results, method: str) -> tuple[Curve
     begin = 0 if method == "Baseline" else experiment.rounds.federated
     scale = 1 / experiment.base.local_epochs if method in LOCAL else 1.0
     drawn = []
-    for place, (seed, curve) in enumerate(
-        zip(results.seeds, results.curves[method], strict=True)
-    ):
+    for place, (seed, curve) in enumerate(zip(results.seeds, results.curves[method], strict=True)):
         steps = [begin + step * scale for step in curve.steps]
         means = curve.test.mean(1).tolist()
         if begin:

@@ -19,9 +19,7 @@ REFERENCE = "the federated model"
 RULE = "last"  # nothing is chosen; the table has the other rules as well
 
 
-def study(
-    experiment: Experiment, results: Results, grids: Sequence[Grid], folder: Path
-) -> Study:
+def study(experiment: Experiment, results: Results, grids: Sequence[Grid], folder: Path) -> Study:
     """Return the study of an experiment; accuracies are those of the last round."""
     methods = methods_of(results)
     best = max(float(results.accuracy[method][RULE].mean()) for method in methods)
@@ -34,9 +32,7 @@ def study(
         notes=(),
         settings=(),
         columns=(*(f"{RULES[rule]}, %" for rule in RULES), "published, %"),
-        entries=tuple(
-            _entry(experiment, results, method, folder, best=best) for method in methods
-        ),
+        entries=tuple(_entry(experiment, results, method, folder, best=best) for method in methods),
         reference=REFERENCE,
         grids=tuple(grids),
     )

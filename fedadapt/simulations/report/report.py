@@ -64,7 +64,9 @@ def report_page(folder: Path, *, measure: bool) -> str:
     words = _words(run) | numbers | pictures | _communication(run, travelled)
     data = page_data(run, accuracies, pictures["sureness"])
     of_label = {f"c{i}": colour for i, colour in enumerate(pictures["colours"].values())}
-    return render("run", words | {"rounds": data["rounds"], "losses": data["losses"]}, data, of_label)
+    return render(
+        "run", words | {"rounds": data["rounds"], "losses": data["losses"]}, data, of_label
+    )
 
 
 def data_size(count: int) -> str:

@@ -89,7 +89,9 @@ def study_of_runs(table: Table, runs: Sequence[MadeRun], folder: Path) -> Study:
                 by_seed=tuple(m["mean"] for m in means if m.get("mean") is not None),
                 megabytes=sum(known) * MB_UP.scale if known else None,
                 seconds=seconds,
-                accuracy=_mean_over_seeds([_of_clients(accuracies(p), line.label) for p in line.runs]),
+                accuracy=_mean_over_seeds(
+                    [_of_clients(accuracies(p), line.label) for p in line.runs]
+                ),
                 gain=_mean_over_seeds(gains),
                 curves=tuple(
                     curves(place)[line.label] for place in line.runs if line.label in curves(place)
@@ -133,8 +135,7 @@ def _populations(table: Table, summaries: Sequence[Summary]) -> list[str]:
         if key in OF_THE_DATA or key == "benchmark"
     ]
     return [
-        ", ".join(f"{key} {line.settings[place]}" for place, key in of_data)
-        for line in table.lines
+        ", ".join(f"{key} {line.settings[place]}" for place, key in of_data) for line in table.lines
     ]
 
 

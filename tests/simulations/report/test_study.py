@@ -122,7 +122,7 @@ def test_arguments_of_a_strategy_that_differ_are_an_axis_of_its_own(tmp_path):
 def test_rows_of_other_clients_are_not_ranked_together(compared, tmp_path):
     _, found, _ = compared
     ranked = found.ranks(0)
-    assert [found.entries[place].title for place in ranked.methods][0] == "ditto · base+fine-tune"
+    assert found.entries[ranked.methods[0]].title == "ditto · base+fine-tune"
     runs = [read_run(path) for path in made_study.make(tmp_path)]
     runs[0].summary["manifest"] = "another"
     assert study_of_runs(table_of(runs), runs, tmp_path).ranks(0) is None

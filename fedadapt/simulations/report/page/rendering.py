@@ -1,4 +1,4 @@
-"""Fill a page: its template, its data as JSON, its script and the plotting library, all in one file."""
+"""Fill a page: template, data as JSON, script and plotting library become one file."""
 
 import json
 import math
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 MISSING = "\N{EN DASH}"
 TEMPLATES = {"frame": FRAME, "run": RUN_PAGE, "study": STUDY_PAGE}
 SCRIPTS = {"run": (SHARED, CLIENTS, TABLE, CLIENT, CHARTS), "study": (SHARED, STUDY_CHARTS, STUDY)}
-BEGIN = '"use strict";\n(() => {\nconst run = JSON.parse(document.getElementById("data").textContent);'
+BEGIN = (
+    '"use strict";\n(() => {\nconst run = JSON.parse(document.getElementById("data").textContent);'
+)
 END = 'document.documentElement.dataset.drawn = "yes";\n})();\n'
 
 

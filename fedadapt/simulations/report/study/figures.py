@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 @styled
 def write_study_figures(folder: Path, study: Study) -> list[Path]:
     """Write every figure of a study below ``folder/figures``, each as SVG and as PDF."""
-    look = dict(zip(study.entries, zip(colours(study.entries), signs(study.entries), strict=True), strict=True))  # fmt: skip
+    look = dict(
+        zip(
+            study.entries,
+            zip(colours(study.entries), signs(study.entries), strict=True),
+            strict=True,
+        )
+    )
     drawn: dict[str, Figure] = {}
     if any(entry.curves for entry in study.entries):
         drawn["curves"] = _curves(study, look)
@@ -52,7 +58,15 @@ def _curves(study: Study, look: Look) -> "Figure":
         steps = sorted(at)
         means = [float(np.mean(at[step])) for step in steps]
         every = max(1, len(steps) // 10)
-        axes.plot(steps, means, color=colour, marker=MARKERS[sign], ms=4, markevery=every, label=entry.title)  # fmt: skip
+        axes.plot(
+            steps,
+            means,
+            color=colour,
+            marker=MARKERS[sign],
+            ms=4,
+            markevery=every,
+            label=entry.title,
+        )
         if len(entry.curves) > 1:
             low, high = ([edge(at[step]) for step in steps] for edge in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
@@ -97,7 +111,11 @@ def _gains(study: Study, members: list[Entry], look: Look) -> "Figure":
     _names(axes, members)
     axes.set_xlabel(f"gain over {study.reference}, points; a mark a client")
     axes.grid(axis="x")
-    title(axes, f"Gain of each client over {study.reference}", study.populations[members[0].population])  # fmt: skip
+    title(
+        axes,
+        f"Gain of each client over {study.reference}",
+        study.populations[members[0].population],
+    )
     return figure
 
 
@@ -117,7 +135,14 @@ def _ranks(study: Study, population: int, look: Look) -> "Figure | None":
     for place, (first, last) in enumerate(found.alike, 1):
         axes.vlines(edge + lane * (place + 1), first - 0.25, last + 0.25, color=INK, lw=3)
     axes.hlines(-0.75, 1, 1 + found.difference, color=INK, lw=2)
-    axes.annotate(f"critical difference {found.difference:.2f}", (1 + found.difference, -0.75), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)  # fmt: skip
+    axes.annotate(
+        f"critical difference {found.difference:.2f}",
+        (1 + found.difference, -0.75),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+    )
     _names(axes, members)
     axes.set_ylim(len(members) - 0.4, -1.3)
     axes.set_xlabel("mean rank over clients")

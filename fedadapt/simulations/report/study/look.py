@@ -6,10 +6,19 @@ A method has a colour and a client model has a sign, so that rows of one method 
 from collections.abc import Sequence
 
 from fedadapt.records import LOCAL
-from fedadapt.simulations.report.style import ALONE, COLOURS
 from fedadapt.simulations.report.study.study import Entry
+from fedadapt.simulations.report.style import ALONE, COLOURS
 
-PALETTE = (*COLOURS[:3], "#7d6bbd", "#a8694a", "#5f8a3c", "#0e8a98", "#a55fb0", "#2f8fc4", "#808020")
+PALETTE = (
+    *COLOURS[:3],
+    "#7d6bbd",
+    "#a8694a",
+    "#5f8a3c",
+    "#0e8a98",
+    "#a55fb0",
+    "#2f8fc4",
+    "#808020",
+)
 """Neighbours are far apart; each stands out on a white page and on a dark one."""
 
 SIGNS = ("circle", "square", "triangle", "diamond", "star", "cross")
