@@ -83,5 +83,5 @@ def _links(experiment: Experiment, results: Results, row: Row, folder: Path) -> 
     for seed, draw in results.runs:
         page = Path(experiment.run(row.strategy, seed, draw, folder).config.out) / REPORT
         if page.is_file():
-            links.append(Link(f"seed {seed}, draw {draw}", address(page, folder)))
+            links.append(Link(f"{seed}/{draw}", address(page, folder)))
     return links

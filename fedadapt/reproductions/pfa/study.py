@@ -77,5 +77,5 @@ def _links(experiment: Experiment, results: Results, method: str, folder: Path) 
     for seed in results.seeds:
         page = Path(dict(experiment.runs(seed, folder))[name].out) / REPORT
         if page.is_file():
-            links.append(Link(f"seed {seed}", address(page, folder)))
+            links.append(Link(str(seed), address(page, folder)))
     return links

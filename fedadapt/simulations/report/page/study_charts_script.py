@@ -54,7 +54,7 @@ function banded(entry, curves, key) {
   }));
 }
 const bandsAndLines = (groups, many) => groups.flatMap(rows => [
-  Plot.areaY(rows, {x: "x", y1: "low", y2: "high", fill: colour(rows[0].entry), fillOpacity: .15, ...mark(rows[0].entry)}),
+  Plot.areaY(rows, {x: "x", y1: "low", y2: "high", fill: colour(rows[0].entry), fillOpacity: groups.length > 6 ? .07 : .13, ...mark(rows[0].entry)}),
   Plot.line(rows, {x: "x", y: "y", stroke: colour(rows[0].entry), strokeWidth: 2, ...mark(rows[0].entry)}),
   many ? null : Plot.dot(rows, {x: "x", y: "y", symbol: rows[0].entry.sign, fill: colour(rows[0].entry), r: 3.5, ...mark(rows[0].entry)}),
 ]).filter(Boolean);

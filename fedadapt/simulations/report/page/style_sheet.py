@@ -46,7 +46,8 @@ footer { margin-top: 4rem; color: var(--soft); font-size: 0.86rem; border-top: 1
 .controls { display: flex; flex-wrap: wrap; gap: 0.6rem 1.4rem; align-items: end; margin: 0.8rem 0; font-size: 0.9rem; }
 .controls label { color: var(--soft); }
 select, input[type=search], button { font: inherit; color: inherit; background: var(--panel); border: 1px solid var(--line); border-radius: 7px; padding: 0.3rem 0.6rem; }
-select { max-width: 15rem; }
+select { max-width: min(15rem, 80vw); }
+#matrix-of, select.population { max-width: min(30rem, 90vw); }
 button { cursor: pointer; }
 th button { background: none; border: 0; padding: 0; color: inherit; white-space: nowrap; }
 th[aria-sort=ascending] button::after { content: " \2191"; }
