@@ -27,7 +27,7 @@ from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.endings import FLOWER, early_endings, resume_command, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
-from fedadapt.simulations.federation import Federation, InitialModel, Population, Watch
+from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
 from fedadapt.simulations.report.report import write_report
@@ -50,6 +50,7 @@ from fedadapt.simulations.results.rand_index import compared
 from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
+from fedadapt.simulations.round_choice import Watch
 
 log = logging.getLogger(__name__)
 
