@@ -50,8 +50,8 @@ from fedadapt.simulations.results.rand_index import compared
 from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
-from fedadapt.simulations.tracking.tracking import Tracking
 from fedadapt.simulations.round_choice import Watch
+from fedadapt.simulations.tracking.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
