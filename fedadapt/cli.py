@@ -22,7 +22,7 @@ from fedadapt.reproductions.command import reproduce
 from fedadapt.runs.start import start
 from fedadapt.saved_models.command import export, predict
 from fedadapt.simulations.leaks_command import leaks
-from fedadapt.simulations.run_options import prepare, run_options
+from fedadapt.simulations.run_options import names_of, prepare, run_options
 from fedadapt.simulations.studies.command import compare, tune
 
 
@@ -230,7 +230,7 @@ def watch(folder: Path, port: int) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("benchmark"))
 @click.option(
     "--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)"
 )
@@ -242,7 +242,7 @@ def benchmarks(name: str | None, data_root: str) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("model"))
 def models(name: str | None) -> None:
     """List the networks, or show one with its sizes.
 
@@ -254,7 +254,7 @@ def models(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("adapt"))
 def adaptations(name: str | None) -> None:
     """List the local adaptations, or show one with its arguments.
 
@@ -267,7 +267,7 @@ def adaptations(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("strategy"))
 def strategies(name: str | None) -> None:
     """List the strategies, or show one with its arguments.
 

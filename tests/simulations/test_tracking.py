@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -311,6 +312,18 @@ def test_a_tracker_that_failed_at_the_end_is_found_again(tmp_path):
     assert json.loads((tmp_path / "run" / "trackers.json").read_text()).keys() == {
         OWN, "recording_tracker:FailsAtFinish",
     }  # fmt: skip
+
+
+def test_the_tracker_of_the_documentation_works(tmp_path, monkeypatch):
+    page = (tiny.ROOT / "docs" / "trackers.md").read_text("utf-8")
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "csv_tracker.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    tracked(tmp_path, "csv_tracker:Csv")
+    tracked(tmp_path, "csv_tracker:Csv", after=2)
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    scores = [line for line in lines if "accuracy" in line]
+    assert scores == [f"{n},test/base/accuracy,{n / 4}" for n in (0, 1, 2, 2)]
 
 
 def test_without_trackers_nothing_is_kept_or_written(tmp_path):
