@@ -25,6 +25,6 @@ class NotebookLine:
         bar = f'<progress max="{total}" value="{done}"></progress> ' if total else ""
         bundle = {"text/plain": text, "text/html": f"{bar}{html.escape(text)}"}
         if self._handle is None:
-            self._handle = display(bundle, raw=True, display_id=True)
+            self._handle = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(bundle, raw=True)

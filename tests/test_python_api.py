@@ -98,7 +98,9 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(settings, message, tmp_pa
 def test_settings_of_each_run_are_none_of_a_comparison():
     with pytest.raises(fedadapt.InputError, match="compare: unknown setting 'seed'"):
         fedadapt.compare("fedavg", seed=3)
-    with pytest.raises(fedadapt.InputError, match="metrics: unknown 'f2'; known: balanced-accuracy, f1"):
+    with pytest.raises(
+        fedadapt.InputError, match="metrics: unknown 'f2'; known: balanced-accuracy, f1"
+    ):
         fedadapt.compare("fedavg", metrics=["f2"])
 
 

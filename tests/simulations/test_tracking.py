@@ -24,21 +24,24 @@ from fedadapt.simulations.tracking.tracking import Tracking
 
 OWN = "recording_tracker:Recording"
 INSTALLED = [name for name in TRACKERS.ours if importlib.util.find_spec(name)]
-CHANGES = {"unseen": 0.34, "evaluate_every": 1, "rounds": 4, "track": ",".join([*INSTALLED, OWN])}
+TRACK = ",".join([*INSTALLED, OWN])
+CHANGES = {
+    "unseen": 0.34, "evaluate_every": 1, "rounds": 5, "checkpoint_every": 2, "track": TRACK,
+}  # fmt: skip
 
 Read = dict[str, dict[int, float]]  # metric -> round -> value
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Iterator[Path]:
-    """A run that was interrupted in its third round and went on, followed by all trackers."""
+    """A run that was interrupted two rounds after its checkpoint and went on, with all trackers."""
     place = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}/mlflow.db")
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         patch.setenv("WANDB_MODE", "offline")
         patch.chdir(place)
-        tiny.run_interrupted(place / "run", round=3, **CHANGES)
+        tiny.run_interrupted(place / "run", round=4, **CHANGES)
         tiny.run(place / "run", resume=True, **CHANGES)
         yield place
 
@@ -99,7 +102,7 @@ def test_every_metric_of_every_round_is_that_of_the_tables(place):
     found = of_own(place)
     wanted = expected(place / "run")
     assert {"test/base/accuracy", "test-unseen/base/loss", "global/base/accuracy"} <= wanted.keys()
-    assert sorted(wanted["test/base/accuracy"]) == [0, 1, 2, 3, 4]
+    assert sorted(wanted["test/base/accuracy"]) == [0, 1, 2, 3, 4, 5]
     counts = {name: v for name, v in found.items() if name.startswith("communication/")}
     assert_same({n: v for n, v in found.items() if n not in counts}, wanted)
 
@@ -141,7 +144,7 @@ def test_a_run_that_goes_on_is_the_same_run_to_its_trackers(place):
         "config.toml", "manifest.json", "summary.json", "report.html", "gain.png"
     }  # fmt: skip
     logged = [words[1] for words in told_own(place) if words[0] == "log"]
-    assert logged[logged.index(1) :] == [1, 2, 3, 4]  # what a checkpoint holds is not told twice
+    assert logged == [0, 1, 2, 2, 3, 4, 5]  # from the checkpoint on, again
 
 
 @needs("tensorboard")
@@ -153,6 +156,8 @@ def test_tensorboard_holds_the_same_numbers_the_settings_and_the_pictures(place)
     tags = events.Tags()
     found = {name: {e.step: e.value for e in events.Scalars(name)} for name in tags["scalars"]}
     assert_same(found, of_own(place))
+    steps = [event.step for event in events.Scalars("test/base/accuracy")]
+    assert steps == [0, 1, 2, 3, 4, 5]  # what was told twice is shown once
     assert tags["images"] == ["figures/gain"]
     settings, summary = (
         events.Tensors(f"{name}/text_summary")[-1].tensor_proto.string_val[0].decode()
