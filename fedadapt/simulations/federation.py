@@ -35,6 +35,7 @@ from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import served_rows
 from fedadapt.simulations.round_choice import BEST, RoundChoice, Watch
+from fedadapt.simulations.tracking.tracking import Tracking
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -99,6 +100,7 @@ class Federation:
         has_tasks: bool = False,
         watch: Watch | None = None,
         go_on: str = "",
+        tracking: Tracking | None = None,
     ) -> None:
         """A run that has not begun.
 
@@ -109,6 +111,7 @@ class Federation:
             has_tasks: A round is a task: what each model was worth when a task was new is
                 evaluated too, always on the same clients.
             watch: Is told the score of each round that is evaluated on the way.
+            tracking: Is told every row that is recorded, and when a round is done.
 
         """
         self._config = config
@@ -126,7 +129,8 @@ class Federation:
         self._has_tasks = has_tasks
         self._go_on = go_on or resume_command(folder)
         self._progress = progress
-        self._journal = Journal(folder)
+        self._tracking = tracking or Tracking()
+        self._journal = Journal(folder, self._tracking.row)
         self._saved_models = saved_models
         save = saved_models.write if saved_models is not None else None
         self._evaluator = Evaluator(client_pool, self._record, progress, save)
@@ -266,6 +270,7 @@ class Federation:
         if not math.isnan(exchange.loss):
             self._journal.append(RoundLoss(number, exchange.loss, exchange.num_trained))
         self._progress.done(number, exchange.loss)
+        self._tracking.round_done(number)
 
     def _give_up(self, number: int, failure: RoundFailedError) -> None:
         self._save()  # the state before this round, with its communication log

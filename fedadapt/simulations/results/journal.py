@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -73,14 +73,19 @@ class Journal:
     rows written after the checkpoint: the run writes those anew. A position has the hash of all
     that is before it, which is carried on from row to row.
 
+    Args:
+        folder: Of the run.
+        told: Gets each row once it is written.
+
     Raises:
         InputError: The folder cannot be written to.
         DiskFullError: There is no room.
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, told: Callable[[Row], None] | None = None) -> None:
         self.folder = folder
+        self._told = told
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._files = {kind: (folder / name).open("ab") for kind, name in JOURNALS.items()}
@@ -99,6 +104,8 @@ class Journal:
         with self._writing(kind):
             self._files[kind].write(line)
         self._hashes[kind].update(line)
+        if self._told is not None:
+            self._told(row)
 
     def positions(self) -> dict[str, list[int | str]]:
         """Return (bytes, SHA-256 in hex) of each journal by file name, all of it on the disk."""
