@@ -35,7 +35,7 @@ def write_figures(folder: Path) -> list[Path]:
         InputError: The folder holds nothing of a run, or nothing that can be drawn.
 
     """
-    drawn = _figures(RunFolder.read(folder))
+    drawn = figures_of(RunFolder.read(folder))
     if not drawn:
         raise InputError(f"{folder}: nothing has been evaluated yet; there is no figure to draw")
     return write_drawn(folder, drawn)
@@ -54,7 +54,9 @@ def write_drawn(folder: Path, drawn: Mapping[str, "Figure"]) -> list[Path]:
     return paths
 
 
-def _figures(run: RunFolder) -> dict[str, "Figure"]:
+@styled
+def figures_of(run: RunFolder) -> dict[str, "Figure"]:
+    """Draw every figure of a run, by name; none where nothing has been evaluated."""
     accuracies = last_accuracies(run.evaluations, run.adaptations)
     drawn: dict[str, Figure] = {}
     if run.evaluations or run.losses:
