@@ -31,9 +31,11 @@ function look(entry) {
 // Rows one below the other, with their names at the left, cut where a telephone has no room.
 function rowNames(holder, list) {
   const longest = Math.max(...list.map(entry => entry.title.length));
-  const marginLeft = Math.min(width(holder) < 600 ? 132 : 280, 14 + 6.6 * longest);
+  const marginLeft = Math.min(width(holder) < 600 ? 168 : 280, 14 + 6.6 * longest);
   const room = Math.floor((marginLeft - 12) / 6.4);
-  const short = text => text.length > room ? text.slice(0, room - 1) + "…" : text;
+  // Of a long name the middle goes: the method is at its beginning, the client model at its end.
+  const half = Math.floor((room - 1) / 2);
+  const short = text => text.length > room ? text.slice(0, half) + "…" + text.slice(-half) : text;
   return {
     marginLeft, marginRight: 24,
     y: {label: null, domain: [-.6, list.length - .4], reverse: true, ticks: list.map((_, i) => i), tickSize: 0,
@@ -135,11 +137,12 @@ const drawings = {
       + `Friedman's test that all are alike: p ${found.p < .0001 ? "below 0.0001" : "= " + found.p.toFixed(4)}`;
     const rows = list.map((entry, y) => ({entry, y, x: found.mean[y]}));
     const least = Math.min(1, ...found.mean), most = Math.max(list.length, ...found.mean), lane = (most - least) / (width(holder) < 600 ? 18 : 45);
+    const every = Math.ceil(list.length / ((width(holder) - 170) / 30));
     const bars = found.alike.map(([first, last], i) => ({first: first - .25, last: last + .25, x: most + lane * (i + 1.5), y: (first + last) / 2,
       words: list.slice(first, last + 1).map(entry => entry.title).join("\n")}));
     return Plot.plot(base(holder, {
       ...rowNames(holder, list), height: 74 + 24 * list.length, x: {label: "mean rank →", grid: true, domain: [least, most + lane * (bars.length + 2)],
-        ticks: Array.from({length: list.length}, (_, i) => i + 1).filter(i => list.length < 13 || i % 2), tickFormat: String},
+        ticks: Array.from({length: list.length}, (_, i) => i + 1).filter(i => (i - 1) % every === 0), tickFormat: String},
       marks: [
         ...rows.flatMap(row => [
           Plot.ruleY([row], {y: "y", x1: least, x2: "x", stroke: "currentColor", strokeOpacity: .15, ...mark(row.entry)}),
