@@ -71,5 +71,5 @@ def test_links_of_notebooks_lead_to_pages_of_the_site():
     assert hook.on_page_content(html, page, None, files) == (
         '<a href="../b/">b</a><a href="../../ditto/#x">d</a><a href="https://w.org/r.md">w</a>'
     )
-    with pytest.raises(Exception, match="c.md is not there"):
+    with pytest.raises(Exception, match=r"c\.md is not there"):
         hook.on_page_content('<a href="c.md">c</a>', page, None, files)
