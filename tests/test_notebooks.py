@@ -53,3 +53,23 @@ def test_it_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
         assert bar.data["text/plain"].startswith("10 of 10 rounds, ")
         assert sum("image/png" in out.get("data", {}) for out in outputs) >= 2
     assert [out.text for out in outputs if out.get("name") == "stderr"] == []
+
+
+def test_links_of_notebooks_lead_to_pages_of_the_site():
+    import importlib.util
+    from types import SimpleNamespace
+
+    spec = importlib.util.spec_from_file_location("links", ROOT / "docs" / "notebook_links.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    urls = {"notebooks/b.ipynb": "notebooks/b/", "ditto.md": "ditto/"}
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="notebooks/a.ipynb"), url="notebooks/a/")
+    files = SimpleNamespace(
+        get_file_from_path=lambda path: SimpleNamespace(url=urls[path]) if path in urls else None
+    )
+    html = '<a href="b.ipynb">b</a><a href="../ditto.md#x">d</a><a href="https://w.org/r.md">w</a>'
+    assert hook.on_page_content(html, page, None, files) == (
+        '<a href="../b/">b</a><a href="../../ditto/#x">d</a><a href="https://w.org/r.md">w</a>'
+    )
+    with pytest.raises(Exception, match=r"c\.md is not there"):
+        hook.on_page_content('<a href="c.md">c</a>', page, None, files)

@@ -113,10 +113,5 @@ def _strategies(given: Any) -> str:
 
 
 def _sweep(lists: Mapping[str, Iterable[Any]]) -> str:
-    """``{"local_epochs": [1, 5]}`` -> ``local-epochs=1,5``."""
-    axes = []
-    for name, values in lists.items():
-        owner, dot, last = name.rpartition(".")
-        key = f"{owner}{dot}{last if dot else last.replace('_', '-')}"
-        axes.append(f"{key}={','.join(map(str, _listed(values)))}")
-    return "; ".join(axes)
+    """``{"local_epochs": [1, 5]}`` -> ``local_epochs=1,5``."""
+    return "; ".join(f"{name}={','.join(map(str, _listed(of)))}" for name, of in lists.items())

@@ -302,12 +302,26 @@ def test_a_server_of_mlflow_that_is_not_there_costs_a_line(tmp_path, monkeypatch
 def test_a_tracker_that_comes_later_gets_the_rounds_before(tmp_path):
     (tmp_path / "run").mkdir()
     with Journal(tmp_path / "run") as journal:
-        for number in range(3):
+        for number in range(2):
             journal.append(row(number))
     tracked(tmp_path, OWN, after=2)
     told = told_own(tmp_path)
     assert told[0][:3] == ["begin", "", 2]
     assert [words[1] for words in told if words[0] == "log"] == [0, 1, 2]
+
+
+def test_rows_that_make_no_sense_end_the_tracking_and_not_the_run(tmp_path, caplog):
+    (tmp_path / "run").mkdir()
+    with Tracking(RunConfig(track=OWN), tmp_path / "run") as tracking:
+        tracking.begin()
+        for _ in "twice":
+            tracking.row(row(0))
+        tracking.round_done(1)
+        tracking.finish({})
+    assert [words[0] for words in told_own(tmp_path)] == ["begin", "stop"]
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "twice in round 0" in line
+    assert line.endswith("; the run goes on without trackers")
 
 
 def test_a_tracker_that_failed_at_the_end_is_found_again(tmp_path):

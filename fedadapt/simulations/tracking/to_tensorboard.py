@@ -28,10 +28,10 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard.summary import hparams
 
         purged = run.round if run.id else None
-        self._writer = SummaryWriter(str(run.folder / FOLDER), purge_step=purged)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(run.folder / FOLDER), purge_step=purged)
         if not run.id:
-            for record in hparams(dict(run.settings), HEADLINE)[:2]:  # type: ignore[no-untyped-call]
-                self._writer.file_writer.add_summary(record)
+            for record in hparams(dict(run.settings), HEADLINE)[:2]:
+                self._writer.file_writer.add_summary(record)  # type: ignore[attr-defined]
             self._text("settings", run.settings, 0)
         self._writer.flush()
         return FOLDER
@@ -40,8 +40,8 @@ class TensorBoard(Tracker):
         """Add a scalar for each metric."""
         self._round = round
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, round)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, round)
+        self._writer.flush()
 
     def finish(self, summary: Mapping[str, object], files: Sequence[Path]) -> None:
         """Add the pictures and the summary; the report, which is a page, by where it is."""
@@ -55,17 +55,18 @@ class TensorBoard(Tracker):
                 with Image.open(file) as image:
                     pixels = np.asarray(image.convert("RGB"))
                 name = f"figures/{file.stem}"
-                self._writer.add_image(name, pixels, last, dataformats="HWC")  # type: ignore[no-untyped-call]
+                self._writer.add_image(name, pixels, last, dataformats="HWC")
         self._text("summary", summary, last)
         self._text("files", {file.name: str(file) for file in files}, last)
-        self._writer.file_writer.add_summary(hparams({}, {})[2])  # type: ignore[no-untyped-call]
-        self._writer.close()  # type: ignore[no-untyped-call]
+        end = hparams({}, {})[2]
+        self._writer.file_writer.add_summary(end)  # type: ignore[attr-defined]
+        self._writer.close()
 
     def stop(self, reason: str) -> None:
         """Close the file; a run that goes on opens another one in the same folder."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
     def _text(self, name: str, values: Mapping[str, object], round: int) -> None:
         text = json.dumps(values, indent=1, default=str)
         block = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown: as it is
-        self._writer.add_text(name, block, round)  # type: ignore[no-untyped-call]
+        self._writer.add_text(name, block, round)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +14,7 @@ from fedadapt.files import write_atomically
 from fedadapt.records import CommunicationEntry, Evaluation, RoundLoss
 from fedadapt.simulations.results.journal import journal_rows
 from fedadapt.simulations.results.parquet import Row
-from fedadapt.simulations.tracking.metrics import MetricsByRound
+from fedadapt.simulations.tracking.metrics import Metrics, MetricsByRound
 from fedadapt.simulations.tracking.registry import find_tracker, trackers_of
 from fedadapt.simulations.tracking.tracker import TrackedRun, Tracker
 
@@ -77,14 +78,14 @@ class Tracking(AbstractContextManager["Tracking"]):
     def round_done(self, number: int) -> None:
         """Tell the rounds before ``number``, whose evaluation has ended by now."""
         if self._trackers:
-            for of_round in self._metrics.take(before=number):
+            for of_round in self._complete(before=number):
                 self._tell(*of_round)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Tell the last round and the summary, and attach the report and the pictures."""
         if not self._trackers:
             return
-        for of_round in self._metrics.take():
+        for of_round in self._complete():
             self._tell(*of_round)
         files = [self._folder / name for name in ATTACHED]
         files = [*filter(Path.is_file, files), *sorted(self._folder.glob("*.png"))]
@@ -105,8 +106,20 @@ class Tracking(AbstractContextManager["Tracking"]):
         for kind in kinds:
             for row in journal_rows(self._folder, kind):
                 self._metrics.add(row)
-        for of_round in self._metrics.take(before=after):
+        for of_round in self._complete(before=after):
             self._tell(*of_round, left_out=known)
+
+    def _complete(self, before: float = math.inf) -> list[tuple[int, Metrics]]:
+        """Return the rounds before ``before`` that have not been told.
+
+        Rows that cannot be made sense of end the tracking, and not the run.
+        """
+        try:
+            return list(self._metrics.take(before))
+        except Exception as error:
+            log.warning("track: %s; the run goes on without trackers", one_line(error))
+            self.__exit__(type(error), error, None)
+            return []
 
     def _tell(
         self, number: int, metrics: Mapping[str, float], left_out: Collection[str] = ()
