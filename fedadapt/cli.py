@@ -191,22 +191,19 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
 )
 @click.option("--figures", is_flag=True, help="also each figure as SVG and PDF, for a paper")
 def report(folders: tuple[Path, ...], figures: bool) -> None:
-    """Write report.html of run folders again, finished or not.
+    """Write report.html of run folders again, finished or not, or of a folder of finished runs.
 
     Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
+    A folder of runs, as of `fedadapt compare`, gets a page that compares them.
     """
     for folder in folders:
         if not user_path(folder, "report").is_dir():
             raise InputError(f"{folder}: no such folder; name the folder of a run")
-    from fedadapt.simulations.report.report import write_report
+    from fedadapt.simulations.studies.report import pages
 
     for folder in folders:
-        click.echo(write_report(folder))
-        if figures:
-            from fedadapt.simulations.report.paper_figures import write_figures
-
-            for path in write_figures(folder):
-                click.echo(path)
+        for path in pages(folder, figures=figures):
+            click.echo(path)
 
 
 @main.command()

@@ -30,6 +30,7 @@ from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, est
 from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
+from fedadapt.simulations.report.label_counts import write_label_counts
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
@@ -256,6 +257,8 @@ def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
     metadata = {"hash": manifest.hash, "engine": engine, **manifest.metadata}
     text = json.dumps(metadata, indent=1, sort_keys=True, default=str)
     write_atomically(folder / MANIFEST, text.encode())
+    if assembly.tasks is None:  # of a task-incremental benchmark it would be the first task alone
+        write_label_counts(folder, assembly.benchmark)
 
 
 def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> None:

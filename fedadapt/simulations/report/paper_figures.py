@@ -1,6 +1,7 @@
 """The figures of a run as files for a paper: each as SVG and as PDF."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,12 @@ def write_figures(folder: Path) -> list[Path]:
     drawn = figures_of(RunFolder.read(folder))
     if not drawn:
         raise InputError(f"{folder}: nothing has been evaluated yet; there is no figure to draw")
+    return write_drawn(folder, drawn)
+
+
+@styled
+def write_drawn(folder: Path, drawn: Mapping[str, "Figure"]) -> list[Path]:
+    """Write figures by name below ``folder/figures``, in every format, and return the paths."""
     (folder / FOLDER).mkdir(exist_ok=True)
     paths = []
     for name, figure in drawn.items():

@@ -198,14 +198,19 @@ def _chosen(tuned: Tuned) -> Table:
 
 
 def _of_folders(folders: tuple[Path, ...], out: Path | None, metrics: list[str]) -> Any:
+    from fedadapt.simulations.report.study.page import write_study
     from fedadapt.simulations.results.table_formats import write_comparison
     from fedadapt.simulations.studies.made_runs import read_run, run_folders
+    from fedadapt.simulations.studies.study_of_runs import study_of_runs
     from fedadapt.simulations.studies.table import table_of
 
-    table = table_of([read_run(folder) for folder in run_folders(folders)], metrics)
+    runs = [read_run(folder) for folder in run_folders(folders)]
+    table = table_of(runs, metrics)
     if out is None:
         return table, ()
-    return table, write_comparison(_made(user_path(out, "out")), table)
+    made = _made(user_path(out, "out"))
+    page = write_study(made, study_of_runs(table, runs, made))
+    return table, (*write_comparison(made, table), page)
 
 
 def _made(folder: Path) -> Path:
