@@ -9,8 +9,9 @@ trial is a run folder: what is there is not run again, so the script can be stop
   python -m benchmarks.fair_comparison --out fair/cifar10 --settings "benchmark=cifar10 clients=20
   partition=dirichlet:0.1 examples=500 model=cnn rounds=50"
 
-Settings are those of `fedadapt simulate`. The table goes to `OUT/table.md`, the numbers to
-`OUT/table.json`.
+`--values 2` tries the first two values only, so six trials instead of nine, and `--tuning-rounds`
+makes the trials shorter than the runs that are reported. Settings are those of `fedadapt simulate`.
+The table goes to `OUT/table.md`, the numbers to `OUT/table.json`; shorter trials to `OUT/tuning`.
 """
 
 import argparse
@@ -76,7 +77,7 @@ LEFT_OUT = {
     "fedsa-lora": "needs weights that are worth freezing",
 }
 
-MORE_RATES = 3  # learning rates between and beside those given, where there is no parameter
+VALUES = 3  # of the parameter; where there is none, as many learning rates for each that is given
 
 
 class Trial(NamedTuple):
@@ -98,13 +99,16 @@ class Trial(NamedTuple):
         return f"{self.strategy}-lr{self.rate:g}{value}-seed{self.seed}"
 
 
-def trials(strategy: str, rates: Sequence[float], seed: int) -> list[Trial]:
+def trials(
+    strategy: str, rates: Sequence[float], seed: int, num_values: int = VALUES
+) -> list[Trial]:
     """Return as many trials for every strategy: rates x values, or as many rates."""
     knob, values = KNOBS[strategy]
     if knob:
-        return [Trial(strategy, rate, value, seed) for rate, value in product(rates, values)]
+        first = values[:num_values]
+        return [Trial(strategy, rate, value, seed) for rate, value in product(rates, first)]
     low, high = min(rates), max(rates)
-    spread = np.geomspace(low / 3, high * 3, len(rates) * MORE_RATES)
+    spread = np.geomspace(low / 3, high * 3, len(rates) * num_values)
     return [Trial(strategy, float(f"{rate:.3g}"), None, seed) for rate in spread]
 
 
@@ -123,7 +127,7 @@ def run(trial: Trial, folder: Path, settings: Mapping[str, Scalar]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     before = _cpu_seconds()
     try:
-        simulate(config, out, resume=(out / "config.toml").is_file())
+        simulate(config, out, resume=(out / "config.toml").is_file(), pictures=False)
     except FedadaptError as error:
         (folder / f"{trial.name}.failed").write_text(f"{error}\n")
         print(f"{trial.name}: {error}", file=sys.stderr)
@@ -275,6 +279,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--learning-rates", default="0.01,0.03,0.1")
     parser.add_argument("--tuning-seeds", default="101,102")
     parser.add_argument("--seeds", default="1,2,3", help="whose tests are reported")
+    parser.add_argument("--values", type=int, choices=(1, 2, 3), default=VALUES,
+                        help="of each strategy's parameter")  # fmt: skip
+    parser.add_argument("--tuning-rounds", type=int, help="of a trial; else as of all runs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     given = parser.parse_args(argv)
     settings = {key: _typed(key, text) for key, text in parse_words(given.settings)}
@@ -288,16 +295,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "local" not in names:
         names.insert(0, "local")  # what the others are held against
 
-    def make(every: Iterable[Trial]) -> None:
+    tuning_folder, tuning_settings = given.out, settings
+    if given.tuning_rounds:
+        tuning_folder = given.out / "tuning"
+        rounds = {"rounds": given.tuning_rounds, "evaluate-every": given.tuning_rounds}
+        tuning_settings = settings | rounds
+
+    def make(every: Iterable[Trial], folder: Path, settings: Mapping[str, Scalar]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         how = {"mp_context": get_context("spawn"), "initializer": _one_thread}
         with ProcessPoolExecutor(given.jobs, **how) as pool:
-            for done in [pool.submit(run, trial, given.out, settings) for trial in every]:
+            for done in [pool.submit(run, trial, folder, settings) for trial in every]:
                 done.result()
 
-    tried = {n: [t for seed in tuning for t in trials(n, rates, seed)] for n in names}
-    make(trial for some in tried.values() for trial in some)
-    chosen = {n: pick for n in names if (pick := best(tried[n], given.out)) is not None}
-    make(pick._replace(seed=seed) for pick in chosen.values() for seed in seeds)
+    tried = {n: [t for seed in tuning for t in trials(n, rates, seed, given.values)] for n in names}
+    make((t for some in tried.values() for t in some), tuning_folder, tuning_settings)
+    chosen = {n: pick for n in names if (pick := best(tried[n], tuning_folder)) is not None}
+    make(
+        (pick._replace(seed=seed) for pick in chosen.values() for seed in seeds),
+        given.out,
+        settings,
+    )
     local = {}
     for seed in seeds:
         found = scores(given.out / chosen[LOCAL]._replace(seed=seed).name)

@@ -92,7 +92,7 @@ def run(
     config = RunConfig.from_mapping({key: _typed(key, value) for key, value in words.items()})
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        simulate(config, folder, resume=(folder / "config.toml").is_file())
+        simulate(config, folder, resume=(folder / "config.toml").is_file(), pictures=False)
     except FedadaptError as error:
         print(f"{folder.name}: {error}", file=sys.stderr)
 

@@ -19,9 +19,10 @@ from fedadapt.new.command import new
 from fedadapt.privacy.command import privacy_inversion
 from fedadapt.privacy.ledger_command import ledger
 from fedadapt.reproductions.command import reproduce
+from fedadapt.runs.start import start
 from fedadapt.saved_models.command import export, predict
 from fedadapt.simulations.leaks_command import leaks
-from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
+from fedadapt.simulations.run_options import names_of, prepare, run_options
 from fedadapt.simulations.studies.command import compare, tune
 
 
@@ -96,35 +97,12 @@ def simulate(resume: Path | None, verbose: bool, **options: Any) -> None:
 
     Without options: a hundred clients with handwritten digits, each seeing two of the ten classes.
     """
-    from fedadapt.simulations.check import check
-    from fedadapt.simulations.results.new_folder import new_folder
-
     prepare(verbose)
-    if resume is not None:
-        resume = user_path(resume, "resume")
-        path = resume / "config.toml"
-        if not path.is_file():
-            raise InputError(f"resume: {path} is not there; name the folder of a run")
-        if options["out"]:
-            raise InputError(f"out: a run goes on where it is, in {resume}; leave --out away")
-        config = config_of(options, RunConfig.from_toml(path))
-        check(config, given_keys(options))
-        folder = resume
-    else:
-        config = config_of(options)
-        check(config, given_keys(options))
-        folder = new_folder(config)
+    begun = start(options, resume)
     console = Console(stderr=True)
-    console.print(_headline(config, folder), soft_wrap=True)
-    from fedadapt.simulations.run import simulate as run
-
-    try:
-        summary = run(config, folder, resume=resume is not None, console=console)
-    except FedadaptError:
-        if resume is None and not any(folder.iterdir()):
-            folder.rmdir()  # it ended before anything was done: leave nothing behind
-        raise
-    _show(summary, folder)
+    console.print(_headline(begun.config, begun.folder), soft_wrap=True)
+    summary = begun.carry_out(console)
+    _show(summary, begun.folder)
 
 
 def _headline(config: RunConfig, folder: Path) -> Text:
@@ -213,22 +191,19 @@ def demo(benchmark: str, seed: int, out: Path, verbose: bool) -> None:
 )
 @click.option("--figures", is_flag=True, help="also each figure as SVG and PDF, for a paper")
 def report(folders: tuple[Path, ...], figures: bool) -> None:
-    """Write report.html of run folders again, finished or not.
+    """Write report.html of run folders again, finished or not, or of a folder of finished runs.
 
     Of a run of PFA it also measures which layers tell clients apart, where its data are at hand.
+    A folder of runs, as of `fedadapt compare`, gets a page that compares them.
     """
     for folder in folders:
         if not user_path(folder, "report").is_dir():
             raise InputError(f"{folder}: no such folder; name the folder of a run")
-    from fedadapt.simulations.report.report import write_report
+    from fedadapt.simulations.studies.report import pages
 
     for folder in folders:
-        click.echo(write_report(folder))
-        if figures:
-            from fedadapt.simulations.report.paper_figures import write_figures
-
-            for path in write_figures(folder):
-                click.echo(path)
+        for path in pages(folder, figures=figures):
+            click.echo(path)
 
 
 @main.command()
@@ -252,7 +227,7 @@ def watch(folder: Path, port: int) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("benchmark"))
 @click.option(
     "--data-root", default="", help="folder with real data sets (default: $FEDADAPT_DATA)"
 )
@@ -264,7 +239,7 @@ def benchmarks(name: str | None, data_root: str) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("model"))
 def models(name: str | None) -> None:
     """List the networks, or show one with its sizes.
 
@@ -276,7 +251,7 @@ def models(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("adapt"))
 def adaptations(name: str | None) -> None:
     """List the local adaptations, or show one with its arguments.
 
@@ -289,7 +264,7 @@ def adaptations(name: str | None) -> None:
 
 
 @main.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names_of("strategy"))
 def strategies(name: str | None) -> None:
     """List the strategies, or show one with its arguments.
 

@@ -35,6 +35,7 @@ RUNNING = (
     "cohort-size",
     "device",
     "save-models",
+    "track",
     "checkpoint-every",
     "node-wait",
     "round-deadline",
@@ -222,6 +223,11 @@ class RunConfig:
         "which models to save: all, personal (not the adapted ones), base or none "
         "(auto: all while they stay below 1 GiB, else base)",
         choices=("auto", "all", "personal", "base", "none"),
+    )
+    track: str = param(
+        "",
+        "trackers that follow the run, separated by commas: tensorboard, mlflow, wandb, or "
+        "module:Class",
     )
     # When things go wrong.
     checkpoint_every: int = param(

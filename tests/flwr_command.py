@@ -16,8 +16,11 @@ import tiny
 Command = Callable[..., str]
 
 
-def run_flower(flwr: Command, nodes: int, settings: Mapping[str, object]) -> None:
-    """The app of this repository on so many nodes, to its end; settings are as in a run config."""
+def run_flower(flwr: Command, nodes: int, settings: Mapping[str, object]) -> str:
+    """The app of this repository on so many nodes, to its end; settings are as in a run config.
+
+    Returns the number that Flower gave the run.
+    """
     words = [f'{k}="{v}"' if isinstance(v, str | Path) else f"{k}={v}" for k, v in settings.items()]
     federation = f"num-supernodes={nodes} client-resources-num-cpus=1"
     answer = flwr("run", str(tiny.ROOT), "local", "--federation-config", federation,
@@ -31,6 +34,7 @@ def run_flower(flwr: Command, nodes: int, settings: Mapping[str, object]) -> Non
         assert time.monotonic() < deadline, state
         time.sleep(0.5)
     assert state["status"] == "finished:completed", flwr("log", run, "--show")
+    return run
 
 
 @contextlib.contextmanager

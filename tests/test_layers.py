@@ -1,10 +1,9 @@
 """Who may import whom, and what nobody may call: read from the source, nothing is run."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[1] / "fedadapt"
 FILES = {
@@ -15,7 +14,8 @@ LAYERS = (
     (
         "command_help.py", "name_list.py",
         "errors.py", "parameters.py", "registry.py", "config.py", "records.py", "files.py",
-        "older_runs.py", "lr_schedule.py", "random_streams.py", "factories.py", "__init__.py",
+        "older_runs.py", "notebook.py", "lr_schedule.py", "random_streams.py",
+        "factories.py", "__init__.py",
     ),
     ("weights.py", "messages.py"),
     ("models/", "selectors.py", "objectives.py"),
@@ -25,7 +25,7 @@ LAYERS = (
     ("server/",),
     ("strategies/",),
     ("simulations/",),
-    ("results.py",),
+    ("results.py", "runs/"),
     ("flower/",),
     ("testing/",),
     ("privacy/",),
@@ -60,7 +60,9 @@ LIGHT = {
     "reproductions/pfa/plan.py", "reproductions/pfa/published.py", "simulations/check.py",
     "simulations/compare.py", "simulations/demo.py", "simulations/run_options.py",
     "simulations/studies/__init__.py", "simulations/studies/command.py",
-    "simulations/studies/space.py", "simulations/studies/tuned.py",
+    "simulations/studies/planned.py", "simulations/studies/space.py",
+    "simulations/studies/tuned.py", "notebook.py", "runs/__init__.py", "runs/start.py",
+    "runs/words.py", "simulations/tracking/registry.py", "simulations/tracking/tracker.py",
     "simulations/results/new_folder.py",
     "strategies/registry.py",
     "saved_models/__init__.py", "saved_models/card.py", "saved_models/command.py",
@@ -71,6 +73,25 @@ HEAVY = {
     "torch", "torchvision", "flwr", "numpy", "sklearn", "pyarrow", "matplotlib", "safetensors",
     "skimage", "cryptography", "httpx", "uvicorn", "starlette",
 }  # fmt: skip
+
+
+def each(files: Iterable[str]) -> Callable[[Callable[[str], None]], Callable[[], None]]:
+    """Make one test of all files: thousands of tests would take longer than what they check."""
+
+    def decorate(check: Callable[[str], None]) -> Callable[[], None]:
+        def test() -> None:
+            failures = {}
+            for file in sorted(files):
+                try:
+                    check(file)
+                except AssertionError as error:
+                    failures[file] = str(error)
+            assert failures == {}
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
 
 
 def layer(file: str) -> int:
@@ -88,8 +109,13 @@ def type_checking_only(tree: ast.Module) -> set[ast.AST]:
     return {inner for block in blocks for part in block.body for inner in ast.walk(part)}
 
 
-def imports(file: str, *, at_load: bool = False) -> Iterator[str]:
+@cache
+def imports(file: str, *, at_load: bool = False) -> tuple[str, ...]:
     """Dotted names that a file imports; ``at_load``: as soon as it is imported itself."""
+    return tuple(_imports(file, at_load))
+
+
+def _imports(file: str, at_load: bool) -> Iterator[str]:
     tree = FILES[file]
     left_out = type_checking_only(tree)
     if at_load:
@@ -106,6 +132,7 @@ def imports(file: str, *, at_load: bool = False) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache
 def ours(dotted: str) -> str | None:
     """The file of the package that an import is of."""
     parts = dotted.split(".")
@@ -119,7 +146,7 @@ def ours(dotted: str) -> str | None:
     raise AssertionError(f"{dotted} is no file of the package")
 
 
-@pytest.mark.parametrize("file", sorted(FILES))
+@each(FILES)
 def test_nothing_imports_upwards(file):
     # The package's own names are imported when they are asked for, from wherever they are.
     for dotted in imports(file, at_load=file == "__init__.py"):
@@ -129,7 +156,7 @@ def test_nothing_imports_upwards(file):
         assert layer(target) <= layer(file), f"{file} imports {dotted}"
 
 
-@pytest.mark.parametrize("file", sorted(FILES))
+@each(FILES)
 def test_flower_is_known_to_the_adapters_only_and_ray_to_its_engine(file):
     roots = {dotted.split(".")[0] for dotted in imports(file)}
     assert ("ray" in roots) == (file == "simulations/engines/ray_clients.py")
@@ -154,14 +181,14 @@ def loaded_with(file: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", sorted(LIGHT))
+@each(LIGHT)
 def test_the_command_line_loads_nothing_heavy(file):
     """Neither itself nor through anything that comes with it."""
     roots = {dotted.split(".")[0] for f in loaded_with(file) for dotted in imports(f, at_load=True)}
     assert HEAVY & roots == set()
 
 
-@pytest.mark.parametrize("file", sorted(set(FILES) - ADAPTERS))
+@each(set(FILES) - ADAPTERS)
 def test_flower_is_loaded_by_who_asks_for_it_only(file):
     """The in-process engine does without; what uses an adapter imports it where it uses it."""
     assert loaded_with(file) & ADAPTERS == set()
@@ -173,7 +200,7 @@ def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
-@pytest.mark.parametrize("file", sorted(FILES))
+@each(FILES)
 def test_nothing_that_comes_from_outside_can_be_run(file):
     """No pickle, no evaluation, no loader that would do either."""
     forbidden = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib", "yaml"}
@@ -193,7 +220,7 @@ def test_nothing_that_comes_from_outside_can_be_run(file):
         assert given.get("shell", "False") == "False", f"{file}: {name}"
 
 
-@pytest.mark.parametrize("file", sorted(FILES))
+@each(FILES)
 def test_input_is_never_checked_with_assert(file):
     """``python -O`` leaves them out. What is asserted here is only for the type checker."""
     checks = [n for n in ast.walk(FILES[file]) if isinstance(n, ast.Assert)]

@@ -5,6 +5,7 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -35,18 +36,20 @@ def test_public_names_are_there_and_described(name):
         assert public == "__version__" or inspect.getdoc(found), public
 
 
-@pytest.mark.parametrize("name", IMPORTABLE)
-def test_every_module_says_what_it_is(name):
-    module = importlib.import_module(name)
-    first = (module.__doc__ or "").strip().splitlines()
-    assert first, name
-    assert len(first[0]) > 10
+def test_every_module_says_what_it_is():
+    silent = []
+    for name in IMPORTABLE:
+        lines = (importlib.import_module(name).__doc__ or "").strip().splitlines()
+        if not lines or len(lines[0]) <= 10:
+            silent.append(name)
+    assert silent == []
 
 
-@pytest.mark.parametrize("name", IMPORTABLE)
-def test_examples_in_docstrings_are_true(name):
-    found = doctest.testmod(importlib.import_module(name))
-    assert found.failed == 0
+def test_examples_in_docstrings_are_true():
+    modules = [importlib.import_module(name) for name in IMPORTABLE]
+    with_examples = [m for m in modules if ">>>" in Path(m.__file__ or "").read_text("utf-8")]
+    assert with_examples
+    assert [m.__name__ for m in with_examples if doctest.testmod(m).failed] == []
 
 
 def test_importing_the_package_loads_neither_torch_nor_flower():

@@ -3,7 +3,7 @@
 Of a client whose test has few images of some class, accuracy says little about that class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,7 +48,7 @@ def class_metrics(logits: Floats, labels: Ints, sizes: Sequence[int]) -> ClassMe
     return ClassMetrics(
         _mean_of(hits, support),
         _mean_of(2 * hits, support + said),
-        _auc(logits, labels, owners, support),
+        _auc(logits, labels, np.asarray(sizes), support),
     )
 
 
@@ -58,7 +58,7 @@ def _mean_of(part: Floats, whole: Floats) -> Floats:
     return np.where(has, part / np.where(has, whole, 1), 0.0).sum(1) / has.sum(1)
 
 
-def _auc(logits: Floats, labels: Ints, owners: Ints, support: Floats) -> Floats:
+def _auc(logits: Floats, labels: Ints, sizes: Ints, support: Floats) -> Floats:
     """Of each client, [D]: the share of pairs of images that are in the right order, ties half.
 
     It is that of Mann and Whitney (1947): from the sum of the ranks of a class's images.
@@ -67,34 +67,58 @@ def _auc(logits: Floats, labels: Ints, owners: Ints, support: Floats) -> Floats:
     finite = np.asarray(np.isfinite(logits).all(1))
     shifted = np.where(finite[:, None], logits, 0.0)
     shifted = np.exp(shifted - shifted.max(1, keepdims=True))
-    probabilities = shifted / shifted.sum(1, keepdims=True)
+    probabilities = np.ascontiguousarray((shifted / shifted.sum(1, keepdims=True)).T)  # [C, N]
+    sums = np.zeros((count, num_classes))
+    # Images of a client are a row, filled up at its end with what is sorted behind them. Clients
+    # are taken by size, so that little is filled up.
+    starts = np.cumsum(sizes) - sizes
+    for clients in _alike(sizes, num_classes):
+        places = np.arange(sizes[clients[-1]])
+        filled = places >= sizes[clients, None]  # [d, n]
+        rows = np.where(filled, 0, starts[clients, None] + places)
+        own = np.where(filled, -1, labels[rows])
+        at_once = max(1, NUMBERS_AT_ONCE // rows.size)
+        for first in range(0, num_classes, at_once):
+            some = probabilities[first : first + at_once]
+            values = np.where(filled, np.inf, some[:, rows])  # [c, d, n]
+            order = values.argsort(axis=2)
+            ranks = _ranks(np.take_along_axis(values, order, 2))
+            classes = first + np.arange(len(some))
+            is_own = np.take_along_axis(own[None], order, 2) == classes[:, None, None]
+            sums[clients, first : first + len(some)] = np.einsum("cdn,cdn->dc", is_own, ranks)
     others = support.sum(1, keepdims=True) - support
-    begins = np.searchsorted(owners, np.arange(count))
-    sums = np.zeros((num_classes, count))
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, len(labels)))
-    for first in range(0, num_classes, at_once):
-        classes = np.arange(first, min(first + at_once, num_classes))
-        values = probabilities[:, classes].T
-        order = np.lexsort((values, np.broadcast_to(owners, values.shape)))
-        ranks = _ranks(np.take_along_axis(values, order, 1), owners) - begins[owners]
-        own = ranks * (labels[order] == classes[:, None])
-        for row, number in enumerate(classes):
-            sums[number] = np.bincount(owners, own[row], count)
     pairs = support * others
-    areas = (sums.T - support * (support + 1) / 2) / np.where(pairs > 0, pairs, 1)
+    areas = (sums - support * (support + 1) / 2) / np.where(pairs > 0, pairs, 1)
     has = pairs > 0
-    broken = np.bincount(owners, ~finite, count) > 0
+    broken = np.add.reduceat(~finite, starts) > 0
     means = np.where(has, areas, 0.0).sum(1) / np.maximum(1, has.sum(1))
     return np.where(has.any(1) & ~broken, means, np.nan)
 
 
-def _ranks(values: Floats, owners: Ints) -> Floats:
-    """Ranks from 1 of sorted rows [C, N]; equal values of one owner share the mean of theirs."""
-    places = np.arange(values.shape[1])
-    begins = np.ones(values.shape, bool)
-    begins[:, 1:] = (values[:, 1:] != values[:, :-1]) | (owners[1:] != owners[:-1])
-    first = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
-    ends = np.ones(values.shape, bool)
-    ends[:, :-1] = begins[:, 1:]
-    last = np.minimum.accumulate(np.where(ends, places, len(places))[:, ::-1], axis=1)[:, ::-1]
+def _alike(sizes: Ints, num_classes: int) -> Iterator[Ints]:
+    """Yield portions of clients, ascending by size, each at most twice as large as its first."""
+    order = np.argsort(sizes, kind="stable")
+    first = 0
+    while first < len(order):
+        least = sizes[order[first]]
+        last = int(np.searchsorted(sizes[order], 2 * least, "right"))
+        most = max(1, NUMBERS_AT_ONCE // int(2 * least * num_classes))
+        yield order[first : min(last, first + most)]
+        first = min(last, first + most)
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1 of values that are sorted along the last axis; equal ones share their mean.
+
+    Infinite values, which nobody counts, need no mean.
+    """
+    length = values.shape[-1]
+    places = np.arange(length)
+    differ = values[..., 1:] != values[..., :-1]
+    if (differ | np.isinf(values[..., 1:])).all():
+        return np.broadcast_to(places + 1.0, values.shape)
+    edge = np.ones((*values.shape[:-1], 1), bool)
+    begins, ends = np.concatenate([edge, differ], -1), np.concatenate([differ, edge], -1)
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=-1)
+    last = np.minimum.accumulate(np.where(ends, places, length)[..., ::-1], axis=-1)[..., ::-1]
     return (first + last) / 2 + 1

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -128,6 +130,13 @@ class Benchmark(ABC):
     @abstractmethod
     def num_train_examples(self, client: int) -> int:
         """Size of the client's training set, without making it."""
+
+    def label_counts(self, client: int) -> NDArray[np.int64] | None:
+        """Images of the client's train, adapt and test sets by class, [3, C]; None: not known.
+
+        It is for pages about simulations. Who holds data of its own does not tell.
+        """
+        return None
 
     def unlabelled(self, client: int) -> Tensor:
         """Images of one client without labels, stored as those of its split; most have none."""

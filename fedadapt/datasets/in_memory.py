@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedadapt.datasets.benchmark import (
@@ -87,6 +88,12 @@ class StoredBenchmark(Benchmark):
         labels = torch.cat([examples.labels for examples, _ in made])
         domains = torch.from_numpy(np.concatenate([domains for _, domains in made]))
         return ServerImages(Examples(inputs, labels), domains)
+
+    def label_counts(self, client: int) -> NDArray[np.int64]:
+        return np.stack([
+            np.bincount(self._store.labels[rows], minlength=len(self.classes))
+            for rows in self._assignment.clients[client]
+        ])  # fmt: skip
 
     def domain(self, client: int) -> int:
         return self._assignment.domains.of_client[client]

@@ -36,7 +36,9 @@ def main(grid: Grid, context: Context) -> None:
     from fedadapt.server.checkpoint import load_latest
     from fedadapt.simulations.check import check
     from fedadapt.simulations.endings import early_endings
+    from fedadapt.simulations.results.comparison import comparison
     from fedadapt.simulations.results.new_folder import new_folder, opened
+    from fedadapt.simulations.results.terminal_table import as_lines
     from fedadapt.simulations.run import run
 
     shorten_waits_of_server()
@@ -59,7 +61,10 @@ def main(grid: Grid, context: Context) -> None:
         experiment.write_resume_file(folder, assembly.config)
         tell(_memory(assembly))
         told = TellingClients(client_pool, tell)
-        run(assembly, told, folder, engine="flower", resume=resume is not None)
+        summary = run(assembly, told, folder, engine="flower", resume=resume is not None)
+        for line in as_lines(comparison([summary])):
+            tell(line)
+        tell(f"report   {folder / 'report.html'}")
 
 
 def tell(line: str) -> None:

@@ -8,7 +8,7 @@ from fedadapt.errors import InputError
 OVERRIDES: dict[str, type] = {
     "model": str, "weights": str, "normalization": str, "clients": int, "local_epochs": int,
     "examples": int, "image_size": int, "test_share": float, "data_root": str, "device": str,
-    "workers": int, "partition": str,
+    "workers": int, "partition": str, "track": str,
 }  # fmt: skip
 """Settings of the runs that may be changed: fields of ``RunConfig``."""
 

@@ -1,7 +1,7 @@
 """Print the results of a reproduction and write them beside its runs."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -21,13 +21,21 @@ def show(grids: Iterable[Grid]) -> None:
 
 
 def publish(
-    folder: Path, name: str, grids: Iterable[Grid], metadata: Mapping[str, object], picture: Path
+    folder: Path,
+    name: str,
+    grids: Iterable[Grid],
+    metadata: Mapping[str, object],
+    pictures: Sequence[Path],
 ) -> None:
-    """Print tables, and write them as ``name.md`` and their data as ``name.json``."""
+    """Print tables, and write them as ``name.md`` and their data as ``name.json``.
+
+    ``pictures`` are files that are there already: a picture, and mostly a page.
+    """
     grids = list(grids)
     show(grids)
     text = "\n".join(grid.to_markdown() for grid in grids)
     put(folder / f"{name}.json", json.dumps(metadata).encode())
     page = put(folder / f"{name}.md", text.encode())
-    click.echo(picture)
+    for picture in pictures:
+        click.echo(picture)
     click.echo(page)

@@ -198,8 +198,8 @@ def _largest(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(len(tensor), -1)
     if tensor.is_complex():
         return flat.abs().amax(1)
-    low, high = flat.aminmax(dim=1)
-    return torch.maximum(-low, high)
+    # Two passes: `aminmax` along a dimension takes ten times as long as both.
+    return torch.maximum(-flat.amin(1), flat.amax(1))
 
 
 def update_norms(weights: Weights, sent: Weights, num_clients: int) -> Tensor:

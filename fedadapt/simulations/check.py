@@ -13,6 +13,7 @@ from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
 from fedadapt.models.limits import check_model
 from fedadapt.models.registry import find_network
+from fedadapt.simulations.tracking.registry import check_trackers
 from fedadapt.strategies.registry import STRATEGIES, find, is_flowers, select
 
 NEEDED = {"pyarrow": "result tables", "matplotlib": "pictures", "jinja2": "reports"}
@@ -46,6 +47,7 @@ def check(
             f"checkpoint-every: {config.checkpoint_every}; clients of Flower remember a few rounds "
             "only, so their server saves every round: leave it out"
         )
+    check_trackers(config.track)
     STRATEGIES.path(config.strategy)
     adaptations.arguments_by_name(config)
     check_model(config)

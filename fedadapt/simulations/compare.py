@@ -143,9 +143,11 @@ def carry_out(
     metrics: Sequence[str] = (),
 ) -> tuple["Table", tuple[Path, ...]]:
     """Run what is not there yet; the table, and the files it was written to."""
+    from fedadapt.simulations.report.study.page import write_study
     from fedadapt.simulations.results.parquet import put
     from fedadapt.simulations.results.table_formats import write_comparison
     from fedadapt.simulations.studies.made_runs import read_run
+    from fedadapt.simulations.studies.study_of_runs import study_of_runs
     from fedadapt.simulations.studies.table import table_of
 
     made: list[MadeRun] = []
@@ -163,7 +165,8 @@ def carry_out(
     if tuned is not None:
         table = replace(table, notes=(*table.notes, tuned.note))
         files = (put(folder / TRIALS, tuned.trials_as_csv().encode()),)
-    return table, (*write_comparison(folder, table), *files)
+    page = write_study(folder, study_of_runs(table, made, folder))
+    return table, (*write_comparison(folder, table), *files, page)
 
 
 def _left(made: Sequence["MadeRun"], runs: Sequence[RunConfig]) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
-from fedadapt.client.adaptations.query import BEFORE, Query
+from fedadapt.client.adaptations.query import Query
 from fedadapt.config import RunConfig
 from fedadapt.errors import DivergedError, EvaluationFailedError, QuorumLostError
 from fedadapt.messages import Sent
@@ -23,18 +23,19 @@ from fedadapt.records import (
     Phase,
     RoundLoss,
 )
-from fedadapt.server.aggregation import StreamingMean
-from fedadapt.server.checkpoint import Checkpoint, Checkpoints, load_latest
+from fedadapt.server.checkpoint import Checkpoint, Checkpoints
 from fedadapt.server.client_pool import ClientPool, EvaluationRequest
 from fedadapt.server.exchange import Exchange, RoundFailedError
 from fedadapt.server.sampling import evaluation_sample, sample
 from fedadapt.simulations.endings import resume_command
 from fedadapt.simulations.evaluation import Evaluator
+from fedadapt.simulations.pooled_answers import pooled_answer, pooled_answers
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import served_rows
-from fedadapt.simulations.round_choice import BEST, best_round, is_over, scores_by_round
+from fedadapt.simulations.round_choice import BEST, RoundChoice, Watch
+from fedadapt.simulations.tracking.tracking import Tracking
 from fedadapt.strategies.base import Metadata
 from fedadapt.strategies.stateful import StatefulStrategy
 from fedadapt.weights import Weights, num_bytes, repeat, row
@@ -48,10 +49,6 @@ SAVING = 0.05  # of the time goes into checkpoints at most: short rounds share o
 SAVED_FOR = 1.0  # seconds at least: nobody misses less
 
 CentralTest = Callable[[int, Weights], list[Evaluation]]
-Watch = Callable[[int, float], None]
-"""Takes a round and its score on adapt images; it may end the run by raising an error."""
-
-
 Key = tuple[int, str, str, str, int]
 
 
@@ -103,6 +100,7 @@ class Federation:
         has_tasks: bool = False,
         watch: Watch | None = None,
         go_on: str = "",
+        tracking: Tracking | None = None,
     ) -> None:
         """A run that has not begun.
 
@@ -113,6 +111,7 @@ class Federation:
             has_tasks: A round is a task: what each model was worth when a task was new is
                 evaluated too, always on the same clients.
             watch: Is told the score of each round that is evaluated on the way.
+            tracking: Is told every row that is recorded, and when a round is done.
 
         """
         self._config = config
@@ -130,13 +129,12 @@ class Federation:
         self._has_tasks = has_tasks
         self._go_on = go_on or resume_command(folder)
         self._progress = progress
-        self._journal = Journal(folder)
+        self._tracking = tracking or Tracking()
+        self._journal = Journal(folder, self._tracking.row)
         self._saved_models = saved_models
         save = saved_models.write if saved_models is not None else None
         self._evaluator = Evaluator(client_pool, self._record, progress, save)
-        self._watch = watch
-        self._scores: dict[int, float] = {}  # of rounds, on adapt images; where they are asked for
-        self._best = Checkpoints(folder / "best", keep=1)
+        self._choice = RoundChoice(config, folder, watch)
         self._recorded: frozenset[Key] = frozenset()  # what of this round is there already
         self._named = ""  # what stands before the models' names in the rows
         self._new = False  # round 0 is not saved yet
@@ -159,8 +157,7 @@ class Federation:
         self._failed_in_a_row = int(checkpoint.metadata["failed-in-a-row"])
         self._seconds = float(checkpoint.metadata["seconds"])
         self._round = checkpoint.round
-        if self._chooses_rounds:
-            self._scores = scores_by_round(self._journal.rows(Evaluation))
+        self._choice.resume(self._journal.rows(Evaluation))
         self._evaluated_round = int(checkpoint.metadata.get("evaluated", self._round))
 
     def close(self) -> None:
@@ -186,7 +183,7 @@ class Federation:
             elif self._due(self._round) and self._evaluated_round < self._round:
                 self._evaluate(on_the_way)  # it was the last one, and rounds have grown
                 self._judge()
-            while self._round < self._config.rounds and not self._is_over:
+            while self._round < self._config.rounds and not self._choice.is_over:
                 self._train(self._round + 1)
                 if self._due(self._round):
                     self._evaluate(on_the_way)
@@ -215,26 +212,14 @@ class Federation:
         """The last round finished, which early stopping may have chosen."""
         return self._round
 
-    @property
-    def _chooses_rounds(self) -> bool:
-        config = self._config
-        return bool(config.early_stopping or config.best_round or self._watch)
-
-    @property
-    def _is_over(self) -> bool:
-        return is_over(self._scores, self._config.early_stopping)
-
     def _judge(self) -> None:
-        """Take in the score of this round on adapt images; keep its state if it is the best."""
-        if not self._chooses_rounds:
-            return
-        self._evaluator.finish()
-        of_round = (r for r in self._journal.rows(Evaluation) if r.round == self._round)
-        self._scores |= scores_by_round(of_round)
-        if self._config.best_round and best_round(self._scores) == self._round:
-            self._best.save(self._state())
-        if self._watch is not None and self._round in self._scores:
-            self._watch(self._round, self._scores[self._round])
+        """Have this round judged by the clients' adapt images, where anything depends on that."""
+        if self._choice.needed:
+            self._evaluator.finish()
+            self._choice.judge(self._round, self._rows_of_round(), self._state)
+
+    def _rows_of_round(self) -> Iterator[Evaluation]:
+        return (row for row in self._journal.rows(Evaluation) if row.round == self._round)
 
     def base_models(self) -> Iterator[tuple[int, Weights]]:
         """The base model of each task, [...]; without tasks of task 0."""
@@ -285,6 +270,7 @@ class Federation:
         if not math.isnan(exchange.loss):
             self._journal.append(RoundLoss(number, exchange.loss, exchange.num_trained))
         self._progress.done(number, exchange.loss)
+        self._tracking.round_done(number)
 
     def _give_up(self, number: int, failure: RoundFailedError) -> None:
         self._save()  # the state before this round, with its communication log
@@ -322,25 +308,16 @@ class Federation:
 
         The rows are of the last round, since that is when the models are evaluated.
         """
-        self._scores |= scores_by_round(
-            row for row in self._journal.rows(Evaluation) if row.round == self._round
-        )
-        best = best_round(self._scores)
         last = self._state()
-        if best is not None and best != self._round:
-            kept = load_latest(self._folder / "best")
-            if kept.round != best:
-                raise EvaluationFailedError(
-                    f"{self._folder / 'best'}: holds round {kept.round}, and round {best} was "
-                    "the best; start the run anew"
-                )
-            self._restore(kept)
+        best = self._choice.best(self._round, self._rows_of_round())
+        if best is not None:
+            self._restore(best)
         self._named = BEST
         try:
             self._evaluate(adaptations, final=True)
             if self._saved_models is not None:
                 for _, weights in self.base_models():
-                    self._saved_models.add_base(f"{BEST}base", weights, best or self._round)
+                    self._saved_models.add_base(f"{BEST}base", weights, (best or last).round)
         finally:
             self._named = ""
             self._restore(last)
@@ -348,14 +325,13 @@ class Federation:
     def _evaluate(self, adaptations: tuple[str, ...], *, final: bool = False) -> None:
         clients = self._evaluated(final)
         if final and not self._named:  # a run that ended early has evaluated this round already
-            rows = self._journal.rows(Evaluation)
-            self._recorded = frozenset(_key(row) for row in rows if row.round == self._round)
+            self._recorded = frozenset(_key(row) for row in self._rows_of_round())
         self._evaluated_round = self._round if not final else self._evaluated_round
         self._progress.phase("adapting, evaluating" if final else "evaluating", len(clients))
         base = self._method.models(clients[:1])["base"]
         # Each task has a model of its own: there is none to ask the clients about.
         asking = final and not self._has_tasks
-        pooled = self._pooled_answers(row(base, 0)) if asking else {}
+        pooled = pooled_answers(self._adaptations, self._ask, row(base, 0)) if asking else {}
         request = EvaluationRequest(
             round=self._round,
             clients=clients,
@@ -364,7 +340,7 @@ class Federation:
             pooled=pooled,
             on_global=final and self._config.global_test == "all",
             curves=self._config.curves,
-            held_out=(final and self._serves_the_best) or self._chooses_rounds,
+            held_out=(final and self._serves_the_best) or self._choice.needed,
             confidence=final and self._config.confidence,
             on_client=self._method.made_on_client,
         )
@@ -409,45 +385,15 @@ class Federation:
         )
         self._evaluator.finish()
 
-    def _pooled_answers(self, base: Weights) -> dict[str, Weights]:
-        """By adaptation that asks: the training clients' answers at the base model, [...].
-
-        Of several rounds it is the last one with enough answers. Where there is none, an adaptation
-        is left out, and does without.
-        """
-        pooled: dict[str, Weights] = {}
-        parts = {part.name: part for whole in self._adaptations for part in whole.in_turn()}
-        for adaptation in parts.values():
-            query = adaptation.query()
-            if query is None:
-                continue
-            mean: Weights = {}
-            try:
-                for _ in range(query.rounds):
-                    mean = self._pooled_answer(query, base, mean)
-            except RoundFailedError as failure:
-                without = "keeps to the round before" if mean else "does without"
-                log.warning("%s; %s %s", failure, adaptation.name, without)
-            if mean:
-                pooled[adaptation.name] = mean
-        return pooled
-
-    def _pooled_answer(self, query: Query, base: Weights, before: Weights) -> Weights:
-        """Return the mean of one round of answers, [...], weighted by training examples.
-
-        Args:
-            before: That of the round before, which the clients get as well; {} in the first.
-
-        """
+    def _ask(self, query: Query, base: Weights, extra: Weights) -> Weights:
+        """Return what the training clients' answers to a query are on average, [...]."""
         seen = self._population.seen
-        content = repeat(base | {f"{BEFORE}{n}": t for n, t in before.items()}, len(seen))
-        sent = Sent(seen, content, {"server-round": self._round})
-        mean, expected = StreamingMean(), query.expected(self._model, base)
-        exchange = self._exchange(self._round, phase="evaluation")
-        for answers in exchange.ask(query.action, sent, expected):
-            if answers.update is not None:
-                mean.add(answers.update.weights, answers.update.num_examples)
-        return mean.result()
+        return pooled_answer(
+            self._exchange(self._round, phase="evaluation"),
+            query.action,
+            Sent(seen, repeat(base | extra, len(seen)), {"server-round": self._round}),
+            query.expected(self._model, base),
+        )
 
     def _exchange(
         self,

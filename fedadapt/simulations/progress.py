@@ -19,12 +19,14 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from fedadapt.notebook import NotebookLine, in_notebook
 from fedadapt.simulations.estimate import Estimate, duration
 from fedadapt.simulations.time_left import TimeLeft
 from fedadapt.strategies.dua.experts.training import Epoch
 
 FIRST_LINE = 5.0  # seconds until the first line, off a terminal
 EVERY = 30.0  # seconds from line to line
+IN_PLACE = 0.3  # ... in a notebook, where a line replaces the one before
 
 
 class Progress(AbstractContextManager["Progress"]):
@@ -40,6 +42,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._console = console
         self._clock = clock
         self._has_bars = console is not None and console.is_terminal
+        self._below_cell = NotebookLine() if console is not None and in_notebook() else None
         self._left = TimeLeft(0, clock)
         self._bars = Bars(
             TextColumn("{task.description:<24}"),
@@ -56,7 +59,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._clients: TaskID | None = None
         self._expert = 0  # that is being trained
         self._began = clock()
-        self._next_line = self._began + FIRST_LINE
+        self._next_line = self._began + (IN_PLACE if self._below_cell else FIRST_LINE)
         self._phase, self._of_phase, self._in_phase = "", 0, 0
         self._done, self._total = 0, 0
         self._note = ""
@@ -67,6 +70,10 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __exit__(self, *error: Any) -> None:
         self._bars.stop()
+        if self._below_cell is not None and self._total:
+            passed = duration(self._clock() - self._began)
+            line = f"{self._done} of {self._total} rounds, {passed}"
+            self._below_cell.show(line, self._done, self._total)
 
     def expect(self, estimate: Estimate) -> None:
         """Take an estimate of what is left, to tell the time left from the first second."""
@@ -120,7 +127,7 @@ class Progress(AbstractContextManager["Progress"]):
         now = self._clock()
         if self._console is None or self._has_bars or now < self._next_line:
             return
-        self._next_line = now + EVERY
+        self._next_line = now + (IN_PLACE if self._below_cell else EVERY)
         under_way = self._phase
         if self._in_phase:
             of = f" of {self._of_phase}" if self._of_phase else ""
@@ -133,7 +140,10 @@ class Progress(AbstractContextManager["Progress"]):
             str(self._left),
         )
         line = ", ".join(fact for fact in facts if fact)
-        self._console.print(line, highlight=False, soft_wrap=True)
+        if self._below_cell is not None:
+            self._below_cell.show(line, self._done, self._total)
+        else:
+            self._console.print(line, highlight=False, soft_wrap=True)
 
 
 class _LeftColumn(ProgressColumn):

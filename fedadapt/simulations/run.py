@@ -27,9 +27,10 @@ from fedadapt.simulations.assembly import Assembly, assemble, on_server
 from fedadapt.simulations.endings import FLOWER, early_endings, resume_command, stopped_by_signals
 from fedadapt.simulations.engines.select import engine_for, num_workers
 from fedadapt.simulations.estimate import ANNOUNCED, Estimate, announcement, estimate
-from fedadapt.simulations.federation import Federation, InitialModel, Population, Watch
+from fedadapt.simulations.federation import Federation, InitialModel, Population
 from fedadapt.simulations.progress import Progress
 from fedadapt.simulations.report.figures import picture
+from fedadapt.simulations.report.label_counts import write_label_counts
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
 from fedadapt.simulations.results.forgetting import forgetting_rows, task_scores
@@ -50,6 +51,8 @@ from fedadapt.simulations.results.rand_index import compared
 from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
+from fedadapt.simulations.round_choice import Watch
+from fedadapt.simulations.tracking.tracking import Tracking
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +126,7 @@ def run(
     has_local = config.local and assembly.tasks is None
     if checkpoint is not None:
         restore_journals(folder)
-    with Progress(console) as progress:
+    with Progress(console) as progress, Tracking(config, folder) as tracking:
         present = set(client_pool.ready())
         population = Population(
             tuple(client for client in benchmark.seen if client in present),
@@ -152,13 +155,16 @@ def run(
             has_tasks=assembly.selected.learns_tasks,
             watch=watch,
             go_on=resume_command(folder, engine),
+            tracking=tracking,
         )
         try:
             if checkpoint is not None:
                 federation.resume(checkpoint)
+                tracking.begin(after=checkpoint.round)
                 checkpoint = None  # it holds files open
             else:
                 federation.begin(start)
+                tracking.begin()
         except BaseException:
             federation.close()
             raise
@@ -173,6 +179,7 @@ def run(
         summary = _write_summary(assembly, folder, seconds, client_pool.withheld)
         if pictures:
             _illustrate(assembly, folder)
+        tracking.finish(summary)
         drop_journals(folder)
     if console is not None and (groups := read_groups(folder)) is not None:
         console.print(as_text(groups), highlight=False, soft_wrap=True)
@@ -250,6 +257,8 @@ def _describe(assembly: Assembly, engine: str, folder: Path) -> None:
     metadata = {"hash": manifest.hash, "engine": engine, **manifest.metadata}
     text = json.dumps(metadata, indent=1, sort_keys=True, default=str)
     write_atomically(folder / MANIFEST, text.encode())
+    if assembly.tasks is None:  # of a task-incremental benchmark it would be the first task alone
+        write_label_counts(folder, assembly.benchmark)
 
 
 def _write_results(assembly: Assembly, federation: Federation, folder: Path) -> None:

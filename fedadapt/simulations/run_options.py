@@ -3,18 +3,32 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.logging import RichHandler
 
+from fedadapt.client.adaptations.registry import ADAPTATIONS
 from fedadapt.config import RunConfig
-from fedadapt.datasets.registry import defaults_of_owned
-from fedadapt.datasets.task_incremental.task_entries import defaults_of_tasks
+from fedadapt.datasets.registry import BENCHMARKS, defaults_of_owned
+from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, defaults_of_tasks
 from fedadapt.errors import InputError
+from fedadapt.models.registry import NETWORKS
 from fedadapt.parameters import parameters
+from fedadapt.simulations.tracking.registry import TRACKERS
+from fedadapt.strategies.registry import STRATEGIES
+
+NAMES: dict[str, Callable[[], Iterable[str]]] = {
+    "strategy": STRATEGIES.names,
+    "adapt": ADAPTATIONS.names,
+    "model": NETWORKS.names,
+    "benchmark": lambda: (*BENCHMARKS.names(), *(entry.name for entry in TASK_ENTRIES)),
+    "track": TRACKERS.names,
+}
+"""Settings whose values have names, which the shell completes."""
+LISTS = ("adapt", "track")
 
 KINDS: dict[Any, Any] = {int: click.INT, float: click.FLOAT, str: click.STRING, bool: click.BOOL}
 
@@ -33,10 +47,24 @@ def run_options(*left_out: str) -> Callable[[Any], Any]:
             if setting.scalar is bool:
                 name = f"--{setting.key}/--no-{setting.key}"
             shown = setting.param.help + (f"  [{setting.shown}]" if setting.shown else "")
-            command = click.option(name, setting.name, type=kind, default=None, help=shown)(command)
+            names = {"shell_complete": names_of(setting.name)} if setting.name in NAMES else {}
+            command = click.option(
+                name, setting.name, type=kind, default=None, help=shown, **names
+            )(command)
         return command
 
     return add
+
+
+def names_of(setting: str) -> Callable[[Any, Any, str], list[str]]:
+    """Return what completes the names of a setting in the shell, of a list the last one."""
+
+    def complete(context: Any, parameter: Any, begun: str) -> list[str]:
+        before, comma, word = begun.rpartition(",") if setting in LISTS else ("", "", begun)
+        names = sorted(NAMES[setting]())
+        return [f"{before}{comma}{name}" for name in names if name.startswith(word)]
+
+    return complete
 
 
 def given_keys(options: dict[str, Any]) -> list[str]:

@@ -82,6 +82,15 @@ def test_an_npz_of_tokens_under_any_name(tmp_path):
         run(tmp_path / "other", benchmark=name, model="mlp")
 
 
+@pytest.mark.parametrize("strategy", ["pacfl", "pfedgate"])
+def test_who_computes_with_inputs_refuses_tokens(tmp_path, strategy):
+    tokens = np.random.default_rng(1).integers(0, 5, (NUM, 6))
+    np.savez(tmp_path / "letters.npz", x=tokens, y=tokens[:, 0] % 2, client=ROWS % 3)
+    name = f"npz:{tmp_path}/letters.npz"
+    with pytest.raises(InputError, match=f"^strategy: {strategy} .* not quantities$"):
+        run(tmp_path / "run", benchmark=name, model="char-gru", strategy=strategy)
+
+
 @pytest.mark.parametrize("name", ["my_waves:waves", "waves"])
 def test_a_torch_data_set_of_time_series(tmp_path, name):
     summary, manifest = run(tmp_path / "run", benchmark=name, model="har-cnn", strategy="fedbn")

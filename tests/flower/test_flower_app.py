@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -477,9 +478,12 @@ def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}
     with flower_command(tmp_path) as flwr:
-        run_flower(flwr, 2, given)
+        log = flwr("log", run_flower(flwr, 2, given), "--show")
     found = json.loads((out / "summary.json").read_text())
     same = ("accuracy", "global_test", "manifest", "messages", "outcomes", "clients")
     assert {k: found[k] for k in same} == {k: wanted[k] for k in same}
     assert (out / "report.html").exists()
+    assert f"report   {out / 'report.html'}" in log
+    for label, of_label in found["accuracy"].items():  # the table at the end
+        assert re.search(rf"^{re.escape(label)} .*{100 * of_label['mean']:.2f}", log, re.MULTILINE)
     torch.testing.assert_close(tiny.base(out), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from fedadapt.client.adaptations.fine_tune import FineTune
 from fedadapt.client.adaptations.none import NoAdaptation
 from fedadapt.records import HELD_OUT, Evaluation
 from fedadapt.server.checkpoint import load_latest
-from fedadapt.simulations import federation
+from fedadapt.simulations import round_choice
 from fedadapt.simulations.round_choice import best_round, is_over, scores_by_round
 
 CHOOSING = replace(SETTINGS, rounds=5, evaluate_every=1, fraction=1.0, local=False)
@@ -81,7 +81,7 @@ def scripted(monkeypatch):
             found = {row.round for row in rows if row.round and row.split == HELD_OUT}
             return {round: scores[round - 1] for round in found}
 
-        monkeypatch.setattr(federation, "scores_by_round", scored)
+        monkeypatch.setattr(round_choice, "scores_by_round", scored)
 
     return script
 

@@ -4,11 +4,13 @@ Liang et al. 2020, "Do we really need to access the source data? Source hypothes
 unsupervised domain adaptation": its information maximisation.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.in_stages import STAGE, in_stages
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.objectives import InformationMaximisation
@@ -32,6 +34,7 @@ class ShotIm(Adaptation):
     part: Part = param("adapt", "which of the client's images", choices=("train", "adapt"))
     batch_size: int = param(64, "images in a batch", at_least=1)
     epochs: int = param(30, "epochs of training on the client", at_least=1)
+    stage: int = param(0, STAGE, at_least=0)
     lr: float = param(0.01, "learning rate of SGD", above=0)
     momentum: float = param(0.9, "momentum of SGD", at_least=0, below=1)
     diversity: float = param(
@@ -39,14 +42,23 @@ class ShotIm(Adaptation):
     )
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
-        return fit(
-            cohort,
-            weights,
-            Sgd(self.lr, self.momentum),
-            Schedule(self.batch_size, self.epochs, self.part, self.name),
-            objective=InformationMaximisation(self.diversity),
-            trainable=all_but(head),
-        ).weights
+        *_, (_, tuned) = self.stages(cohort, weights, pooled)
+        return tuned
+
+    def stages(
+        self, cohort: Cohort, weights: Weights, pooled: Weights | None = None
+    ) -> Iterator[tuple[int, Weights]]:
+        def train(before: Weights, epochs: int, purpose: str) -> Weights:
+            return fit(
+                cohort,
+                before,
+                Sgd(self.lr, self.momentum),
+                Schedule(self.batch_size, epochs, self.part, purpose),
+                objective=InformationMaximisation(self.diversity),
+                trainable=all_but(head),
+            ).weights
+
+        return in_stages(train, weights, self.epochs, self.stage, self.name)
 
     def moves(self, model: nn.Module) -> frozenset[str]:
         return all_but(head)(model)

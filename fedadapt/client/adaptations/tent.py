@@ -3,12 +3,14 @@
 Wang et al. 2021, "Tent: Fully test-time adaptation by entropy minimization".
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from fedadapt.client.adaptations.adabn import AdaBN
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.in_stages import STAGE, in_stages
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.models.mode import training_norms
@@ -36,20 +38,32 @@ class Tent(Adaptation):
     part: Part = param("adapt", "which of the client's images", choices=("train", "adapt"))
     batch_size: int = param(20, "images in a batch", at_least=1)
     epochs: int = param(5, "epochs of training on the client", at_least=1)
+    stage: int = param(0, STAGE, at_least=0)
     lr: float = param(0.01, "learning rate of SGD; 0 trains nothing", at_least=0)
     momentum: float = param(0.0, "momentum of SGD", at_least=0, below=1)
 
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
-        tuned = fit(
-            cohort,
-            weights,
-            Sgd(self.lr, self.momentum),
-            Schedule(self.batch_size, self.epochs, self.part, self.name),
-            objective=entropy,
-            trainable=norm_affine,
-            mode=training_norms,
-        ).weights
-        return AdaBN(part=self.part, batch_size=self.batch_size).adapt(cohort, tuned)
+        *_, (_, tuned) = self.stages(cohort, weights, pooled)
+        return tuned
+
+    def stages(
+        self, cohort: Cohort, weights: Weights, pooled: Weights | None = None
+    ) -> Iterator[tuple[int, Weights]]:
+        measured = AdaBN(part=self.part, batch_size=self.batch_size)
+
+        def train(before: Weights, epochs: int, purpose: str) -> Weights:
+            return fit(
+                cohort,
+                before,
+                Sgd(self.lr, self.momentum),
+                Schedule(self.batch_size, epochs, self.part, purpose),
+                objective=entropy,
+                trainable=norm_affine,
+                mode=training_norms,
+            ).weights
+
+        for ended, tuned in in_stages(train, weights, self.epochs, self.stage, self.name):
+            yield ended, measured.adapt(cohort, tuned)
 
     def moves(self, model: nn.Module) -> frozenset[str]:
         return norms(model)

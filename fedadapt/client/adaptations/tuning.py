@@ -8,6 +8,7 @@ from typing import Literal
 from torch import nn
 
 from fedadapt.client.adaptations.base import Adaptation
+from fedadapt.client.adaptations.in_stages import STAGE, in_stages
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.fit import Sgd, fit
 from fedadapt.client.portions import with_few
@@ -36,12 +37,7 @@ class Tuning(Adaptation):
     )
     batch_size: int = param(32, "images in a batch", at_least=1)
     epochs: int = param(150, "epochs of training on the client", at_least=1)
-    stage: int = param(
-        0,
-        "epochs after which the optimiser starts anew, as it does in federated rounds, and after "
-        "which a run with --curves evaluates the model; 0: one stage",
-        at_least=0,
-    )
+    stage: int = param(0, STAGE, at_least=0)
     lr: float = param(0.01, "learning rate of SGD", above=0)
     momentum: float = param(0.5, "momentum of SGD", at_least=0, below=1)
     weight_decay: float = param(0.0, "weight decay of SGD", at_least=0)
@@ -73,22 +69,17 @@ class Tuning(Adaptation):
     ) -> Iterator[tuple[int, Weights]]:
         cohort = with_few(cohort, self.part, self.shots)
         objective, memory = self.task(cohort, weights, pooled)
-        length = self.stage or self.epochs
-        for done in range(0, self.epochs, length):
-            epochs = min(length, self.epochs - done)
-            weights = fit(
+        optimizer = Sgd(self.lr, self.momentum, self.weight_decay)
+
+        def train(before: Weights, epochs: int, purpose: str) -> Weights:
+            return fit(
                 cohort,
-                weights,
-                Sgd(self.lr, self.momentum, self.weight_decay),
-                Schedule(
-                    self.batch_size,
-                    epochs,
-                    self.part,
-                    f"{self.name}/{done}" if done else self.name,
-                ),
+                before,
+                optimizer,
+                Schedule(self.batch_size, epochs, self.part, purpose),
                 objective=objective,
                 trainable=SELECTORS[self.trainable],
                 memory=memory,
             ).weights
-            ended = done + epochs
-            yield ended if ended < self.epochs else 0, weights
+
+        return in_stages(train, weights, self.epochs, self.stage, self.name)

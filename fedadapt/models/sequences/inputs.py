@@ -55,3 +55,14 @@ def check_vocabulary(model: nn.Module, name: str, vocabulary: int) -> None:
         raise InputError(
             f"model: {name!r} knows {embedding.num_embeddings} tokens, and there are {vocabulary}"
         )
+
+
+def refuse_tokens(model: nn.Module, strategy: str, why: str) -> None:
+    """Refuse a network for tokens where a strategy computes with its inputs as numbers.
+
+    Raises:
+        InputError: The network begins with an embedding.
+
+    """
+    if embedding_of_tokens(model) is not None:
+        raise InputError(f"strategy: {strategy} {why}; tokens are names, not quantities")

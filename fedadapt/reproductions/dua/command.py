@@ -96,12 +96,16 @@ def run(wanted: Experiment, folder: Path) -> None:
         summaries.append(finished(config, console))
     from fedadapt.reproductions.dua.picture import draw as draw_picture
     from fedadapt.reproductions.dua.results import collect
+    from fedadapt.reproductions.dua.study import study
     from fedadapt.reproductions.dua.tables import grids, metadata
     from fedadapt.reproductions.publishing import publish
+    from fedadapt.simulations.report.study.page import write_study
 
     results = collect(wanted, zip(runs, summaries, strict=True), folder)
     picture = draw_picture(wanted, results, folder / "reproduction.png")
-    publish(folder, "reproduction", grids(wanted, results), metadata(wanted, results), picture)
+    tables = list(grids(wanted, results))
+    page = write_study(folder, study(wanted, results, tables, folder))
+    publish(folder, "reproduction", tables, metadata(wanted, results), (picture, page))
 
 
 def correlation(wanted: Experiment, folder: Path) -> None:
@@ -116,4 +120,4 @@ def correlation(wanted: Experiment, folder: Path) -> None:
     correlations = correlate(wanted, folder)
     folder.mkdir(parents=True, exist_ok=True)
     picture = draw(wanted, correlations, folder / "figure-3.png")
-    publish(folder, "figure-3", [table(wanted, correlations)], metadata(correlations), picture)
+    publish(folder, "figure-3", [table(wanted, correlations)], metadata(correlations), (picture,))

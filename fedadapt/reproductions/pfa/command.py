@@ -64,8 +64,10 @@ def run(
             console.out(line, highlight=False)
             finished(config, console)
     from fedadapt.reproductions.pfa.picture import draw
+    from fedadapt.reproductions.pfa.study import study
     from fedadapt.reproductions.pfa.tables import grids
     from fedadapt.reproductions.publishing import publish
+    from fedadapt.simulations.report.study.page import write_study
 
     results = collect(wanted, seeds, folder)
     measured = {
@@ -78,7 +80,7 @@ def run(
         "accuracy": measured,
         "groups": results.groups,
     }
+    tables = list(grids(wanted, results, per_client=per_client))
     picture = draw(wanted, results, folder / "reproduction.png")
-    publish(
-        folder, "reproduction", grids(wanted, results, per_client=per_client), metadata, picture
-    )
+    page = write_study(folder, study(wanted, results, tables, folder))
+    publish(folder, "reproduction", tables, metadata, (picture, page))

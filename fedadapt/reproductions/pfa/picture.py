@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedadapt.reproductions.pfa.curves import curves
 from fedadapt.reproductions.pfa.plan import Experiment
 from fedadapt.reproductions.pfa.results import Results
 from fedadapt.simulations.report.style import (
@@ -33,24 +34,19 @@ def draw(experiment: Experiment, results: Results, path: Path) -> Path:
 def _convergence(axes, experiment: Experiment, results: Results) -> None:  # type: ignore[no-untyped-def]
     begin = experiment.rounds.federated
 
-    def line(method: str, offset: int, scale: float, colour: str) -> None:
-        curves = results.curves[method]
-        steps = offset + np.array(curves[0].steps) * scale
-        means = 100 * np.stack([c.test.mean(1) for c in curves])
-        if offset:  # these methods continue from the federated model
-            before = [c.test[-1].mean() for c in results.curves["Baseline"]]
-            steps = np.concatenate([[offset], steps])
-            means = np.concatenate([100 * np.array(before)[:, None], means], axis=1)
+    def line(method: str, colour: str) -> None:
+        drawn = curves(experiment, results, method)
+        means = 100 * np.array([curve.values for curve in drawn])
         # Dashes: where the number found is the true one, this curve lies on PFA's.
         dashes = (0, (3, 2)) if method == "PFA, number found" else "-"
+        steps = drawn[0].steps
         axes.plot(steps, means.mean(0), color=colour, label=method, lw=2, ls=dashes)
         if len(means) > 1:
             axes.fill_between(steps, means.min(0), means.max(0), color=colour, alpha=0.18, lw=0)
 
-    line("Baseline", 0, 1, BEFORE)
+    line("Baseline", BEFORE)
     for method in [name for name in NAMES if name in results.curves]:
-        local = method in ("Fine-tune", "KD", "EWC")
-        line(method, begin, 1 / experiment.base.local_epochs if local else 1, COLOUR[method])
+        line(method, COLOUR[method])
     axes.axvline(begin, color=INK, lw=0.8, ls=":")
     axes.set_xlabel(f"rounds ({experiment.base.local_epochs} local epochs each)")
     axes.set_ylabel("accuracy, %")

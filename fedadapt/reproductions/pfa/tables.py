@@ -22,13 +22,14 @@ def grids(experiment: Experiment, results: Results, *, per_client: bool = False)
     yield _grouping(results)
 
 
-def _methods(results: Results) -> list[str]:
+def methods_of(results: Results) -> list[str]:
+    """Return the methods that were measured, in the paper's order."""
     return [method for method in ORDER if method in results.accuracy]
 
 
 def _by_kind(experiment: Experiment, results: Results) -> Grid:
     lines = []
-    for method in _methods(results):
+    for method in methods_of(results):
         if experiment.published and method in experiment.published.clients:
             clients = np.array(experiment.published.clients[method])
             means = clients.reshape(len(DOMAINS), -1).mean(1)
@@ -69,7 +70,7 @@ def _told(experiment: Experiment) -> str:
 
 def _by_client(experiment: Experiment, results: Results) -> Grid:
     lines = []
-    for method in _methods(results):
+    for method in methods_of(results):
         if experiment.published and method in experiment.published.clients:
             shown = [f"{v:.2f}" for v in experiment.published.clients[method]]
             lines.append((method, "published", *shown))
@@ -83,7 +84,7 @@ def _by_client(experiment: Experiment, results: Results) -> Grid:
 def _wins(results: Results) -> Grid:
     """Describe the gain of PFA over each other method, and on how many clients it gains."""
     lines = []
-    for method in _methods(results):
+    for method in methods_of(results):
         if method == "PFA":
             continue
         cells = []

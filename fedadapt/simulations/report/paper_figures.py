@@ -1,6 +1,7 @@
 """The figures of a run as files for a paper: each as SVG and as PDF."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,15 @@ def write_figures(folder: Path) -> list[Path]:
         InputError: The folder holds nothing of a run, or nothing that can be drawn.
 
     """
-    drawn = _figures(RunFolder.read(folder))
+    drawn = figures_of(RunFolder.read(folder))
     if not drawn:
         raise InputError(f"{folder}: nothing has been evaluated yet; there is no figure to draw")
+    return write_drawn(folder, drawn)
+
+
+@styled
+def write_drawn(folder: Path, drawn: Mapping[str, "Figure"]) -> list[Path]:
+    """Write figures by name below ``folder/figures``, in every format, and return the paths."""
     (folder / FOLDER).mkdir(exist_ok=True)
     paths = []
     for name, figure in drawn.items():
@@ -47,7 +54,9 @@ def write_figures(folder: Path) -> list[Path]:
     return paths
 
 
-def _figures(run: RunFolder) -> dict[str, "Figure"]:
+@styled
+def figures_of(run: RunFolder) -> dict[str, "Figure"]:
+    """Draw every figure of a run, by name; none where nothing has been evaluated."""
     accuracies = last_accuracies(run.evaluations, run.adaptations)
     drawn: dict[str, Figure] = {}
     if run.evaluations or run.losses:

@@ -1,22 +1,18 @@
 """``report.html``: a run on one page, which needs no other file."""
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from fedadapt.errors import InputError
 from fedadapt.records import Outcome
 from fedadapt.simulations.report.client_gains import client_gains
 from fedadapt.simulations.report.group_section import group_sections
 from fedadapt.simulations.report.notes import at_the_end, on_the_way
-from fedadapt.simulations.report.page.data import as_script, colours, page_data
-from fedadapt.simulations.report.page.library import library
-from fedadapt.simulations.report.page.script import SCRIPT
-from fedadapt.simulations.report.page.template import PAGE
+from fedadapt.simulations.report.page.data import colours, page_data
+from fedadapt.simulations.report.page.rendering import percent, points, render
 from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
 from fedadapt.simulations.results.calibration import Sureness, sureness
@@ -35,7 +31,6 @@ from fedadapt.simulations.results.summary import by_label, per_kind, with_failed
 
 REPORT = "report.html"
 CLIENTS_LISTED = 10
-MISSING = "\N{EN DASH}"
 REASONS_LISTED = 20
 WORDS_LISTED = 400  # characters of a manifest's fact; lists of all clients are longer
 
@@ -61,45 +56,17 @@ def report_page(folder: Path, *, measure: bool) -> str:
         InputError: The folder holds nothing of a run, or a library for reports is missing.
 
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise InputError(
-            'jinja2: not installed; reports need it: pip install "fedadapt[simulation]"'
-        ) from None
-    # Names of kinds, reasons and settings come from files: all text is escaped, figures are not.
-    jinja = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=False
-    )
-    jinja.filters |= {"percent": percent, "points": points, "megabytes": megabytes}
-    page = jinja.from_string(PAGE)
     run = RunFolder.read(folder)
     accuracies = last_accuracies(run.evaluations, run.adaptations)
     pictures = _drawn(run, accuracies) | _groups(run, accuracies, measure=measure)
     travelled = by_action(run.communication)
     numbers = _numbers(run, accuracies, travelled)
-    return page.render(_words(run) | numbers | pictures | _communication(run, travelled))
-
-
-def percent(share: float | None) -> str:
-    """Return a share as text: 0.8431 is ``84.3 %``."""
-    return (
-        MISSING if share is None or math.isnan(share) else f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    words = _words(run) | numbers | pictures | _communication(run, travelled)
+    data = page_data(run, accuracies, pictures["sureness"])
+    of_label = {f"c{i}": colour for i, colour in enumerate(pictures["colours"].values())}
+    return render(
+        "run", words | {"rounds": data["rounds"], "losses": data["losses"]}, data, of_label
     )
-
-
-def points(share: float | None) -> str:
-    """Return a difference as text: 0.0431 is ``+4.3``; a loss has a true minus sign."""
-    return (
-        MISSING
-        if share is None or math.isnan(share)
-        else f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
-    )
-
-
-def megabytes(count: int) -> str:
-    """Return bytes in units of 10^6, with as many digits as are meaningful."""
-    return f"{count / 1e6:,.{2 if count < 1e8 else 0}f}"
 
 
 def data_size(count: int) -> str:
@@ -263,28 +230,15 @@ def _clients(
 
 
 def _drawn(run: RunFolder, accuracies: Accuracies) -> dict[str, Any]:
-    """Return what the page's script draws, and the tables that stand for it."""
-    from markupsafe import Markup
-
-    sureness = sureness_of(run, accuracies)
-    data = page_data(run, accuracies, sureness)
-    of_label = colours(accuracies.labels)
+    """Return the tables that stand for what the page's script draws."""
     tasks = run.summary.get("tasks", {})
-    # Colours are the page's own words; names of labels stay out of the style.
-    variables = "".join(f"--c{i}: {colour}; " for i, colour in enumerate(of_label.values()))
     return {
-        "rounds": data["rounds"],
-        "losses": data["losses"],
         "convergence_note": on_the_way(run),
         "num_clients": len(accuracies),
-        "colours": of_label,
-        "label_colours": Markup(f":root {{ {variables}}}") if variables else "",
-        "sureness": sureness,
+        "colours": colours(accuracies.labels),
+        "sureness": sureness_of(run, accuracies),
         "tasks": tasks,
         "num_tasks": max((len(scores["matrix"]) for scores in tasks.values()), default=0),
-        "data": Markup(as_script(data)),
-        "library": Markup(library()),
-        "script": Markup(SCRIPT),
     }
 
 

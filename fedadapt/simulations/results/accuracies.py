@@ -100,16 +100,16 @@ def last_accuracies(
         InputError: A client has the same label twice in that round.
 
     """
-    last, columns = 0, _Columns()
+    last, columns = 0, Columns()
     for row in evaluations:
         if row.split == split and row.epoch == 0 and row.round >= last:
             if row.round > last:
-                last, columns = row.round, _Columns()
+                last, columns = row.round, Columns()
             columns.add(row)
     return columns.folded(last, adaptations)
 
 
-class _Columns:
+class Columns:
     """The rows of one round, stored column by column, which takes about fifty bytes a row."""
 
     def __init__(self) -> None:

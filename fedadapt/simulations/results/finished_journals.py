@@ -1,7 +1,6 @@
 """Journals of a finished run: its tables hold the same rows in a fraction of the space."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedadapt.files import sha256, write_atomically
-from fedadapt.simulations.results.journal import JOURNALS
+from fedadapt.simulations.results.journal import JOURNALS, journal_line
 from fedadapt.simulations.results.parquet import TABLES, table_rows
 
 log = logging.getLogger(__name__)
@@ -45,4 +44,4 @@ def _write(lines: Iterator[bytes], file: BinaryIO) -> None:
 
 def _lines(folder: Path, kind: Any) -> Iterator[bytes]:
     """Yield the lines of a journal as they were written, from the rows of the table."""
-    return (json.dumps(row).encode() + b"\n" for row in table_rows(folder, kind))
+    return (journal_line(row) for row in table_rows(folder, kind))

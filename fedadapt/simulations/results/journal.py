@@ -1,10 +1,10 @@
-"""Tables of a run that is still going on: journals with a line of JSON for each row."""
+"""Tables of a run that is still going on: journals with a line of named JSON for each row."""
 
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,11 @@ JOURNALS: dict[type[Row], str] = {
 }
 
 
+def journal_line(row: Row) -> bytes:
+    """Return a row as a line: a JSON object with the record's fields by name."""
+    return json.dumps(row._asdict()).encode() + b"\n"
+
+
 def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
     """Yield the complete rows of a journal; another process may be writing it.
 
@@ -53,9 +58,9 @@ def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
                 return
             try:
                 values = json.loads(line, parse_constant=CONSTANTS.__getitem__)
-                if not isinstance(values, list):
-                    raise ValueError("not a list")
-                row = kind._make(values)
+                if not isinstance(values, dict):
+                    raise ValueError("not an object")
+                row = kind(**values)
             except (ValueError, TypeError) as error:
                 raise InputError(
                     f"{path}: line {number} is damaged ({error}); resume from the checkpoint"
@@ -66,12 +71,16 @@ def journal_rows(folder: Path, kind: type[R]) -> Iterator[R]:
 class Journal:
     """Rows of a run that is still going on, appended line by line: a kill loses none of them.
 
-    A line is a JSON list of the record's fields in order. Opening an existing journal continues
-    it: an incomplete last line, which a crash leaves, is cut off first.
+    Opening an existing journal continues it: an incomplete last line, which a crash leaves, is cut
+    off first.
 
     A checkpoint stores ``positions()``; a resumed run calls ``truncate`` with them, which drops the
     rows written after the checkpoint: the run writes those anew. A position has the hash of all
     that is before it, which is carried on from row to row.
+
+    Args:
+        folder: Of the run.
+        told: Gets each row once it is written.
 
     Raises:
         InputError: The folder cannot be written to.
@@ -79,8 +88,9 @@ class Journal:
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, told: Callable[[Row], None] | None = None) -> None:
         self.folder = folder
+        self._told = told
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._files = {kind: (folder / name).open("ab") for kind, name in JOURNALS.items()}
@@ -95,10 +105,12 @@ class Journal:
 
     def append(self, row: Row) -> None:
         """Append a row of any of the types; ``positions`` makes sure that it is on the disk."""
-        kind, line = type(row), json.dumps(row).encode() + b"\n"
+        kind, line = type(row), journal_line(row)
         with self._writing(kind):
             self._files[kind].write(line)
         self._hashes[kind].update(line)
+        if self._told is not None:
+            self._told(row)
 
     def positions(self) -> dict[str, list[int | str]]:
         """Return (bytes, SHA-256 in hex) of each journal by file name, all of it on the disk."""

@@ -21,6 +21,7 @@ from fedadapt.simulations.results.comparison import (
     cell_of,
 )
 
+FEW = 13  # clients, up to which scipy is exact where ranks tie
 Of = Callable[[int], Accuracies]  # the place of a run -> its last accuracies
 
 
@@ -60,7 +61,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
         reference: What to hold the rows against.
 
     """
-    against = [_reference_of(line, table, summaries, reference) for line in table.lines]
+    against = [reference_of(line, table, summaries, reference) for line in table.lines]
     if not any(against):
         return table
     gains: list[Cell] = []
@@ -72,7 +73,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
             continue
         by_seed = [
             difference(of(place), line.label, of(place_of_other), other.label)
-            for place, place_of_other in _pairs(line, other, summaries)
+            for place, place_of_other in pairs(line, other, summaries)
         ]
         gains.append(cell_of([float(np.mean([*d.values()])) for d in by_seed if d]))
         tests.append(p_value(over_seeds(by_seed)))
@@ -80,7 +81,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
     return table.with_column(reference.gain, gains).with_column(reference.p, adjusted)
 
 
-def _reference_of(
+def reference_of(
     line: Line, table: Table, summaries: Sequence[Summary], reference: Reference
 ) -> Line | None:
     """Return the row that a row is held against: on the same clients, and the only such one.
@@ -100,7 +101,8 @@ def _reference_of(
     return found[0] if len(found) == 1 else None
 
 
-def _pairs(line: Line, other: Line, summaries: Sequence[Summary]) -> list[tuple[int, int]]:
+def pairs(line: Line, other: Line, summaries: Sequence[Summary]) -> list[tuple[int, int]]:
+    """Return the places of the runs of two rows that have the same seed."""
     by_seed = {summaries[place]["seed"]: place for place in other.runs}
     return [(place, by_seed[summaries[place]["seed"]]) for place in line.runs]
 
@@ -136,7 +138,24 @@ def p_value(differences: NDArray[np.float64]) -> float | None:
         return None
     # A difference of rounding is none. Equal ones, which differ by rounding, must tie.
     differing = np.round(differences[np.abs(differences) > TOLERANCE], 9)
-    return float(wilcoxon(differing).pvalue) if len(differing) else 1.0
+    if not len(differing):
+        return 1.0
+    if len(differing) <= FEW:
+        return _exact(differing)
+    return float(wilcoxon(differing).pvalue)
+
+
+def _exact(differing: NDArray[np.float64]) -> float:
+    """Return the share of all signs [2^n] whose rank sum is as far from its middle as this one.
+
+    scipy counts the same where ranks tie, one pattern of signs after another, which takes seconds.
+    """
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.abs(differing))
+    signs = np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks)) & 1
+    far = np.abs(signs @ ranks - ranks.sum() / 2)  # ranks are halves: these sums are exact
+    return float(np.mean(far >= abs(ranks[differing > 0].sum() - ranks.sum() / 2)))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -1,5 +1,6 @@
 """A comparison on a terminal of whatever width: no word is split, no number is cut or lost."""
 
+import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from rich.text import Text
 from fedadapt.simulations.results.comparison import Table
 from fedadapt.simulations.results.table_formats import plus_minus
 
+LOG = 100  # columns of a log, which has no terminal to ask
 METHOD = 14  # columns that the name of a method has at most; a longer one wraps at its words
 GAP = 1
 
@@ -117,3 +119,11 @@ class TerminalTable:
             ]
             printed.add_row(*([] if self._single else [Text(name)]), Text(label), *cells)
         return printed
+
+
+def as_lines(table: Table, width: int = LOG) -> list[str]:
+    """Return a comparison as lines of text for a log, without colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(TerminalTable(table))
+    return [line.rstrip() for line in captured.get().splitlines()]

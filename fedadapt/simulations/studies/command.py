@@ -10,22 +10,26 @@ from rich.console import Console
 from rich.table import Table
 
 from fedadapt.command_help import RunCommand
-from fedadapt.config import RunConfig
-from fedadapt.errors import InputError, need, unknown
+from fedadapt.errors import InputError, need
 from fedadapt.files import user_path
 from fedadapt.simulations import compare as comparing
-from fedadapt.simulations.run_options import config_of, given_keys, prepare, run_options
+from fedadapt.simulations.run_options import given_keys, prepare, run_options
+from fedadapt.simulations.studies.planned import (
+    OF_EACH,
+    SEEDS,
+    base_of,
+    check_metrics,
+    planned,
+)
 from fedadapt.simulations.studies.space import (
-    Axis,
     applied,
     axes_of,
     check_owners,
     corners,
     parse_space,
 )
-from fedadapt.simulations.studies.tuned import FAILED, PRUNED, Tuned, read_tuned
+from fedadapt.simulations.studies.tuned import FAILED, PRUNED, Tuned
 
-SEEDS = "1,2,3"
 COMPARISONS = """
 fedadapt compare --strategies "fedavg; fedprox mu=0.1; pfa" --seeds 1,2,3
 fedadapt compare --strategies "fedrep; ditto" --sweep "lr=0.01,0.1"
@@ -36,13 +40,12 @@ TUNINGS = """
 fedadapt tune --strategies "local; ditto" --space "lr=log:1e-3..1e-1; ditto.lam=0.1,1"
 fedadapt compare --settings runs/tune-digits-classes --seeds 1,2,3
 """
-METRICS = ("balanced-accuracy", "f1", "auc")
 TUNING_SEEDS = "101,102"
 
 
 @click.command(cls=RunCommand, epilog=COMPARISONS)
 @click.argument("folders", type=click.Path(path_type=Path), nargs=-1, metavar="[FOLDER]...")
-@run_options("strategy", "strategy_args", "seed", "out")
+@run_options(*OF_EACH)
 @click.option(
     "--strategies",
     help='separated by ";", each with its arguments, e.g. "fedavg; fedprox mu=0.1"  [fedavg]',
@@ -86,9 +89,7 @@ def compare(
     prepare(verbose)
     keys = given_keys(options)
     columns = [name.strip() for name in metrics.split(",") if name.strip()]
-    for name in columns:
-        if name not in METRICS:
-            raise unknown("metrics", name, METRICS)
+    check_metrics(columns)
     if folders:
         given = {"strategies": strategies, "seeds": seeds, "sweep": sweep, "settings": settings}
         keys += [name for name, value in given.items() if value is not None]
@@ -99,21 +100,10 @@ def compare(
             )
         table, files = _of_folders(folders, out, columns)
     else:
-        tuned = read_tuned(settings) if settings is not None else None
-        axes = parse_space(sweep or "", "sweep")
-        base = _base(options, tuned, axes)
-        if strategies is None:
-            strategies = "fedavg"
-            if tuned is not None:
-                strategies = "; ".join(choice.strategy for choice in tuned.choices)
-        names = [text.split()[0] for text in comparing.listed(strategies)]
-        check_owners(axes, names, base)
-        if "local" in names and "local" not in keys:
-            base = RunConfig.from_mapping(base.to_mapping() | {"local": False})
-        folder = comparing.folder_of(base, out)
-        runs = comparing.plan(base, strategies, seeds or SEEDS, folder, axes, tuned)
-        comparing.check_all(runs, [*keys, *(axis.key for axis in axes if not axis.owner)])
-        table, files = comparing.carry_out(runs, folder, Console(stderr=True), tuned, columns)
+        plan = planned(options, strategies, seeds or SEEDS, sweep or "", settings, out, columns)
+        table, files = comparing.carry_out(
+            plan.runs, plan.folder, Console(stderr=True), plan.tuned, plan.metrics
+        )
     from fedadapt.simulations.studies.table import ON_SCREEN
 
     Console().print(TerminalTable(table.only(ON_SCREEN)))
@@ -122,7 +112,7 @@ def compare(
 
 
 @click.command(cls=RunCommand, epilog=TUNINGS)
-@run_options("strategy", "strategy_args", "seed", "out")
+@run_options(*OF_EACH)
 @click.option(
     "--strategies",
     required=True,
@@ -172,7 +162,7 @@ def tune(
     axes = parse_space(space, "space")
     if not axes:
         raise InputError("space: nothing given; name what is tried, as in lr=log:1e-3..1e-1")
-    base = _base(options, None, axes)
+    base = base_of(options, None, axes)
     texts = comparing.listed(strategies)
     check_owners(axes, [text.split()[0] for text in texts], base)
     folder = comparing.folder_of(base, out, "tune")
@@ -208,14 +198,19 @@ def _chosen(tuned: Tuned) -> Table:
 
 
 def _of_folders(folders: tuple[Path, ...], out: Path | None, metrics: list[str]) -> Any:
+    from fedadapt.simulations.report.study.page import write_study
     from fedadapt.simulations.results.table_formats import write_comparison
     from fedadapt.simulations.studies.made_runs import read_run, run_folders
+    from fedadapt.simulations.studies.study_of_runs import study_of_runs
     from fedadapt.simulations.studies.table import table_of
 
-    table = table_of([read_run(folder) for folder in run_folders(folders)], metrics)
+    runs = [read_run(folder) for folder in run_folders(folders)]
+    table = table_of(runs, metrics)
     if out is None:
         return table, ()
-    return table, write_comparison(_made(user_path(out, "out")), table)
+    made = _made(user_path(out, "out"))
+    page = write_study(made, study_of_runs(table, runs, made))
+    return table, (*write_comparison(made, table), page)
 
 
 def _made(folder: Path) -> Path:
@@ -224,23 +219,3 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"out: {folder}: {error.strerror}") from None
     return folder
-
-
-def _base(options: dict[str, Any], tuned: Tuned | None, axes: tuple[Axis, ...]) -> RunConfig:
-    """The settings that all runs have: those given, over those that they were tuned with.
-
-    Raises:
-        InputError: A setting is given that was tuned, or that is swept.
-
-    """
-    keys = given_keys(options)
-    for axis in axes:
-        if axis.key in keys and not axis.owner:
-            raise InputError(f"{axis.key}: it is in what is tried; leave --{axis.key} out")
-    if tuned is None:
-        return config_of(options)
-    chosen = {name for choice in tuned.choices for name in choice.point}
-    for key in [*keys, *(axis.name for axis in axes)]:
-        if key in chosen:
-            raise InputError(f"{key}: it was tuned; leave it out, or compare without --settings")
-    return config_of(options, RunConfig.from_mapping(tuned.settings, "settings"))

@@ -20,7 +20,7 @@ from fedadapt.client.cohort import Cohort
 from fedadapt.client.statistics.subspaces import class_subspaces
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.models.meta import on_meta
-from fedadapt.models.sequences.inputs import blank
+from fedadapt.models.sequences.inputs import blank, refuse_tokens
 from fedadapt.parameters import from_run, param
 from fedadapt.server.clustering.grouping import by_first_client
 from fedadapt.server.clustering.principal_angles import angles_between
@@ -73,6 +73,10 @@ class PACFL(ClusteredModels):
     per_class: int = param(3, "singular vectors that stand for a class", at_least=1)
     angle: str = param("mean", "of the principal angles", choices=("mean", "smallest"))
     newcomers: tuple[int, ...] = from_run(default=())  # asked too, to be given a cluster
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_tokens(self.model, "pacfl", "compares the directions in which inputs vary")
 
     def queries(self, state: ClusteredState, round: int) -> tuple[str, ...]:
         return (SUBSPACES,) if self._to_ask(state) else ()

@@ -17,6 +17,7 @@ from fedadapt.client.gates import GateLayer
 from fedadapt.client.step_rules import Optimizer
 from fedadapt.messages import Update
 from fedadapt.models.mode import evaluating, training
+from fedadapt.models.sequences.inputs import refuse_tokens
 from fedadapt.objectives import Outputs, View, cross_entropy
 from fedadapt.parameters import from_run, param
 from fedadapt.selectors import everything, nothing
@@ -71,6 +72,10 @@ class PFedGate(SharedModel):
         "blocks", "a block's mean: of those that changed it, or of all", choices=("blocks", "dense")
     )
     new_epochs: int = param(20, "epochs in which a new client learns its gates", at_least=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_tokens(self.model, "pfedgate", "makes its gates of inputs that it normalises")
 
     def train(self, cohort: Cohort, shared: Weights) -> Update:
         fitted = self._fitted(cohort, self.base_model(shared), *self.local())

@@ -8,12 +8,16 @@ from toys import assert_same_bits, cohort, conv, initials, plain, split
 from fedadapt.client.adaptations.ewc import Ewc
 from fedadapt.client.adaptations.fine_tune import FineTune
 from fedadapt.client.adaptations.kd import Kd
+from fedadapt.client.adaptations.shot_im import ShotIm
+from fedadapt.client.adaptations.tent import Tent
 
 SPLITS = [split(count, adapt=9, test=7, seed=count) for count in (5, 12, 10)]
 METHODS = [
     FineTune(epochs=5, lr=0.1),
     Kd(epochs=5, lr=0.1),
     Ewc(epochs=5, lr=0.01, lam=10.0),
+    Tent(epochs=5, lr=0.1, batch_size=4),
+    ShotIm(epochs=5, lr=0.1, batch_size=4),
 ]
 
 

@@ -12,7 +12,7 @@ from fedadapt.errors import InputError
 from fedadapt.records import CommunicationEntry
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.page.data import HISTORY
-from fedadapt.simulations.report.page.template import PAGE
+from fedadapt.simulations.report.page.style_sheet import CSS
 from fedadapt.simulations.report.paper_figures import write_figures
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.report.style import ALONE, BEFORE, COLOURS, WORSE, save_png, to_svg
@@ -268,7 +268,7 @@ def luminance(colour: str) -> float:
 def test_colours_of_charts_stand_out_on_a_light_and_a_dark_page(colour, page):
     darker, lighter = sorted((luminance(colour), luminance(page)))
     assert (lighter + 0.05) / (darker + 0.05) >= 3
-    assert page in PAGE
+    assert page in CSS
 
 
 def test_the_curve_of_the_base_model_is_over_clients_of_the_training(tmp_path):

@@ -19,7 +19,7 @@ from fedadapt.simulations.results.table_formats import (
     to_markdown,
     write_comparison,
 )
-from fedadapt.simulations.results.terminal_table import TerminalTable
+from fedadapt.simulations.results.terminal_table import TerminalTable, as_lines
 
 
 def run(base, tuned, *, manifest="m", unseen=None, **config):
@@ -70,6 +70,14 @@ def test_different_clients_are_said_loudly():
     assert other.notes[0].startswith("NOT the same clients: ")
     for text in (to_markdown(other), to_latex(other), printed(other)):
         assert "NOT the same clients" in text
+
+
+def test_a_log_has_the_same_table_in_lines_without_colours():
+    lines = as_lines(comparison([run(0.5, 0.6), run(0.25, 0.7, strategy="fedprox")]))
+    assert max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    assert "\x1b" not in text
+    assert all(number in text for number in ("50.00", "25.00", "fedprox"))
 
 
 def test_seeds_may_have_clients_of_their_own():

@@ -16,7 +16,7 @@ from fedadapt.records import (
 )
 from fedadapt.simulations.results import parquet as results
 from fedadapt.simulations.results.finished_journals import drop_journals, restore_journals
-from fedadapt.simulations.results.journal import JOURNALS, Journal, journal_rows
+from fedadapt.simulations.results.journal import JOURNALS, Journal, journal_line, journal_rows
 from fedadapt.simulations.results.parquet import (
     read_communication,
     read_evaluations,
@@ -200,6 +200,13 @@ def test_a_resumed_journal_is_byte_for_byte_that_of_an_uninterrupted_run(tmp_pat
         assert (tmp_path / "killed" / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_line_names_its_fields(tmp_path):
+    with Journal(tmp_path) as journal:
+        journal.append(RoundLoss(1, 0.5, 3))
+    line = (tmp_path / "losses.jsonl").read_text()
+    assert line == '{"round": 1, "loss": 0.5, "num_clients": 3}\n'
+
+
 def test_truncating_to_nothing_starts_anew(tmp_path):
     with Journal(tmp_path) as journal:
         journal.append(losses()[0])
@@ -247,9 +254,11 @@ def test_a_checkpoint_of_another_run_is_refused_and_nothing_is_dropped(tmp_path)
         assert list(journal.rows(RoundLoss)) == losses()
 
 
-@pytest.mark.parametrize("line", [b"{}\n", b"[1, 2\n", b"[1]\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize(
+    "line", [b"{}\n", b"[1, 2\n", b"[1, 2, 3]\n", b'{"round": 1}\n', b"\xff\xfe\n"]
+)
 def test_a_damaged_line_is_named_by_number(tmp_path, line):
-    (tmp_path / "losses.jsonl").write_bytes(b"[1, 0.5, 3]\n" + line)
+    (tmp_path / "losses.jsonl").write_bytes(journal_line(RoundLoss(1, 0.5, 3)) + line)
     with pytest.raises(InputError, match=r"losses\.jsonl: line 2 is damaged"):
         list(journal_rows(tmp_path, RoundLoss))
 

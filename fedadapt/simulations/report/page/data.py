@@ -4,7 +4,6 @@ Numbers of clients are columns, and accuracies are whole numbers of ten thousand
 thousand clients take some tens of kilobytes.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedadapt.records import Evaluation
+from fedadapt.simulations.report.label_counts import read_label_counts
 from fedadapt.simulations.report.style import colour_of
 from fedadapt.simulations.results.accuracies import Accuracies
 from fedadapt.simulations.results.calibration import COVERAGES, Sureness
@@ -22,6 +22,7 @@ from fedadapt.simulations.results.summary import per_kind
 SCALE = 10_000  # accuracies are whole numbers of these
 HISTORY_SCALE = 1_000
 HISTORY = 60_000  # accuracies of earlier rounds that a page holds; of more, every so many rounds
+MOST_COUNTS = 60_000  # numbers about images by class that a page holds; of more it has none
 DECILES = (10, 90)
 
 
@@ -62,6 +63,7 @@ def page_data(
             for label, accuracy in row.accuracy.items()
         ],
         "messages": _messages(run, accuracies),
+        **_images(run, accuracies),
         "confidence": {
             label: {"coverages": COVERAGES.round(2).tolist(), **asdict(found)}
             for label, found in confidence.items()
@@ -73,12 +75,6 @@ def page_data(
 def colours(labels: tuple[str, ...]) -> dict[str, str]:
     """Return the colour of each label, as in the run's pictures."""
     return {label: colour_of(label, labels) for label in labels}
-
-
-def as_script(data: Mapping[str, Any]) -> str:
-    """Return JSON that can stand inside a ``<script>`` element, whatever words are in it."""
-    text = json.dumps(_finite(data), separators=(",", ":"), ensure_ascii=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _by_round(
@@ -151,6 +147,20 @@ def _messages(run: RunFolder, accuracies: Accuracies) -> list[dict[str, Any]]:
     ]
 
 
+def _images(run: RunFolder, accuracies: Accuracies) -> dict[str, Any]:
+    """Return for each client its images by class: class, train, adapt, test, class, train, ..."""
+    counts = read_label_counts(run.folder)
+    if counts is None:
+        return {"classes": [], "images_by_class": []}
+    columns = [
+        [number for row in counts.of_client.get(client, []) for number in row]
+        for client in accuracies.client.tolist()
+    ]
+    if sum(map(len, columns)) > MOST_COUNTS:
+        return {"classes": [], "images_by_class": []}
+    return {"classes": counts.classes, "images_by_class": columns}
+
+
 def _tasks(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the accuracy on each task after each task, of runs that learn tasks."""
     rows = [
@@ -166,12 +176,3 @@ def _tasks(summary: Mapping[str, Any]) -> dict[str, Any]:
 def _whole(values: Any, scale: int) -> list[int | None]:
     numbers = np.asarray(values, np.float64)
     return [None if np.isnan(v) else round(v * scale) for v in numbers.tolist()]
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

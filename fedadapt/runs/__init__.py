@@ -1,0 +1,1 @@
+"""Runs and comparisons from Python: ``fedadapt.simulate``, ``fedadapt.compare``, their results."""

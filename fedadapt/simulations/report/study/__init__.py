@@ -1,0 +1,1 @@
+"""Several runs on one page: a comparison, a sweep or a reproduction."""

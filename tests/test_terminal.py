@@ -1,0 +1,152 @@
+"""What every command prints on a terminal of 80 and of 120 columns: whole words, whole numbers.
+
+All commands run in one process on one pseudo-terminal, whose width is changed between them; what
+they print is read by a terminal emulator, as a person would see it.
+"""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+pyte = pytest.importorskip("pyte")
+pytestmark = pytest.mark.timeout(600)  # one process prints all of it, on a busy machine too
+
+WIDE = 400  # columns: nothing needs to wrap there
+WIDTHS = (80, 120)
+RUN = ["simulate", "--clients", "4", "--rounds", "1", "--model", "mlp", "--adapt", "none,fine-tune",
+       "--evaluate-every", "1", "--workers", "0"]  # fmt: skip
+COMMANDS = [
+    [], ["-V"],
+    *([name, "--help"] for name in (
+        "simulate", "compare", "tune", "demo", "report", "watch", "reproduce", "predict", "export",
+        "new", "ledger", "leaks", "privacy-inversion", "deploy", "benchmarks", "models",
+        "strategies", "adaptations")),
+    ["strategies"], ["strategies", "pfa"], ["adaptations"], ["adaptations", "fine-tune"],
+    ["models"], ["models", "cnn"], ["benchmarks"], ["benchmarks", "digits-classes"],
+    ["simulate", "--strategy", "fedavgg"], ["ledger", "--explain"],
+]  # fmt: skip
+
+CHILD = """
+import fcntl, json, os, struct, sys, termios
+from fedadapt.cli import main
+for width, arguments in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 200, width, 0, 0))
+    print("\\x1e", end="", flush=True)
+    try:
+        main(arguments, prog_name="fedadapt")
+    except SystemExit:
+        pass
+    sys.stdout.flush()
+    print("\\x1e", end="", flush=True)
+"""
+
+
+def captured(calls, folder: Path) -> list[str]:
+    """What each call of (width, arguments) sends to the terminal, byte for byte."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 200, 80, 0, 0))
+    names = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "FEDADAPT_DATA")
+    environment = {key: value for key, value in os.environ.items() if key not in names}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, json.dumps(calls)],
+        stdin=follower, stdout=follower, stderr=follower, cwd=folder, close_fds=True,
+        env={**environment, "TERM": "xterm-256color", "LANG": "C.UTF-8", "PYTHONUTF8": "1",
+             "PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    os.close(follower)
+    data = b""
+    while True:
+        try:
+            block = os.read(leader, 65536)
+        except OSError:  # the child has closed its side
+            break
+        if not block:
+            break
+        data += block
+    os.close(leader)
+    assert child.wait() == 0, data.decode()[-2000:]
+    return data.decode().split("\x1e")[1::2]
+
+
+def seen(text: str, width: int) -> tuple[list[str], list[str]]:
+    """The lines that are on the screen at the end, and those that had to be broken by it."""
+    screen = pyte.Screen(width, 2 + text.count("\n") + len(text) // width)
+    pyte.Stream(screen).feed(text)
+    lines = [line.rstrip() for line in screen.display]
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    printed = [line.rsplit("\r", 1)[-1] for line in plain.replace("\r\n", "\n").split("\n")]
+    return [line for line in lines if line], [
+        line for line in printed if len(line.rstrip()) > width
+    ]
+
+
+def words(lines: list[str]) -> Counter[str]:
+    """Words and numbers, without rules and boxes."""
+    return Counter(re.findall(r"[^\s─━│┃╭╮╰╯]+", " ".join(lines)))
+
+
+@pytest.fixture(scope="module")
+def screens(tmp_path_factory):
+    calls = [(width, arguments) for arguments in COMMANDS for width in (WIDE, *WIDTHS)]
+    texts = captured(calls, tmp_path_factory.mktemp("terminal"))
+    assert len(texts) == len(calls)
+    return {(" ".join(a), w): seen(text, w) for (w, a), text in zip(calls, texts, strict=True)}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("command", [" ".join(arguments) for arguments in COMMANDS])
+def test_no_word_is_split_and_nothing_is_lost(screens, command, width):
+    lines, broken = screens[command, width]
+    wide, _ = screens[command, WIDE]
+    assert not broken
+    assert lines
+    missing = words(wide) - words(lines)
+    assert not missing, "\n".join(lines)
+    assert not any("…" in word for word in words(lines) - words(wide))
+
+
+def numbers(lines: list[str]) -> Counter[str]:
+    return Counter(re.findall(r"\d+\.\d+", " ".join(lines)))
+
+
+def test_the_tables_of_runs_hold_every_number_at_any_width(tmp_path):
+    """A run, and a comparison that is printed again from its folders at each width."""
+    made = [
+        "compare",
+        "--strategies",
+        "fedavg; ditto lam=0.5",
+        "--seeds",
+        "1,2",
+        *RUN[1:],
+        "--out",
+        "c",
+    ]
+    again = ["compare", "c"]
+    calls = [(80, [*RUN, "--out", "r"]), (80, made), *((w, again) for w in (WIDE, *WIDTHS))]
+    run, first, *tables = captured(calls, tmp_path)
+    lines, broken = seen(run, 80)
+    assert not broken
+    text = "\n".join(lines)
+    assert "report   r/report.html" in text
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text("utf-8"))
+    for label, of_label in summary["accuracy"].items():
+        assert label in text
+        assert f"{100 * of_label['mean']:.2f}" in numbers(lines)
+    assert not seen(first, 80)[1]
+    assert "c/report.html" in "\n".join(seen(first, 80)[0])
+    wide = numbers(seen(tables[0], WIDE)[0])
+    for width, table in zip(WIDTHS, tables[1:], strict=True):
+        lines, broken = seen(table, width)
+        assert not broken
+        assert not set(wide) - set(numbers(lines)), "\n".join(lines)
