@@ -222,9 +222,7 @@ def _mean_over_seeds(by_seed: Sequence[Mapping[int, float]]) -> dict[int, float]
 
 def _links(line: Line, runs: Sequence[MadeRun], folder: Path) -> tuple[Link, ...]:
     pages = [(runs[place].summary["seed"], runs[place].folder / REPORT) for place in line.runs]
-    return tuple(
-        Link(str(seed), address(page, folder)) for seed, page in pages if page.is_file()
-    )
+    return tuple(Link(str(seed), address(page, folder)) for seed, page in pages if page.is_file())
 
 
 def address(page: Path, folder: Path) -> str:
