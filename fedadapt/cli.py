@@ -1,6 +1,8 @@
 """The command line. Light on purpose: torch is loaded only when something is about to run."""
 
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any, Never
 
@@ -50,6 +52,9 @@ class _Commands(click.Group):
 
 
 def _say(line: str, code: int) -> Never:
+    if sys.stderr.isatty():  # a terminal would break it anywhere; a log keeps it as one line
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
     click.echo(line, err=True)
     sys.exit(code)
 

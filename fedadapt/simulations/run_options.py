@@ -47,16 +47,21 @@ def run_options(*left_out: str) -> Callable[[Any], Any]:
             if setting.scalar is bool:
                 name = f"--{setting.key}/--no-{setting.key}"
             shown = setting.param.help + (f"  [{setting.shown}]" if setting.shown else "")
-            names = {"shell_complete": names_of(setting.name)} if setting.name in NAMES else {}
+            completed = names_of(setting.name) if setting.name in NAMES else None
             command = click.option(
-                name, setting.name, type=kind, default=None, help=shown, **names
+                name,
+                setting.name,
+                type=kind,
+                default=None,
+                help=shown,
+                shell_complete=completed,
             )(command)
         return command
 
     return add
 
 
-def names_of(setting: str) -> Callable[[Any, Any, str], list[str]]:
+def names_of(setting: str) -> Callable[[Any, Any, str], Any]:
     """Return what completes the names of a setting in the shell, of a list the last one."""
 
     def complete(context: Any, parameter: Any, begun: str) -> list[str]:

@@ -9,6 +9,7 @@ from fedadapt.reproductions.dua.plan import Experiment, Row
 from fedadapt.reproductions.dua.results import Measured, Results, can_forget
 from fedadapt.reproductions.dua.tables import spread
 from fedadapt.reproductions.table import Grid
+from fedadapt.simulations.report.study import study as shown
 from fedadapt.simulations.report.study.page import REPORT
 from fedadapt.simulations.report.study.study import Curve, Entry, Link, Shown, Study
 from fedadapt.simulations.studies.study_of_runs import address
@@ -31,7 +32,7 @@ def study(experiment: Experiment, results: Results, grids: Sequence[Grid], folde
             for row, measured in zip(results.rows, results.measured, strict=True)
         ),
         step="task",
-        grids=tuple(grids),
+        grids=tuple(shown.Grid(*grid) for grid in grids),
     )
 
 

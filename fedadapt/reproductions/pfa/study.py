@@ -11,6 +11,7 @@ from fedadapt.reproductions.pfa.plan import LOCAL, Experiment
 from fedadapt.reproductions.pfa.results import METHODS, Results
 from fedadapt.reproductions.pfa.tables import methods_of
 from fedadapt.reproductions.table import Grid
+from fedadapt.simulations.report.study import study as shown
 from fedadapt.simulations.report.study.page import REPORT
 from fedadapt.simulations.report.study.study import Entry, Link, Shown, Study
 from fedadapt.simulations.studies.study_of_runs import address
@@ -34,7 +35,7 @@ def study(experiment: Experiment, results: Results, grids: Sequence[Grid], folde
         columns=(*(f"{RULES[rule]}, %" for rule in RULES), "published, %"),
         entries=tuple(_entry(experiment, results, method, folder, best=best) for method in methods),
         reference=REFERENCE,
-        grids=tuple(grids),
+        grids=tuple(shown.Grid(*grid) for grid in grids),
     )
 
 

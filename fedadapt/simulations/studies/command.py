@@ -37,7 +37,7 @@ fedadapt compare --settings runs/tuned --seeds 1,2,3,4,5
 fedadapt compare runs/by-hand-1 runs/by-hand-2 --out runs/both
 """
 TUNINGS = """
-fedadapt tune --strategies "local; ditto" --space "lr=log:1e-3..1e-1; ditto.lam=0.1,1"
+fedadapt tune --strategies "local; ditto" --space "lr=0.01,0.1"
 fedadapt compare --settings runs/tune-digits-classes --seeds 1,2,3
 """
 TUNING_SEEDS = "101,102"

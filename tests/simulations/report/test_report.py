@@ -15,6 +15,7 @@ from fedadapt.simulations.report.page.data import HISTORY
 from fedadapt.simulations.report.page.style_sheet import CSS
 from fedadapt.simulations.report.paper_figures import write_figures
 from fedadapt.simulations.report.report import write_report
+from fedadapt.simulations.report.study.look import PALETTE
 from fedadapt.simulations.report.style import ALONE, BEFORE, COLOURS, WORSE, save_png, to_svg
 from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.communication import by_action, by_reason
@@ -264,7 +265,7 @@ def luminance(colour: str) -> float:
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#14171d"])
-@pytest.mark.parametrize("colour", [BEFORE, ALONE, WORSE, *COLOURS])
+@pytest.mark.parametrize("colour", [BEFORE, ALONE, WORSE, *dict.fromkeys((*COLOURS, *PALETTE))])
 def test_colours_of_charts_stand_out_on_a_light_and_a_dark_page(colour, page):
     darker, lighter = sorted((luminance(colour), luminance(page)))
     assert (lighter + 0.05) / (darker + 0.05) >= 3

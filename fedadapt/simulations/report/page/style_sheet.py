@@ -92,6 +92,8 @@ th.wrapped { white-space: normal; min-width: 6rem; vertical-align: bottom; }
   th, td { padding: 0.25rem 0.4rem; }
   thead th { white-space: normal; }
   .controls, button.more, #client-close, #entries .scripted { display: none; }
+  th button { white-space: normal; text-align: inherit; }
+  td.bar, th.bar { display: none; }
   #entries { font-size: 0.62em; }
   #entries th, #entries td { padding: 0.2rem 0.25rem; white-space: normal; }
   #entries .links { display: none; }
