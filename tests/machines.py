@@ -7,39 +7,48 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from fedadapt.deploy.folder import Deployment
 from fedadapt.deploy.server.traffic import read_traffic
 
 TESTS = Path(__file__).parent
+PICTURES = "canary-of-a-path"
 CONNECTED_WITHIN = 240.0  # seconds, on a machine that is busy with other things
 
 
 class Machines:
-    """One server and its clients, each a process of this machine; all end with the test."""
+    """One server and its clients, each a process of this machine; all end with the test.
 
-    def __init__(self, folder: Path, clients: int, *, quick: bool = True) -> None:
+    Clients reach the guard through ``recorder.py``, which writes down what they send. Each has its
+    pictures in ``<folder>/<PICTURES>/<name>`` and allows the strategies of ``poison.py``.
+    """
+
+    def __init__(self, folder: Path, clients: int) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
-        if quick:
-            paths.insert(0, str(TESTS / "deployment" / "quick"))
+        quick = TESTS / "deployment" / "quick"
+        paths = [str(quick), str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")]
         self.environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "OMP_NUM_THREADS": "1",
             "HOME": str(folder / "home"),
         }
-        (folder / "home").mkdir()
-        self.port, self.control_port = free_ports(2)
+        for name in ("home", "tape"):
+            (folder / name).mkdir()
+        port, control_port, self.recorder_port = free_ports(3)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._starts: Counter[str] = Counter()
         code, said = self.deploy(
             "init", self.server, "--host", "localhost", "--clients", clients,
-            "--port", self.port, "--control-port", self.control_port,
+            "--port", self.recorder_port, "--control-port", control_port,
         )  # fmt: skip
         assert code == 0, said
-        self.deployment = Deployment.read(self.server)
+        # The bundles lead to the recorder, and the guard listens elsewhere.
+        self.deployment = replace(Deployment.read(self.server), port=port)
+        self.deployment.save()
 
     @property
     def server(self) -> Path:
@@ -60,13 +69,17 @@ class Machines:
         return [sys.executable, "-m", "fedadapt", "deploy", *map(str, words)]
 
     def start(self, name: str, *words: object) -> None:
-        """Start a command that does not end; what it says is in ``<name>.out``."""
+        """Start a command of ``deploy`` that does not end."""
+        self._start(name, self.command(*words))
+
+    def _start(self, name: str, command: list[str]) -> None:
+        """Start a process; what it says is in ``<name>.out``."""
         environment = self.environment | {"POISONED_AS": name, "POISON": str(self.folder)}
+        self._starts[name] += 1
         with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(
-                self.command(*words), env=environment, cwd=self.folder, stdout=out,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                command, env=environment, cwd=self.folder, stdout=out, stderr=subprocess.STDOUT
+            )
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.out").read_text()
@@ -74,10 +87,17 @@ class Machines:
     def start_server(self) -> None:
         self.start("server", "server", self.server, "--listen", "127.0.0.1")
         self.wait(lambda: self.said("server").count("server is up"), "a server")
+        words = [self.server, self.recorder_port, self.folder / "tape"]
+        self._start("recorder", [sys.executable, str(TESTS / "recorder.py"), *map(str, words)])
 
-    def start_client(self, name: str, *words: object, bundle: Path | None = None) -> None:
-        bundle = bundle or self.deployment.bundles / f"{name}.tar"
-        self.start(name, "client", bundle, "--home", self.home(name), "--wait", *words)
+    def pictures(self, client: str) -> Path:
+        return self.folder / PICTURES / client
+
+    def start_client(self, name: str, *words: object) -> None:
+        self.start(
+            name, "client", self.deployment.bundles / f"{name}.tar", "--home", self.home(name),
+            "--images", self.pictures(name), "--node-config", 'modules="poison"', "--wait", *words,
+        )  # fmt: skip
 
     def wait_connected(self, *names: str) -> None:
         """Until the guard has heard of each in the last seconds, and each can compute."""
@@ -87,11 +107,16 @@ class Machines:
             return all(
                 name in seen
                 and seen[name].connected
-                and "ready" in (self.home(name) / "logs" / "client.log").read_text()
+                and self.said(name).count(" is connected to ") >= self._starts[name]
+                and self.log(name).count("ready\n") >= self._starts[name]
                 for name in names
             )
 
         self.wait(all_there, f"{', '.join(names)} to connect")
+
+    def log(self, client: str) -> str:
+        """What the answers of a client have logged, all of its life."""
+        return (self.home(client) / "logs" / "client.log").read_text()
 
     def wait(self, condition, what: str, seconds: float = CONNECTED_WITHIN) -> None:
         deadline = time.monotonic() + seconds
@@ -124,8 +149,9 @@ class Machines:
             raise
 
     def end_all(self) -> None:
-        for name in sorted(self.processes, key=lambda name: name == "server"):  # clients first
-            with contextlib.suppress(subprocess.TimeoutExpired):
+        clients = [name for name in self.processes if name not in ("recorder", "server")]
+        for name in (*clients, "recorder", "server"):
+            with contextlib.suppress(KeyError, subprocess.TimeoutExpired):
                 self.end(name)
 
     def pid_of(self, name: str, word: str) -> int:
@@ -139,15 +165,6 @@ class Machines:
     def children_of_executor(self, name: str) -> list[int]:
         """The processes that compute an answer on a client just now."""
         return descendants(self.pid_of(name, "device_executor"))
-
-
-@contextlib.contextmanager
-def machines(folder: Path, clients: int, *, quick: bool = True) -> Iterator[Machines]:
-    bench = Machines(folder, clients, quick=quick)
-    try:
-        yield bench
-    finally:
-        bench.end_all()
 
 
 def descendants(pid: int) -> list[int]:

@@ -1,6 +1,6 @@
-"""A strategy that a real client's owner has allowed, and that goes wrong where a file says so.
+"""Strategies that a real client's owner has allowed, and that go wrong where a file says so.
 
-The folder POISON has a file ``<client>-<n>`` with a word in it: what the n-th training of that
+The folder POISON has a file ``<client>-<n>.plan`` with a word in it: what the n-th training of that
 client does. POISONED_AS is the client's name.
 """
 
@@ -12,9 +12,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from fedadapt.client.differential_privacy import KEPT
+from fedadapt.selectors import head
 from fedadapt.strategies.shared_model import SharedModel
 
 CANARY = "canary-of-an-exception /secret/patients.csv"
+NOISE = 4.0
+"""How much noise an answer of ``PoisonedHeads`` claims to have, in sensitivities."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +32,35 @@ class Poisoned(SharedModel):
         return self.train_shared(cohort, shared)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoisonedHeads(SharedModel):
+    """FedPer with accidents. Each answer counts as one more noisy release."""
+
+    personal = "on client"
+
+    def train(self, cohort, shared):
+        strike()
+        nothing = {"releases": torch.zeros(len(cohort)), "noise": torch.full((len(cohort),), NOISE)}
+        release = cohort.state(KEPT, nothing)
+        release["releases"] = release["releases"] + 1
+        return self.train_shared(cohort, shared).keeping(**{KEPT: release})
+
+    def stays(self, model):
+        return head(model)
+
+
 def strike() -> None:
     """Count this training, and do what is planned for it."""
     folder, name = Path(os.environ["POISON"]), os.environ["POISONED_AS"]
     counter = folder / f"{name}.count"
     number = len(counter.read_text()) + 1 if counter.exists() else 1
     counter.write_text("x" * number)
-    plan = folder / f"{name}-{number}"
+    plan = folder / f"{name}-{number}.plan"
     what = plan.read_text().strip() if plan.exists() else ""
     if what == "raise":
         raise ValueError(CANARY)
+    if what == "dawdle":  # so that there is time for something to happen
+        time.sleep(8)
     if what == "hang":
         time.sleep(600)
     if what == "hang in native code":

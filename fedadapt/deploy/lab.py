@@ -1,12 +1,11 @@
 """A deployment on one machine, to try it: server, clients and sample pictures, and a first run."""
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fedadapt.deploy.folder import private
-from fedadapt.deploy.processes import Running, environment
+from fedadapt.deploy.processes import Running, environment, module_command
 from fedadapt.deploy.sample_pictures import CLASSES, write_pictures
 from fedadapt.deploy.server.init import initialise
 from fedadapt.deploy.server.traffic import read_traffic
@@ -82,7 +81,7 @@ class Lab:
 
     def _run(self, name: str, *words: str) -> None:
         deployment = self.deployment
-        command = [sys.executable, "-m", "fedadapt", "deploy", *words]
+        command = module_command("fedadapt", "deploy", *words)
         log = private(deployment.logs) / f"lab-{name}.log"
         self._running.append(Running(command, log, environment(deployment.flower_home), self._hear))
 

@@ -38,6 +38,11 @@ def program(name: str) -> str:
     return found
 
 
+def module_command(name: str, *words: str) -> list[str]:
+    """The command that runs a module with this Python."""
+    return [sys.executable, "-m", name, *words]
+
+
 def environment(flower_home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """What Flower's programs are started with: their own home, no telemetry, no installing."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

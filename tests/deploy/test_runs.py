@@ -40,6 +40,13 @@ def status(word, details=""):
         ("failed", f"{FAILED}lr: too high (exit code 4)", RunFailedError, 4, "lr: too high"),
         ("failed", f"{FAILED}list index\nout of range", RunFailedError, 1, "list index out of"),
         ("failed", "Task failed with unknown error.", SuperLinkLostError, 8, "go on with: again"),
+        (
+            "failed",
+            "No heartbeat received from the task",
+            SuperLinkLostError,
+            8,
+            "go on with: again",
+        ),
         ("failed", "", SuperLinkLostError, 8, "go on with: again"),
         ("stopped", "Task stopped by user.", InterruptedRunError, 5, "go on with: again"),
     ],

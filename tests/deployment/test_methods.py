@@ -1,83 +1,31 @@
 """By the commands of docs/deployment.md: every client ends with a saved model of its own.
 
 Its accuracy on the client's own test pictures, computed again from the file and the pictures, is
-that of the run's table.
+that of the run's table. The pictures are PACS where there is one, another domain on each client.
 """
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from machines import machines
+from conftest import CLIENTS
 
 import fedadapt
 from fedadapt.datasets.own.own_data import OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
-from fedadapt.deploy.sample_pictures import write_pictures
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 
 pytestmark = pytest.mark.deployment
 
-NAMES = ("client-1", "client-2", "client-3")
 SETTINGS = (
     "--model", "cnn", "--rounds", "1", "--local-epochs", "1", "--adapt", "none", "--no-local",
     "--lr", "0.05",
 )  # fmt: skip
 
 
-class Digits:
-    """Sample pictures; each client's look different. The server's own are of a fourth look."""
-
-    classes, size = tuple("0123456789"), "16"
-    tasks = (("0", "1", "2", "3", "4"), ("5", "6", "7", "8", "9"))
-
-    def write(self, folder):
-        write_pictures(folder, (*NAMES, "server"), 60)
-
-
-class Pacs:
-    """PACS, another domain each: art paintings, cartoons and photos; the server has sketches."""
-
-    classes, size = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person"), "32"
-    tasks = (("dog", "elephant", "giraffe", "guitar"), ("horse", "house", "person"))
-
-    def write(self, folder):
-        root = Path(os.environ.get("FEDADAPT_DATA", "nowhere")) / "pacs"
-        if not root.is_dir():
-            pytest.skip("FEDADAPT_DATA has no PACS")
-        domains = ("art_painting", "cartoon", "photo", "sketch")
-        for name, domain in zip((*NAMES, "server"), domains, strict=True):
-            for label in self.classes:
-                (folder / name / label).mkdir(parents=True)
-                for path in sorted((root / domain / label).iterdir())[:12]:
-                    shutil.copy(path, folder / name / label)
-
-
-@pytest.fixture(scope="module", params=[Digits(), Pacs()], ids=["digits", "pacs"])
-def bench(request, tmp_path_factory):
-    """A server and three clients with pictures of their own, all connected."""
-    folder = tmp_path_factory.mktemp("bench")
-    request.param.write(folder / "pictures")
-    with machines(folder / "machines", 3) as bench:
-        bench.pictures = {name: folder / "pictures" / name for name in NAMES}
-        bench.source = request.param
-        bench.tasks = folder / "tasks"
-        for number, labels in enumerate(bench.source.tasks):
-            for label in labels:
-                own = bench.tasks / f"task-{number}"
-                own.mkdir(parents=True, exist_ok=True)
-                (own / label).symlink_to(folder / "pictures" / "server" / label)
-        bench.start_server()
-        for name in NAMES:
-            bench.start_client(name, "--images", bench.pictures[name])
-        bench.wait_connected(*NAMES)
-        yield bench
-
-
 def run(bench, *words):
-    size = ("--image-size", bench.source.size)
+    size = ("--image-size", bench.picture_side)
     code, said = bench.deploy("run", bench.server, *SETTINGS, *size, *words)
     assert code == 0, said
     return Path(said.split("run folder")[-1].strip()), said
@@ -88,11 +36,11 @@ def accuracy_of_file(bench, client, number, folder, model):
     network = fedadapt.load(folder, client=number, model=model)
     card = network.card
     schema = Schema(tuple(card.classes), tuple(card.image_shape), tuple(card.mean), tuple(card.std))
-    state = bench.home(client) / "state"
-    data = read_own_data(OwnSource(images=str(bench.pictures[client]), state=str(state)), schema)
+    state, images = bench.home(client) / "state", str(bench.pictures(client))
+    test = read_own_data(OwnSource(images=images, state=str(state)), schema).split.test
     with torch.no_grad():
-        right = network(network.card.scaling(data.split.test.images)).argmax(1)
-    return float((right == data.split.test.labels).double().mean()), len(data.split.test)
+        right = network(card.scaling(test.images)).argmax(1) == test.labels
+    return float(right.double().mean()), len(test)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +53,10 @@ def accuracy_of_file(bench, client, number, folder, model):
     ids=["fedavg", "pfa", "fedrep"],
 )
 def test_every_client_ends_with_a_model_whose_accuracy_is_in_the_table(bench, words, model):
-    folder, said = run(bench, "--classes", ",".join(bench.source.classes), *words)
-    rows = [row for row in read_evaluations(folder) if (row.model, row.split) == (model, "test")][
-        -3:
-    ]  # of the last evaluation
-    assert [row.kind for row in rows] == ["client-1", "client-2", "client-3"]
+    folder, said = run(bench, "--classes", ",".join(bench.classes), *words)
+    rows = [row for row in read_evaluations(folder) if (row.model, row.split) == (model, "test")]
+    rows = rows[-3:]  # of the last evaluation
+    assert [row.kind for row in rows] == [*CLIENTS]
     assert "round 1, train: 3 of 3 answered" in said
     assert {entry.outcome for entry in read_communication(folder)} == {"accepted"}
     for row in rows:
@@ -120,6 +67,23 @@ def test_every_client_ends_with_a_model_whose_accuracy_is_in_the_table(bench, wo
         assert accuracy == pytest.approx(row.accuracy, abs=1e-12)
         for path in (state, *state.rglob("*")):
             assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_experts_are_merged_on_the_clients(bench):
+    """MAS-RACL: the server learns tasks from pictures of its own; nothing goes up but results."""
+    folder, said = run(
+        bench, "--rounds", "2", "--strategy", "mas-racl", "--server-data", bench.tasks,
+        "--strategy-args", "merge_on=client epochs=3",
+    )  # fmt: skip
+    entries = read_communication(folder)
+    assert {entry.outcome for entry in entries} == {"accepted"}, said
+    assert {entry.phase for entry in entries} == {"evaluation"}
+    rows = [r for r in read_evaluations(folder) if r.round == 2 and r.split == "test"]
+    assert {row.kind for row in rows} == {*CLIENTS}
+    assert {row.task for row in rows} == {0, 1}
+    for name in CLIENTS:
+        files = (bench.home(name) / "state").glob("experiment-*/*/models/task-*/**/*.safetensors")
+        assert list(files), name
 
 
 def test_the_status_shows_clients_and_runs(bench):
@@ -134,20 +98,3 @@ def test_the_status_shows_clients_and_runs(bench):
     code, said = bench.deploy("doctor", bundle, "--home", bench.home("client-1"))
     assert code == 0, said
     assert "the server knows this client as client-1" in said
-
-
-def test_experts_are_merged_on_the_clients(bench):
-    """MAS-RACL: the server learns tasks from pictures of its own; nothing goes up but results."""
-    folder, said = run(
-        bench, "--rounds", "2", "--strategy", "mas-racl", "--server-data", bench.tasks,
-        "--strategy-args", "merge_on=client epochs=3",
-    )  # fmt: skip
-    entries = read_communication(folder)
-    assert {entry.outcome for entry in entries} == {"accepted"}, said
-    assert {entry.phase for entry in entries} == {"evaluation"}
-    rows = [r for r in read_evaluations(folder) if r.round == 2 and r.split == "test"]
-    assert {row.kind for row in rows} == set(NAMES)
-    assert {row.task for row in rows} == {0, 1}
-    for name in NAMES:
-        files = (bench.home(name) / "state").glob("experiment-*/*/models/task-*/**/*.safetensors")
-        assert list(files), name

@@ -4,11 +4,13 @@ import threading
 
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.superlink.grid import http_grid
+from flwr.supernode import start_client_internal
 from flwr.supernode.runtime import run_clientapp
 
 from fedadapt.flower.real_clients.waits import (
     FIRST,
     LONGEST,
+    shorten_waits_of_node,
     shorten_waits_of_server,
     with_short_waits,
 )
@@ -59,3 +61,10 @@ def test_the_server_waits_shorter_once_and_for_all(monkeypatch):
     assert http_grid.pull_objects.func is before
     monkeypatch.delattr(http_grid, "pull_objects")
     shorten_waits_of_server()
+
+
+def test_the_supernode_waits_shorter_too(monkeypatch):
+    before = inflatable_utils.pull_objects
+    monkeypatch.setattr(start_client_internal, "pull_objects", before)
+    shorten_waits_of_node()
+    assert start_client_internal.pull_objects.func is before

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from fedadapt.deploy.bundle import KEY, Bundle, install, open_bundle
 from fedadapt.deploy.device.checks import check_disk, check_images, check_packages
 from fedadapt.deploy.device.connection import check_connection, stopped_runs
 from fedadapt.deploy.folder import only_one, private
-from fedadapt.deploy.processes import Running, environment, program
+from fedadapt.deploy.processes import Running, environment, module_command
 from fedadapt.errors import InputError
 from fedadapt.simulations.endings import stopped_by_signals
 
@@ -116,7 +115,7 @@ def node_config(
 def supernode_command(bundle: Bundle, config: str, port: int) -> list[str]:
     """TLS with the deployment's authority, and this client's key: there is no other way in."""
     return [
-        program("flower-supernode"),
+        *module_command("fedadapt.flower.real_clients.supernode"),
         "--superlink", bundle.server,
         "--root-certificates", str(bundle.ca_certificate),
         "--auth-supernode-private-key", str(bundle.key),
@@ -129,12 +128,7 @@ def supernode_command(bundle: Bundle, config: str, port: int) -> list[str]:
 
 def executor_command(port: int) -> list[str]:
     """What computes the answers of the SuperNode that listens on ``port``."""
-    return [
-        sys.executable,
-        "-m",
-        "fedadapt.flower.real_clients.device_executor",
-        f"127.0.0.1:{port}",
-    ]
+    return module_command("fedadapt.flower.real_clients.device_executor", f"127.0.0.1:{port}")
 
 
 class _Client:

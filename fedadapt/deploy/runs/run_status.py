@@ -13,7 +13,7 @@ EXIT_CODE = re.compile(r"\(exit code (\d+)\)\s*$")
 WITH_FLOWER = re.compile(r"(?:resume|go on) with: flwr run [^;]*$")
 """How a run itself says that it goes on, where only Flower is known."""
 
-LOST = "Task failed with unknown error."
+LOST = ("Task failed with unknown error.", "No heartbeat received from the task")
 """What Flower says of a run whose ServerApp or SuperLink was killed."""
 
 
@@ -90,6 +90,6 @@ def judge(status: RunStatus, go_on: str) -> None:
     if match is not None:
         text = WITH_FLOWER.sub(lambda _: f"go on with: {go_on}", details[: match.start()].strip())
         raise RunFailedError(text, int(match[1]))
-    if not details or details == LOST:
+    if not details or details in LOST:
         raise SuperLinkLostError(f"the server was ended in the middle of it; go on with: {go_on}")
     raise RunFailedError(" ".join(details.split()))

@@ -2,7 +2,6 @@
 
 import datetime
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from fedadapt.deploy.backoff import Backoff
 from fedadapt.deploy.certificates import RENEW_BEFORE, expires
 from fedadapt.deploy.folder import Deployment, only_one
-from fedadapt.deploy.processes import Running, environment
+from fedadapt.deploy.processes import Running, environment, module_command
 from fedadapt.deploy.server.init import renew
 from fedadapt.deploy.server.registration import register
 from fedadapt.deploy.server.superlink import SuperLinkLostError, is_up, superlink_command
@@ -47,7 +46,7 @@ def serve(deployment: Deployment, host: str, say: Say) -> None:
 
 def _keep_running(deployment: Deployment, host: str, say: Say) -> None:
     env = environment(deployment.flower_home)
-    guard = [sys.executable, "-m", "fedadapt.deploy.server.guard", str(deployment.folder), host]
+    guard = module_command("fedadapt.deploy.server.guard", str(deployment.folder), host)
     services = (
         _Service(
             "SuperLink", superlink_command(deployment), deployment.logs / "superlink.log", env

@@ -21,6 +21,7 @@ import signal
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -164,6 +165,8 @@ def _fork(answer: Callable[..., None], *arguments: Any) -> tuple[int, int]:
         code = 0
     except SystemExit as end:  # how Flower ends a program
         code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
     finally:
         if not code:  # the reply was handed over: the ledger may say so
             _confirm()

@@ -29,6 +29,17 @@ def shorten_waits_of_server() -> None:
     """
     from flwr.superlink.grid import http_grid
 
-    pull = getattr(http_grid, "pull_objects", None)
+    _shorten(http_grid)
+
+
+def shorten_waits_of_node() -> None:
+    """The same for the SuperNode of this process."""
+    from flwr.supernode import start_client_internal
+
+    _shorten(start_client_internal)
+
+
+def _shorten(module: Any) -> None:
+    pull = getattr(module, "pull_objects", None)
     if callable(pull) and not isinstance(pull, functools.partial):
-        http_grid.pull_objects = with_short_waits(pull)  # type: ignore[attr-defined]
+        module.pull_objects = with_short_waits(pull)

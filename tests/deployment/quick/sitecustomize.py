@@ -10,8 +10,8 @@ import time
 _sleep = time.sleep
 time.sleep = lambda seconds: _sleep(0.3 if seconds == 3 else seconds)
 
-if any(word.endswith(("flower-supernode", "device_executor")) for word in sys.orig_argv):
+if any(word.endswith(("real_clients.supernode", "device_executor")) for word in sys.orig_argv):
     import flwr.common.constant
 
-    # A node, or what computes for it, is away after twice as many seconds; the least is 10.
-    flwr.common.constant.HEARTBEAT_DEFAULT_INTERVAL = 15
+    # A node, or what computes for it, is away after twice as many seconds; Flower takes no less.
+    flwr.common.constant.HEARTBEAT_DEFAULT_INTERVAL = flwr.common.constant.HEARTBEAT_MIN_INTERVAL

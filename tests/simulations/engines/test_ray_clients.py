@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from machines import descendants
 from ray_toys import CLIENTS, START, ToyRecipe
 from toys import assert_same_bits, conv, initials, sent
 
@@ -213,8 +214,41 @@ def test_a_cluster_of_our_own_is_local_and_locked_and_ends_with_a_killed_driver(
     assert listening(pids)
     assert listening(pids) <= local
     driver.communicate("\n", timeout=60)
+    wait_for_end_of(pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_run_on_ray_that_is_told_to_end_ends_with_5_and_goes_on(tmp_path):
+    """By SIGTERM, then by SIGHUP when it goes on as advised; nothing of Ray's is left."""
+    pytest.importorskip("ray")
+    begin = tiny.options(out=tmp_path, rounds=500, engine="ray", workers=1)
+    latest = tmp_path / "checkpoint" / "LATEST"
+    reached = []
+    for number, options in ((signal.SIGTERM, begin), (signal.SIGHUP, ["--resume", str(tmp_path)])):
+        at = latest.read_text() if latest.exists() else "round-00000000\n"
+        before = signal.signal(number, signal.SIG_DFL)  # whatever this process has inherited
+        process = tiny.python("-m", "fedadapt", "simulate", *options)
+        signal.signal(number, before)
+        while not latest.exists() or latest.read_text() == at:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        below = {*descendants(process.pid)}
+        assert len(below) > 4
+        process.send_signal(number)
+        _, trouble = process.communicate(timeout=60)
+        assert process.returncode == 5, trouble
+        assert trouble.splitlines()[-1] == (
+            f"fedadapt: interrupted; go on with: fedadapt simulate --resume {tmp_path}"
+        )
+        assert not (tmp_path / ".lock").exists()
+        wait_for_end_of(below)
+        reached.append(int(latest.read_text().rpartition("-")[2]))
+    assert 0 < reached[0] < reached[1]
+
+
+def wait_for_end_of(pids: set[str] | set[int]) -> None:
     deadline = time.monotonic() + 30
-    while left := [pid for pid in pids if is_there(pid)]:
+    while left := [pid for pid in pids if is_there(str(pid))]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
 
