@@ -9,6 +9,8 @@ import pytest
 import tomli_w
 
 from fedadapt.cli import main
+from fedadapt.client.egress.budget import PrivacyBudget
+from fedadapt.client.egress.ledger import Ledger
 from fedadapt.config import RunConfig
 from fedadapt.deploy.device import checks
 from fedadapt.deploy.device.checks import check_device, check_images
@@ -197,8 +199,13 @@ def test_only_runs_that_are_over_are_forgotten(tmp_path):
         (folder / "client-x").mkdir(parents=True)
         (folder / "client-x" / "model").write_bytes(b"x" * 100)
     (tmp_path / "state" / "identity").write_text("me")
+    budget = PrivacyBudget(tmp_path / "state", "mine")
+    spent = budget.spend(0.01, None, 1e-5)
+    ledger = Ledger(tmp_path / "state", "me")
+    ledger.write(run="1", round=1, type="train", outcome="sent", parts=())
     long_ago = time.time() - 40 * 86_400
-    for path in (old, *old.rglob("*")):
+    kept = (budget.path, ledger.path)
+    for path in (old, *old.rglob("*"), *kept):
         os.utime(path, (long_ago, long_ago))
     assert old_runs(tmp_path, 30) == [old]
     assert old_runs(tmp_path, 50) == []
@@ -206,6 +213,8 @@ def test_only_runs_that_are_over_are_forgotten(tmp_path):
     assert not old.exists()
     assert new.exists()
     assert (tmp_path / "state" / "identity").exists()
+    assert ledger.path.read_text().count("\n") == 1
+    assert budget.spend(0.01, None, 1e-5) > spent  # what was spent before counts still
 
 
 def test_everything_is_forgotten_where_a_client_was_and_nowhere_else(tmp_path):
