@@ -30,6 +30,7 @@ def test_defaults_pass(name):
         ("fedtrimmedavg", "beta=0.9", "`beta` must be in the range"),
         ("fedadam", "weighted_by_key=nosuch", "fedadam does not work with these arguments"),
         ("fedadam", "fraction_train=0", "it asks no client to train"),
+        ("qfedavg", "", 'needs --strategy-args "client_learning_rate=..."'),
         ("fedadam", "train_metrics_aggr_fn=f", "takes a function; it cannot be given here"),
         ("third_party:Halfway", "share=nan", "share: nan is not a finite number"),
         ("third_party:Halfway", "share=much", "share: expected float, got str 'much'"),

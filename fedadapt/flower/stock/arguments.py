@@ -41,10 +41,15 @@ def checked(cls: type[Flower], name: str, arguments: Mapping[str, Any]) -> dict[
     """Return the arguments in the types that the constructor names; others stay as they are.
 
     Raises:
-        InputError: A word where a number is expected, a number that is not finite, or a value where
-            only code can be given.
+        InputError: One that the constructor needs is missing; a word where a number is expected, a
+            number that is not finite, or a value where only code can be given.
 
     """
+    needed = constructor_parameters(cls) or {}
+    missing = [key for key, p in needed.items() if p.default is p.empty and key not in arguments]
+    if missing:
+        given = " ".join(f"{key}=..." for key in missing)
+        raise InputError(f'strategy: {name} needs --strategy-args "{given}"')
     hints = _annotations(cls)
     return {key: _checked(value, hints.get(key), name, key) for key, value in arguments.items()}
 
