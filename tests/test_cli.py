@@ -280,9 +280,10 @@ def test_compare_makes_one_table_of_many_runs(place, monkeypatch):
         for seed in (1, 2)
     }  # fmt: skip
     assert [len(found) for found in manifests.values()] == [1, 1]  # the same clients for both
-    files = result.stdout.split()[-3:]
+    *files, page = result.stdout.split()[-4:]
     assert {Path(f).suffix for f in files} == {".md", ".tex", ".csv"}
     assert all(Path(f).read_text().count("mu=1") == 1 for f in files)
+    assert Path(page).name == "report.html"
 
     def never(*_, **__):
         raise AssertionError("a finished run was run again")

@@ -226,7 +226,7 @@ def test_folders_given_by_name_are_one_table_with_the_settings_that_differ(tmp_p
             assert float(row["over_local"]) == pytest.approx(float(wanted[0]) - wanted[1], abs=1e-6)
     (tmp_path / "table" / "comparison.csv").unlink()
     whole = CliRunner().invoke(main, ["compare", str(tmp_path), "--metrics", "f1,auc"], **how)
-    assert whole.stdout.splitlines() == made.stdout.splitlines()[:-3]
+    assert whole.stdout.splitlines() == made.stdout.splitlines()[:-4]
     refused = CliRunner().invoke(main, ["compare", *folders, "--lr", "0.1", "--seeds", "1"])
     assert "lr, seeds: the runs in" in refused.output
     assert refused.exit_code == 2

@@ -94,12 +94,12 @@ class TerminalTable:
         return tables
 
     def _label_width(self) -> int:
-        return max(len("client model"), *(len(label) for _, label in self._rows))
+        return max([len("client model"), *(len(label) for _, label in self._rows)])
 
     def _method_width(self) -> int:
         words = [word for name in self._strategies for word in name.split()]
         longest = max(map(len, (*self._strategies, "method")))
-        return max(min(longest, METHOD), *map(len, words))
+        return max([min(longest, METHOD), *map(len, words)])
 
     def _table(self, parts: Sequence[_Part]) -> RichTable:
         # Columns are parted by the box: a blank each.
