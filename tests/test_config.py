@@ -28,7 +28,8 @@ OTHER = {
     "engine": "ray", "ray-address": "auto", "gpus-per-worker": 0.5, "execution": "stacked",
     "cohort-size": 7, "evaluate-clients": 5, "checkpoint-every": 3,
     "out": "somewhere", "save-models": "all", "track": "wandb",
-    "node-wait": 1.5, "round-deadline": 60.0, "client-deadline": 30.0, "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
+    "node-wait": 1.5, "round-deadline": 60.0, "client-deadline": 30.0,
+    "min-replies": 0.25, "max-failed-rounds": 3, "max-update-norm": 10.0,
     "max-update-factor": 5.0, "max-weight-factor": 10.0,
 }  # fmt: skip
 
