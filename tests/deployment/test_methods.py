@@ -39,7 +39,7 @@ def accuracy_of_file(bench, client, number, folder, model):
     state, images = bench.home(client) / "state", str(bench.pictures(client))
     test = read_own_data(OwnSource(images=images, state=str(state)), schema).split.test
     with torch.no_grad():
-        right = network(card.scaling(test.images)).argmax(1) == test.labels
+        right = network(card.scaling(test.inputs)).argmax(1) == test.labels
     return float(right.double().mean()), len(test)
 
 
