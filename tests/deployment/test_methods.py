@@ -18,10 +18,8 @@ from fedadapt.simulations.results.parquet import read_communication, read_evalua
 
 pytestmark = pytest.mark.deployment
 
-SETTINGS = (
-    "--model", "cnn", "--rounds", "1", "--local-epochs", "1", "--adapt", "none", "--no-local",
-    "--lr", "0.05",
-)  # fmt: skip
+SETTINGS = ("--model", "cnn", "--rounds", "1", "--adapt", "none", "--no-local")
+TRAINING = ("--local-epochs", "1", "--lr", "0.05")  # of clients
 
 
 def run(bench, *words):
@@ -53,7 +51,7 @@ def accuracy_of_file(bench, client, number, folder, model):
     ids=["fedavg", "pfa", "fedrep"],
 )
 def test_every_client_ends_with_a_model_whose_accuracy_is_in_the_table(bench, words, model):
-    folder, said = run(bench, "--classes", ",".join(bench.classes), *words)
+    folder, said = run(bench, "--classes", ",".join(bench.classes), *TRAINING, *words)
     rows = [row for row in read_evaluations(folder) if (row.model, row.split) == (model, "test")]
     rows = rows[-3:]  # of the last evaluation
     assert [row.kind for row in rows] == [*CLIENTS]
