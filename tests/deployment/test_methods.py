@@ -18,8 +18,8 @@ from fedadapt.simulations.results.parquet import read_communication, read_evalua
 
 pytestmark = pytest.mark.deployment
 
-SETTINGS = ("--model", "cnn", "--rounds", "1", "--adapt", "none", "--no-local")
-TRAINING = ("--local-epochs", "1", "--lr", "0.05")  # of clients
+SETTINGS = ("--model", "cnn", "--rounds", "1", "--adapt", "none")
+TRAINING = ("--no-local", "--local-epochs", "1", "--lr", "0.05")  # of clients
 
 
 def run(bench, *words):
