@@ -108,9 +108,13 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
     if resume is not None:
         config = config_of(given, RunConfig.from_toml(resume / "config.toml"))
     else:
-        bounds = {key.replace("-", "_"): value for key, value in DEPLOYED.items()}
-        clients = len(deployment.clients()) or None
-        config = config_of({"benchmark": OWN, "clients": clients, **bounds, **given})
+        from fedadapt.simulations.unused import OF_STRATEGIES
+        from fedadapt.strategies.registry import select
+
+        asked = {"benchmark": OWN, "clients": len(deployment.clients()) or None, **given}
+        unused = OF_STRATEGIES - select(config_of(asked)).settings
+        bounds = {k.replace("-", "_"): v for k, v in DEPLOYED.items() if k not in unused}
+        config = config_of({**bounds, **asked})
     out = run_it(
         deployment,
         config,
