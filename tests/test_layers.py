@@ -43,6 +43,8 @@ LIGHT = {
     "__init__.py", "__main__.py", "cli.py", "client/adaptations/registry.py", "config.py",
     "datasets/data_spec.py", "datasets/entries.py", "datasets/feature_shift/spec.py",
     "datasets/listing.py", "datasets/partitioning/limits.py", "datasets/partitioning/spec.py",
+    "datasets/partitioning/label_skew.py",
+    "datasets/partitioning/size_rules.py", "datasets/partitioning/imbalance.py",
     "datasets/own/__init__.py", "datasets/own/names.py",
     "datasets/registry.py", "datasets/rules.py", "datasets/sources/files.py",
     "datasets/sources/image_folder.py", "datasets/task_incremental/task_entries.py",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fedadapt.config import RunConfig
 from fedadapt.datasets.entries import IMAGES, NATURAL, DataEntry
 from fedadapt.datasets.feature_shift.spec import Shift, parse_shift
+from fedadapt.datasets.partitioning.imbalance import Imbalance, parse_imbalance
 from fedadapt.datasets.partitioning.limits import (
     LEAST_IMAGES,
     check_partition,
@@ -13,14 +14,8 @@ from fedadapt.datasets.partitioning.limits import (
     divided_by_flower,
     too_many_clients,
 )
-from fedadapt.datasets.partitioning.spec import (
-    Imbalance,
-    Partition,
-    Quantity,
-    parse_imbalance,
-    parse_partition,
-    parse_quantity,
-)
+from fedadapt.datasets.partitioning.size_rules import Quantity, parse_quantity
+from fedadapt.datasets.partitioning.spec import Partition, parse_partition
 from fedadapt.datasets.registry import find_benchmark
 from fedadapt.datasets.sources.files import check_root, folder_of, npz_stands_in
 from fedadapt.datasets.sources.image_folder import list_images

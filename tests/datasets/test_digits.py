@@ -14,8 +14,8 @@ from fedadapt.datasets.feature_shift.spec import DOMAINS
 from fedadapt.datasets.in_memory import StoredBenchmark
 from fedadapt.datasets.load import load_benchmark
 from fedadapt.datasets.partitioning import client_indices
+from fedadapt.datasets.partitioning.label_skew import Dirichlet, Iid, Pathological, Shards
 from fedadapt.datasets.partitioning.sampling_pool import SamplingPool
-from fedadapt.datasets.partitioning.spec import Dirichlet, Iid, Pathological, Shards
 from fedadapt.datasets.sources.digits import read_digits
 
 NAMES = ("digits-classes", "digits-domains", "digits-dirichlet")

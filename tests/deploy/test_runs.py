@@ -10,6 +10,7 @@ import fedadapt.deploy.server.registration as registration
 import fedadapt.deploy.server.superlink as superlink
 from fedadapt.config import RunConfig
 from fedadapt.deploy.certificates import fingerprint, load_public_key
+from fedadapt.deploy.commands.server import _bounded
 from fedadapt.deploy.runs.app_folder import RESUME, write_app
 from fedadapt.deploy.runs.run_status import RunFailedError, RunStatus, judge
 from fedadapt.deploy.server.init import add_client, revoke_client
@@ -216,3 +217,13 @@ def test_flowers_own_configuration_is_absolute_and_over_tls(deployment, monkeypa
 
 def test_errors_are_one_of_ours():
     assert issubclass(RunFailedError, FedadaptError)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bound"), [("fedavg", 5.0), ("pfa", 5.0), ("fedfomo", 0.0), ("mas-racl", 0.0)]
+)
+def test_a_run_has_the_bounds_that_its_method_uses_and_no_other(strategy, bound):
+    """A bound without effect would be refused, and the run with it."""
+    config = _bounded({"strategy": strategy, "clients": 3})
+    assert (config.max_update_factor, config.max_weight_factor) == (bound, 10.0)
+    assert _bounded({"strategy": strategy, "max_weight_factor": 2.0}).max_weight_factor == 2.0

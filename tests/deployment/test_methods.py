@@ -15,6 +15,7 @@ import fedadapt
 from fedadapt.datasets.own.own_data import OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
+from fedadapt.strategies.dua.strategy import IMPORTANCE
 
 pytestmark = pytest.mark.deployment
 
@@ -68,14 +69,19 @@ def test_every_client_ends_with_a_model_whose_accuracy_is_in_the_table(bench, wo
 
 
 def test_experts_are_merged_on_the_clients(bench):
-    """MAS-RACL: the server learns tasks from pictures of its own; nothing goes up but results."""
+    """MAS-RACL: the server learns tasks from pictures of its own; importances stay on clients.
+
+    Of a question for importances nothing goes up but a number of examples, of 8 bytes.
+    """
     folder, said = run(
         bench, "--rounds", "2", "--strategy", "mas-racl", "--server-data", bench.tasks,
         "--strategy-args", "merge_on=client epochs=3",
     )  # fmt: skip
     entries = read_communication(folder)
     assert {entry.outcome for entry in entries} == {"accepted"}, said
-    assert {entry.phase for entry in entries} == {"evaluation"}
+    asked = [entry for entry in entries if entry.phase == "training"]
+    assert {entry.action for entry in asked} == {IMPORTANCE}
+    assert max(entry.bytes_up for entry in asked) <= 8
     rows = [r for r in read_evaluations(folder) if r.round == 2 and r.split == "test"]
     assert {row.kind for row in rows} == {*CLIENTS}
     assert {row.task for row in rows} == {0, 1}

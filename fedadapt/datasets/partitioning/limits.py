@@ -1,7 +1,9 @@
 """Limits of partitions and splits: what the data of a benchmark do not allow. No torch."""
 
 from fedadapt.datasets.entries import NATURAL, DataEntry
-from fedadapt.datasets.partitioning.spec import Even, Iid, Partition, Quantity
+from fedadapt.datasets.partitioning.label_skew import Iid
+from fedadapt.datasets.partitioning.size_rules import Even, Quantity
+from fedadapt.datasets.partitioning.spec import Partition
 from fedadapt.errors import InputError
 
 UNGROUPED = "ungrouped"

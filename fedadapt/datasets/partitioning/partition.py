@@ -2,9 +2,11 @@
 
 import numpy as np
 
+from fedadapt.datasets.partitioning.label_skew import Iid
 from fedadapt.datasets.partitioning.limits import LEAST_IMAGES, too_many_clients
 from fedadapt.datasets.partitioning.quantity import relative_sizes, thin, top_up
-from fedadapt.datasets.partitioning.spec import Even, Iid, Partition, Quantity
+from fedadapt.datasets.partitioning.size_rules import Even, Quantity
+from fedadapt.datasets.partitioning.spec import Partition
 from fedadapt.datasets.partitioning.stratified import Rows
 
 

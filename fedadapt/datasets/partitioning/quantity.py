@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedadapt.datasets.partitioning.spec import Quantity
+from fedadapt.datasets.partitioning.size_rules import Quantity
 from fedadapt.datasets.partitioning.stratified import Rows, stratified_order
 
 COMFORTABLE = 10

@@ -108,13 +108,7 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
     if resume is not None:
         config = config_of(given, RunConfig.from_toml(resume / "config.toml"))
     else:
-        from fedadapt.simulations.unused import OF_STRATEGIES
-        from fedadapt.strategies.registry import select
-
-        asked = {"benchmark": OWN, "clients": len(deployment.clients()) or None, **given}
-        unused = OF_STRATEGIES - select(config_of(asked)).settings
-        bounds = {k.replace("-", "_"): v for k, v in DEPLOYED.items() if k not in unused}
-        config = config_of({**bounds, **asked})
+        config = _bounded({"clients": len(deployment.clients()) or None, **given})
     out = run_it(
         deployment,
         config,
@@ -124,6 +118,17 @@ def run(folder: Path, resume: Path | None, verbose: bool, **options: Any) -> Non
         resume=resume,
     )
     click.echo(f"run folder  {out}")
+
+
+def _bounded(given: dict[str, Any]) -> RunConfig:
+    """Return the settings of a new run, with those bounds of ``DEPLOYED`` that its method uses."""
+    from fedadapt.simulations.unused import OF_STRATEGIES
+    from fedadapt.strategies.registry import select
+
+    given = {"benchmark": OWN, **given}
+    unused = OF_STRATEGIES - select(config_of(given)).settings
+    bounds = {k.replace("-", "_"): v for k, v in DEPLOYED.items() if k not in unused}
+    return config_of({**bounds, **given})
 
 
 @deploy.command()

@@ -7,9 +7,6 @@ from fedadapt.deploy.folder import Deployment
 from fedadapt.deploy.server.superlink import CONNECTION, SuperLinkLostError, flwr
 from fedadapt.errors import FedadaptError, InterruptedRunError
 
-EXIT_CODE = re.compile(r"\(exit code (\d+)\)\s*$")
-"""At the end of the text of every error of ours: ``flower/real_clients/exit_codes.py``."""
-
 WITH_FLOWER = re.compile(r"(?:resume|go on) with: flwr run [^;]*$")
 """How a run itself says that it goes on, where only Flower is known."""
 
@@ -81,15 +78,16 @@ def judge(status: RunStatus, go_on: str) -> None:
         FedadaptError: with the exit code of the run.
 
     """
+    from fedadapt.flower.real_clients.exit_codes import exit_code_in
+
     if status.status == "finished:completed":
         return
     if status.status == "finished:stopped":
         raise InterruptedRunError(f"the run was stopped; go on with: {go_on}")
     details = status.details.removeprefix("ServerApp failed with exception:").strip()
-    match = EXIT_CODE.search(details)
-    if match is not None:
-        text = WITH_FLOWER.sub(lambda _: f"go on with: {go_on}", details[: match.start()].strip())
-        raise RunFailedError(text, int(match[1]))
+    text, code = exit_code_in(details)
+    if code is not None:
+        raise RunFailedError(WITH_FLOWER.sub(lambda _: f"go on with: {go_on}", text), code)
     if not details or details in LOST:
         raise SuperLinkLostError(f"the server was ended in the middle of it; go on with: {go_on}")
     raise RunFailedError(" ".join(details.split()))

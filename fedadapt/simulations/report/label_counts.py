@@ -13,6 +13,7 @@ from fedadapt.datasets.benchmark import Benchmark
 from fedadapt.files import write_atomically
 
 LABELS = "labels.json"
+MOST = 10_000  # clients: of a million it would take minutes, and be larger than any page
 
 
 class LabelCounts(NamedTuple):
@@ -24,7 +25,9 @@ class LabelCounts(NamedTuple):
 
 
 def write_label_counts(folder: Path, benchmark: Benchmark) -> None:
-    """Write the file, unless the benchmark does not know."""
+    """Write the file, unless the benchmark does not know, or has more than ``MOST`` clients."""
+    if benchmark.num_clients > MOST:
+        return
     rows = {}
     for client in range(benchmark.num_clients):
         counts = benchmark.label_counts(client)

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from fedadapt.datasets.partitioning.imbalance import parse_imbalance
 from fedadapt.datasets.partitioning.partition import divide
 from fedadapt.datasets.partitioning.quantity import relative_sizes, top_up
-from fedadapt.datasets.partitioning.spec import parse_imbalance, parse_partition, parse_quantity
+from fedadapt.datasets.partitioning.size_rules import parse_quantity
+from fedadapt.datasets.partitioning.spec import parse_partition
 from fedadapt.datasets.partitioning.stratified import stratified_order, three_sizes, whole_counts
 from fedadapt.errors import InputError
 

@@ -20,24 +20,16 @@ from fedadapt.datasets.feature_shift.spec import (
     parse_shift,
 )
 from fedadapt.datasets.listing import benchmark_rows
-from fedadapt.datasets.partitioning.spec import (
-    IMBALANCES,
-    PARTITIONS,
-    QUANTITIES,
-    Balanced,
+from fedadapt.datasets.partitioning.imbalance import IMBALANCES, Balanced, LongTail, parse_imbalance
+from fedadapt.datasets.partitioning.label_skew import (
     ClassTypes,
     Dirichlet,
-    Even,
     Iid,
-    Lognormal,
-    LongTail,
-    Partition,
     Pathological,
     Shards,
-    parse_imbalance,
-    parse_partition,
-    parse_quantity,
 )
+from fedadapt.datasets.partitioning.size_rules import QUANTITIES, Even, Lognormal, parse_quantity
+from fedadapt.datasets.partitioning.spec import PARTITIONS, Partition, parse_partition
 from fedadapt.datasets.registry import find_benchmark
 from fedadapt.datasets.rules import read_rule
 from fedadapt.datasets.task_incremental.task_spec import USERS
