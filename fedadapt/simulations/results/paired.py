@@ -76,7 +76,7 @@ def beside(table: Table, summaries: Sequence[Summary], of: Of, reference: Refere
             for place, place_of_other in pairs(line, other, summaries)
         ]
         gains.append(cell_of([float(np.mean([*d.values()])) for d in by_seed if d]))
-        tests.append(p_value(over_seeds(by_seed)))
+        tests.append(p_value(np.array([*over_seeds(by_seed).values()])))
     adjusted = [Cell(p, None) for p in holm(tests)]
     return table.with_column(reference.gain, gains).with_column(reference.p, adjusted)
 
@@ -109,11 +109,12 @@ def pairs(line: Line, other: Line, summaries: Sequence[Summary]) -> list[tuple[i
 
 def difference(one: Accuracies, label: str, other: Accuracies, of_other: str) -> dict[int, float]:
     """Return what a label is over another one, for each seen client that has both, in [-1, 1]."""
-    values = _by_client(other, of_other)
-    return {c: a - values[c] for c, a in _by_client(one, label).items() if c in values}
+    values = by_client(other, of_other)
+    return {c: a - values[c] for c, a in by_client(one, label).items() if c in values}
 
 
-def _by_client(accuracies: Accuracies, label: str) -> dict[int, float]:
+def by_client(accuracies: Accuracies, label: str) -> dict[int, float]:
+    """Return the accuracy of each seen client that has the label, in [0, 1]."""
     column = accuracies.by_label.get(label)
     if column is None:
         return {}
@@ -121,13 +122,13 @@ def _by_client(accuracies: Accuracies, label: str) -> dict[int, float]:
     return dict(zip(accuracies.client[used].tolist(), column[used].tolist(), strict=True))
 
 
-def over_seeds(by_seed: Sequence[Mapping[int, float]]) -> NDArray[np.float64]:
-    """Return each client's mean difference over the seeds in which it has one.
+def over_seeds(by_seed: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Return each client's mean over the seeds in which it has a value, ascending by client.
 
     Where clients are the same people whatever the seed, seeds do not make more of them.
     """
-    clients = sorted({client for differences in by_seed for client in differences})
-    return np.array([np.mean([d[c] for d in by_seed if c in d]) for c in clients])
+    clients = sorted({client for values in by_seed for client in values})
+    return {c: float(np.mean([values[c] for values in by_seed if c in values])) for c in clients}
 
 
 def p_value(differences: NDArray[np.float64]) -> float | None:

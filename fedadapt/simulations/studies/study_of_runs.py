@@ -25,7 +25,9 @@ from fedadapt.simulations.results.comparison import (
 from fedadapt.simulations.results.paired import (
     ALONE,
     STRATEGY_LOCAL,
+    by_client,
     difference,
+    over_seeds,
     pairs,
     reference_of,
 )
@@ -89,10 +91,8 @@ def study_of_runs(table: Table, runs: Sequence[MadeRun], folder: Path) -> Study:
                 by_seed=tuple(m["mean"] for m in means if m.get("mean") is not None),
                 megabytes=sum(known) * MB_UP.scale if known else None,
                 seconds=seconds,
-                accuracy=_mean_over_seeds(
-                    [_of_clients(accuracies(p), line.label) for p in line.runs]
-                ),
-                gain=_mean_over_seeds(gains),
+                accuracy=over_seeds([by_client(accuracies(p), line.label) for p in line.runs]),
+                gain=over_seeds(gains),
                 curves=tuple(
                     curves(place)[line.label] for place in line.runs if line.label in curves(place)
                 ),
@@ -205,19 +205,6 @@ def _curves(run: MadeRun) -> dict[str, Curve]:
         for label, by_round in totals.items()
         if len(by_round) > 1
     }
-
-
-def _of_clients(accuracies: Accuracies, label: str) -> dict[int, float]:
-    column = accuracies.by_label.get(label)
-    if column is None:
-        return {}
-    known = accuracies.seen & ~np.isnan(column)
-    return dict(zip(accuracies.client[known].tolist(), column[known].tolist(), strict=True))
-
-
-def _mean_over_seeds(by_seed: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    clients = sorted({client for values in by_seed for client in values})
-    return {c: float(np.mean([values[c] for values in by_seed if c in values])) for c in clients}
 
 
 def _links(line: Line, runs: Sequence[MadeRun], folder: Path) -> tuple[Link, ...]:
