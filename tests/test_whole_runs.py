@@ -438,7 +438,7 @@ def test_a_third_party_s_strategy_is_found_in_the_folder_one_is_in(tmp_path, mon
         ("third_party:Doubling", "", "a message holds 2 array records; it must hold one"),
         ("third_party:Nowhere", "", "has no attribute 'Nowhere'"),
         ("third_party:NOT_A_STRATEGY", "", "is a subclass neither of fedadapt's Strategy"),
-        ("third_party:Halfway", "", "missing 1 required positional argument: 'share'"),
+        ("third_party:Halfway", "", 'Halfway needs --strategy-args "share=..."'),
         ("third_party:Halfway", "sharing=1", "has no argument 'sharing'; did you mean 'share'?"),
         ("fedadam", "etta=1", "has no argument 'etta'; did you mean 'eta'?"),
         ("flower-fedprox", "min_available_nodes=99", "it waits for more than the 6 clients"),

@@ -143,14 +143,14 @@ class SelectedFlowerStrategy:
             )
         accepted = constructor_parameters(cls)
         given = {key.replace("-", "_"): value for key, value in strategy_args.items()}
-        arguments = checked(cls, name, given)
-        for argument in arguments:
+        for argument in given:
             if accepted is not None and argument not in accepted:
                 known = tuple(accepted)
                 raise InputError(
                     f"strategy-args: {name} has no argument {argument!r}"
                     f"{nearest(argument, known)}; it has: {', '.join(known)}"
                 )
+        arguments = checked(cls, name, given)
         # Flower waits for two nodes unless told otherwise; here the sampling says how many.
         least = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
         defaults = {k: v for k, v in least.items() if accepted is None or k in accepted}

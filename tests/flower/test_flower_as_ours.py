@@ -51,7 +51,7 @@ def test_a_constructor_that_takes_anything_is_given_anything():
     ("name", "arguments", "line"),
     [
         ("fedadam", "etta=1", "strategy-args: fedadam has no argument 'etta'; did you mean 'eta'?"),
-        ("third_party:Halfway", "", "missing 1 required positional argument: 'share'"),
+        ("third_party:Halfway", "", 'Halfway needs --strategy-args "share=..."'),
         ("third_party:Nobody", "", "strategy: third_party:Nobody: cannot import"),
         ("third_party:NOT_A_STRATEGY", "", "is a subclass neither of fedadapt's Strategy"),
         ("third_party:norm_mlp", "", "is a subclass neither of fedadapt's Strategy"),
