@@ -5,7 +5,7 @@ memory of its own is written once and read once more. Here the product of the ba
 a velocity, or to the weights themselves. For 50 clients of an MLP a step takes 0.8 of the time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,7 @@ OfLogits = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(logits [D, B, C], labels [D, B]) -> values [D], their gradient by the logits [D, B, C]."""
 
 
-class _Layer(NamedTuple):
+class Layer(NamedTuple):
     weight: str
     bias: str | None
     clamp: Clamp | None
@@ -28,7 +28,7 @@ class _Layer(NamedTuple):
 class AffineChain(NamedTuple):
     """``clamp(x @ weight.T + bias)`` for one layer after the other, of every client."""
 
-    layers: tuple[_Layer, ...]
+    layers: tuple[Layer, ...]
     flattens: bool  # the input, before the first layer
 
     @property
@@ -61,34 +61,56 @@ class AffineChain(NamedTuple):
             The values, [D].
 
         """
+        logits, entering = self.forward(weights, inputs)
+        values, slope = of_logits(logits, labels)
+        for layer, x, dy in self.backward(weights, entering, slope, into):
+            if layer.weight in into:
+                into[layer.weight].baddbmm_(dy.transpose(1, 2), x, beta=keep, alpha=scale)
+            if layer.bias in into:
+                into[layer.bias].mul_(keep).add_(dy.sum(1), alpha=scale)
+        return values
+
+    def forward(self, weights: Weights, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits [D, B, C], and what enters each layer, [D, B, features]."""
         x = inputs.flatten(2)
         entering = []
-        for layer in self.layers:
+        for weight, bias, clamp in self.layers:
             entering.append(x)
-            bias = None if layer.bias is None else weights[layer.bias]
-            x = affine(x, weights[layer.weight], bias, layer.clamp)
-        values, slope = of_logits(x, labels)
-        lowest = min(i for i, layer in enumerate(self.layers) if {*layer[:2]} & into.keys())
+            x = affine(x, weights[weight], None if bias is None else weights[bias], clamp)
+        return x, entering
+
+    def backward(
+        self, weights: Weights, entering: list[Tensor], slope: Tensor, names: Container[str]
+    ) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+        """Yield the layers from the last to the lowest that has one of ``names``.
+
+        Beside a layer are what enters it and the gradient by what leaves it, before its clamp. Its
+        weights have been read by then, so they may be moved.
+
+        Args:
+            weights: As in ``forward``.
+            entering: Of ``forward``.
+            slope: The gradient by the logits.
+            names: Of the tensors whose gradients are wanted.
+
+        """
+        lowest = min(i for i, (w, b, _) in enumerate(self.layers) if w in names or b in names)
+        leaving = None
         for i in range(len(self.layers) - 1, lowest - 1, -1):
-            weight, bias_name, clamp = self.layers[i]
-            if clamp is not None:
-                slope = clamp_backward(slope, x, clamp)
-            # Before the weights move: they may be ``into``.
-            below = torch.bmm(slope, weights[weight]) if i > lowest else slope
-            x = entering[i]
-            if weight in into:
-                into[weight].baddbmm_(slope.transpose(1, 2), x, beta=keep, alpha=scale)
-            if bias_name in into:
-                into[bias_name].mul_(keep).add_(slope.sum(1), alpha=scale)
+            layer = self.layers[i]
+            if layer.clamp is not None and leaving is not None:
+                slope = clamp_backward(slope, leaving, layer.clamp)
+            below = torch.bmm(slope, weights[layer.weight]) if i > lowest else slope
+            leaving = entering[i]
+            yield layer, leaving, slope
             slope = below
-        return values
 
 
 def affine_chain(
     graph: fx.Graph, modules: dict[str, nn.Module], inputs: fx.Node, logits: fx.Node
 ) -> AffineChain | None:
     """Return the chain that a graph is, once its activations are folded; None for other graphs."""
-    layers: list[_Layer] = []
+    layers: list[Layer] = []
     flattens, last = False, inputs
     for node in graph.nodes:
         if node.op in ("placeholder", "output"):
@@ -99,12 +121,15 @@ def affine_chain(
         layer = modules[path]
         if type(layer) is nn.Linear:
             bias = f"{path}.bias" if layer.bias is not None else None
-            layers.append(_Layer(f"{path}.weight", bias, node.meta.get("clamp")))
+            layers.append(Layer(f"{path}.weight", bias, node.meta.get("clamp")))
         elif type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
             flattens = flattens or not layers
         else:
             return None
         last = node
     weights = [layer.weight for layer in layers]
-    shared = len({*weights}) < len(weights)  # a layer that is called twice
-    return None if shared or not layers or last is not logits else AffineChain((*layers,), flattens)
+    if not layers or last is not logits or layers[-1].clamp is not None:
+        return None
+    if len({*weights}) < len(weights):  # a layer that is called twice
+        return None
+    return AffineChain((*layers,), flattens)

@@ -11,6 +11,7 @@ from toys import CLASSES, assert_close, cohort, conv, dense, initials, plain, sp
 from fedadapt.client.fit import fit
 from fedadapt.client.schedule import Schedule
 from fedadapt.client.stacking import StackedNetwork
+from fedadapt.client.statistics.importance import importances
 from fedadapt.client.step_rules import Adam, Sgd
 from fedadapt.models.network import Network
 from fedadapt.objectives import (
@@ -25,6 +26,7 @@ from fedadapt.objectives import (
     entropy,
 )
 from fedadapt.selectors import everything, head
+from fedadapt.weights import rows
 
 SIZES = (5, 12, 10)  # with batches of 4: one of 5, three whole ones, one of 2
 SPLITS = [split(count, seed=d) for d, count in enumerate(SIZES)]
@@ -140,6 +142,25 @@ def test_layers_below_what_is_trained_have_no_backward_pass():
     of_logits = CrossEntropy().derivative.of_logits
     chain.add_gradient(Spying(weights), inputs, labels, of_logits, into)
     assert sorted(seen) == sorted(chain.names)  # each once, in the forward pass
+
+
+@pytest.mark.parametrize("exclude", [(), ("head",), ("body.1",)], ids=["all", "body", "top"])
+@pytest.mark.parametrize("kind", ["mas", "fisher", "true-fisher"])
+def test_importances_of_all_clients_at_once_are_those_that_autograd_finds_one_by_one(kind, exclude):
+    model = chained()
+    clients = cohort(model, SPLITS, "stacked-kernels")
+    weights = initials(model, 3, seed=20)
+    ways = {"sample": {}, "batch": {"batch_size": 4, "batches": "by-size"}}
+    for granularity, more in ways.items():
+        how = {"kind": kind, "granularity": granularity, "part": "train", "exclude": exclude}
+        ours = importances(clients, weights, **how, **more)
+        for d in range(3):
+            alone = replace(clients.only(d), stacked=False, network=None)
+            assert alone.chain is None
+            wanted = importances(
+                alone, {n: t[d : d + 1] for n, t in weights.items()}, **how, **more
+            )
+            assert_close({n: t[d : d + 1] for n, t in ours.items()}, wanted)
 
 
 class Twice(nn.Module):
