@@ -105,7 +105,7 @@ class Sgd:
     def step(self, oracle: Oracle, params: Weights, batch: Batch, state: Weights) -> Tensor:
         if not params:
             return oracle(params, batch)[1]
-        if self.momentum or self.rates or self.undecayed:
+        if self.momentum or self.rates or (self.weight_decay and self.undecayed):
             change = {n: state[n] if self.momentum else torch.zeros_like(params[n]) for n in params}
             keep = self.momentum
             if self.weight_decay:

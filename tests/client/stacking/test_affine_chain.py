@@ -26,7 +26,6 @@ from fedadapt.objectives import (
     entropy,
 )
 from fedadapt.selectors import everything, head
-from fedadapt.weights import rows
 
 SIZES = (5, 12, 10)  # with batches of 4: one of 5, three whole ones, one of 2
 SPLITS = [split(count, seed=d) for d, count in enumerate(SIZES)]
