@@ -19,6 +19,7 @@ from fedadapt.datasets.own.own_data import (
     image_shape,
     read_own_data,
 )
+from fedadapt.datasets.own.server_pictures import ServerPictures, load_server_pictures
 from fedadapt.datasets.own.settings import client_folders, parse_classes
 from fedadapt.datasets.own.tasks import OwnTasks, ServerTasks, load_server_tasks, own_tasks
 from fedadapt.errors import InputError, shown
@@ -27,13 +28,13 @@ T = TypeVar("T")
 
 
 def load_rehearsal(config: RunConfig) -> Rehearsal:
-    """Read the data of all clients below a folder.
+    """Read the data of all clients below a folder, and the pictures that the server trains on.
 
     Raises:
         InputError: No clients, another number of them, or data that do not fit.
 
     """
-    return _rehearsal(config, None)
+    return _rehearsal(config, load_server_pictures(config) if config.server_data else None)
 
 
 def load_own_tasks(config: RunConfig) -> OwnTasks:
@@ -48,7 +49,7 @@ def load_own_tasks(config: RunConfig) -> OwnTasks:
     return own_tasks(clients, clients.schema, server)
 
 
-def _rehearsal(config: RunConfig, server: ServerTasks | None) -> Rehearsal:
+def _rehearsal(config: RunConfig, server: ServerTasks | ServerPictures | None) -> Rehearsal:
     sources = {name: OwnSource(images=str(path)) for name, path in client_folders(config).items()}
     names = tuple(sources)
 
@@ -73,7 +74,8 @@ def _rehearsal(config: RunConfig, server: ServerTasks | None) -> Rehearsal:
         name = names[client]
         return _for(name, lambda source: read_own_data(source, schema), sources[name])
 
-    return Rehearsal(config.benchmark, schema, names, read)
+    images = server.images if isinstance(server, ServerPictures) else None
+    return Rehearsal(config.benchmark, schema, names, read, images)
 
 
 def _for(name: str, read: Callable[[OwnSource], T], source: OwnSource) -> T:
