@@ -41,7 +41,7 @@ NETWORKS = ("mlp", tiny.NORM_MLP, "over_grid:prompted")
 work with, and refuses the others in a line."""
 
 BRIEF = {
-    "benchmark": "own", "clients": 3, "image-size": own_pictures.SIZE, "rounds": 1,
+    "benchmark": "own", "clients": 3, "image-size": 8, "rounds": 1,
     "local-epochs": 1, "lr": 0.01, "adapt": "none", "node-wait": 0.01, "save-models": "none",
     "evaluate-every": 9, "global-test": "none", "local": False, "execution": "sequential",
 }  # fmt: skip
