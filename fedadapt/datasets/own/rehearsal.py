@@ -22,7 +22,7 @@ from fedadapt.datasets.own.own_data import (
 from fedadapt.datasets.own.server_pictures import ServerPictures, load_server_pictures
 from fedadapt.datasets.own.settings import client_folders, parse_classes
 from fedadapt.datasets.own.tasks import OwnTasks, ServerTasks, load_server_tasks, own_tasks
-from fedadapt.errors import InputError, shown
+from fedadapt.errors import InputError, RefusedError, shown
 
 T = TypeVar("T")
 
@@ -82,5 +82,7 @@ def _for(name: str, read: Callable[[OwnSource], T], source: OwnSource) -> T:
     """What ``read`` makes of a source; an error says whose it is."""
     try:
         return read(source)
+    except RefusedError as error:
+        raise RefusedError(error.word, f"client {shown(name)}: {error}") from None
     except InputError as error:
         raise InputError(f"client {shown(name)}: {error}") from None
