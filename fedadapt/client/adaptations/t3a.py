@@ -67,10 +67,12 @@ def rows_of(weight: Tensor, bias: Tensor | None, features: Tensor, most: int) ->
     log_p = F.linear(supports, weight, bias).log_softmax(1)
     entropy, predicted = -(log_p.exp() * log_p).sum(1), log_p.argmax(1)
     directions = F.normalize(supports, dim=1)
-    rows = []
-    for c, old in enumerate(directions[: len(weight)]):
-        mine = predicted == c
-        surest = entropy[mine].sort(stable=True).indices[: most or None]
-        own = directions[mine][surest]
-        rows.append(F.normalize(own.sum(0), dim=0) if len(own) else old)
-    return torch.stack(rows)
+    order = entropy.argsort(stable=True)
+    order = order[predicted[order].argsort(stable=True)]  # class by class, the surest first
+    counts = predicted.bincount(minlength=len(weight))
+    places = torch.arange(len(order), device=order.device)
+    places -= (counts.cumsum(0) - counts)[predicted[order]]  # within the class
+    chosen = order[places < most] if most else order
+    sums = torch.zeros_like(weight).index_add_(0, predicted[chosen], directions[chosen])
+    has_any = counts.unsqueeze(1) > 0
+    return torch.where(has_any, F.normalize(sums, dim=1), directions[: len(weight)])

@@ -7,17 +7,21 @@ never changes them.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from fedadapt.client.cohort import Cohort, Part, Schedule
+from fedadapt.client.stacking.affine_chain import AffineChain
 from fedadapt.client.statistics.per_sample_gradients import Magnitude, layers_of, magnitudes
 from fedadapt.errors import InputError, nearest
 from fedadapt.models.mode import evaluating
+from fedadapt.objectives import Batch
 from fedadapt.weights import Weights, num_bytes, row
 
 Granularity = Literal["sample", "batch"]
@@ -31,7 +35,7 @@ batch's summed score, over the number of images: sum of magnitude(b g) / N.
 Kind = Literal["mas", "fisher", "true-fisher"]
 
 Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Logits [B, C], labels [B] and levels [B] -> what is differentiated, a mean over the batch.
+"""Logits [..., B, C], labels and levels [..., B] -> what is differentiated, means over batches.
 
 Levels are uniform numbers in [0, 1), one an image: the randomness of scores that have any.
 """
@@ -49,21 +53,21 @@ class Measure(NamedTuple):
 
 def squared_norm(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
     """||F(x)||^2, of which MAS takes the gradient (Aljundi et al. 2018, sec. 4.1; DUA, eq. 3)."""
-    return logits.square().sum(-1).mean()
+    return logits.square().sum(-1).mean(-1)
 
 
 def log_likelihood(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
     """Log p(label | x): of the empirical Fisher."""
-    return -F.cross_entropy(logits, labels)
+    return logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).mean(-1)
 
 
 def drawn_log_likelihood(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
     """Log p(y | x) for y drawn from the model: of the true Fisher, which needs no labels."""
-    return -F.cross_entropy(logits, drawn(logits.detach(), levels))
+    return log_likelihood(logits, drawn(logits.detach(), levels), levels)
 
 
 def drawn(logits: Tensor, levels: Tensor) -> Tensor:
-    """Class numbers [B] from the softmax of ``logits`` [B, C], by inverting its distribution."""
+    """Class numbers [..., B] from the softmax of ``logits``, by inverting its distribution."""
     reached = F.softmax(logits.double(), dim=-1).cumsum(-1) <= levels.unsqueeze(-1)
     return reached.sum(-1).clamp(max=logits.shape[-1] - 1)  # the last sum may round to below 1
 
@@ -152,66 +156,153 @@ class _Way(NamedTuple):
 
 
 def _mean(cohort: Cohort, weights: Weights, variant: _Way, part: Part, purpose: str) -> Weights:
-    """One client after the other: beside the result, memory is that of one."""
-    means = {
-        n: torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for n, t in weights.items()
-        if n in variant.names
-    }
+    """The mean of every client: of all together where they are computed so, else one by one."""
     with evaluating(cohort.model):
-        layers = layers_of(cohort.model, variant.names) if variant.granularity == "sample" else None
-        for d in range(len(cohort)):
-            alone = cohort.only(d)
-            size = (
-                variant.batch_size
-                if variant.granularity == "batch"
-                else _images_at_once(alone, part)
-            )
-            client = _Client(alone, row(weights, d), variant, layers)
-            levels = cohort.generator(d, f"{purpose}/levels")
-            total: Weights = {}
-            count = 0
-            for [(_, batch)] in alone.steps(Schedule(size, 1, part, purpose)):
-                x, y = batch.inputs[0], batch.labels[0]
-                u = torch.from_numpy(levels.random(len(y))).to(y.device)
-                added, num = client.add(x, y, u)
-                total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
-                count += num
-            for n, t in means.items():  # a layer's rule gives all of its parameters
-                torch.div(total[n], count, out=t[d])
+        if variant.granularity == "batch":
+            schedule = Schedule(variant.batch_size, 1, part, purpose)
+            if cohort.stacked:
+                return _mean_of(cohort, weights, schedule, partial(_of_batches, cohort, variant))
+            each = [
+                (alone, partial(_of_batches, alone, variant), schedule) for alone in _alone(cohort)
+            ]
+        elif (chain := _chain(cohort, variant, part)) is not None:
+            schedule = Schedule(IMAGES_AT_ONCE, 1, part, purpose)
+            add = partial(_of_images_of_chain, chain, variant)
+            return _mean_of(cohort, weights, schedule, add)
+        else:
+            layers = layers_of(cohort.model, variant.names)
+            each = [
+                (
+                    alone,
+                    partial(_of_images, alone, variant, layers),
+                    Schedule(_images_at_once(alone, part), 1, part, purpose),
+                )
+                for alone in _alone(cohort)
+            ]
+        # Beside the result, memory is that of one.
+        means = {n: torch.empty_like(t) for n, t in weights.items() if n in variant.names}
+        for d, (alone, add, schedule) in enumerate(each):
+            own = {n: t[d : d + 1] for n, t in weights.items()}
+            for n, t in _mean_of(alone, own, schedule, add).items():
+                means[n][d] = t[0]
     return means
 
 
+def _chain(cohort: Cohort, variant: _Way, part: Part) -> AffineChain | None:
+    """The network where it is linear layers in a row, and all that is measured is theirs."""
+    chain = cohort.chain
+    if chain is None or not variant.names <= chain.names:
+        return None
+    return chain if chain.takes(cohort.part(part)[0].inputs.unsqueeze(0)) else None
+
+
+def _alone(cohort: Cohort) -> list[Cohort]:
+    return [cohort.only(d) for d in range(len(cohort))]
+
+
+Add = Callable[[Weights, Batch, Tensor], tuple[Weights, int]]
+"""Some clients' weights, a batch of each and levels [D, B] -> what the batch adds to each client's
+sum, [D, ...], and to the number by which the sum is divided."""
+
+
+def _mean_of(cohort: Cohort, weights: Weights, schedule: Schedule, add: Add) -> Weights:
+    levels = [cohort.generator(d, f"{schedule.purpose}/levels") for d in range(len(cohort))]
+    total: Weights = {}
+    count = torch.zeros(len(cohort), dtype=torch.float64)
+    for groups in cohort.steps(schedule):
+        for members, batch in groups:
+            size = batch.labels.shape[1]
+            drawing = np.stack([levels[d].random(size) for d in members])
+            of_batch = torch.from_numpy(drawing).to(batch.labels.device)
+            everybody = len(members) == len(cohort)
+            rows = weights if everybody else {n: t[members] for n, t in weights.items()}
+            added, number = add(rows, batch, of_batch)
+            count[members] += number
+            for n, t in added.items():
+                if n not in total:
+                    total[n] = t.new_zeros((len(cohort), *t.shape[1:]))
+                if everybody:
+                    total[n].add_(t)
+                else:
+                    total[n][members] += t
+    return {
+        n: t.div_(count.to(t.device, t.dtype).view(-1, *[1] * (t.dim() - 1)))
+        for n, t in total.items()
+    }
+
+
+def _of_batches(
+    cohort: Cohort, variant: _Way, weights: Weights, batch: Batch, levels: Tensor
+) -> tuple[Weights, int]:
+    """The magnitude of the gradient of each client's batch."""
+    score, magnitude = variant.measure
+    params = {n: t.detach().requires_grad_() for n, t in weights.items() if n in variant.names}
+    with torch.enable_grad():
+        scores = score(cohort.logits(weights | params, batch.inputs), batch.labels, levels)
+        gradients = torch.autograd.grad(
+            scores.sum(), list(params.values()), allow_unused=True, materialize_grads=True
+        )
+    size = batch.labels.shape[1]
+    count = 1 if variant.batches == "alike" else size
+    if variant.batches == "summed":
+        return {n: magnitude(size * g) for n, g in zip(params, gradients, strict=True)}, count
+    return {n: count * magnitude(g) for n, g in zip(params, gradients, strict=True)}, count
+
+
+def _of_images_of_chain(
+    chain: AffineChain, variant: _Way, weights: Weights, batch: Batch, levels: Tensor
+) -> tuple[Weights, int]:
+    """The sum over images of each one's magnitude, of all clients at once.
+
+    An image's gradient by a weight is a product, so its magnitude is one of magnitudes.
+    """
+    score, magnitude = variant.measure
+    size = batch.labels.shape[1]
+    with torch.no_grad():
+        logits, entering = chain.forward(weights, batch.inputs)
+    with torch.enable_grad():
+        leaf = logits.requires_grad_()
+        [slope] = torch.autograd.grad(size * score(leaf, batch.labels, levels).sum(), leaf)
+    sums = {}
+    with torch.no_grad():
+        for layer, x, dy in chain.backward(weights, entering, slope, variant.names):
+            large = magnitude(dy)
+            sums[layer.weight] = torch.bmm(large.transpose(1, 2), magnitude(x))
+            if layer.bias is not None:
+                sums[layer.bias] = large.sum(1)
+    return {n: t for n, t in sums.items() if n in variant.names}, size
+
+
+def _of_images(
+    cohort: Cohort,
+    variant: _Way,
+    layers: tuple[str, ...] | None,
+    weights: Weights,
+    batch: Batch,
+    levels: Tensor,
+) -> tuple[Weights, int]:
+    """The same for one client of any network; ``layers`` are those that have a rule, or None."""
+    client = _Client(cohort, row(weights, 0), variant)
+    x, y, u = batch.inputs[0], batch.labels[0], levels[0]
+    sums = None
+    if layers is not None:
+        score, magnitude = variant.measure
+        sums = magnitudes(
+            cohort, client.weights, layers, x, lambda logits: score(logits, y, u), magnitude
+        )
+    if sums is None:
+        sums = client.image_by_image(x, y, u)
+    return {n: t.unsqueeze(0) for n, t in sums.items() if n in variant.names}, len(x)
+
+
 class _Client(NamedTuple):
-    """One client while it is measured."""
+    """One client while its images are measured by ``vmap``."""
 
     cohort: Cohort  # of it alone
     weights: Weights  # [...]
     variant: _Way
-    layers: tuple[str, ...] | None  # see ``layers_of``; None: by ``vmap``
 
-    def add(self, x: Tensor, y: Tensor, levels: Tensor) -> tuple[Weights, int]:
-        """Compute what a batch adds to the sum, and to the number by which the sum is divided."""
-        score, magnitude = self.variant.measure
-        if self.variant.granularity == "batch":
-            mean = self._gradient(x, y, levels)
-            count = 1 if self.variant.batches == "alike" else len(x)
-            if self.variant.batches == "summed":
-                return {n: magnitude(count * g) for n, g in mean.items()}, count
-            return {n: count * magnitude(g) for n, g in mean.items()}, count
-        sums = None
-        if self.layers is not None:
-            sums = magnitudes(
-                self.cohort,
-                self.weights,
-                self.layers,
-                x,
-                lambda logits: score(logits, y, levels),
-                magnitude,
-            )
-        return sums or self._image_by_image(x, y, levels), len(x)
-
-    def _image_by_image(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
+    def image_by_image(self, x: Tensor, y: Tensor, levels: Tensor) -> Weights:
         """Sum over images of each one's magnitude, for any network."""
         one = num_bytes({n: t for n, t in self.weights.items() if n in self.variant.names})
         at_once = max(1, GRADIENT_BYTES // one)
