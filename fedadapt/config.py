@@ -105,8 +105,8 @@ class RunConfig:
     )
     server_data: str = param(
         "",
-        "with benchmark=own and a strategy that learns tasks: the server's own pictures, a folder "
-        "on the server, <task>/<class>/*.jpg",
+        "with benchmark=own and a strategy that trains on the server: the server's own pictures, a "
+        "folder on the server, <class>/*.jpg; <task>/<class>/*.jpg where it learns tasks",
     )
     roster: str = param(
         "",

@@ -43,7 +43,9 @@ class PoisonedHeads(SharedModel):
         nothing = {"releases": torch.zeros(len(cohort)), "noise": torch.full((len(cohort),), NOISE)}
         release = cohort.state(KEPT, nothing)
         release["releases"] = release["releases"] + 1
-        return self.train_shared(cohort, shared).keeping(**{KEPT: release})
+        update = self.train_shared(cohort, shared).keeping(**{KEPT: release})
+        count("answers")
+        return update
 
     def stays(self, model):
         return head(model)
@@ -51,16 +53,13 @@ class PoisonedHeads(SharedModel):
 
 def strike() -> None:
     """Count this training, and do what is planned for it."""
-    folder, name = Path(os.environ["POISON"]), os.environ["POISONED_AS"]
-    counter = folder / f"{name}.count"
-    number = len(counter.read_text()) + 1 if counter.exists() else 1
-    counter.write_text("x" * number)
-    plan = folder / f"{name}-{number}.plan"
+    number = count("count")
+    plan = Path(os.environ["POISON"]) / f"{os.environ['POISONED_AS']}-{number}.plan"
     what = plan.read_text().strip() if plan.exists() else ""
     if what == "raise":
         raise ValueError(CANARY)
     if what == "dawdle":  # so that there is time for something to happen
-        time.sleep(8)
+        time.sleep(10)
     if what == "hang":
         time.sleep(600)
     if what == "hang in native code":
@@ -73,3 +72,16 @@ def strike() -> None:
         time.sleep(600)
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def count(what: str) -> int:
+    """Count one more of this client's trainings that began (``count``) or were done (``answers``).
+
+    Returns:
+        How many there are now.
+
+    """
+    counter = Path(os.environ["POISON"]) / f"{os.environ['POISONED_AS']}.{what}"
+    number = len(counter.read_text()) + 1 if counter.exists() else 1
+    counter.write_text("x" * number)
+    return number

@@ -196,9 +196,7 @@ def debited(
         raise EgressError(f"egress: {rule_of(action)!r} is not allowed without noise")
     if not charge or budget is None:
         return 0.0
-    delta = DELTA if limit is None else limit.delta
-    already = budget.spent(delta)
-    return budget.spend(charge, limit, delta) - already
+    return budget.spend(charge, limit, DELTA if limit is None else limit.delta).added
 
 
 def is_noisy(states: Mapping[str, Weights]) -> bool:

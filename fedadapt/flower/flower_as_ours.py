@@ -128,6 +128,7 @@ class SelectedFlowerStrategy:
     """A class of Flower's interface, and the arguments of its constructor; see ``Selected``."""
 
     learns_tasks = False
+    trains_on_server = False
 
     def __init__(self, name: str, cls: type[Flower], strategy_args: Mapping[str, Any]) -> None:
         """Check what can be checked before it is constructed.

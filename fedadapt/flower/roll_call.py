@@ -19,6 +19,7 @@ from fedadapt.datasets.own.agreement import agreed_schema, fixed_scaling, pooled
 from fedadapt.datasets.own.own_data import Sums
 from fedadapt.datasets.own.pictures import class_name
 from fedadapt.datasets.own.schema import MOST_CLASSES, Schema
+from fedadapt.datasets.own.server_pictures import ServerPictures
 from fedadapt.datasets.own.settings import parse_classes
 from fedadapt.datasets.own.tasks import ServerTasks
 from fedadapt.errors import REFUSALS, InputError, QuorumLostError, one_line
@@ -220,11 +221,11 @@ class OwnRollCall:
         self.schema: Schema | None = None
         self.announced: dict[int, Announced] = {}
 
-    def agree(self, server: ServerTasks | None = None) -> Schema:
+    def agree(self, server: ServerTasks | ServerPictures | None = None) -> Schema:
         """Find the clients and agree on classes, shape and scaling.
 
         Args:
-            server: The server's own pictures, where it learns tasks: they say it all.
+            server: The server's own pictures, where it trains on some: they say it all.
 
         Raises:
             QuorumLostError: Too few clients fit.

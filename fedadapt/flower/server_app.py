@@ -102,25 +102,30 @@ def _with_own_data(
 ) -> "tuple[Assembly, GridClients]":
     """Clients that have data of their own: the server has a schema, and none of the data."""
     from fedadapt.datasets.own.benchmarks import OnServer
-    from fedadapt.datasets.own.tasks import load_server_tasks, own_tasks
+    from fedadapt.datasets.own.server_pictures import ServerPictures, load_server_pictures
+    from fedadapt.datasets.own.tasks import ServerTasks, load_server_tasks, own_tasks
     from fedadapt.flower.clients_over_grid import GridClients
     from fedadapt.flower.roll_call import OwnRollCall
     from fedadapt.flower.run_facts.agreement import Agreement
     from fedadapt.flower.software import network_facts
     from fedadapt.simulations.assembly import assembled, assembled_tasks
+    from fedadapt.strategies.registry import select
 
-    server = load_server_tasks(config) if config.server_data else None
+    server: ServerTasks | ServerPictures | None = None
+    if config.server_data:
+        load = load_server_tasks if select(config).learns_tasks else load_server_pictures
+        server = load(config)
     agreement = Agreement.read(folder) if experiment.attempt > 1 else None
     roll_call = OwnRollCall(grid, config, agreement)
     schema = roll_call.agree(server)
     Agreement(roll_call.roster, schema).write(folder)
     names = roll_call.roster.names
     config = replace(config, clients=len(names))
-    clients = OnServer(OWN, schema, names)
-    if server is None:
-        assembly = assembled(config, clients)
-    else:
+    if isinstance(server, ServerTasks):
+        clients = OnServer(schema, names)
         assembly = assembled_tasks(config, own_tasks(clients, schema, server))
+    else:
+        assembly = assembled(config, OnServer(schema, names, server and server.images))
     roll_call.confirm(network_facts(assembly.model))
     settings = experiment.to_config()
     return assembly, GridClients(

@@ -2,12 +2,13 @@
 
 import importlib.util
 from collections.abc import Collection
+from typing import Any
 
 from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.config import RunConfig
 from fedadapt.datasets.data_spec import check_data
 from fedadapt.datasets.own.names import OWN, REHEARSAL, is_own
-from fedadapt.datasets.own.settings import check_own, task_folders
+from fedadapt.datasets.own.settings import check_own, server_folders
 from fedadapt.datasets.task_incremental.task_entries import TASK_ENTRIES, find_tasks, is_tasks
 from fedadapt.datasets.task_incremental.task_spec import check_tasks
 from fedadapt.errors import InputError
@@ -65,7 +66,9 @@ def check(
     entry = find_network(config.model)
     adaptations.parse(config, has_batch_norm=entry.batch_norm if entry else None)
     selected = select(config)
-    of_server = task_folders(config) if config.server_data else ()
+    of_server: Collection[str] = ()
+    if config.server_data and not selected.trains_on_server:
+        of_server = server_folders(config)
     if (is_tasks(config.benchmark) or bool(of_server)) != selected.learns_tasks:
         raise InputError(_mismatch(config))
     tasks = len(of_server or find_tasks(config.benchmark).tasks) if selected.learns_tasks else 0
@@ -88,7 +91,12 @@ def _mismatch(config: RunConfig) -> str:
             f"server-data: {config.strategy} trains experts on pictures of the server; give its "
             "folder <task>/<class>/*.jpg"
         )
-    if is_tasks(config.benchmark) or config.server_data:
+    if config.server_data:
+        return (
+            f"server-data: {config.strategy} has no use for pictures of the server; leave it out, "
+            f"or use {', '.join(_using_server_data())}"
+        )
+    if is_tasks(config.benchmark):
         return (
             f"strategy: {config.strategy}; {config.benchmark} is learnt task after task by the "
             f"server: use {', '.join(_learning_tasks())}"
@@ -98,5 +106,13 @@ def _mismatch(config: RunConfig) -> str:
 
 
 def _learning_tasks() -> list[str]:
+    return [name for name, cls in _ours().items() if cls.learns_tasks]
+
+
+def _using_server_data() -> list[str]:
+    return [name for name, cls in _ours().items() if cls.learns_tasks or cls.trains_on_server]
+
+
+def _ours() -> dict[str, type[Any]]:
     classes = {name: find(name) for name in STRATEGIES.ours}
-    return [n for n, cls in classes.items() if not is_flowers(cls) and cls.learns_tasks]
+    return {name: cls for name, cls in classes.items() if not is_flowers(cls)}

@@ -207,7 +207,7 @@ def announce(
     its experts will train, and on a server that trains on its own images clients do not: of these
     nothing is said.
     """
-    if engine == FLOWER or assembly.tasks is not None or assembly.config.server_share:
+    if engine == FLOWER or assembly.tasks is not None or assembly.selected.trains_on_server:
         return None
     workers = num_workers(assembly.config, assembly)
     left = assembly.config.rounds - finished

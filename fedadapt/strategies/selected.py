@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedadapt.config import RunConfig
+from fedadapt.datasets.own.names import is_own
 from fedadapt.errors import InputError
 from fedadapt.parameters import arguments_for, fields_from_run
 from fedadapt.strategies.base import SETTINGS, ClientSide, Run, ServerSide, Strategy
@@ -22,6 +23,11 @@ class Selected(Protocol):
     @property
     def learns_tasks(self) -> bool:
         """Whether it is for task-incremental benchmarks, and only for them."""
+        ...
+
+    @property
+    def trains_on_server(self) -> bool:
+        """Whether it trains on images that the server has."""
         ...
 
     @property
@@ -56,7 +62,12 @@ class SelectedStrategy:
     ) -> "SelectedStrategy":
         """Check the arguments of a run; see ``registry.select``."""
         arguments = arguments_for(cls, given, "strategy-args", config.strategy)
-        if cls.trains_on_server and not config.server_share:
+        if cls.trains_on_server and is_own(config.benchmark) and not config.server_data:
+            raise InputError(
+                f"server-data: {config.strategy} trains on pictures of the server; give its folder "
+                "<class>/*.jpg"
+            )
+        if cls.trains_on_server and not (config.server_share or config.server_data):
             raise InputError(
                 f"server-share: {config.strategy} trains on images that the server has; give it "
                 "some of the data set's, e.g. server-share=0.2"
@@ -67,6 +78,10 @@ class SelectedStrategy:
     @property
     def learns_tasks(self) -> bool:
         return self.cls.learns_tasks
+
+    @property
+    def trains_on_server(self) -> bool:
+        return self.cls.trains_on_server
 
     @property
     def settings(self) -> frozenset[str]:

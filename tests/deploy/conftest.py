@@ -1,8 +1,10 @@
-"""Fixtures of a deployment: its folder, and the identity of a client."""
+"""Fixtures of a deployment: its folder, the identity of a client, and time that passes at once."""
 
 import socket
+import time
 
 import pytest
+from fake_programs import Clock, Program
 from signed_headers import headers_of
 
 from fedadapt.deploy.bundle import install
@@ -41,3 +43,27 @@ def closed_ports():
         socket.create_server(("127.0.0.1", 0)) as two,
     ):
         return one.getsockname()[1], two.getsockname()[1]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "sleep", clock.sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def programs(clock):
+    """Make programs in place of ``Running``: how long the next ones live, by the names of logs."""
+    Program.started = Program.ended = ()
+    lives = {}
+
+    def start(command, log, env, on_line=None):
+        waiting = lives.get(log.stem, [])
+        program = Program(clock, waiting.pop(0) if waiting else None, command, log, env, on_line)
+        start.newest[log.stem] = program
+        return program
+
+    start.lives, start.newest = lives, {}
+    return start

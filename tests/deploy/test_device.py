@@ -1,6 +1,7 @@
 """What a client is started with, what is looked at before, and what it forgets."""
 
 import os
+import subprocess
 import sys
 import time
 
@@ -89,6 +90,26 @@ def test_a_client_needs_pictures(said, made, tmp_path):
     code, words = said("client", bundle, "--images", tmp_path / "none", "--home", tmp_path / "h")
     assert code == 2
     assert "is not a folder" in words
+    assert not (tmp_path / "h").exists()
+
+
+def test_a_policy_that_cannot_be_kept_ends_a_client_before_anything_starts(
+    said, made, tmp_path, monkeypatch
+):
+    """One that is wrong, and one with a budget that nothing here can count."""
+    write_pictures(tmp_path / "p", ("one",), 10)
+    policy = tmp_path / "policy.toml"
+    words = ("client", made.bundles / "client-1.tar", "--images", tmp_path / "p" / "one",
+             "--home", tmp_path / "h", "--policy", policy)  # fmt: skip
+    policy.write_text("metrics = maybe")
+    code, line = said(*words)
+    assert (code, line.startswith(f"fedadapt: {policy}: ")) == (2, True)
+    policy.write_text("[privacy]\nepsilon = 1.0\ndelta = 1e-5")
+    monkeypatch.setattr(checks, "ACCOUNTING", "no_such_package")
+    code, line = said(*words)
+    assert code == 2
+    assert line.endswith('pip install "fedadapt[privacy]"')
+    assert "\n" not in line
     assert not (tmp_path / "h").exists()
 
 
@@ -200,7 +221,7 @@ def test_only_runs_that_are_over_are_forgotten(tmp_path):
         (folder / "client-x" / "model").write_bytes(b"x" * 100)
     (tmp_path / "state" / "identity").write_text("me")
     budget = PrivacyBudget(tmp_path / "state", "mine")
-    spent = budget.spend(0.01, None, 1e-5)
+    spent = budget.spend(0.01, None, 1e-5).epsilon
     ledger = Ledger(tmp_path / "state", "me")
     ledger.write(run="1", round=1, type="train", outcome="sent", parts=())
     long_ago = time.time() - 40 * 86_400
@@ -214,7 +235,7 @@ def test_only_runs_that_are_over_are_forgotten(tmp_path):
     assert new.exists()
     assert (tmp_path / "state" / "identity").exists()
     assert ledger.path.read_text().count("\n") == 1
-    assert budget.spend(0.01, None, 1e-5) > spent  # what was spent before counts still
+    assert budget.spend(0.01, None, 1e-5).epsilon > spent  # what was spent before counts still
 
 
 def test_everything_is_forgotten_where_a_client_was_and_nowhere_else(tmp_path):
@@ -245,8 +266,6 @@ def test_shipped_code_is_not_run_where_flower_has_moved_what_loads_it():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_a_child_that_is_asked_to_stop_ends_and_one_that_does_not_is_ended(monkeypatch):
     monkeypatch.setattr(device_executor, "GRACE", 0.3)
-    import subprocess
-
     code = (
         "import signal,time; signal.signal(15, signal.SIG_IGN); print(1,flush=True); time.sleep(60)"
     )
@@ -269,3 +288,60 @@ def test_a_child_that_is_asked_to_stop_ends_and_one_that_does_not_is_ended(monke
     for process in (deaf, heeds):
         process.returncode = 0  # waited for already
     assert killed == []  # neither had told what it computes
+
+
+def child_with(children, told):
+    """A process that is being computed, and that has told what."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    pipe, other = os.pipe()
+    os.write(other, told)
+    os.close(other)
+    children.add(process.pid, pipe, "token")
+    return process
+
+
+@pytest.mark.parametrize(("told", "answers"), [(b"what it computes", 1), (b"", 0)])
+def test_a_process_that_was_killed_is_answered_for_once_if_it_had_said_what_it_computes(
+    told, answers
+):
+    asked = []
+
+    def killed(token, told):
+        asked.append((token, told))
+        pipe, other = os.pipe()
+        os.close(other)
+        return os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {}), pipe
+
+    children = device_executor.Children(killed)
+    process = child_with(children, told)
+    process.kill()
+    deadline = time.monotonic() + 20
+    while len(children):
+        assert time.monotonic() < deadline
+        children.look()
+        time.sleep(0.02)
+    process.returncode = 0  # waited for already
+    assert asked == [("token", told)] * answers
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize(
+    ("ends", "code"), [(None, 0), (SystemExit(0), 0), (SystemExit(3), 3), (ValueError("x"), 1)]
+)
+def test_only_a_process_that_has_handed_its_answer_over_confirms_it(
+    tmp_path, monkeypatch, capfd, ends, code
+):
+    monkeypatch.setattr(device_executor, "_confirm", (tmp_path / "confirmed").touch)
+
+    def answer(pipe, words):
+        os.write(pipe, words)
+        if ends is not None:
+            raise ends
+
+    process, pipe = device_executor._fork(answer, b"told")
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == code
+    assert os.read(pipe, 100) == b"told"
+    os.close(pipe)
+    assert (tmp_path / "confirmed").exists() == (code == 0)
+    assert ("ValueError" in capfd.readouterr().err) == (code == 1)

@@ -1,5 +1,6 @@
 """What ``fedadapt deploy init`` makes: private files, certificates that hold, bundles that open."""
 
+import datetime
 import os
 import ssl
 import stat
@@ -206,3 +207,40 @@ def test_flower_reads_the_keys_as_its_own(made, bundle):
     assert try_load_public_key(made.public_keys / "client-1.pub") == public_key_to_bytes(
         key.public_key()
     )
+
+
+def test_a_certificate_is_valid_on_a_clock_that_is_a_little_late(made):
+    """The authority's signs the server's and nothing below it."""
+    now = datetime.datetime.now(datetime.UTC)
+    for path in (made.certificate, made.ca_certificate):
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        assert certificate.not_valid_before_utc < now - datetime.timedelta(hours=20)
+    authority = x509.load_pem_x509_certificate(made.ca_certificate.read_bytes())
+    limits = authority.extensions.get_extension_for_class(x509.BasicConstraints).value
+    assert (limits.ca, limits.path_length) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("fl.example.org", "fl.example.org:8443"), ("192.0.2.7", "192.0.2.7:8443"),
+     ("2001:db8::1", "[2001:db8::1]:8443"), ("::1", "[::1]:8443")],
+)  # fmt: skip
+def test_an_address_of_any_kind_arrives_at_the_clients(tmp_path, host, address):
+    deployment = initialise(tmp_path / "d", (host,), 1, 8443, 8000)
+    assert deployment.address == address
+    bundle = install(deployment.bundles / "client-1.tar", tmp_path / "identity")
+    assert (bundle.server, bundle.host, bundle.port) == (address, host, 8443)
+
+
+def test_the_two_ports_are_two(tmp_path):
+    with pytest.raises(InputError, match="port: 8443 is also the control port; choose two"):
+        initialise(tmp_path / "d", ("localhost",), 1, 8443, 8443)
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("server", ["localhost", "localhost:0", "localhost:65536", ":8443", "a:b"])
+def test_a_bundle_whose_address_is_none_is_refused(tmp_path, server):
+    settings = f'name="x"\nserver="{server}"\nfedadapt="1"\nflwr="1"'.encode()
+    members = [("client.toml", b"0", settings), ("ca.crt", b"0", b""), ("client.key", b"0", b"")]
+    with pytest.raises(InputError, match="is not host:port"):
+        open_bundle(_tar(tmp_path, members))

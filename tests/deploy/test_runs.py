@@ -14,7 +14,7 @@ from fedadapt.deploy.commands.server import _bounded
 from fedadapt.deploy.runs.app_folder import RESUME, write_app
 from fedadapt.deploy.runs.run_status import RunFailedError, RunStatus, judge
 from fedadapt.deploy.server.init import add_client, revoke_client
-from fedadapt.deploy.server.registration import node_ids, register
+from fedadapt.deploy.server.registration import node_ids, register, told_of
 from fedadapt.deploy.server.stopped_runs import note_stopped, stopped_runs
 from fedadapt.deploy.server.superlink import SuperLinkLostError, flwr, superlink_command
 from fedadapt.errors import FedadaptError, InputError, InterruptedRunError, QuorumLostError
@@ -142,11 +142,11 @@ def flower(monkeypatch):
 
 
 def test_the_superlink_knows_the_clients_that_have_a_key_and_no_other(deployment, flower):
-    assert register(deployment) == (["client-1", "client-2", "client-3"], 0)
-    assert register(deployment) == ([], 0)
+    assert register(deployment) == (["client-1", "client-2", "client-3"], 0, [])
+    assert register(deployment) == ([], 0, [])
     add_client(deployment, "new")
     revoke_client(deployment, "client-2")
-    assert register(deployment) == (["new"], 1)
+    assert register(deployment) == (["new"], 1, [])
     alive = {node for node, word in flower.nodes.items() if word == "registered"}
     assert set(node_ids(deployment).values()) == alive
     assert len(alive) == 3
@@ -156,7 +156,22 @@ def test_a_client_that_is_made_again_is_another_node(deployment, flower):
     register(deployment)
     revoke_client(deployment, "client-2")
     add_client(deployment, "client-2")
-    assert register(deployment) == (["client-2"], 1)
+    assert register(deployment) == (["client-2"], 1, [])
+
+
+def test_a_key_that_was_revoked_and_put_back_is_named_with_a_remedy(deployment, flower):
+    """The SuperLink takes it never again, and says of the client only that it is not registered."""
+    register(deployment)
+    path = deployment.public_keys / "client-2.pub"
+    key = path.read_bytes()
+    revoke_client(deployment, "client-2")
+    register(deployment)
+    path.write_bytes(key)
+    assert register(deployment) == ([], 0, ["client-2"])
+    assert "deploy revoke" in told_of(["client-2"], deployment)
+    revoke_client(deployment, "client-2")
+    add_client(deployment, "client-2")
+    assert register(deployment) == (["client-2"], 0, [])
 
 
 def test_a_kill_between_registering_and_remembering_loses_no_client(deployment, flower):
@@ -165,9 +180,29 @@ def test_a_kill_between_registering_and_remembering_loses_no_client(deployment, 
     remembered = node_ids(deployment)
     del remembered[key]
     deployment.nodes.write_text(json.dumps(remembered))
-    assert register(deployment) == ([], 0)
+    assert register(deployment) == ([], 0, [])
     assert list(flower.nodes.values()).count("registered") == 3
-    assert register(deployment) == ([], 0)
+    assert (
+        flower.nodes[node_ids(deployment)[key]] == "registered"
+    )  # found by leaving the others out
+    revoke_client(deployment, "client-2")
+    assert register(deployment) == ([], 1, [])
+
+
+def test_two_such_kills_lose_no_client_and_a_fresh_database_mends_it(
+    deployment, flower, monkeypatch
+):
+    """Which node is whose is not known then, so none is removed, and none is given up either."""
+    register(deployment)
+    remembered = node_ids(deployment)
+    for name in ("client-1", "client-2"):
+        del remembered[fingerprint(load_public_key(deployment.public_keys / f"{name}.pub"))]
+    deployment.nodes.write_text(json.dumps(remembered))
+    revoke_client(deployment, "client-3")
+    assert register(deployment) == ([], 0, [])
+    assert list(flower.nodes.values()).count("registered") == 3
+    monkeypatch.setattr(registration, "flwr", FakeFlower())
+    assert register(deployment) == (["client-1", "client-2"], 0, [])
 
 
 def test_a_fresh_database_is_told_of_all_clients(deployment, flower, monkeypatch):

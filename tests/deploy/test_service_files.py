@@ -3,13 +3,18 @@
 import configparser
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
 import yaml
+from dockerfile import installed
+from packaging.requirements import Requirement
 
 from fedadapt.cli import main
+from fedadapt.flower.real_clients.device_executor import FLOWER_VERSIONS
+from fedadapt.simulations.check import NEEDED
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -104,6 +109,86 @@ def test_every_volume_that_is_mounted_is_declared_and_owned_by_the_user_of_the_i
     for name, service in lab["services"].items():
         if name.startswith("client"):
             assert all(v.endswith(":ro") or v.startswith("state") for v in service["volumes"])
+
+
+def test_the_server_of_the_lab_is_looked_at_on_the_port_that_it_listens_on(lab):
+    server = lab["services"]["server"]
+    port = int(server["ports"][0].partition(":")[0])
+    program, option, code = server["healthcheck"]["test"][1:]
+    assert (program, option) == ("python", "-c")
+    compile(code, "healthcheck", "exec")
+    assert f"('localhost', {port})" in code
+    [setup] = lab["services"]["setup"]["command"]
+    [init] = re.findall(r"fedadapt (deploy init .*)", setup)
+    given = understood(shlex.split(init))
+    assert given["port"] == port
+    assert given["hosts"] == ("server",)  # the name of the service, by which clients find it
+    assert given["clients"] == sum(name.startswith("client") for name in lab["services"])
+
+
+PAGE = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+
+
+def shell_lines():
+    """The lines of the page's shell blocks; those that go on are one."""
+    for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def test_every_command_of_the_page_is_understood_however_it_is_called():
+    """By its path, by another user, in a container."""
+    calls = [
+        call for line in shell_lines()
+        for call in re.findall(r"(?:^|[ /])fedadapt(?:-client)? (deploy [^|&;#]*)", line)
+    ]  # fmt: skip
+    assert len(calls) > 9
+    assert {call.split()[1] for call in calls} >= {"init", "server", "client", "run", "lab"}
+    for call in calls:
+        understood(shlex.split(call))
+
+
+def test_paths_of_the_page_are_those_of_the_units(made):
+    """Where the programs are installed, and where a client's bundle lies."""
+    client = unit(made.folder / "systemd" / "fedadapt-client.service")["Service"]
+    program, *words = shlex.split(client["ExecStart"])
+    assert program == "/opt/fedadapt/bin/fedadapt"
+    assert "python3 -m venv /opt/fedadapt" in PAGE
+    assert f"0400 client-1.tar {understood(words)['bundle']}" in PAGE
+    for name in re.findall(r"sudo cp (?:/srv/federation/systemd/)?(\S+) /etc/systemd/system", PAGE):
+        assert (made.folder / "systemd" / name).is_file()
+        assert f"systemctl enable --now {name.removesuffix('.service')}" in PAGE
+    for user in re.findall(r"useradd --system --create-home (\w+)", PAGE):
+        assert client["User"] == user
+
+
+def test_images_of_the_page_are_built_by_the_dockerfile(lab):
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", (DOCKER / "Dockerfile").read_text(), re.MULTILINE)
+    built = re.findall(r"--target (\S+) .*-t (\S+) ", " ".join(shell_lines()))
+    assert built
+    for stage, image in built:
+        assert stage in stages
+        assert image == f"fedadapt-{stage}"
+    assert {s["image"] for s in lab["services"].values()} == {"fedadapt-client", "fedadapt-server"}
+
+
+def test_images_have_what_their_side_needs_and_a_flower_that_was_tried():
+    """Versions are those of the package itself; the server's image can write a run's tables."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    every = [*extras["simulation"], *extras["privacy"], *project["dependencies"]]
+    named = {r.name: r.specifier for r in map(Requirement, every)}
+    for stage in ("client", "server"):
+        packages = {r.name: r.specifier for r in installed(stage)}
+        assert {"torch", "torchvision", "flwr"} <= packages.keys()
+        for name, specifier in packages.items():
+            if name != "flwr":
+                assert specifier == named[name], name
+        tried = [f"{minor}.0" for minor in FLOWER_VERSIONS]
+        assert all(version in packages["flwr"] for version in tried)
+        after = [*map(int, FLOWER_VERSIONS[-1].split("."))]
+        assert f"{after[0]}.{after[1] + 1}.0" not in packages["flwr"]
+    assert NEEDED.keys() <= {r.name for r in installed("server")}
+    assert "dp-accounting" in {r.name for r in installed("client")}
 
 
 KNOWN = {"ARG", "FROM", "ENV", "RUN", "WORKDIR", "COPY", "USER", "ENTRYPOINT", "CMD", "VOLUME",

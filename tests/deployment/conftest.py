@@ -30,8 +30,9 @@ class Bench(Machines):
 
     def restore(self) -> None:
         """All clients connected, and nothing planned."""
-        for path in (*self.folder.glob("*.count"), *self.folder.glob("*.plan")):
-            path.unlink()
+        for kind in ("count", "answers", "plan"):
+            for path in self.folder.glob(f"*.{kind}"):
+                path.unlink()
         for name in CLIENTS:
             if name not in self.processes:
                 self.start_client(name)
@@ -41,9 +42,9 @@ class Bench(Machines):
         """Say what the n-th training of a client does, from now on."""
         (self.folder / f"{client}-{number}.plan").write_text(what)
 
-    def trainings(self, client: str) -> int:
-        """How often a client has begun to train in this test."""
-        path = self.folder / f"{client}.count"
+    def trainings(self, client: str, what: str = "count") -> int:
+        """How often a client has begun to train in this test; ``answers``: has done so."""
+        path = self.folder / f"{client}.{what}"
         return len(path.read_text()) if path.exists() else 0
 
     def run(self, *words: object) -> tuple[int, str, Path]:

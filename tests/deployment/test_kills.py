@@ -19,7 +19,10 @@ import torch
 from conftest import CLIENTS, outcomes
 from safetensors.torch import load_file
 
+from fedadapt.client.differential_privacy import epsilon_of
+from fedadapt.client.egress.budget import PrivacyBudget
 from fedadapt.client.egress.ledger import ledgers
+from fedadapt.flower.egress import DELTA
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 
 pytestmark = pytest.mark.deployment
@@ -45,16 +48,19 @@ def test_whoever_is_killed_in_mid_round_the_run_is_finished_as_if_nothing_had_be
 ):
     """The last results and every client's own head are those of the undisturbed run, to the bit.
 
-    Each client counts once a round, and what its noisy answers have cost is the cost of every one,
-    whichever process gave it.
+    Each client counts once a round. Each noisy answer that was computed is debited once, whichever
+    process gave it and whether or not it arrived: what is remembered is the cost of all of them.
     """
-    answers = {client: noisy_answers(bench, client) for client in CLIENTS}
+    before = {client: noisy_answers(bench, client) for client in CLIENTS}
     bench.plan("client-1", 2, "dawdle")
     if victim == "run":
         bench.start("run", *bench.words_of_run(*WORDS))
     else:
         run = bench.run_beside(*WORDS)
     bench.wait(lambda: bench.trainings("client-1") == 2, "a second round")
+    others = CLIENTS[1:]
+    bench.wait(lambda: all(noisy_answers(bench, c) == before[c] + 2 for c in others), "answers")
+    assert noisy_answers(bench, "client-1") == before["client-1"] + 1  # it takes its time
     if victim == "SuperNode":
         bench.kill("client-1")
         bench.start_client("client-1")
@@ -81,8 +87,15 @@ def test_whoever_is_killed_in_mid_round_the_run_is_finished_as_if_nothing_had_be
     for client in CLIENTS:
         assert torch.equal(head_on(bench, client), heads[client]), client
         assert heads[client].abs().sum() > 0
+        given = bench.trainings(client, "answers")
+        assert noisy_answers(bench, client) == before[client] + given
         check_spent(bench, client)
-        assert noisy_answers(bench, client) >= answers[client] + 3
+    given = [bench.trainings(client, "answers") for client in CLIENTS]
+    again = 0 if victim == "guard" else 1  # the second round was done once more
+    assert given[1:] == [3 + again] * 2
+    # Who was killed before it had an answer has spent nothing for it; who was not may have ended
+    # that training although nobody waited for it.
+    assert given[0] == 3 or (given[0] == 4 and victim in ("SuperLink", "run"))
     assert len({str(head) for head in heads.values()}) == len(CLIENTS)  # each has its own
     assert set(outcomes(folder).values()) == {("accepted", "")}  # at last
     for round in (1, 2, 3):
@@ -126,12 +139,18 @@ def noisy_answers(bench, client):
 
 
 def check_spent(bench, client):
-    """What is remembered is the sum over all answers, none of which left without being in it."""
+    """Epsilon is that of all answers together, and the ledger has every one with its part."""
     record = spent(bench, client)
-    assert record["charge"] == pytest.approx(record["answers"] / poison.NOISE**2)
-    [ledger] = ledgers(bench.home(client) / "state")
-    entries = [e for e in ledger.entries() if e.type == "train" and e.outcome == "answer"]
-    assert sum(entry.epsilon > 0 for entry in entries) <= record["answers"]
+    charge = record["answers"] / poison.NOISE**2
+    assert record["charge"] == pytest.approx(charge, rel=1e-12)
+    state = bench.home(client) / "state"
+    [data_set] = json.loads((state / "privacy-spent.json").read_text())["data-sets"]
+    epsilon = PrivacyBudget(state, data_set).spent(DELTA)
+    assert epsilon == pytest.approx(epsilon_of(charge, DELTA), rel=1e-9)
+    [ledger] = ledgers(state)
+    costly = [entry.epsilon for entry in ledger.entries() if entry.epsilon > 0]
+    assert len(costly) == record["answers"]
+    assert sum(costly) == pytest.approx(epsilon, rel=1e-9)
     assert ledger.entries()[-1].confirmed
 
 

@@ -87,8 +87,9 @@ def run_server(grid: FakeGrid, config: dict) -> dict:
         {"normalization": "data", "model": "cnn"},
         {"classes": "slanted,down,across", "strategy": "fedrep"},
         {"strategy": "pfa", "strategy_args": "groups=2", "rounds": 3},
+        {"strategy": "taper", "rounds": 4, "classes": "across,down,slanted", "adapt": "none"},
     ],
-    ids=["pooled", "given", "pfa"],
+    ids=["pooled", "given", "pfa", "taper"],
 )
 def test_the_same_pictures_over_flower_and_as_a_simulation_give_the_same_accuracies(
     tmp_path, clients, changes
@@ -97,7 +98,7 @@ def test_the_same_pictures_over_flower_and_as_a_simulation_give_the_same_accurac
     check_that_both_are_alike(tmp_path, clients, changes)
 
 
-def check_that_both_are_alike(tmp_path: Path, clients: dict[str, dict], changes: dict) -> None:
+def check_that_both_are_alike(tmp_path: Path, clients: dict[str, dict], changes: dict) -> dict:
     there = run_config(tmp_path / "there", **changes)
     found = run_server(grid_of(clients, there), there)
     here = {**changes, "benchmark": f"own:{tmp_path / 'pictures'}"}
@@ -116,6 +117,7 @@ def check_that_both_are_alike(tmp_path: Path, clients: dict[str, dict], changes:
     for path in bases:
         one, other = (load_file(tmp_path / place / path) for place in ("here", "there"))
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    return there
 
 
 @pytest.mark.parametrize("merge_on", ["server", "client"])
@@ -134,6 +136,52 @@ def test_experts_of_the_server_s_own_pictures_are_merged_for_clients_with_theirs
         "server_data": str(tmp_path / "server"), "local_epochs": 5, "lr": 0.05,
     }  # fmt: skip
     check_that_both_are_alike(tmp_path, clients, changes)
+
+
+@pytest.mark.parametrize("normalization", ["auto", "data"])
+def test_the_server_trains_on_pictures_of_its_own_for_clients_with_theirs(
+    tmp_path, clients, normalization
+):
+    """Which classes there are, the server's folder says; nobody is asked for sums of pixels."""
+    own_pictures.write_pictures(
+        tmp_path / "server", {"across": 8, "crossed": 8, "down": 8, "slanted": 8}, seed=80
+    )
+    changes = {
+        "strategy": "taper-server", "rounds": 4, "adapt": "none", "local_epochs": 3,
+        "normalization": normalization, "server_data": str(tmp_path / "server"),
+    }  # fmt: skip
+    config = check_that_both_are_alike(tmp_path, clients, changes)
+    rows = read_evaluations(tmp_path / "there")
+    assert {row.model for row in rows} == {"base", "personal", "local"}
+    agreed = json.loads((tmp_path / "there" / "agreement.json").read_text())
+    assert Schema.from_text(agreed["schema"]).classes == ("across", "crossed", "down", "slanted")
+    assert not config["classes"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"strategy": "taper-server"}, "server-data: taper-server trains on pictures of the serv"),
+        ({"server_data": "."}, "server-data: fedavg has no use for pictures of the server; leave"),
+        ({"strategy": "taper-server", "server_share": 0.2}, "server-share: own data do not use it"),
+    ],
+)
+def test_pictures_of_the_server_go_with_who_trains_on_them(changes, line):
+    with pytest.raises(InputError) as refused:
+        check(tiny.RunConfig.from_mapping(run_config(Path("x"), rounds=4, **changes)), flower=True)
+    assert str(refused.value).startswith(line)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_server_without_two_classes_is_refused(tmp_path, clients):
+    own_pictures.write_pictures(tmp_path / "server", {"down": 8}, seed=80)
+    config = run_config(
+        tmp_path / "out", strategy="taper-server", rounds=4, server_data=str(tmp_path / "server")
+    )
+    grid = grid_of(clients, config)
+    with pytest.raises(InputError, match="server-data: pictures of 1 classes can be read"):
+        run_server(grid, config)
+    assert grid.sent == []
 
 
 def run_of(tmp_path: Path, nodes: dict[int, dict], **changes) -> tuple[dict, FakeGrid]:

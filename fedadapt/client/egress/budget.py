@@ -8,7 +8,7 @@ sum of 1 / z^2 is what is remembered of a data set, and epsilon is computed of i
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +20,13 @@ from fedadapt.files import write_atomically
 FORMAT = 1
 PATIENCE = 60.0  # seconds to wait for another process that is spending
 SLACK = 1e-9  # relative: a budget of exactly n answers is not refused for rounding
+
+
+class Spent(NamedTuple):
+    """Epsilon of a client's noisy answers together."""
+
+    epsilon: float  # of all answers so far
+    added: float  # by the last one; over all answers these sum to ``epsilon``
 
 
 class PrivacyBudget:
@@ -40,8 +47,8 @@ class PrivacyBudget:
         self.path = folder / "privacy-spent.json"
         self._data_set = data_set
 
-    def spend(self, charge: float, limit: DpBudget | None, delta: float) -> float:
-        """Debit a noisy answer before it leaves; epsilon of all answers so far, this one included.
+    def spend(self, charge: float, limit: DpBudget | None, delta: float) -> "Spent":
+        """Debit a noisy answer before it leaves; what has been spent with it.
 
         Args:
             charge: 1 / z^2 of the answer.
@@ -67,16 +74,19 @@ class PrivacyBudget:
         charge = self._charge(self._read())
         return epsilon_of(charge, delta) if charge else 0.0
 
-    def _spend(self, charge: float, limit: DpBudget | None, delta: float) -> float:
+    def _spend(self, charge: float, limit: DpBudget | None, delta: float) -> "Spent":
         record = self._read()
-        total = self._charge(record) + charge
+        before = self._charge(record)
+        total = before + charge
         if limit is not None and total > _most(limit) * (1 + SLACK):
             raise EgressError("egress: 'epsilon' is spent on this device")
         entry = record.setdefault(self._data_set, {"charge": 0.0, "answers": 0})
         entry["charge"], entry["answers"] = total, int(entry["answers"]) + 1
         text = json.dumps({"format": FORMAT, "data-sets": record}, indent=1, sort_keys=True)
         write_atomically(self.path, text.encode(), mode=0o600)
-        return epsilon_of(total, delta if limit is None else limit.delta)
+        at = delta if limit is None else limit.delta
+        epsilon = epsilon_of(total, at)
+        return Spent(epsilon, epsilon - (epsilon_of(before, at) if before else 0.0))
 
     def _charge(self, record: dict[str, Any]) -> float:
         return float(record.get(self._data_set, {"charge": 0.0})["charge"])

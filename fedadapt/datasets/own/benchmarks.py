@@ -9,7 +9,7 @@ from typing import overload
 
 from torch import Tensor
 
-from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, Split
+from fedadapt.datasets.benchmark import Benchmark, Examples, Manifest, ServerImages, Split
 from fedadapt.datasets.own.names import OWN
 from fedadapt.datasets.own.own_data import OwnData
 from fedadapt.datasets.own.schema import Schema
@@ -54,7 +54,18 @@ class SharedSchema(Benchmark):
 
 
 class OnServer(SharedSchema):
-    """The benchmark of a server: it has no data."""
+    """The benchmark of a server: it has no client's data."""
+
+    def __init__(
+        self, schema: Schema, clients: Sequence[str], images: ServerImages | None = None
+    ) -> None:
+        """Take over the clients' names, and pictures that the server has itself."""
+        super().__init__(OWN, schema, clients)
+        self._images = images
+
+    @property
+    def server_images(self) -> ServerImages | None:
+        return self._images
 
     def split(self, client: int) -> Split:
         raise InputError(f"client {client}: its data are its own; the server has none")
@@ -86,12 +97,22 @@ class Rehearsal(SharedSchema):
     """Own data of many clients on one machine; those of a client are read when it is asked for."""
 
     def __init__(
-        self, name: str, schema: Schema, clients: Sequence[str], read: Callable[[int], OwnData]
+        self,
+        name: str,
+        schema: Schema,
+        clients: Sequence[str],
+        read: Callable[[int], OwnData],
+        images: ServerImages | None = None,
     ) -> None:
-        """Take over the clients' names and how the data of one are read."""
+        """Take over the clients' names, how the data of one are read, and the server's pictures."""
         super().__init__(name, schema, clients)
         self._read = read
+        self._images = images
         self._data: dict[int, OwnData] = {}
+
+    @property
+    def server_images(self) -> ServerImages | None:
+        return self._images
 
     def split(self, client: int) -> Split:
         return self._of(client).split

@@ -19,21 +19,22 @@ from fedadapt.datasets.own.own_data import (
     image_shape,
     read_own_data,
 )
+from fedadapt.datasets.own.server_pictures import ServerPictures, load_server_pictures
 from fedadapt.datasets.own.settings import client_folders, parse_classes
 from fedadapt.datasets.own.tasks import OwnTasks, ServerTasks, load_server_tasks, own_tasks
-from fedadapt.errors import InputError, shown
+from fedadapt.errors import InputError, RefusedError, shown
 
 T = TypeVar("T")
 
 
 def load_rehearsal(config: RunConfig) -> Rehearsal:
-    """Read the data of all clients below a folder.
+    """Read the data of all clients below a folder, and the pictures that the server trains on.
 
     Raises:
         InputError: No clients, another number of them, or data that do not fit.
 
     """
-    return _rehearsal(config, None)
+    return _rehearsal(config, load_server_pictures(config) if config.server_data else None)
 
 
 def load_own_tasks(config: RunConfig) -> OwnTasks:
@@ -48,7 +49,7 @@ def load_own_tasks(config: RunConfig) -> OwnTasks:
     return own_tasks(clients, clients.schema, server)
 
 
-def _rehearsal(config: RunConfig, server: ServerTasks | None) -> Rehearsal:
+def _rehearsal(config: RunConfig, server: ServerTasks | ServerPictures | None) -> Rehearsal:
     sources = {name: OwnSource(images=str(path)) for name, path in client_folders(config).items()}
     names = tuple(sources)
 
@@ -73,12 +74,15 @@ def _rehearsal(config: RunConfig, server: ServerTasks | None) -> Rehearsal:
         name = names[client]
         return _for(name, lambda source: read_own_data(source, schema), sources[name])
 
-    return Rehearsal(config.benchmark, schema, names, read)
+    images = server.images if isinstance(server, ServerPictures) else None
+    return Rehearsal(config.benchmark, schema, names, read, images)
 
 
 def _for(name: str, read: Callable[[OwnSource], T], source: OwnSource) -> T:
     """What ``read`` makes of a source; an error says whose it is."""
     try:
         return read(source)
+    except RefusedError as error:
+        raise RefusedError(error.word, f"client {shown(name)}: {error}") from None
     except InputError as error:
         raise InputError(f"client {shown(name)}: {error}") from None

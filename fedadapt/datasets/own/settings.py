@@ -33,7 +33,7 @@ def check_own(config: RunConfig) -> None:
     if parse_classes(config.classes) and config.server_data:
         raise InputError("classes: server-data has them; leave classes out")
     if config.server_data:
-        task_folders(config)
+        server_folders(config)
     if config.benchmark.startswith(REHEARSAL):
         client_folders(config)
 
@@ -61,8 +61,10 @@ def client_folders(config: RunConfig) -> dict[str, Path]:
     return {folder.name: folder for folder in folders}
 
 
-def task_folders(config: RunConfig) -> dict[str, Path]:
-    """Folder of each task of the server, by its name, in the order in which they are learnt.
+def server_folders(config: RunConfig) -> dict[str, Path]:
+    """Folders of the server's own pictures by name, sorted.
+
+    Of each task, in the order in which they are learnt; or of each class, where there are no tasks.
 
     Raises:
         InputError: There are none.
@@ -73,7 +75,10 @@ def task_folders(config: RunConfig) -> dict[str, Path]:
         raise InputError(f"server-data: {shown(root)} is no folder of the server")
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
-        raise InputError(f"server-data: {shown(root)} has no folders <task>/<class>/*.jpg")
+        raise InputError(
+            f"server-data: {shown(root)} has no folders: <class>/*.jpg, or "
+            "<task>/<class>/*.jpg for a strategy that learns tasks"
+        )
     return {folder.name: folder for folder in folders}
 
 

@@ -19,7 +19,7 @@ from fedadapt.datasets.own.decoded import decode_pictures
 from fedadapt.datasets.own.own_data import channel_sums
 from fedadapt.datasets.own.pictures import list_pictures
 from fedadapt.datasets.own.schema import Schema
-from fedadapt.datasets.own.settings import task_folders
+from fedadapt.datasets.own.settings import server_folders
 from fedadapt.datasets.task_incremental.benchmark import (
     ServerRows,
     TaskBenchmark,
@@ -59,7 +59,7 @@ def load_server_tasks(config: RunConfig) -> ServerTasks:
         raise InputError("image-size: pictures of many sizes need one, e.g. image-size=96")
     pixels, labels, rows, classes = [], [], [], []
     first = 0
-    for number, (name, folder) in enumerate(task_folders(config).items()):
+    for number, (name, folder) in enumerate(server_folders(config).items()):
         decoded = decode_pictures(
             [p for p in list_pictures(folder) if p.label is not None], size, None
         )
@@ -91,7 +91,7 @@ def load_server_tasks(config: RunConfig) -> ServerTasks:
         sums = channel_sums(Examples(stored[trained], torch.from_numpy(images.labels[trained])))
         measured = pooled_scaling([sums])
         scaling = Scaling(measured.mean, measured.std)  # no client's picture is in it
-    return ServerTasks(tuple(task_folders(config)), tuple(classes), images, tuple(rows), scaling)
+    return ServerTasks(tuple(server_folders(config)), tuple(classes), images, tuple(rows), scaling)
 
 
 @dataclass(frozen=True, eq=False)

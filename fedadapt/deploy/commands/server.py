@@ -80,11 +80,11 @@ def revoke(folder: Path, name: str) -> None:
 
 def _register(deployment: Any) -> None:
     """Tell the SuperLink which clients there are, if it is running; it is told at each start."""
-    from fedadapt.deploy.server.registration import register
+    from fedadapt.deploy.server.registration import register, told_of
     from fedadapt.deploy.server.superlink import is_up
 
-    if is_up(deployment):
-        register(deployment)
+    if is_up(deployment) and (revoked := register(deployment).revoked):
+        click.echo(told_of(revoked, deployment))
 
 
 @deploy.command(cls=RunCommand)

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedadapt.deploy.findings import Finding
 
 PACKAGES = ("flwr", "torch", "torchvision", "numpy", "safetensors", "cryptography")
+ACCOUNTING = "dp_accounting"
 LEAST_FREE = 512 * 1024 * 1024  # bytes for models, their temporary copies and logs
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
@@ -22,11 +23,19 @@ def check_device(home: Path, images: Path | None) -> Iterator[Finding]:
     yield check_disk(home)
 
 
-def check_packages() -> Finding:
-    """Whether everything is installed; nothing is imported."""
+def check_packages(*, privacy: bool = False) -> Finding:
+    """Whether everything is installed; nothing is imported.
+
+    Args:
+        privacy: The owner's policy has a privacy budget, which has to be counted.
+
+    """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         return Finding("packages", False, f"{', '.join(missing)} missing", "pip install fedadapt")
+    if privacy and find_spec(ACCOUNTING) is None:
+        text = f"{ACCOUNTING} missing, by which the policy's privacy budget is counted"
+        return Finding("packages", False, text, 'pip install "fedadapt[privacy]"')
     found = []
     for name in ("flwr", "torch"):
         try:

@@ -75,10 +75,10 @@ def run_client(
 
     """
     home, _ = home_of(path, home)
-    if policy is not None:
-        Policy.from_toml(policy)  # refused now, not at the first message
+    # A policy is refused now, not at the first message.
+    privacy = policy is not None and Policy.from_toml(policy).privacy is not None
     for finding in (
-        check_packages(),
+        check_packages(privacy=privacy),
         *([check_images(images)] if images is not None else []),
         check_disk(home),
     ):

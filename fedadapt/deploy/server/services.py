@@ -11,7 +11,7 @@ from fedadapt.deploy.certificates import RENEW_BEFORE, expires
 from fedadapt.deploy.folder import Deployment, only_one
 from fedadapt.deploy.processes import Running, environment, module_command
 from fedadapt.deploy.server.init import renew
-from fedadapt.deploy.server.registration import register
+from fedadapt.deploy.server.registration import register, told_of
 from fedadapt.deploy.server.superlink import SuperLinkLostError, is_up, superlink_command
 from fedadapt.errors import FedadaptError, InputError
 from fedadapt.simulations.endings import stopped_by_signals
@@ -56,9 +56,11 @@ def _keep_running(deployment: Deployment, host: str, say: Say) -> None:
     try:
         services[0].start()
         _wait_for_superlink(deployment, services[0])
-        added, _ = register(deployment)
-        if added:
-            say(f"registered {', '.join(added)}")
+        registered = register(deployment)
+        if registered.added:
+            say(f"registered {', '.join(registered.added)}")
+        if registered.revoked:
+            say(told_of(registered.revoked, deployment))
         services[1].start()
         say(
             f"server is up: {len(deployment.clients())} clients may connect to "

@@ -70,6 +70,7 @@ class TaperServer(TaskMixtures):
 
     query_types: ClassVar[tuple[str, ...]] = (DESCRIBE, GUESS)
     leaves: ClassVar[Mapping[str, str]] = {
+        "train": "nothing: clients do not train",
         DESCRIBE: "which classes the training images have, and the domain",
         GUESS: "how often the network takes a batch for each class, and the domain",
     }

@@ -25,7 +25,7 @@ def test_one_answer_costs_its_epsilon_and_several_what_their_composition_costs(t
     budget = PrivacyBudget(tmp_path, "pictures")
     assert budget.spent(DELTA) == 0
     for count in (1, 2, 3):
-        told = budget.spend(ANSWER, None, DELTA)
+        told = budget.spend(ANSWER, None, DELTA).epsilon
         assert told == pytest.approx(Guarantee(1.0, DELTA).after(count).epsilon, rel=1e-9)
         assert budget.spent(DELTA) == pytest.approx(told)
     assert told < 3  # less than by adding
@@ -34,7 +34,7 @@ def test_one_answer_costs_its_epsilon_and_several_what_their_composition_costs(t
 def test_answers_with_different_noise_compose_by_the_sum_of_inverse_squares(tmp_path):
     budget = PrivacyBudget(tmp_path, "pictures")
     budget.spend(1 / 4.0**2, None, DELTA)
-    assert budget.spend(1 / 3.0**2, None, DELTA) == pytest.approx(
+    assert budget.spend(1 / 3.0**2, None, DELTA).epsilon == pytest.approx(
         epsilon_of(1 / 4.0**2 + 1 / 3.0**2, DELTA)
     )
     # z = 4 and z = 3 are one release of z = 12 / 5.
@@ -80,6 +80,29 @@ def test_of_two_processes_one_gets_the_last_answer(tmp_path):
     for process in processes:
         process.join()
     assert found == ["refused"] * 3 + ["spent"]
+
+
+def _spend_some(folder, start, results):
+    budget = PrivacyBudget(folder, "pictures")
+    start.wait()
+    results.put([budget.spend(ANSWER, None, DELTA).added for _ in range(8)])
+
+
+def test_what_processes_add_at_once_sums_to_what_is_spent(tmp_path):
+    """So that the ledger of a client, whose answers may be computed side by side, is exact."""
+    context = multiprocessing.get_context("fork")
+    start, results = context.Event(), context.Queue()
+    processes = [
+        context.Process(target=_spend_some, args=(tmp_path, start, results)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    start.set()
+    added = [one for _ in processes for one in results.get(timeout=60)]
+    for process in processes:
+        process.join()
+    assert sum(added) == pytest.approx(Guarantee(1.0, DELTA).after(16).epsilon, rel=1e-9)
+    assert PrivacyBudget(tmp_path, "pictures").spent(DELTA) == pytest.approx(sum(added), rel=1e-9)
 
 
 @pytest.mark.parametrize("step", ["file-written", "file-fsynced", "file-renamed"])
