@@ -137,6 +137,16 @@ def test_a_client_has_a_page_of_its_own(browser, page):
     )
     sent = [entry for entry in communication(CLIENTS) if entry.client == 10]
     assert sum(int(row[2]) for row in rows) == len(sent)
+    curve = browser.run(
+        "return [...document.querySelectorAll('#client-rounds tbody tr')]"
+        ".map(r => [...r.cells].map(c => c.textContent))"
+    )
+    told = {row.round: row.accuracy for row in ROWS if row.client == 10 and row.label == "base"}
+    assert [int(round) for round, _ in curve] == sorted(told)
+    for round, accuracy in curve:
+        assert number(accuracy.replace("\N{NO-BREAK SPACE}", " ")) == pytest.approx(
+            100 * told[int(round)], abs=0.11
+        )
     up = sum(float(row[4].replace(",", "")) for row in rows)
     assert up == pytest.approx(sum(entry.bytes_up for entry in sent) / 1e6, abs=0.1)
     browser.find("#client-close").click()

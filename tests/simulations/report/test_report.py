@@ -12,6 +12,7 @@ from fedadapt.errors import InputError
 from fedadapt.records import CommunicationEntry
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.page.data import HISTORY
+from fedadapt.simulations.report.page.rendering import MISSING
 from fedadapt.simulations.report.page.style_sheet import CSS
 from fedadapt.simulations.report.paper_figures import write_figures
 from fedadapt.simulations.report.report import write_report
@@ -21,6 +22,7 @@ from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.communication import by_action, by_reason
 from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.run_folder import RunFolder
+from fedadapt.simulations.results.summary import write_summary
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +279,31 @@ def test_the_curve_of_the_base_model_is_over_clients_of_the_training(tmp_path):
     rows += [evaluation(9, 1.0, round=r, seen=False) for r in (1, 2)]
     data = json.loads(Page(read(finish(tmp_path, rows))).scripts[0])
     assert [(row["mean"], row["clients"]) for row in data["rounds"]] == [(0.5, 4), (0.5, 4)]
+
+
+def test_a_run_that_learns_tasks_has_each_task_after_each_task(tmp_path):
+    """On the page as rows and as a table, and as a figure for a paper."""
+    folder = finish(tmp_path, [evaluation(d, 0.5, "personal") for d in range(3)])
+    summary = json.loads((folder / "summary.json").read_text())
+    scores = {"accuracy": 0.75, "forgetting": 0.2, "forgetting_over_all": 0.1,
+              "matrix": [[0.8, None], [0.6, 0.9]]}  # fmt: skip
+    write_summary(folder, summary | {"tasks": {"personal": scores}})
+    page = Page(read(folder))
+    data = json.loads(page.scripts[0])
+    assert data["task_labels"] == ["personal"]
+    assert [(row["after"], row["task"], row["accuracy"]) for row in data["tasks"]] == [
+        (0, 0, 0.8), (1, 0, 0.6), (1, 1, 0.9)
+    ]  # fmt: skip
+    said = " ".join(page.text.split())
+    assert "task 1 task 2" in said
+    assert "personal 75.0 % +20.0 60.0 % 90.0 %" in said
+    rows = f"personal 1 80.0 % {MISSING} personal 2 60.0 % 90.0 %"
+    assert f"after task task 1 task 2 {rows}" in said
+    assert "tasks-personal" in {path.stem for path in write_figures(folder)}
+
+
+def test_behind_the_curves_of_accuracy_and_loss_are_their_numbers(finished):
+    said = " ".join(Page(read(finished)).text.split())
+    for row in losses():
+        assert f" {row.round} {row.loss:.4f} 80 " in said
+    assert "the numbers: mean over clients, and deciles" in said
