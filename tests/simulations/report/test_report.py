@@ -294,16 +294,31 @@ def test_a_run_that_learns_tasks_has_each_task_after_each_task(tmp_path):
     assert [(row["after"], row["task"], row["accuracy"]) for row in data["tasks"]] == [
         (0, 0, 0.8), (1, 0, 0.6), (1, 1, 0.9)
     ]  # fmt: skip
-    said = " ".join(page.text.split())
-    assert "task 1 task 2" in said
-    assert "personal 75.0 % +20.0 60.0 % 90.0 %" in said
-    rows = f"personal 1 80.0 % {MISSING} personal 2 60.0 % 90.0 %"
-    assert f"after task task 1 task 2 {rows}" in said
+    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in page.rows]
+    assert ["client model", "accuracy", "forgetting", "task 1", "task 2"] in rows
+    assert ["personal", "75.0 %", "+20.0", "60.0 %", "90.0 %"] in rows
+    assert ["client model", "after task", "task 1", "task 2"] in rows
+    assert ["personal", "1", "80.0 %", MISSING] in rows
+    assert ["personal", "2", "60.0 %", "90.0 %"] in rows
     assert "tasks-personal" in {path.stem for path in write_figures(folder)}
 
 
+def test_curves_of_a_run_with_tasks_are_means_over_the_tasks_of_a_client(tmp_path):
+    rows = [
+        evaluation(d, accuracy + 0.1 * d, round=r, task=task)
+        for r in (1, 2)
+        for d in range(2)
+        for task, accuracy in ((0, 0.2 * r), (1, 0.4 * r))
+    ]
+    data = json.loads(Page(read(finish(tmp_path, rows))).scripts[0])
+    assert [(row["mean"], row["clients"]) for row in data["rounds"]] == [(0.35, 2), (0.65, 2)]
+    [curve] = data["history"]
+    assert curve["accuracy"] == [[300, 600], [400, 700]]
+
+
 def test_behind_the_curves_of_accuracy_and_loss_are_their_numbers(finished):
-    said = " ".join(Page(read(finished)).text.split())
+    page = Page(read(finished))
     for row in losses():
-        assert f" {row.round} {row.loss:.4f} 80 " in said
-    assert "the numbers: mean over clients, and deciles" in said
+        assert [str(row.round), f"{row.loss:.4f}", "80"] in page.rows
+    of_rounds = {row[0] for row in page.rows if len(row) == 5 and row[-1] == "4"}
+    assert {"0", "2", "10"} <= of_rounds  # mean and deciles over the four clients of the training

@@ -16,7 +16,7 @@ function choose(number) {
   const holder = element("client-models");
   const longest = Math.max(...bars.map(bar => bar.label.length));
   place(holder, Plot.plot(base(holder, {
-    height: 46 + 30 * bars.length, marginLeft: Math.min(150, 12 + 7 * longest),
+    height: 46 + 30 * bars.length, marginTop: 6, marginLeft: Math.min(170, 22 + 7.2 * longest),
     x: {label: "accuracy on its own test images, % →", domain: [0, 100], grid: true}, y: {label: null, domain: bars.map(b => b.label)},
     marks: [
       Plot.barX(bars, {x: "x", y: "label", fill: bar => colour(bar.label), insetTop: 4, insetBottom: 4}),

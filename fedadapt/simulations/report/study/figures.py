@@ -57,6 +57,8 @@ Look = dict[Entry, tuple[str, str]]  # colour and sign
 
 
 def _curves(study: Study, look: Look) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
     shown = [entry for entry in study.entries if entry.curves]
     figure = new_figure(9, max(4.2, 0.6 + 0.24 * len(shown)))
     axes = figure.subplots()
@@ -81,6 +83,7 @@ def _curves(study: Study, look: Look) -> "Figure":
         if len(entry.curves) > 1:
             low, high = ([edge(at[step]) for step in steps] for edge in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(study.step)
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y")
