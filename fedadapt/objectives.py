@@ -101,11 +101,46 @@ class View:
 Objective = Callable[[View], Tensor]  # -> [D]
 
 
-def cross_entropy(view: View) -> Tensor:
+class Derivative(NamedTuple):
+    """The derivative, by hand, of an objective that reads logits, labels and what is trained."""
+
+    of_logits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(logits [D, B, C], labels [D, B]) -> values [D], their gradient by the logits [D, B, C]."""
+
+    of_params: tuple[Callable[[Weights, Mapping[str, Weights]], tuple[Tensor, Weights]], ...] = ()
+    """Each (params, memory) -> what it adds to the values [D] and to the gradient, by name."""
+
+
+def derivative_of(objective: Objective) -> Derivative | None:
+    """Return the derivative that an objective brings with it; None: autograd finds it."""
+    return getattr(objective, "derivative", None)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
     """Mean over the batch, nats."""
-    logits, labels = view.logits, view.batch.labels
-    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    return each.view(labels.shape).mean(1)
+
+    def __call__(self, view: View) -> Tensor:
+        logits, labels = view.logits, view.batch.labels
+        each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        return each.view(labels.shape).mean(1)
+
+    @property
+    def derivative(self) -> Derivative:
+        return Derivative(_cross_entropy_by_logits)
+
+
+cross_entropy = CrossEntropy()
+
+
+def _cross_entropy_by_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The softmax less 1 at the label, over the number of images."""
+    places, count = labels.unsqueeze(2), labels.shape[1]
+    log_p = logits.log_softmax(2)
+    values = -log_p.gather(2, places).squeeze(2).mean(1)
+    slope = log_p.exp_()
+    slope.scatter_add_(2, places, slope.new_full((), -1.0).expand(places.shape))
+    return values, slope.div_(count)
 
 
 def entropy(view: View) -> Tensor:
@@ -142,6 +177,10 @@ class Proximal:
     def __call__(self, view: View) -> Tensor:
         return self.task(view) + 0.5 * self.mu * _pull(view)
 
+    @property
+    def derivative(self) -> Derivative | None:
+        return _pulled(self.task, 0.5 * self.mu)
+
 
 @dataclass(frozen=True)
 class L2Transfer:
@@ -156,6 +195,10 @@ class L2Transfer:
     def __call__(self, view: View) -> Tensor:
         return self.task(view) + self.lam * _pull(view)
 
+    @property
+    def derivative(self) -> Derivative | None:
+        return _pulled(self.task, self.lam)
+
 
 @dataclass(frozen=True)
 class Ewc:
@@ -167,6 +210,10 @@ class Ewc:
     def __call__(self, view: View) -> Tensor:
         return self.task(view) + 0.5 * self.lam * _pull(view, view.memory["importance"])
 
+    @property
+    def derivative(self) -> Derivative | None:
+        return _pulled(self.task, 0.5 * self.lam, weighted=True)
+
 
 @dataclass(frozen=True)
 class Mas:
@@ -177,6 +224,10 @@ class Mas:
 
     def __call__(self, view: View) -> Tensor:
         return self.task(view) + self.lam * _pull(view, view.memory["importance"])
+
+    @property
+    def derivative(self) -> Derivative | None:
+        return _pulled(self.task, self.lam, weighted=True)
 
 
 @dataclass(frozen=True)
@@ -247,3 +298,24 @@ def _pull(view: View, importance: Weights | None = None) -> Tensor:
             weighted = square if importance is None else square * importance[n]
             total = total + weighted.reshape(len(total), -1).sum(1)
     return total
+
+
+def _pulled(task: Objective, strength: float, weighted: bool = False) -> Derivative | None:
+    """The derivative of ``task + strength * _pull``; None where that of the task is not known."""
+    of_task = derivative_of(task)
+    if of_task is None:
+        return None
+
+    def pull(params: Weights, memory: Mapping[str, Weights]) -> tuple[Tensor, Weights]:
+        anchor, importance = memory["anchor"], memory["importance"] if weighted else None
+        slopes = {}
+        total = next(iter(params.values())).new_zeros(len(next(iter(params.values()))))
+        for n, w in params.items():
+            if n in anchor and (importance is None or n in importance):
+                gap = w - anchor[n]
+                slope = gap if importance is None else gap * importance[n]
+                total = total + (gap * slope).reshape(len(total), -1).sum(1)
+                slopes[n] = slope.mul(2 * strength)
+        return total * strength, slopes
+
+    return of_task._replace(of_params=(*of_task.of_params, pull))

@@ -1,6 +1,7 @@
 """Fixtures only. One thread: on small tensors more are slower, and tests run side by side."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -20,12 +21,12 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A file's tests stay together, with what they share; those that start servers in one line.
 
-    Tests of deployments take minutes: they run if ``-m`` names them.
+    Tests that take seconds each, and those of deployments, run if ``-m`` names them.
     """
-    if "deployment" not in config.option.markexpr:
-        slow = [item for item in items if item.get_closest_marker("deployment")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    left_out = {"slow", "deployment"} - {*re.findall(r"\w+", config.option.markexpr)}
+    later = [item for item in items if any(map(item.get_closest_marker, left_out))]
+    config.hook.pytest_deselected(items=later)
+    items[:] = [item for item in items if item not in set(later)]
     for item in items:
         servers = any(item.get_closest_marker(name) for name in ("flower", "ray", "deployment"))
         if not item.get_closest_marker("xdist_group"):  # else the file is cut into several

@@ -13,6 +13,7 @@ ARGUMENTS = {
     # Any cluster of three clients and more is split, from the first round on.
     "cfl": {"first_round": 1, "rule": "norms", "eps1": 1e6, "eps2": 1e-6},
     "pacfl": {"threshold": 30.0},
+    "taper": {"warm_up": 10},
     # Where a filter before a batch norm is dropped, its units lie at the kink of their ReLU, and
     # rounding errors decide their gradients.
     "pfedgate": {"budget": 1.0},

@@ -83,6 +83,7 @@ def test_it_runs_as_ours_does_by_either_name(tmp_path, ours, name, workers):
     assert_same_run(tmp_path, ours)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.filterwarnings(  # Ray leaves files of its own open
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -98,6 +99,7 @@ def test_it_runs_on_ray(tmp_path, ours, monkeypatch):
     assert_same_run(tmp_path, ours)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     changes = {"strategy": PATH, "rounds": 20, "fraction": 0.5, "adapt": "none", "workers": 1}
     command = started_until(tmp_path / "cut", 2, **changes, adapt_args="")
@@ -110,6 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.flower
 @pytest.mark.timeout(240)
 def test_it_runs_under_flwr_run(tmp_path):

@@ -40,6 +40,7 @@ def test_it_writes_a_class_a_test_and_an_entry_point(made, kind):
         assert all(len(line) <= 100 for line in (folder / file).read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_their_own_tests_pass(made):
     folders = [folder for folder, _ in made.values()]
     quick = ["-k", "parameters or answers or models_stay"]

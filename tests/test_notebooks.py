@@ -31,6 +31,7 @@ def test_no_results_are_kept_in_the_source(path):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.xdist_group("notebooks")
 @pytest.mark.filterwarnings("default")

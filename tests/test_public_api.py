@@ -59,6 +59,7 @@ def test_importing_the_package_loads_neither_torch_nor_flower():
     assert other.communicate(timeout=60) == ("set()\n", "")
 
 
+@pytest.mark.slow
 def test_a_client_needs_neither_ray_nor_what_draws_pictures():
     """The ClientApp and all it loads, with what only a simulation installs made unimportable."""
     absent = ("ray", "datasets", "flwr_datasets", "pyarrow", "matplotlib", "jinja2", "cv2")

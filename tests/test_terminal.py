@@ -151,6 +151,7 @@ def numbers(lines: list[str]) -> Counter[str]:
     return Counter(re.findall(r"\d+\.\d+", " ".join(lines)))
 
 
+@pytest.mark.slow
 def test_the_tables_of_runs_hold_every_number_at_any_width(tmp_path):
     """A run, and a comparison that is printed again from its folders at each width."""
     made = [

@@ -54,6 +54,7 @@ def summary_of(folder: Path) -> dict:
 # What a run leaves behind
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_complete(finished):
     """Nothing is missing, and nothing half-written is left."""
     files = {str(p.relative_to(finished)) for p in finished.rglob("*") if p.is_file()}
@@ -224,6 +225,7 @@ def assert_goes_on_as_if_nothing_had_happened(folder: Path, long_run) -> None:
     assert without_seconds == [entry._replace(seconds=0) for entry in read_communication(wanted)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path, long_run):
     command = started_until(tmp_path, 2, **long_run[0])
     command.kill()
@@ -232,6 +234,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, long_run):
     assert_goes_on_as_if_nothing_had_happened(tmp_path, long_run)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_code_5_and_a_run_that_can_go_on(tmp_path, long_run):
     command = started_until(tmp_path, 2, **long_run[0])
     command.send_signal(signal.SIGINT)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from fedadapt.objectives import Batch, Outputs
 from fedadapt.selectors import head_of
 from fedadapt.weights import Weights, row, stack
 
+if TYPE_CHECKING:
+    from fedadapt.client.stacking.affine_chain import AffineChain
+
 __all__ = ["Cohort", "Execution", "Network", "Part", "Schedule"]
 
 SCALED_AT_ONCE = 2**24  # numbers: 64 MiB
@@ -29,9 +32,12 @@ Execution = Literal["sequential", "per-client", "stacked-kernels", "vmap"]  # th
 class Network(Protocol):
     """A network for stacks of clients, of weights [D, ...] and inputs [D, B, ...].
 
-    ``generators`` are the clients' own, for dropout; ``seen`` is called with (path, x) for what
-    enters each batch-norm layer.
+    ``chain`` is the network where its derivative is known by hand. ``generators`` are the
+    clients' own, for dropout; ``seen`` is called with (path, x) for what enters each batch-norm
+    layer.
     """
+
+    chain: "AffineChain | None"
 
     def __call__(
         self,
@@ -167,6 +173,13 @@ class Cohort:
 
         """
         return self.outputs(weights, inputs, generators).logits
+
+    @property
+    def chain(self) -> "AffineChain | None":
+        """The network where its derivative is known by hand and its arithmetic is the weights'."""
+        if self.network is None or self.autocast is not None:
+            return None
+        return self.network.chain if self.stacked or len(self) == 1 else None
 
     def features(self, weights: Weights, inputs: Tensor) -> Tensor:
         """What enters the head, in evaluation mode and without gradients: [D, B, ...].

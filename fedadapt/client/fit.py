@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +12,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.client.step_rules import Sgd, StepRule
+from fedadapt.client.step_rules import Sgd, StepRule, add_scaled
 from fedadapt.errors import InputError
 from fedadapt.models.mode import Mode, evaluating, training
-from fedadapt.objectives import Batch, Objective, Outputs, View, cross_entropy
+from fedadapt.objectives import Batch, Objective, Outputs, View, cross_entropy, derivative_of
 from fedadapt.selectors import Selector, everything
 from fedadapt.weights import Weights
 
@@ -138,19 +139,51 @@ class _Loop(NamedTuple):
     def _step(self, rows: "_Rows", state: Weights, batch: Batch) -> Tensor:
         """One step of every client, in place; their losses [D]."""
         moving = {n: t for n, t in rows.weights.items() if n in self.names} | rows.extra
-        return self.rule.step(partial(self._gradient, rows), moving, batch, state)
+        return self.rule.step(_Oracle(self, rows), moving, batch, state)
 
-    def _gradient(self, rows: "_Rows", params: Weights, batch: Batch) -> tuple[Weights, Tensor]:
-        """The objective's gradient by ``params``, at ``params``; the losses [D]."""
+
+@dataclass(frozen=True)
+class _Oracle:
+    """Gradients of the loop's objective, for some clients in the middle of their training."""
+
+    loop: _Loop
+    rows: "_Rows"
+
+    def __call__(self, params: Weights, batch: Batch) -> tuple[Weights, Tensor]:
+        """The objective's gradient by ``params``, at ``params``; the values [D]."""
         trained = {n: t.detach().requires_grad_() for n, t in params.items()}
         with torch.enable_grad():
-            loss = self.objective(rows.view(trained, self.through, batch))
+            loss = self.loop.objective(self.rows.view(trained, self.loop.through, batch))
             if not trained:
                 return {}, loss.detach()
             gradients = torch.autograd.grad(
                 loss.sum(), list(trained.values()), allow_unused=True, materialize_grads=True
             )
         return dict(zip(trained, gradients, strict=True)), loss.detach()
+
+    def add(
+        self, params: Weights, batch: Batch, into: Weights, keep: float, scale: float
+    ) -> Tensor:
+        """Make ``into`` ``keep`` x ``into`` + ``scale`` x the gradient; the values [D]."""
+        chain, by_hand = self.rows.cohort.chain, derivative_of(self.loop.objective)
+        if (
+            chain is None
+            or by_hand is None
+            or self.loop.through is not None
+            or not params.keys() <= chain.names
+            or not chain.takes(batch.inputs)
+        ):
+            grads, loss = self(params, batch)
+            add_scaled(grads, into, keep, scale)
+            return loss
+        beside = [of_params(params, self.rows.memory) for of_params in by_hand.of_params]
+        loss = chain.add_gradient(
+            self.rows.weights | params, *batch, by_hand.of_logits, into, keep, scale
+        )
+        for value, grads in beside:
+            loss = loss + value
+            add_scaled(grads, {n: into[n] for n in grads}, 1.0, scale)
+        return loss
 
 
 class _Rows(NamedTuple):

@@ -6,7 +6,7 @@ likes: SGD asks once a batch, Per-FedAvg two or three times, pFedMe K times.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +20,53 @@ Oracle = Callable[[Weights, Batch], tuple[Weights, Tensor]]
 ``params`` are not modified. Each call is a forward pass: batch norm in training mode moves its
 running statistics, and dropout draws.
 """
+
+
+@runtime_checkable
+class AddingOracle(Protocol):
+    """An oracle that can add the gradient to what is there, without memory for the gradient."""
+
+    def add(
+        self, params: Weights, batch: Batch, into: Weights, keep: float, scale: float
+    ) -> Tensor: ...
+
+
+def add_gradient(
+    oracle: Oracle,
+    params: Weights,
+    batch: Batch,
+    into: Weights,
+    *,
+    keep: float = 1.0,
+    scale: float = 1.0,
+) -> Tensor:
+    """Make ``into`` ``keep`` x ``into`` + ``scale`` x the gradient at ``params``, in place.
+
+    ``into`` may be ``params``.
+
+    Returns:
+        The objective's values, [D].
+
+    """
+    if isinstance(oracle, AddingOracle):
+        return oracle.add(params, batch, into, keep, scale)
+    grads, loss = oracle(params, batch)
+    add_scaled(grads, into, keep, scale)
+    return loss
+
+
+@torch.no_grad()
+def add_scaled(grads: Weights, into: Weights, keep: float, scale: float) -> None:
+    """Make ``into`` ``keep`` x ``into`` + ``scale`` x ``grads``, in place."""
+    tensors, gradients = list(into.values()), [grads[n] for n in into]
+    if keep == 1.0:
+        torch._foreach_add_(tensors, gradients, alpha=scale)
+    elif scale == 1.0 and not tensors[0].is_cuda:  # one pass over memory
+        for v, g in zip(tensors, gradients, strict=True):
+            torch.add(g, v, alpha=keep, out=v)
+    else:  # few calls
+        torch._foreach_mul_(tensors, keep)
+        torch._foreach_add_(tensors, gradients, alpha=scale)
 
 
 class StepRule(Protocol):
@@ -56,33 +103,56 @@ class Sgd:
         return {n: torch.zeros_like(w) for n, w in params.items()} if self.momentum else {}
 
     def step(self, oracle: Oracle, params: Weights, batch: Batch, state: Weights) -> Tensor:
-        grads, loss = oracle(params, batch)
-        if params:
-            self.update(params, grads, state)
+        if not params:
+            return oracle(params, batch)[1]
+        if self.momentum or self.rates or self.undecayed:
+            change = {n: state[n] if self.momentum else torch.zeros_like(params[n]) for n in params}
+            keep = self.momentum
+            if self.weight_decay:
+                self._decay(params, change)
+                keep = 1.0
+            loss = add_gradient(oracle, params, batch, change, keep=keep)
+            self._move(params, change)
+            return loss
+        # w - rate (g + decay w), without memory for g
+        rate = self.learning_rate
+        keep = 1 - rate * self.weight_decay
+        loss = add_gradient(oracle, params, batch, params, keep=keep, scale=-rate)
+        self._clamp(params)
         return loss
+
+    @torch.no_grad()
+    def _decay(self, params: Weights, change: Weights) -> None:
+        """Make the velocity ``change`` what it is before the gradient comes to it."""
+        for n, v in change.items():
+            v.mul_(self.momentum)
+            if n not in self.undecayed:
+                v.add_(params[n], alpha=self.weight_decay)
 
     @torch.no_grad()
     def update(self, params: Weights, grads: Weights, velocity: Weights) -> None:
         """One step: ``params`` and ``velocity`` move in place."""
-        moving, change = list(params.values()), [grads[n] for n in params]
+        change = {n: grads[n] for n in params}
         if self.weight_decay:
-            decayed = list(torch._foreach_add(change, moving, alpha=self.weight_decay))
-            both = zip(params, change, decayed, strict=True)
-            change = [g if n in self.undecayed else decay for n, g, decay in both]
+            decayed = [n for n in params if n not in self.undecayed]
+            change |= {n: grads[n].add(params[n], alpha=self.weight_decay) for n in decayed}
         if self.momentum:
-            states = [velocity[n] for n in params]
-            if states and states[0].is_cuda:  # few calls
-                torch._foreach_mul_(states, self.momentum)
-                torch._foreach_add_(states, change)
-            else:  # one pass over memory
-                for v, g in zip(states, change, strict=True):
-                    torch.add(g, v, alpha=self.momentum, out=v)
-            change = states
+            velocity = {n: velocity[n] for n in params}
+            add_scaled(change, velocity, self.momentum, 1.0)
+            change = velocity
+        self._move(params, change)
+
+    @torch.no_grad()
+    def _move(self, params: Weights, change: Weights) -> None:
         if self.rates:
-            for (name, w), g in zip(params.items(), change, strict=True):
-                w.add_(g, alpha=-self.rates.get(name, self.learning_rate))
+            for name, w in params.items():
+                w.add_(change[name], alpha=-self.rates.get(name, self.learning_rate))
         else:
-            torch._foreach_add_(moving, change, alpha=-self.learning_rate)
+            changes = [change[n] for n in params]
+            torch._foreach_add_(list(params.values()), changes, alpha=-self.learning_rate)
+        self._clamp(params)
+
+    def _clamp(self, params: Weights) -> None:
         for name, (low, high) in (self.clamp or {}).items():
             if name in params:
                 params[name].clamp_(low, high)

@@ -58,6 +58,7 @@ def test_the_digits_are_scikit_learns():
     assert np.abs(levels - wanted.images).max() < 0.04  # half a byte
 
 
+@pytest.mark.slow
 def test_a_run_imports_nothing_that_takes_seconds_and_that_it_does_not_need():
     code = (
         "import sys\n"

@@ -459,6 +459,7 @@ def test_our_client_app_serves_a_stock_strategy(tmp_path):
 # The real thing
 
 
+@pytest.mark.slow
 @pytest.mark.flower
 @pytest.mark.timeout(240)
 def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):

@@ -80,6 +80,7 @@ def run_server(grid: FakeGrid, config: dict) -> dict:
     return json.loads((Path(config["out"]) / "summary.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

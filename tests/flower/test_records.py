@@ -58,6 +58,7 @@ def test_names_keep_their_order():
     assert list(records.tensors(content["arrays"])) == ["z", "a", "m"]
 
 
+@pytest.mark.slow
 @given(config=SETTINGS)
 def test_settings_travel(config):
     assert records.settings(travelled(records.request({}, config))) == config

@@ -103,6 +103,7 @@ def test_a_killed_server_goes_on_and_ends_as_if_it_had_never_died(
         assert tiny.same_bits(*sums)  # no expert is in the sums twice
 
 
+@pytest.mark.slow
 def test_it_can_die_again_and_again(tmp_path):
     config = over_grid.settings(tmp_path / "whole" / "out", **KEEPING)
     over_grid.serve(over_grid.grid(config, tmp_path / "whole"), config)

@@ -53,6 +53,7 @@ def onnx_file(run, tmp_path_factory) -> Path:
     return exported(run, "onnx", tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
+@pytest.mark.slow
 def test_onnx_runtime_agrees_to_a_ten_thousandth(run, onnx_file):
     import onnxruntime
 

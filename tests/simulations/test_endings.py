@@ -97,6 +97,7 @@ def test_no_advice_to_go_on_where_nothing_was_saved(tmp_path, monkeypatch, name)
         assert last == "nothing was saved yet: start it anew"
 
 
+@pytest.mark.slow
 def test_tables_and_models_that_have_no_room_end_with_the_same_code(tmp_path):
     """In a process of its own, whose files may not grow beyond 20 KB."""
     script = "import resource, sys\n"
@@ -191,6 +192,7 @@ def processes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_told_to_end_ends_with_5_and_goes_on(tmp_path, number):
     options = tiny.options(out=tmp_path, rounds=500, workers=2)

@@ -98,6 +98,7 @@ def assert_same(found: Read, wanted: Read) -> None:
         assert found[name] == pytest.approx(values, rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_round_is_that_of_the_tables(place):
     found = of_own(place)
     wanted = expected(place / "run")

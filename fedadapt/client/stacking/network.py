@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fedadapt.client.stacking.affine_chain import AffineChain, affine_chain
 from fedadapt.client.stacking.clamp import Clamp, clamp_of
 from fedadapt.client.stacking.functions import FUNCTIONS, IN_PLACE, METHODS
 from fedadapt.client.stacking.layers import FOLDING, KNOWN, kernel_of
@@ -62,6 +63,8 @@ class StackedNetwork:
         graph, entering = _graph(model)
         _check_names(model)
         self._input, self._outputs, self._steps = _compiled(model, graph, entering)
+        modules = dict(model.named_modules())
+        self.chain: AffineChain | None = affine_chain(graph, modules, self._input, self._outputs[0])
 
     def __call__(
         self,

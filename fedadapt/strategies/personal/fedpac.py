@@ -138,12 +138,16 @@ def head_shares(features: Tensor, variances: Tensor) -> Tensor:
 def least_on_simplex(quadratic: Tensor, steps: int = 500) -> Tensor:
     """Return the a >= 0 of sum 1 where a' Q a is least, for each Q [B, N, N]: [B, N].
 
-    By projected gradient from equal shares, with steps of 1 / (2 L), L the largest eigenvalue.
+    By projected gradient from equal shares, with steps of 1 / (2 L), L the largest
+    eigenvalue, until nothing moves any more.
     """
     largest = torch.linalg.eigvalsh(quadratic).amax(1).clamp(min=1e-300)[:, None]
     a = torch.full(quadratic.shape[:2], 1 / quadratic.shape[1], dtype=quadratic.dtype)
     for _ in range(steps):
-        a = on_simplex(a - (quadratic @ a.unsqueeze(2)).squeeze(2) / largest)
+        moved = on_simplex(a - (quadratic @ a.unsqueeze(2)).squeeze(2) / largest)
+        if torch.equal(moved, a):
+            break
+        a = moved
     return a
 
 

@@ -86,6 +86,7 @@ def test_figure_3_goes_on_from_the_experts_of_the_table(done, capsys):
     assert (folder / "figure-3.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_table_4_has_all_methods_with_every_adaptation(tmp_path, capsys, monkeypatch):
     tiny.without_pictures(monkeypatch)
     wanted, folder = planned(tmp_path, table="4", model=tiny.NORM_MLP)

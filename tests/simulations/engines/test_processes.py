@@ -216,6 +216,7 @@ def test_ctrl_c_while_a_client_computes_gets_through():
         list(client_pool.ask("train", 1, sent(START, CLIENTS), START))
 
 
+@pytest.mark.slow
 def test_processes_that_cannot_be_forked_build_everything_anew(monkeypatch):
     def broken():
         raise RuntimeError("Unable to handle autograd's threading in combination with fork")

@@ -221,6 +221,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr("fedadapt.simulations.engines.scheduler.GRACE", 0.5)
 
 
+@pytest.mark.slow
 def test_a_stopped_process_is_ended_and_its_clients_are_computed_again(
     tmp_path, caplog, wanted, impatient
 ):

@@ -102,6 +102,7 @@ def assert_equal(found, wanted):
         assert_same_bits(found[3][client]["norms"], wanted[3][client]["norms"])
 
 
+@pytest.mark.slow
 def test_actors_compute_what_this_process_computes_and_are_replaced_when_killed(cluster):
     import ray
 
@@ -117,6 +118,7 @@ def test_actors_compute_what_this_process_computes_and_are_replaced_when_killed(
         assert_same_answers(found, wanted[0])
 
 
+@pytest.mark.slow
 def test_a_client_fails_alone_and_one_that_kills_its_actor_is_computed_again(
     cluster, tmp_path, caplog
 ):
@@ -133,6 +135,7 @@ def test_a_client_fails_alone_and_one_that_kills_its_actor_is_computed_again(
         assert "patient" not in reason
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_gone_is_done_without(cluster):
     """Its actor waits for another machine; the rest is done by those there are."""
     worker_spec = ToyRecipe()
@@ -149,6 +152,7 @@ def test_a_machine_that_is_gone_is_done_without(cluster):
     assert_same_answers(found, wanted)
 
 
+@pytest.mark.slow
 def test_a_stopped_actor_is_ended_and_its_clients_are_computed_again(
     cluster, tmp_path, caplog, monkeypatch
 ):
@@ -199,6 +203,7 @@ def listening(pids: set[str]) -> set[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_cluster_of_our_own_is_local_and_locked_and_ends_with_a_killed_driver():
     """SIGTERM is ours although Ray takes it; of Ray's processes none is there in the end."""
@@ -217,6 +222,7 @@ def test_a_cluster_of_our_own_is_local_and_locked_and_ends_with_a_killed_driver(
     wait_for_end_of(pids)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_on_ray_that_is_told_to_end_ends_with_5_and_goes_on(tmp_path):
     """By SIGTERM, then by SIGHUP when it goes on as advised; nothing of Ray's is left."""
@@ -261,6 +267,7 @@ def is_there(pid: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_an_actor_builds_what_the_configuration_says(cluster):
     assembly = assemble(tiny.config())
     start = {n: t.detach() for n, t in assembly.model.state_dict().items()}
@@ -291,6 +298,7 @@ def test_more_actors_than_fit_are_refused(cluster):
         fleet_of(ToyRecipe(), num_workers=50).__enter__()
 
 
+@pytest.mark.slow
 def test_without_ray_there_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(InputError, match=r"^engine: ray is not installed; pip install"):

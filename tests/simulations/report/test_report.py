@@ -242,6 +242,7 @@ def test_the_communication_log_adds_up_by_action_and_reason():
     assert by_reason([]) == by_action([]) == []
 
 
+@pytest.mark.slow
 def test_figures_for_a_paper_are_files_of_two_formats_that_do_not_change(finished):
     paths = write_figures(finished)
     names = {path.stem for path in paths}

@@ -202,6 +202,7 @@ def test_a_direction_that_is_none_is_left_out(caplog):
     assert "client 4: its direction is not finite" in caplog.text
 
 
+@pytest.mark.slow
 def test_two_groups_are_found_and_each_has_a_better_model():
     # Seen: .978 .978 .988, and FedAvg .903 .934 .938.
     seeds = (1, 2, 3)

@@ -177,6 +177,7 @@ def agreement(found):
     return adjusted_rand_score(kinds, groups["labels"])
 
 
+@pytest.mark.slow
 def test_two_groups_are_found_and_each_has_a_better_model():
     # Seen: .975 .984 .984, and FedAvg .903 .934 .938.
     seeds = (1, 2, 3)

@@ -206,6 +206,7 @@ def test_in_a_stock_server_app_the_same_models_are_served(tmp_path, experts):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.flower
 @pytest.mark.timeout(240)
 def test_flwr_run_personalises_as_one_process_does(tmp_path, experts):

@@ -273,6 +273,7 @@ def test_a_network_that_is_too_large_for_it_is_refused():
         pfedhn(plain(), hidden=10_000_000)
 
 
+@pytest.mark.slow
 def test_it_beats_fedavg_where_labels_are_shared_unevenly():
     # Seeds 1 to 3: 0.934, 0.975 and 0.981 beside FedAvg's 0.916, 0.931 and 0.950.
     found, anchor = [], []

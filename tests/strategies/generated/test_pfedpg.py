@@ -202,6 +202,7 @@ def pretrained(images, labels):
     return model
 
 
+@pytest.mark.slow
 def test_prompts_and_heads_learn_domains_that_the_transformer_has_not_seen():
     images, labels = digits(1)
     model = pretrained(images[:800], labels[:800])

@@ -350,6 +350,7 @@ def test_a_run_without_a_round_for_each_stage_is_refused():
     Taper.check({"generic_rounds": 1}, RunConfig(rounds=3))
 
 
+@pytest.mark.slow
 def test_it_beats_fedavg_and_training_alone_where_two_groups_have_classes_of_their_own():
     # Seeds 1 to 3: 0.972, 0.978 and 0.984; FedAvg 0.903, 0.934, 0.938, Local 0.953, 0.934, 0.944.
     seeds = (1, 2)

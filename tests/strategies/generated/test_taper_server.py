@@ -333,6 +333,7 @@ def test_a_benchmark_without_images_of_the_server_is_refused():
         TaperServer(model=mlp()).prepare(nothing)
 
 
+@pytest.mark.slow
 def test_where_digits_are_turned_class_selection_beats_one_network_and_taper_beats_both(tmp_path):
     """A hidden layer of 8 for four directions; told another one it is worse than equal shares.
 

@@ -243,6 +243,7 @@ def test_collaborators_are_of_a_client_s_own_group_and_there_are_none_after_beta
     assert not collaborators(found, 16, 15).fill_diagonal_(False).any()
 
 
+@pytest.mark.slow
 def test_real_digits_are_learnt_better_than_by_either_anchor():
     found = mean(learn("fedcac", "two-groups", seed, LEARNT).personal for seed in SEEDS)
     average = mean(fedavg("two-groups", seed).base for seed in SEEDS)

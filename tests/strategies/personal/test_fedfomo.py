@@ -192,6 +192,7 @@ def test_a_limit_of_updates_is_refused():
         refuse_unused(config := RunConfig(strategy="fedfomo"), {"max-update-norm"}, select(config))
 
 
+@pytest.mark.slow
 def test_on_real_digits_clients_mix_those_of_their_own_group_and_gain_by_it():
     found = [learn("fedfomo", "two-groups", seed) for seed in SEEDS]
     for learnt in found:

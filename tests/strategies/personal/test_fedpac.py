@@ -182,6 +182,7 @@ def test_a_network_without_a_linear_head_is_refused():
         FedPAC(model=Two(), training=LOCAL)
 
 
+@pytest.mark.slow
 def test_real_digits_are_learnt_better_than_by_one_model():
     found = mean(learn("fedpac", "two-groups", seed).personal for seed in SEEDS)
     assert found >= mean(fedavg("two-groups", seed).base for seed in SEEDS) + 0.03

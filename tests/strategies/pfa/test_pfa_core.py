@@ -151,6 +151,7 @@ def test_one_group_is_fedavg(tmp_path):
     assert accuracy == {k: fedavg["accuracy"]["base"][k] for k in accuracy}
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_among_groups_goes_on(tmp_path):
     settings = {**PFA, "strategy_args": "federated_rounds=2"}
     whole = tiny.run(tmp_path / "whole", **settings)

@@ -127,6 +127,7 @@ def test_arguments_that_promise_nothing_are_refused_in_one_line(words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_with_little_noise_groups_as_one_without(tmp_path):
     settings = {"strategy": "pfa", "clients": 10, "rounds": 3, "adapt": "none"}
     settings |= {"normalization": "unit"}

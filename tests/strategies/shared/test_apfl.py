@@ -136,6 +136,7 @@ def mean(*values):
     return float(np.mean(values))
 
 
+@pytest.mark.slow
 def test_on_shifted_labels_it_is_better_than_fedavg_and_training_alone():
     own = [digits.learn("apfl", "dirichlet", seed).personal for seed in SEEDS]
     fedavg = [digits.fedavg("dirichlet", seed).base for seed in SEEDS]

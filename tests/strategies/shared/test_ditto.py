@@ -27,6 +27,7 @@ def ditto(lam, lr=0.1, epochs=1):
     return Ditto(model=Quadratic(), training=training(lr, epochs), lam=lam)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.0, 0.5, 3.0])
 def test_a_personal_model_settles_between_its_client_and_the_shared_model(lam):
     _, personal = run(ditto(lam), rounds=400)

@@ -150,6 +150,7 @@ def mean(values):
     return float(np.mean(list(values)))
 
 
+@pytest.mark.slow
 def test_on_shifted_labels_the_mixture_is_better_than_fedavg():
     found = [digits.learn("fedala", "dirichlet", seed).personal for seed in SEEDS]
     fedavg = [digits.fedavg("dirichlet", seed).base for seed in SEEDS]

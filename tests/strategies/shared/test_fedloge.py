@@ -197,6 +197,7 @@ def test_networks_without_room_for_it_are_refused():
         fedloge(narrow)
 
 
+@pytest.mark.slow
 def test_on_a_long_tail_rare_classes_gain_from_realigned_rows():
     # Seen: rows of the first three classes 1.8 and 1.6 times as long as those of the last three,
     # whose accuracy goes from .514 and .514 to .819 and .686; personal .948, .958, base .906, .938.

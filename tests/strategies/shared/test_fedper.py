@@ -1,5 +1,6 @@
 """FedPer where the answer is known, in its two limits, and on clients who disagree on labels."""
 
+import pytest
 from body_and_head import (
     BODY,
     HEAD,
@@ -67,6 +68,7 @@ def test_a_client_that_was_left_out_keeps_its_head_and_one_that_never_trained_ha
     assert trial.worker.strategy.localise(members, shared)[HEAD].tolist() == [4.0, 4.0]
 
 
+@pytest.mark.slow
 def test_clients_who_disagree_on_labels_share_a_body_with_gain():
     # Seen: .884, .872; training alone .863, .850; FedAvg .259, .216.
     mean = sum(learn("fedper", "swapped-labels", s).personal for s in SEEDS) / 2

@@ -165,6 +165,7 @@ def mean(values):
     return float(np.mean(list(values)))
 
 
+@pytest.mark.slow
 def test_on_shifted_labels_a_strong_pull_is_better_than_training_alone():
     found = [digits.learn("fedproto", "dirichlet", seed, {"lam": 10.0}).personal for seed in SEEDS]
     local = [digits.local("dirichlet", seed).personal for seed in SEEDS]

@@ -264,6 +264,7 @@ def test_weight_decay_has_no_effect_for_it_would_change_every_block():
     assert_same_bits(run(pfedgate(local=decayed)).state, run(pfedgate()).state)
 
 
+@pytest.mark.slow
 def test_on_shifted_labels_it_learns_within_its_budget():
     """At the rates it needs, 0.1 with momentum 0.9; there is no gain over FedAvg on digits."""
     local = training(0.1, 5, 32, 0.9)

@@ -136,6 +136,7 @@ def mean(*values):
     return float(np.mean(values))
 
 
+@pytest.mark.slow
 def test_on_two_groups_theta_is_better_than_the_shared_model():
     found = [digits.learn("pfedme", "two-groups", seed) for seed in SEEDS]
     fedavg = mean([digits.fedavg("two-groups", seed).base for seed in SEEDS])
@@ -144,6 +145,7 @@ def test_on_two_groups_theta_is_better_than_the_shared_model():
     assert mean([f.personal for f in found]) >= fedavg + 0.02
 
 
+@pytest.mark.slow
 def test_at_the_papers_rate_ten_rounds_move_next_to_nothing():
     found = digits.learn("pfedme", "dirichlet", 1, {"rate": 0.005}, rounds=10)
     assert found.base <= 0.5  # Seen: .22, and .31 after 20 rounds.

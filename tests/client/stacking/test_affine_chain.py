@@ -1,0 +1,183 @@
+"""Linear layers in a row: their derivative by hand is autograd's, whatever trains them."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from toys import CLASSES, assert_close, cohort, conv, dense, initials, plain, split
+
+from fedadapt.client.fit import fit
+from fedadapt.client.schedule import Schedule
+from fedadapt.client.stacking import StackedNetwork
+from fedadapt.client.step_rules import Adam, Sgd
+from fedadapt.models.network import Network
+from fedadapt.objectives import (
+    CrossEntropy,
+    Ewc,
+    L2Transfer,
+    Mas,
+    OneHead,
+    Proximal,
+    cross_entropy,
+    derivative_of,
+    entropy,
+)
+from fedadapt.selectors import everything, head
+
+SIZES = (5, 12, 10)  # with batches of 4: one of 5, three whole ones, one of 2
+SPLITS = [split(count, seed=d) for d, count in enumerate(SIZES)]
+RULES = {
+    "plain": Sgd(0.1),
+    "momentum": Sgd(0.1, 0.9),
+    "decay": Sgd(0.1, 0.0, 0.2),
+    "momentum and decay": Sgd(0.1, 0.9, 0.2),
+    "undecayed": Sgd(0.1, 0.0, 0.2, undecayed=frozenset({"head.weight"})),
+    "rates": Sgd(0.1, 0.5, rates={"head.weight": 0.3}),
+    "clamp": Sgd(0.1, clamp={"head.bias": (-0.01, 0.01)}),
+    "adam": Adam(0.01),
+}
+OBJECTIVES = {
+    "cross-entropy": cross_entropy,
+    "proximal": Proximal(0.7),
+    "l2-transfer": L2Transfer(0.3),
+    "ewc": Ewc(0.8),
+    "mas": Mas(0.2),
+    "two pulls": Proximal(0.7, Mas(0.2)),
+}
+
+
+def chained() -> Network:
+    """Three linear layers, one of them without bias, with two kinds of clamp between."""
+    body = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.ReLU6()
+    )
+    return Network(body, 5, CLASSES)
+
+
+def body(model) -> frozenset[str]:
+    return frozenset({"body.3.weight"})
+
+
+def memory(model):
+    importance = {n: t.double().abs() for n, t in initials(model, 3, seed=70).items()}
+    return {"anchor": initials(model, 3, seed=50), "importance": importance}
+
+
+def trained(rule, objective, selector, by_hand: bool, stacked=True):
+    model = chained()
+    clients = cohort(model, SPLITS, "stacked-kernels" if stacked else "per-client")
+    assert clients.network.chain is not None
+    if not by_hand:
+        clients = replace(clients, network=Unchained(clients.network))
+    return fit(
+        clients,
+        initials(model, 3, seed=20),
+        rule,
+        Schedule(4, 2),
+        objective=objective,
+        trainable=selector,
+        memory=memory(model),
+    )
+
+
+class Unchained:
+    """A network whose derivative autograd has to find."""
+
+    chain = None
+
+    def __init__(self, network: StackedNetwork) -> None:
+        self.outputs = network.outputs
+
+
+@pytest.mark.parametrize("stacked", [True, False], ids=["stacked", "one by one"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_every_rule_moves_as_with_autograd(rule, stacked):
+    ours, wanted = (trained(rule, cross_entropy, everything, hand, stacked) for hand in (1, 0))
+    assert_close(ours.weights, wanted.weights)
+    assert_close(ours.state, wanted.state)
+    torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+@pytest.mark.parametrize("selector", [everything, head, body], ids=["all", "head", "middle"])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_every_objective_that_has_a_derivative_moves_as_with_autograd(objective, selector):
+    rule = Sgd(0.05, 0.9)
+    ours, wanted = (trained(rule, objective, selector, by_hand) for by_hand in (True, False))
+    assert_close(ours.weights, wanted.weights)
+    torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+def test_the_derivative_by_hand_is_what_is_used(monkeypatch):
+    """An objective that cannot be called is trained all the same."""
+    silent = SimpleNamespace(derivative=CrossEntropy().derivative)
+    ours = trained(Sgd(0.1), silent, everything, True)
+    assert_close(ours.weights, trained(Sgd(0.1), cross_entropy, everything, False).weights)
+
+
+def test_what_reads_more_than_logits_and_weights_has_no_derivative():
+    assert derivative_of(entropy) is None
+    assert derivative_of(OneHead(0, 2)) is None
+    assert derivative_of(Proximal(0.1, OneHead(0, 2))) is None
+
+
+def test_layers_below_what_is_trained_have_no_backward_pass():
+    """Weights that are not finite there would show in whatever is multiplied by them."""
+    model = chained()
+    chain = StackedNetwork(model).chain
+    weights = initials(model, 2, seed=20)
+    seen = []
+
+    class Spying(dict):
+        def __getitem__(self, name):
+            seen.append(name)
+            return super().__getitem__(name)
+
+    into = {"head.weight": torch.zeros_like(weights["head.weight"])}
+    inputs = torch.ones(2, 4, 1, 4, 4).double()
+    labels = torch.zeros(2, 4, dtype=torch.int64)
+    of_logits = CrossEntropy().derivative.of_logits
+    chain.add_gradient(Spying(weights), inputs, labels, of_logits, into)
+    assert sorted(seen) == sorted(chain.names)  # each once, in the forward pass
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.head(x))
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x) + x)
+
+
+OTHERS = {
+    "convolution": conv(),
+    "batch norm": dense(),
+    "tanh": plain(),
+    "dropout": Network(nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5)), 5, CLASSES),
+    "a layer twice": Twice(),
+    "a sum": Around(),
+}
+
+
+@pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
+def test_other_networks_are_left_to_autograd(model):
+    assert StackedNetwork(model).chain is None
+
+
+def test_rows_of_rows_are_not_flattened():
+    """A linear layer without a flattening before it computes each row of [D, B, T, F] by itself."""
+    chain = StackedNetwork(Network(nn.Linear(4, 5), 5, CLASSES)).chain
+    assert chain.takes(torch.zeros(2, 3, 4))
+    assert not chain.takes(torch.zeros(2, 3, 7, 4))
+    assert StackedNetwork(chained()).chain.takes(torch.zeros(2, 3, 1, 4, 4))
