@@ -2,7 +2,8 @@
 
 The file has the clients' training images one after the other and how many each has, all clients'
 test images together, the scaling, and the work: network, batches and learning rate. A client's
-training images are cut to whole batches, since the public libraries leave out a last small one.
+training images are cut to whole batches, since the public libraries leave out a last small one, and
+a client without a whole batch is left out.
 """
 
 import json
@@ -25,16 +26,15 @@ def written(config: RunConfig, path: Path) -> Work:
     """Write the clients of a run to ``path``, an .npz file; the work that every engine is given.
 
     Raises:
-        InputError: A client has no whole batch, or the data cannot be loaded.
+        InputError: No client has a whole batch, or the data cannot be loaded.
 
     """
     benchmark, batch = load_benchmark(config), config.batch_size
-    splits = [benchmark.split(d) for d in range(benchmark.num_clients)]
+    everybody = [benchmark.split(d) for d in range(benchmark.num_clients)]
+    splits = [split for split in everybody if len(split.train) >= batch]
+    if not splits:
+        raise InputError(f"batch-size: {batch}; no client has as many images to train on")
     sizes = [len(split.train) // batch * batch for split in splits]
-    if not all(sizes):
-        raise InputError(
-            f"batch-size: {batch}; client {sizes.index(0)} has fewer images to train on"
-        )
     work = Work(
         name=benchmark.name,
         title=f"{config.model}, {config.partition}, batches of {batch}: train",

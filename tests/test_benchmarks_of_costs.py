@@ -21,10 +21,11 @@ from benchmarks.accuracy_clock import AccuracyClock
 from benchmarks.arithmetic import multiply_adds
 from benchmarks.clock import Enough
 from benchmarks.cpu_clock import CpuClock
-from benchmarks.engines import bare, ours
+from benchmarks.engines import bare, ours, pfllib
 from benchmarks.process import Found
 from benchmarks.works import WORKS, Clients, network, parsed, word
 from fedadapt.config import RunConfig
+from fedadapt.datasets.load import load_benchmark
 from fedadapt.errors import InputError
 
 MLP = 64 * 100 + 100 * 100 + 100 * 10  # weights of W1's network
@@ -105,6 +106,7 @@ def test_a_share_is_of_fedavg_s_speed_in_the_same_arithmetic():
     assert math.isnan(methods.Cost("W1", "nothing", 0.0, [1.0], [1.0]).share)
 
 
+@pytest.mark.slow
 def test_methods_are_shown_beside_fedavg_and_written_down(tmp_path, capsys):
     path = tmp_path / "costs.json"
     words = ["--work", "W1:2", "--methods", "tent,ewc", "--repeats", "1"]
@@ -143,10 +145,23 @@ def test_real_work_is_the_clients_images_cut_to_whole_batches(real):
     assert not torch.equal(clients.scaled(0)[0], clients.scaled(1)[0])
 
 
-def test_a_batch_larger_than_a_client_is_refused(tmp_path):
-    config = RunConfig(benchmark="digits-dirichlet", clients=3, examples=20, batch_size=50)
-    with pytest.raises(InputError, match="batch-size: 50"):
-        real_work.written(config, tmp_path / "digits.npz")
+def test_clients_without_a_whole_batch_are_left_out(tmp_path, monkeypatch):
+    config = RunConfig(benchmark="digits-dirichlet", clients=3, examples=20, batch_size=12)
+    path = tmp_path / "digits.npz"
+    assert real_work.written(config, path).clients == 3
+    with pytest.raises(InputError, match="batch-size: 13"):
+        real_work.written(replace(config, batch_size=13), path)
+    sizes = iter([1, 12, 25])
+
+    def cut(examples, n):
+        return replace(examples, inputs=examples.inputs[:n], labels=examples.labels[:n])
+
+    benchmark = load_benchmark(config)
+    splits = [s._replace(train=cut(s.train, next(sizes))) for s in map(benchmark.split, range(3))]
+    monkeypatch.setattr(type(benchmark), "split", lambda self, client: splits[client])
+    monkeypatch.setattr(real_work, "load_benchmark", lambda config: benchmark)
+    work = real_work.written(config, path)
+    assert [Clients(work).num_train_examples(d) for d in range(work.clients)] == [12, 12]
 
 
 class Looking(AccuracyClock):
@@ -326,6 +341,7 @@ def test_the_guard_measures_ours_beside_the_bare_loop(monkeypatch, tmp_path, cap
 # The card's script
 
 
+@pytest.mark.slow
 def test_a_rehearsal_without_a_card_is_right_and_leaves_its_results(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(gpu, "REHEARSED", {"W1": 2})
     monkeypatch.setattr(gpu, "ADAPTATIONS", ("t3a",))
@@ -356,3 +372,62 @@ def test_an_end_is_not_waited_for_beyond_the_target(real):
     clock.tick(network(real).state_dict)
     with pytest.raises(Enough):
         clock.tick(network(real).state_dict)
+
+
+# PFLlib, of which only the interface is here
+
+
+PFLLIB = {
+    "clients/clientbase.py": "def read_client_data(*words, **named): raise FileNotFoundError",
+    "servers/serverbase.py": "def read_client_data(*words, **named): raise FileNotFoundError",
+    "servers/serveravg.py": """
+import torch
+from flcore.clients import clientbase
+from flcore.servers import serverbase
+
+class FedAvg:
+    def __init__(self, args, times):
+        self.args, self.global_model, self.sizes = args, args.model, []
+        for client in range(args.num_clients):
+            self.sizes.append(len(serverbase.read_client_data(args.dataset, client, is_train=True)))
+
+    def train(self):
+        for number in range(self.args.global_rounds + 1):
+            if number % self.args.eval_gap == 0:
+                self.evaluate()
+            for client in range(self.args.num_clients):
+                pairs = clientbase.read_client_data(self.args.dataset, client, is_train=True)
+                images, labels = (torch.stack(column) for column in zip(*pairs))
+                loss = torch.nn.functional.cross_entropy(self.global_model(images), labels)
+                for p, g in zip(
+                    self.global_model.parameters(),
+                    torch.autograd.grad(loss, list(self.global_model.parameters())),
+                ):
+                    p.data -= self.args.local_learning_rate * g
+
+    def evaluate(self, acc=None, loss=None):
+        raise NotImplementedError
+""",
+}
+
+
+def test_pfllib_is_given_the_clients_and_stops_when_the_clock_has_had_enough(
+    real, tmp_path, monkeypatch
+):
+    for name, text in PFLLIB.items():
+        path = tmp_path / "system" / "flcore" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setenv(pfllib.FOLDER, str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    clock = Looking(replace(real, momentum=0.0), rounds=2)
+    try:
+        pfllib.run(replace(real, momentum=0.0), clock)
+    finally:
+        torch.set_num_threads(1)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "flcore"]:
+            del sys.modules[name]
+    assert len(clock.looks) == 2
+    assert clock.looks[1][2] != clock.looks[0][2]
+    with pytest.raises(SystemExit, match="momentum"):
+        pfllib.run(real, clock)

@@ -17,14 +17,14 @@ FOLDER = "FEDADAPT_BENCHMARK_PFLLIB"  # of the repository
 
 def run(work: Work, clock: Clock) -> None:
     """Rounds until the clock has had enough."""
+    if work.momentum:
+        raise SystemExit("PFLlib's clients have no momentum")
     sys.path.insert(0, str(Path(os.environ[FOLDER]) / "system"))
     from flcore.clients import clientbase
     from flcore.servers import serverbase
     from flcore.servers.serveravg import FedAvg
 
     torch.set_num_threads(CORES)  # in one process, as it is meant to be run
-    if work.momentum:
-        raise SystemExit("PFLlib's clients have no momentum")
     clients = Clients(work)
     pairs = [list(zip(*clients.scaled(d), strict=True)) for d in range(work.clients)]
 
