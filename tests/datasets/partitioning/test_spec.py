@@ -236,6 +236,23 @@ def test_sizes_are_those_of_the_files_that_are_there(tmp_path):
     assert found["usps"] == "7,291 + 2,007 of 16x16x1"  # who reads it says what is wrong
 
 
+def test_shares_of_drawn_classes_are_those_of_the_rule():
+    """Of clients that draw from pools: [D, C], whose rows sum to 1."""
+    rng = np.random.default_rng
+    pathological = Pathological(k=3).shares(200, 5, rng(1))
+    assert set(pathological.ravel().tolist()) == {0.0, 1 / 3}  # three different classes each
+    assert ((pathological > 0).sum(1) == 3).all()
+    shards = Shards(k=3).shares(200, 5, rng(1))
+    assert set(shards.ravel().tolist()) == {0.0, 1 / 3, 2 / 3, 1.0}  # a class may be drawn again
+    np.testing.assert_allclose(shards.sum(1), 1)
+    dirichlet = Dirichlet(alpha=0.1).shares(50, 5, rng(1))
+    np.testing.assert_array_equal(dirichlet, rng(1).dirichlet([0.1] * 5, 50))
+    np.testing.assert_array_equal(Iid().shares(2, 4, rng(1)), np.full((2, 4), 0.25))
+    types = ClassTypes(k=2).shares(4, 5, rng(1))
+    assert sorted({tuple(row) for row in types.tolist()}) == [
+        (0, 0, 0, 0.5, 0.5), (1 / 3, 1 / 3, 1 / 3, 0, 0)]  # fmt: skip
+
+
 def test_a_bad_benchmark_is_refused_fast_and_without_torch_or_numpy():
     program = (
         "import sys, time; start = time.perf_counter()\n"
