@@ -89,7 +89,7 @@ def _by_round(
     )
     seen = set()
     for row in evaluations:
-        if row.split == "test" and not row.epoch and row.adaptation == "none":
+        if row.split == "test" and row.adaptation == "none":
             tasks[row.label][row.round][row.client].append(row.accuracy)
             if row.seen:
                 seen.add(row.client)
