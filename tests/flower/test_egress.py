@@ -342,6 +342,20 @@ def test_results_of_what_nobody_asked_for_do_not_leave(tmp_path, monkeypatch, re
     assert reply.error.reason == "egress: 'undeclared' is not allowed on this device"
 
 
+def test_the_kind_of_a_client_does_not_leave_whoever_writes_it(tmp_path, monkeypatch):
+    """It is the name of a domain folder, say, which is its owner's."""
+    whole = records.rows_record
+
+    def spied(*results):
+        content = whole(*results)
+        content["labels"]["kind"] = ["ward-7"] * len(content["labels"]["kind"])
+        return content
+
+    monkeypatch.setattr(records, "rows_record", spied)
+    reply = OneClient(tmp_path).ask("evaluate", adaptations=["none"], **{"on-global": False})
+    assert reply.content["labels"]["kind"] == [""]
+
+
 # Epsilon
 
 
