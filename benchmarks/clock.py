@@ -2,6 +2,12 @@
 
 import statistics
 import time
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+Model = Callable[[], Mapping[str, Tensor]]
+"""Makes the state dict of the global model, if anybody wants to look at it."""
 
 
 class Enough(Exception):
@@ -16,8 +22,11 @@ class Clock:
         self._seconds = seconds
         self._ticks: list[float] = []
 
-    def tick(self) -> None:
+    def tick(self, model: Model | None = None) -> None:
         """A round begins.
+
+        Args:
+            model: That the round begins with; see ``benchmarks.accuracy_clock``.
 
         Raises:
             Enough: no, it need not.
@@ -35,6 +44,11 @@ class Clock:
     def rounds(self) -> list[float]:
         """Seconds of each round from the second on."""
         return [b - a for a, b in zip(self._ticks[1:], self._ticks[2:], strict=False)]
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What else was seen."""
+        return {}
 
     @property
     def median(self) -> float:

@@ -4,10 +4,17 @@ Work: W1, an MLP 64-100-100-10 on the built-in digits, 100 images a client, one 
 batches of 20; 1 % of the clients a round, evaluations as a run makes them. Counted is the peak of
 all the run's processes together: what each has for itself, and the most that one of them shares,
 which forked workers share with each other and libraries perhaps with a neighbour's programs.
+
+  python benchmarks/memory.py --clients 1000000 --per-round 1000
+
+has so many clients in each round and in each evaluation instead, and no training alone. A run has
+started up when its manifest is written: clients have their images, and workers wait for the first
+round. Seconds are also those of the processor, which a busy machine changes little.
 """
 
 import argparse
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +28,7 @@ from rich.table import Table
 
 MOST = 2 * 2**30  # bytes: what 10,000 registered clients may take
 GROWTH = 0.20  # from 1,000 to 10,000
+START_UP = 60.0  # seconds of the processor with 1,000,000
 EVERY = 0.05  # seconds between two looks
 W1 = {
     "--benchmark": "digits-classes",
@@ -42,6 +50,8 @@ class Measured(NamedTuple):
     peak: int  # bytes of all its processes at once
     processes: int  # at most at once
     seconds: float
+    start_up: float  # seconds of them
+    start_up_cpu: float  # seconds of the processor, of all its processes
 
 
 def tree(root: int) -> Iterator[int]:
@@ -71,26 +81,48 @@ def memory(pid: int) -> tuple[int, int]:
     return own, shared
 
 
-def run(clients: int, rounds: int, more: Sequence[str]) -> Measured:
-    """Simulate, and look at the processes until they are gone."""
+def cpu_seconds(pid: int) -> float:
+    """Of a process and of those that it has waited for; 0 of one that has ended."""
+    with contextlib.suppress(OSError):
+        after = (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, after[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def run(clients: int, rounds: int, more: Sequence[str], per_round: int = 0) -> Measured:
+    """Simulate, and look at the processes until they are gone.
+
+    Args:
+        per_round: Clients in a round and in an evaluation; 0: 1 % in a round.
+
+    """
     with tempfile.TemporaryDirectory() as folder:
         settings = W1 | {"--clients": str(clients), "--rounds": str(rounds)}
+        if per_round:
+            settings |= {"--fraction": str(per_round / clients)}
+            more = ["--evaluate-clients", str(per_round), "--no-local", *more]
         command = [sys.executable, "-m", "fedadapt", "simulate"]
         command += [word for pair in settings.items() for word in pair]
         command += ["--out", f"{folder}/run", *more]
         began = time.perf_counter()
         peak = processes = 0
+        start_up = start_up_cpu = float("nan")
         log = Path(folder) / "log"
         with log.open("wb") as file:
             child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             while child.poll() is None:
-                sizes = [size for pid in tree(child.pid) if any(size := memory(pid))]
+                family = list(tree(child.pid))
+                if start_up != start_up and Path(folder, "run", "manifest.json").exists():
+                    start_up = time.perf_counter() - began
+                    start_up_cpu = sum(map(cpu_seconds, family))
+                sizes = [size for pid in family if any(size := memory(pid))]
                 own, shared = zip(*sizes, strict=True) if sizes else ((0,), (0,))
                 peak, processes = max(peak, sum(own) + max(shared)), max(processes, len(sizes))
                 time.sleep(EVERY)
         if child.returncode:
             raise SystemExit(f"{' '.join(command)}:\n{log.read_text(errors='replace')}")
-        return Measured(clients, peak, processes, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return Measured(clients, peak, processes, seconds, start_up, start_up_cpu)
 
 
 def verdicts(found: Sequence[Measured]) -> list[tuple[str, bool]]:
@@ -103,6 +135,10 @@ def verdicts(found: Sequence[Measured]) -> list[tuple[str, bool]]:
     if {1_000, 10_000} <= peaks.keys():
         growth = peaks[10_000] / peaks[1_000] - 1
         said.append((f"1,000 to 10,000 clients: {growth:+.1%}, below +20 %", growth < GROWTH))
+    for one in found:
+        if one.clients == 1_000_000:
+            words = f"1,000,000 clients: {one.start_up_cpu:.0f} CPU s of start-up, below 60 s"
+            said.append((words, one.start_up_cpu < START_UP))
     return said
 
 
@@ -112,13 +148,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--per-round", type=int, default=0, help="clients (default: 1 %%)")
     given, more = parser.parse_known_args(arguments)  # the rest is for `fedadapt simulate`
     console = Console()
     found = []
     for clients in given.clients:
         with console.status(f"{clients:,} clients"):
-            found.append(run(clients, given.rounds, more))
-    table = Table("registered clients", "peak, MiB", "times the first", "processes", "seconds")
+            found.append(run(clients, given.rounds, more, given.per_round))
+    columns = ("peak, MiB", "times the first", "processes", "seconds", "start-up, s", "... CPU s")
+    table = Table("registered clients", *columns)
     for one in found:
         table.add_row(
             f"{one.clients:,}",
@@ -126,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{one.peak / found[0].peak:.2f}",
             str(one.processes),
             f"{one.seconds:.0f}",
+            f"{one.start_up:.1f}",
+            f"{one.start_up_cpu:.1f}",
         )
     console.print(table)
     said = verdicts(found)

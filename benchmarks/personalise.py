@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 
 def run(users: int, folder: Path, arguments: str, more: Sequence[str]) -> Measured:
     """Simulate, and look at the processes until they are gone."""
-    words = f"experts={folder / 'experts'} {arguments}".strip()
+    words = f"expert_folder={folder / 'experts'} {arguments}".strip()
     settings = WORK | {"--clients": str(users), "--strategy": "mas-racl", "--strategy-args": words}
     command = [sys.executable, "-m", "fedadapt", "simulate"]
     command += [word for pair in settings.items() for word in pair]

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 900  # seconds
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # a process: small networks gain
 SILENT = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+STARTER = "FEDADAPT_BENCHMARK_STARTER"  # the process whose descendants are a measurement
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -23,6 +24,7 @@ class Found(NamedTuple):
 
     seconds: list[float]  # of each round but the first; [] where it failed
     note: str  # how clients were computed, or why it failed
+    looks: Sequence[Sequence[float]] = ()  # what ``AccuracyClock`` or ``CpuClock`` saw, by round
 
 
 def measured(
@@ -32,18 +34,21 @@ def measured(
     *,
     python: str = sys.executable,
     watch: Callable[[int], None] = lambda pid: None,
+    more: Sequence[str] = (),
 ) -> Found:
     """Run ``engine`` on ``work`` for about so many seconds after its first round.
 
     Args:
         watch: Called with the number of the process; it may take as long as the process does.
+        more: Further arguments of ``benchmarks.measure``.
 
     """
-    command = [python, "-m", "benchmarks.measure", engine, work, "--seconds", str(seconds)]
+    command = [python, "-m", "benchmarks.measure", engine, work, "--seconds", str(seconds), *more]
     if engine == "pfl":  # its own way to use all cores
         start = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={CORES}"]
         command[1:1] = start
-    environment = os.environ | ONE_THREAD | SILENT | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | ONE_THREAD | SILENT
+    environment |= {"PYTHONPATH": str(ROOT), STARTER: str(os.getpid())}
     with subprocess.Popen(
         command,
         cwd=ROOT,

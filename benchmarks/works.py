@@ -1,7 +1,9 @@
 """The work every engine is given: clients, their images, their network and how they train it."""
 
+import json
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,10 +29,12 @@ class Work:
     shape: tuple[int, int, int]  # of an image; 8 x 8: the built-in digits, else noise
     kind: str = "train"  # or what the clients are asked: adabn-s, sparsity, importance
     examples: int = 100  # of a client
+    batch: int = BATCH
     lr: float = 0.0
     momentum: float = 0.0
     dense: bool = False  # convolutions as bf16 is for
     evaluated: bool = False  # the new global model, on every client's images, in every round
+    data: str = ""  # a file of ``benchmarks.real_work`` with the clients' images; "": made here
 
 
 WORKS = {
@@ -106,18 +110,25 @@ class Clients(Benchmark):
         self.kinds, self.unseen = ("all",) * work.clients, frozenset()
         self.manifest = Manifest(f"{work.name} {work.clients}")
         rng = np.random.default_rng(1)
-        if work.shape == DIGITS:
+        if work.data:
+            with np.load(work.data) as file:
+                self._store = Examples(*(torch.from_numpy(file[n]) for n in ("images", "labels")))
+                ends = np.cumsum(file["sizes"])
+                self.scaling = Scaling(tuple(file["mean"].tolist()), tuple(file["std"].tolist()))
+            rows = np.arange(ends[-1], dtype=np.int32)
+            self._rows = [torch.from_numpy(own) for own in np.split(rows, ends[:-1])]
+        elif work.shape == DIGITS:
             self._store = _digits()
             rows = rng.random((work.clients, len(self._store)), np.float32).argpartition(
                 work.examples
             )[:, : work.examples]
-            self._rows = torch.from_numpy(rows.astype(np.int32))
+            self._rows = list(torch.from_numpy(rows.astype(np.int32)))
         else:
             count = work.clients * work.examples
             pixels = rng.integers(0, 256, (count, *work.shape), np.uint8)
             labels = rng.integers(0, len(CLASSES), count)
             self._store = Examples(torch.from_numpy(pixels), torch.from_numpy(labels))
-            self._rows = torch.arange(count, dtype=torch.int32).view(work.clients, -1)
+            self._rows = list(torch.arange(count, dtype=torch.int32).view(work.clients, -1))
 
     def split(self, client: int) -> Split:
         rows = self._rows[client]
@@ -125,7 +136,7 @@ class Clients(Benchmark):
         return Split(mine, mine, mine)
 
     def num_train_examples(self, client: int) -> int:
-        return self._rows.shape[1]
+        return len(self._rows[client])
 
     @property
     def global_test(self) -> None:
@@ -148,11 +159,15 @@ def _digits() -> Examples:
 
 def word(work: Work) -> str:
     """A work as one word, for other processes; ``parsed`` is the inverse."""
-    return f"{work.name}:{work.clients}"
+    return work.data or f"{work.name}:{work.clients}"
 
 
 def parsed(word: str) -> Work:
-    """``W1`` or, with another number of clients, ``W1:1000``."""
+    """``W1`` or, with another number of clients, ``W1:1000``, or a file of real work."""
+    if word.endswith(".npz") and Path(word).is_file():
+        with np.load(word) as file:
+            settings = json.loads(str(file["work"]))
+        return Work(**settings | {"shape": tuple(settings["shape"]), "data": word})
     name, _, clients = word.partition(":")
     if name not in WORKS or (clients and not clients.isdecimal()):
         raise ArgumentTypeError(f"{word!r}; it is of {', '.join(WORKS)}, or one with ':1000'")

@@ -4,11 +4,10 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fedadapt import __version__
@@ -26,6 +25,9 @@ from fedadapt.saved_models.command import export, predict
 from fedadapt.simulations.leaks_command import leaks
 from fedadapt.simulations.run_options import names_of, prepare, run_options
 from fedadapt.simulations.studies.command import compare, tune
+
+if TYPE_CHECKING:
+    from fedadapt.simulations.results.text_table import TextTable
 
 
 class _Commands(click.Group):
@@ -136,31 +138,18 @@ def _show(summary: dict[str, Any], folder: Path) -> None:
     click.echo(f"report   {folder / 'report.html'}")
 
 
-def _by_task(tasks: dict[str, Any]) -> Table:
+def _by_task(tasks: dict[str, Any]) -> "TextTable":
     """Accuracy on each task at the end, and what was forgotten on the way."""
-    table = Table(
-        title="by task, %; forgetting in points",
-        box=None,
-        header_style="bold",
-        padding=(0, 0, 0, 1),
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    from fedadapt.simulations.results.text_table import TextTable
+
     last = [scores["matrix"][-1] for scores in tasks.values()]
-    heads = (
-        "accuracy",
-        "forgetting",
-        "over all T",
-        *(f"task {t + 1}" for t in range(len(last[0]))),
-    )
-    for head in ("client model", *heads):
-        whole = max(map(len, (*head.split(), "100.00")))  # words and numbers are never cut
-        justify: Any = "left" if head == "client model" else "right"
-        table.add_column(head, justify=justify, min_width=whole)
+    of_task = [f"task {t + 1}" for t in range(len(last[0]))]
+    heads = ("client model", "accuracy", "forgetting", "over all T", *of_task)
+    lines = []
     for (label, scores), row in zip(tasks.items(), last, strict=True):
         cells = (scores["accuracy"], scores["forgetting"], scores["forgetting_over_all"], *row)
-        table.add_row(label, *(f"{100 * cell:.2f}" for cell in cells))
-    return table
+        lines.append((label, *(f"{100 * cell:.2f}" for cell in cells)))
+    return TextTable("by task, %; forgetting in points", heads, lines, names=1)
 
 
 @main.command()

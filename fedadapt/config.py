@@ -202,7 +202,11 @@ class RunConfig:
     # How it runs.
     seed: int = param(1, "fixes data assignment, initial weights, sampling and batches", at_least=0)
     device: str = param("auto", "what to compute on", choices=("auto", "cpu", "cuda"))
-    precision: str = param("float32", "arithmetic of training", choices=("float32", "bf16"))
+    precision: str = param(
+        "float32",
+        "arithmetic of training; auto: bf16 where the hardware has it, else float32",
+        choices=("float32", "bf16", "auto"),
+    )
     engine: str = param(
         "processes",
         "who computes: processes of this machine, or Ray actors",

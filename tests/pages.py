@@ -18,11 +18,12 @@ ADAPT = "none,adabn-s,fine-tune"
 
 
 class Page(html.parser.HTMLParser):
-    """A page's tags, attributes, scripts and visible text."""
+    """A page's tags, attributes, scripts and visible text, and the cells of each row of a table."""
 
     def __init__(self, text):
         super().__init__()
         self.tags, self.attributes, self.scripts, self.text = [], [], [], ""
+        self.rows, self._in_cell = [], False
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -30,12 +31,23 @@ class Page(html.parser.HTMLParser):
         self.attributes += attrs
         if tag == "script":
             self.scripts.append("")
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._in_cell = False
 
     def handle_data(self, data):
         if self.cdata_elem == "script":
             self.scripts[-1] += data
         else:
             self.text += data
+        if self._in_cell:
+            self.rows[-1][-1] += data
 
 
 def finish(folder, rows, entries=(), means=(), **config):

@@ -33,7 +33,7 @@ class Rounds(Clock):
         super().__init__(0.0)
         self.left = count
 
-    def tick(self):
+    def tick(self, model=None):
         self.left -= 1
         if self.left < 0:
             raise Enough

@@ -9,10 +9,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import after_training, long_tail
+from benchmarks import after_training, long_tail, report_page
 from fedadapt.errors import InputError
 from fedadapt.selectors import linear_head
+from fedadapt.simulations.report.page.data import page_data
+from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.parquet import read_evaluations
+from fedadapt.simulations.results.run_folder import RunFolder
 from fedadapt.weights import repeat
 
 ADAPT = "none,atp,adabn+fine-tune"
@@ -75,3 +78,21 @@ def test_a_run_without_a_single_model_is_refused(tmp_path):
     for refused in (lambda p: after_training.accuracies(p, []), long_tail.accuracies):
         with pytest.raises(InputError, match="fedamp has no single model on its server"):
             refused(tmp_path / "run")
+
+
+def test_the_page_that_is_opened_holds_all_that_a_page_can_hold(tmp_path, monkeypatch, capsys):
+    made = report_page.make(tmp_path / "run", clients=20, rounds=4)
+    data = page_data(RunFolder.read(made), last_accuracies(read_evaluations(made)), {})
+    assert set(data["labels"]) == set(report_page.MODELS)
+    assert len(data["clients"]["client"]) == 20
+    assert {curve["label"] for curve in data["history"]} == set(report_page.EVERY_ROUND)
+    assert data["history_rounds"] == [0, 1, 2, 3, 4]
+    assert len(data["losses"]) == 4
+    assert {message["action"] for message in data["messages"]} == {"train", "evaluate"}
+    assert all(len(images) == 4 * report_page.CLASSES for images in data["images_by_class"])
+    monkeypatch.setattr(report_page, "opened", lambda page, times: [0.1] * times)
+    report_page.main(["--clients", "20", "--rounds", "4"])
+    assert "holds" in capsys.readouterr().out
+    monkeypatch.setattr(report_page, "SLOWEST", 0.05)
+    with pytest.raises(SystemExit):
+        report_page.main(["--clients", "20", "--rounds", "4"])

@@ -67,6 +67,13 @@ def test_the_extras_simulation_and_test_exist_and_python_is_3_11():
     assert PROJECT["project"]["requires-python"] == ">=3.11"
 
 
+def test_every_extra_says_what_it_is_for():
+    page = (ROOT / "docs" / "index.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.+`) \| (.{10,}) \|$", page, re.MULTILINE)
+    listed = [name for names, _ in rows for name in re.findall(r"`(\w+)`", names)]
+    assert sorted(listed) == sorted(PROJECT["project"]["optional-dependencies"])
+
+
 def test_versions_agree():
     assert PROJECT["project"]["version"] == __version__
     citation = (ROOT / "CITATION.cff").read_text("utf-8")

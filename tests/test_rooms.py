@@ -8,13 +8,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 TABLE = PAGE.partition("<!-- rooms: begin -->")[2].partition("<!-- rooms: end -->")[0]
-LISTED = dict(re.findall(r"^\| `(fedadapt/[\w/]*)` \| (.+) \|$", TABLE, re.MULTILINE))
+ROWS = re.findall(r"^\| `(fedadapt/[\w/]*)` \| (.+) \|$", TABLE, re.MULTILINE)
+LISTED = dict(ROWS)
 ROOMS = sorted({f"{p.parent.relative_to(ROOT)}/" for p in (ROOT / "fedadapt").rglob("*.py")})
 MOST_FILES = 22
 
 
 def test_every_room_is_listed_and_every_room_listed_is_there():
-    assert sorted(LISTED) == ROOMS
+    assert sorted(room for room, _ in ROWS) == ROOMS
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from fedadapt.cli import main
+
 pyte = pytest.importorskip("pyte")
 pytestmark = pytest.mark.timeout(600)  # one process prints all of it, on a busy machine too
 
@@ -31,6 +33,7 @@ COMMANDS = [
         "simulate", "compare", "tune", "demo", "report", "watch", "reproduce", "predict", "export",
         "new", "ledger", "leaks", "privacy-inversion", "deploy", "benchmarks", "models",
         "strategies", "adaptations")),
+    *(["deploy", name, "--help"] for name in main.commands["deploy"].commands),
     ["strategies"], ["strategies", "pfa"], ["adaptations"], ["adaptations", "fine-tune"],
     ["models"], ["models", "cnn"], ["benchmarks"], ["benchmarks", "digits-classes"],
     ["simulate", "--strategy", "fedavgg"], ["ledger", "--explain"],
@@ -151,34 +154,77 @@ def numbers(lines: list[str]) -> Counter[str]:
     return Counter(re.findall(r"\d+\.\d+", " ".join(lines)))
 
 
+SMALL = RUN[1:]
+TINY = ["--clients", "2", "--examples", "20", "--epochs", "1", "--lr", "0.02"]
+MAKING = {
+    "run": [*RUN, "--out", "r"],
+    "compare": ["compare", "--strategies", "fedavg; ditto lam=0.5", "--seeds", "1,2", *SMALL,
+                "--out", "c"],
+    "reproduce": ["reproduce", "dua-digits", "--rounds", "2", "--seeds", "7", *TINY, "--out", "d"],
+    "tune": ["tune", "--strategies", "fedavg; ditto", "--space", "lr=0.1", "--seeds", "11", *SMALL,
+             "--out", "t"],
+}  # fmt: skip
+"""Commands that take seconds: run once, at 80 columns."""
+
+SHOWING = {
+    "compare": ["compare", "c"],
+    "reproduce": MAKING["reproduce"],  # its runs are there: it prints their tables
+    "tune": MAKING["tune"],
+    "leaks": ["leaks", "--clients", "4"],
+    "predict": ["predict", "r", "--client", "1", "picture.png"],
+    "export": ["export", "r", "--client", "1", "--format", "safetensors", "--out", "model"],
+    "report": ["report", "r", "c"],
+}
+"""Commands whose output at any width holds what it holds on a wide terminal."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """What each of them prints, by its name and the width; and where."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("made")
+    Image.new("L", (8, 8), 128).save(folder / "picture.png")
+    calls = {(name, 0): (80, words) for name, words in MAKING.items()}
+    calls |= {(n, w): (w, words) for n, words in SHOWING.items() for w in (WIDE, *WIDTHS)}
+    texts = captured(list(calls.values()), folder)
+    assert len(texts) == len(calls)
+    return {key: seen(text, calls[key][0]) for key, text in zip(calls, texts, strict=True)}, folder
+
+
 @pytest.mark.slow
-def test_the_tables_of_runs_hold_every_number_at_any_width(tmp_path):
-    """A run, and a comparison that is printed again from its folders at each width."""
-    made = [
-        "compare",
-        "--strategies",
-        "fedavg; ditto lam=0.5",
-        "--seeds",
-        "1,2",
-        *RUN[1:],
-        "--out",
-        "c",
-    ]
-    again = ["compare", "c"]
-    calls = [(80, [*RUN, "--out", "r"]), (80, made), *((w, again) for w in (WIDE, *WIDTHS))]
-    run, first, *tables = captured(calls, tmp_path)
-    lines, broken = seen(run, 80)
+def test_a_run_tells_every_accuracy_and_where_its_report_is(made):
+    screens, folder = made
+    lines, broken = screens["run", 0]
     assert not broken
     text = "\n".join(lines)
     assert "report   r/report.html" in text
-    summary = json.loads((tmp_path / "r" / "summary.json").read_text("utf-8"))
+    summary = json.loads((folder / "r" / "summary.json").read_text("utf-8"))
     for label, of_label in summary["accuracy"].items():
         assert label in text
         assert f"{100 * of_label['mean']:.2f}" in numbers(lines)
-    assert not seen(first, 80)[1]
-    assert "c/report.html" in "\n".join(seen(first, 80)[0])
-    wide = numbers(seen(tables[0], WIDE)[0])
-    for width, table in zip(WIDTHS, tables[1:], strict=True):
-        lines, broken = seen(table, width)
-        assert not broken
-        assert not set(wide) - set(numbers(lines)), "\n".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in MAKING if name != "run"])
+def test_what_is_made_fits_80_columns_and_says_where_it_is(made, name):
+    screens, _ = made
+    lines, broken = screens[name, 0]
+    assert not broken
+    out = MAKING[name][-1]
+    assert f"{out}/" in "\n".join(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", SHOWING)
+def test_tables_hold_every_word_and_number_at_any_width(made, name, width):
+    screens, _ = made
+    wide, _ = screens[name, WIDE]
+    lines, broken = screens[name, width]
+    assert not broken
+    assert wide
+    assert not set(numbers(wide)) - set(numbers(lines)), "\n".join(lines)
+    missing = set(words(joined(wide))) - set(words(joined(lines)))
+    assert not missing, "\n".join(lines)
+    assert not any("…" in word for word in set(words(lines)) - set(words(wide)))

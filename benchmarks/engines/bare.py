@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.clock import Clock, Enough
-from benchmarks.works import BATCH, Clients, Work, network
+from benchmarks.works import Clients, Work, network
 
 TRAIN, EVALUATE, STOP = range(3)
 
@@ -58,10 +58,10 @@ def run(
         worker.start()
     try:
         while True:
-            clock.tick()
+            clock.tick(lambda: loop.named(shared))
             everybody(TRAIN)
             if work.kind == "train":
-                shared.copy_(sums.sum(0) / (work.clients * work.examples))
+                shared.copy_(sums.sum(0) / loop.examples)
             if work.evaluated:
                 everybody(EVALUATE)
     except Enough:
@@ -77,9 +77,12 @@ class Loop:
         self.data = [clients.scaled(d) for d in range(work.clients)]
         if len(work.shape) == 3:
             self.data = [(x.contiguous(memory_format=layout), y) for x, y in self.data]
+        self.examples = sum(len(labels) for _, labels in self.data)
         self.work, self.bf16 = work, bf16
         self.model = network(work).to(memory_format=layout)
-        self.state = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        state = self.model.state_dict()
+        self.names = [n for n, t in state.items() if t.is_floating_point()]
+        self.state = [state[n] for n in self.names]
 
     def flat(self) -> Tensor:
         return torch.cat([t.flatten() for t in self.state])
@@ -88,6 +91,10 @@ class Loop:
         """Views of a flat vector, shaped as the model's state."""
         pieces = flat.split([t.numel() for t in self.state])
         return [p.view(t.shape) for p, t in zip(pieces, self.state, strict=True)]
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """The model's state by name: all that is averaged."""
+        return dict(zip(self.names, self.parts(flat), strict=True))
 
     def compute(self, shared: Tensor, clients: range, total: Tensor) -> None:
         """A round of some clients; what they trained, weighted by examples, goes to ``total``."""
@@ -104,7 +111,8 @@ class Loop:
                 torch._foreach_copy_(self.state, start)
             one(client)
             if self.work.kind == "train":
-                torch._foreach_add_(sums, self.state, alpha=float(self.work.examples))
+                weight = float(len(self.data[client][1]))
+                torch._foreach_add_(sums, self.state, alpha=weight)
 
     def train(self, client: int) -> None:
         self.model.train()
@@ -114,7 +122,7 @@ class Loop:
     def _fit(self, client: int, epochs: int, optimizer: torch.optim.Optimizer) -> None:
         images, labels = self.data[client]
         for _ in range(epochs):
-            for rows in torch.randperm(len(labels)).split(BATCH):
+            for rows in torch.randperm(len(labels)).split(self.work.batch):
                 optimizer.zero_grad()
                 with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
                     loss = F.cross_entropy(self.model(images[rows]), labels[rows])
@@ -142,7 +150,7 @@ class Loop:
             for layer in norms:
                 layer.reset_running_stats()
                 layer.momentum = None  # a plain mean over batches
-            for batch in images.split(BATCH):
+            for batch in images.split(self.work.batch):
                 self.model(batch)
             for layer in norms:
                 layer.momentum = 0.1

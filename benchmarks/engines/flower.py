@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Iterable
-from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
@@ -31,9 +30,11 @@ def run(work: Work, clock: Clock) -> None:
     class Timed(FedAvg):
         """Ticks when a round begins."""
 
-        def configure_train(self, *given: Any, **named: Any) -> Iterable[Message]:
-            clock.tick()
-            return super().configure_train(*given, **named)
+        def configure_train(
+            self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+        ) -> Iterable[Message]:
+            clock.tick(arrays.to_torch_state_dict)
+            return super().configure_train(server_round, arrays, config, grid)
 
     run_simulation(
         server,

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.works import BATCH, Clients, Work, network, parsed
+from benchmarks.works import Clients, Work, network, parsed
 
 WORK = "FEDADAPT_BENCHMARK_WORK"  # tells the actors what to load
 
@@ -45,7 +45,7 @@ def train(message: Message, context: Context) -> Message:
     work, data, model = _received(message, context)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), work.lr, work.momentum)
-    for images, labels in DataLoader(data, batch_size=BATCH, shuffle=True):
+    for images, labels in DataLoader(data, batch_size=work.batch, shuffle=True):
         optimizer.zero_grad()
         loss = F.cross_entropy(model(images), labels)
         loss.backward()

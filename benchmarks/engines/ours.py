@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.clock import Clock, Enough
-from benchmarks.works import BATCH, Clients, Work, network
+from benchmarks.works import Clients, Work, network
 from fedadapt.client.adaptations import registry as adaptations
 from fedadapt.client.statistics.importance import importances
 from fedadapt.client.statistics.sparsity import SPARSITY, sparsity_vectors
 from fedadapt.config import RunConfig
 from fedadapt.messages import Answers, Sent, Update
+from fedadapt.models.norms import has_batch_norm
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.assembly import Assembly, compute_device, run_of
@@ -29,6 +30,7 @@ from fedadapt.strategies.registry import select
 from fedadapt.weights import Weights, repeat, row
 
 FOR_EVER = 10**6  # rounds: the clock ends it
+QUERIES = (SPARSITY, IMPORTANCE)
 
 
 def run(work: Work, clock: Clock, **settings: Any) -> str:
@@ -46,41 +48,46 @@ def run(work: Work, clock: Clock, **settings: Any) -> str:
     return f"{made.plan.execution}, {made.plan.cohort_size} at a time"
 
 
-def assembly(work: Work, **settings: Any) -> Assembly:
+def assembly(work: Work, *, tasks: int = 1, **settings: Any) -> Assembly:
     """What ``fedadapt simulate`` would assemble, with the work's clients in the benchmark's place.
 
     Args:
+        tasks: For methods that learn tasks: so many, with the same images in each.
         settings: Further keys of the configuration: engine, execution, precision, workers, ...
 
     """
-    config = RunConfig(
-        model=work.model,
-        clients=work.clients,
-        rounds=FOR_EVER,
-        local_epochs=1,
-        batch_size=BATCH,
-        lr=work.lr or 0.01,
-        momentum=work.momentum,
-        adapt=work.kind if work.kind == "adabn-s" else "none",
-        evaluate_every=1 if work.evaluated else FOR_EVER,
-        evaluate_clients=work.clients,
-        global_test="none",
-        **settings,
-    )
+    of_work: dict[str, Any] = {
+        "model": work.model,
+        "clients": work.clients,
+        "rounds": FOR_EVER,
+        "local_epochs": 1,
+        "batch_size": work.batch,
+        "lr": work.lr or 0.01,
+        "momentum": work.momentum,
+        "adapt": work.kind if work.kind == "adabn-s" else "none",
+        "evaluate_every": 1 if work.evaluated else FOR_EVER,
+        "evaluate_clients": work.clients,
+        "global_test": "none",
+    }
+    config = RunConfig(**of_work | settings)
     clients, model = Clients(work), network(work)
     compute = compute_device(config.device)
     selected = select(config)
     plan = plan_for(config, model, work.shape, compute)
-    worker = Asked(
+    given = (
         clients,
         model,
         selected.on_client(run_of(config, model, clients)),
-        adaptations.parse(config),
-        seed=config.seed,
-        compute=compute,
-        autocast=torch.bfloat16 if config.precision == "bf16" else None,
-        execution=plan.execution,
+        adaptations.parse(config, has_batch_norm=has_batch_norm(model)),
     )
+    how: dict[str, Any] = {
+        "seed": config.seed,
+        "compute": compute,
+        "autocast": torch.bfloat16 if config.precision == "bf16" else None,
+        "execution": plan.execution,
+    }
+    later_tasks = [Asked(*given, **how) for _ in range(tasks - 1)]
+    worker = Asked(*given, **how, later_tasks=later_tasks)
     return Assembly(config, selected, clients, model, worker, plan)
 
 
@@ -90,7 +97,7 @@ class Asked(Worker):
     def answer(
         self, action: str, round: int, sent: Sent, states: Sequence[Mapping[str, Weights]] = ()
     ) -> Update:
-        if action == "train":
+        if action not in QUERIES or action in self.strategy.query_types:
             return super().answer(action, round, sent, states)
         cohort = self.cohort(sent.clients, round, states)
         if action == SPARSITY:
@@ -110,7 +117,7 @@ class Timed:
         return getattr(self._client_pool, name)
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
-        self._clock.tick()
+        self._clock.tick(lambda: row(sent.weights, 0))
         return self._client_pool.ask(action, round, sent, expected)
 
 

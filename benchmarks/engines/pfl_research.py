@@ -23,7 +23,7 @@ from pfl.model.pytorch import PyTorchModel
 from torch import Tensor
 
 from benchmarks.clock import Clock, Enough
-from benchmarks.works import BATCH, Clients, Work, network
+from benchmarks.works import Clients, Work, network
 
 
 def run(work: Work, clock: Clock) -> None:
@@ -61,7 +61,7 @@ def run(work: Work, clock: Clock) -> None:
         backend=backend,
         model=model,
         model_train_params=NNTrainHyperParams(
-            local_learning_rate=work.lr, local_num_epochs=1, local_batch_size=BATCH
+            local_learning_rate=work.lr, local_num_epochs=1, local_batch_size=work.batch
         ),
         model_eval_params=NNEvalHyperParams(local_batch_size=None),
         callbacks=[Ticking(clock)],
@@ -103,7 +103,7 @@ class Ticking(TrainingProcessCallback):
         self._clock = clock
 
     def on_train_begin(self, *, model: Any) -> Metrics:
-        self._clock.tick()
+        self._clock.tick(model.pytorch_model.state_dict)
         return Metrics()
 
     def after_central_iteration(
@@ -112,7 +112,7 @@ class Ticking(TrainingProcessCallback):
         leads = get_framework_module().distributed.global_rank == 0
         enough = torch.zeros(1)
         try:
-            self._clock.tick()
+            self._clock.tick(model.pytorch_model.state_dict)
         except Enough:
             enough += leads
         if torch.distributed.is_initialized():

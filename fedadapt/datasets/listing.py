@@ -20,7 +20,7 @@ from fedadapt.datasets.entries import (
     user_entry,
 )
 from fedadapt.datasets.registry import BENCHMARKS
-from fedadapt.datasets.sources.files import data_root, missing_files, npz_path
+from fedadapt.datasets.sources.files import data_root, missing_files, npz_lengths, npz_path
 
 _FORMS = {
     FOLDER: "folder:/path",
@@ -60,13 +60,25 @@ def _row(entry: DataEntry, root: Path | None) -> BenchmarkRow:
     if not entry.known:
         return BenchmarkRow(entry.name, entry.description, "", "", default, True, "installed")
     size = entry.form or f"{entry.image_size}x{entry.image_size}x{entry.channels}"
-    counts = f"{entry.num_train:,}" if entry.num_train else "many"
-    counts += f" + {entry.num_test:,}" if entry.num_test else ""
     found, where = _found(entry, root)
     return BenchmarkRow(
-        entry.name, entry.description, f"{counts} of {size}", str(entry.classes), default,
-        found, where,
+        entry.name, entry.description, f"{_counts(entry, root)} of {size}", str(entry.classes),
+        default, found, where,
     )  # fmt: skip
+
+
+def _counts(entry: DataEntry, root: Path | None) -> str:
+    """Return how many images there are to train on, and to test on where those are apart.
+
+    A plain file that stands in for the published ones has a number of its own.
+    """
+    train, test = entry.num_train, entry.num_test
+    if root is not None and entry.files and npz_path(entry, root).is_file():
+        lengths = npz_lengths(npz_path(entry, root))
+        train = lengths.get("y_train", lengths.get("y", train))
+        test = lengths.get("y_test", test)
+    counts = f"{train:,}" if train else "many"
+    return counts + (f" + {test:,}" if test else "")
 
 
 def _found(entry: DataEntry, root: Path | None) -> tuple[bool, str]:

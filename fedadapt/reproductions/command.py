@@ -50,6 +50,7 @@ def _overriding(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--experts", type=click.Path(), help="DUA: folder of experts (default: in --out)")
 @_overriding
 @click.option("--out", type=click.Path(path_type=Path), help="folder for the runs and the tables")
+@click.option("--figures", is_flag=True, help="also each figure as SVG and PDF, for a paper")
 def reproduce(name: str, **options: Any) -> None:
     """Run a paper's experiment and print published beside measured.
 
@@ -58,7 +59,8 @@ def reproduce(name: str, **options: Any) -> None:
     if name not in EXPERIMENTS:
         raise unknown("reproduce", name, tuple(EXPERIMENTS))
     paper = PAPERS[name.partition("-")[0]]
-    chosen = {option: value for option, value in options.items() if value is not None}
+    given = {option: value for option, value in options.items() if value is not None}
+    chosen = {option: value for option, value in given.items() if value is not False}
     for option in chosen:
         if option not in paper.OPTIONS:
             known = ", ".join(sorted(word.replace("_", "-") for word in paper.OPTIONS))

@@ -1,11 +1,9 @@
 """A table of text, for the terminal and for Markdown."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from fedadapt.simulations.results.table_formats import escape_markdown
-
-if TYPE_CHECKING:
-    import rich.table
+from fedadapt.simulations.results.text_table import TextTable
 
 
 class Grid(NamedTuple):
@@ -27,15 +25,5 @@ class Grid(NamedTuple):
         rows += [f"\n{escape_markdown(note)}" for note in self.notes]
         return "\n".join(rows) + "\n"
 
-    def to_rich(self) -> "rich.table.Table":
-        from rich.table import Table
-
-        table = Table(title=self.title, caption=" ".join(self.notes) or None, box=None)
-        for number, head in enumerate(self.heads):
-            table.add_column(head, justify="left" if number < 2 else "right", no_wrap=number < 2)
-        before = ""
-        for line in self.lines:
-            first = "" if line[0] == before else line[0]
-            before = line[0]
-            table.add_row(first, *line[1:])
-        return table
+    def to_rich(self) -> TextTable:
+        return TextTable(self.title, self.heads, self.lines, self.notes)

@@ -24,7 +24,7 @@ from fedadapt.lr_schedule import LrSchedule
 from fedadapt.models.build import build_model
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.simulations.alone import TrainingAlone, local_epochs
-from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
+from fedadapt.simulations.engines.execution import plan_for, with_precision
 from fedadapt.simulations.worker import BYTES_ON_GPU, Worker
 from fedadapt.strategies.base import LocalTraining, Run, ServerSide
 from fedadapt.strategies.registry import select
@@ -69,7 +69,7 @@ def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = Fals
 
     """
     compute = compute_device(config.device)
-    warn_if_slow(config, compute)
+    config = with_precision(config, compute)
     selected = select(config)
     if config.augmentation != "none" and len(benchmark.image_shape) != 3:
         raise InputError(
@@ -95,7 +95,7 @@ def assembled_tasks(
 
     """
     compute = compute_device(config.device)
-    warn_if_slow(config, compute)
+    config = with_precision(config, compute)
     selected = select(config)
     start = replace(config, weights="") if on_client else config
     networks = [build_model(start, tasks.image_shape, len(c)) for c in tasks.task_classes]

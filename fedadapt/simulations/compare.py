@@ -14,6 +14,7 @@ from fedadapt.errors import InputError
 from fedadapt.files import user_path
 from fedadapt.simulations.check import check
 from fedadapt.simulations.results.new_folder import new_folder
+from fedadapt.simulations.studies.runs_left import RunsLeft
 from fedadapt.simulations.studies.space import Axis, Point, applied, axes_of, grid
 from fedadapt.simulations.studies.tuned import TRIALS, Tuned
 
@@ -151,14 +152,16 @@ def carry_out(
     from fedadapt.simulations.studies.table import table_of
 
     made: list[MadeRun] = []
+    left = RunsLeft(runs)
     for number, config in enumerate(runs, 1):
+        about = left.begin(config)
         console.out(  # as it is: no markup in paths
             f"run {number} of {len(runs)}: {config.strategy} {config.strategy_args} "
-            f"seed {config.seed} -> {config.out}{_left(made, runs)}",
+            f"seed {config.seed} -> {config.out}{about}",
             highlight=False,
         )
         alone = next((Path(r.out) for r in runs[: number - 1] if same_alone(r, config)), None)
-        finished(config, console, alone)
+        left.made(finished(config, console, alone, left=left))
         made.append(read_run(Path(config.out)))
     table = table_of(made, metrics)
     files: tuple[Path, ...] = ()
@@ -167,23 +170,6 @@ def carry_out(
         files = (put(folder / TRIALS, tuned.trials_as_csv().encode()),)
     page = write_study(folder, study_of_runs(table, made, folder))
     return table, (*write_comparison(folder, table), *files, page)
-
-
-def _left(made: Sequence["MadeRun"], runs: Sequence[RunConfig]) -> str:
-    """Say how long the rest will take: by the runs of the same strategy, else by all so far."""
-    if not made:
-        return ""
-    took: dict[str, list[float]] = {}
-    for run, config in zip(made, runs, strict=False):
-        took.setdefault(config.strategy, []).append(float(run.summary["seconds"]))
-    every = [seconds for of_strategy in took.values() for seconds in of_strategy]
-    left = 0.0
-    for config in runs[len(made) :]:
-        if not (Path(config.out) / "summary.json").exists():
-            known = took.get(config.strategy, every)
-            left += sum(known) / len(known)
-    minutes = left / 60
-    return f" (about {minutes:.0f} min left)" if minutes >= 1 else ""
 
 
 def same_alone(one: RunConfig, other: RunConfig) -> bool:
@@ -201,6 +187,7 @@ def finished(
     watch: Callable[[int, float], None] | None = None,
     *,
     pictures: bool = True,
+    left: RunsLeft | None = None,
 ) -> dict[str, object]:
     """The summary of the run in ``config.out``, which is begun or gone on with where it must be.
 
@@ -208,6 +195,7 @@ def finished(
         alone: The folder of a run whose clients, when they train alone, do the same.
         watch: Is told the score of each round on adapt images; see ``Federation``.
         pictures: Draw them, and write the report.
+        left: The runs of the study that it is one of; its progress tells how long all take.
 
     Raises:
         InputError: the folder holds a run with other settings.
@@ -235,6 +223,7 @@ def finished(
         alone=alone,
         watch=watch,
         pictures=pictures,
+        left=left,
     )
 
 

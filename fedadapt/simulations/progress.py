@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from fedadapt.notebook import NotebookLine, in_notebook
 from fedadapt.simulations.estimate import Estimate, duration
+from fedadapt.simulations.studies.runs_left import RunsLeft
 from fedadapt.simulations.time_left import TimeLeft
 from fedadapt.strategies.dua.experts.training import Epoch
 
@@ -33,13 +34,17 @@ class Progress(AbstractContextManager["Progress"]):
     """Two bars on a terminal: the rounds, and the clients of what is under way.
 
     Off a terminal (a file, a batch system, a notebook) it is a line every so often; silent without
-    a console.
+    a console. A run that is one of a study has a third bar above: the runs, and how long all take.
     """
 
     def __init__(
-        self, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        runs: RunsLeft | None = None,
     ) -> None:
         self._console = console
+        self._runs = runs if runs is not None and runs.count > 1 else None
         self._clock = clock
         self._has_bars = console is not None and console.is_terminal
         self._below_cell = NotebookLine() if console is not None and in_notebook() else None
@@ -50,7 +55,7 @@ class Progress(AbstractContextManager["Progress"]):
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
-            _LeftColumn(lambda: str(self._left)),
+            _LeftColumn({"rounds": lambda: str(self._left), "runs": self._left_of_all}),
             console=console,
             disable=not self._has_bars,
             transient=True,
@@ -65,6 +70,8 @@ class Progress(AbstractContextManager["Progress"]):
         self._note = ""
 
     def __enter__(self) -> "Progress":
+        if self._runs is not None:
+            self._add_runs(self._runs)
         self._bars.start()
         return self
 
@@ -122,6 +129,24 @@ class Progress(AbstractContextManager["Progress"]):
             self._bars.update(self._rounds, completed=number, note=self._note)
         self._say()
 
+    def _add_runs(self, runs: RunsLeft) -> None:
+        number = self._bars.add_task("runs", total=runs.count, completed=runs.number - 1, note="")
+        [task] = [task for task in self._bars.tasks if task.id == number]
+        assert task.start_time is not None
+        task.start_time -= runs.passed  # the study began before this run
+
+    def _left_of_all(self) -> str:
+        """Say how long this run and those after it take; nothing while nobody knows."""
+        seconds = self._left.seconds
+        if self._runs is None or math.isnan(seconds):
+            return ""
+        after = self._runs.after(self._clock() - self._began + seconds)
+        return f"{duration(seconds + after)} left"
+
+    def _words_of_all(self) -> str:
+        words = self._left_of_all()
+        return f"{words} of all runs" if words else ""
+
     def _say(self) -> None:
         """Off a terminal, print where the run is, if the last line is old enough."""
         now = self._clock()
@@ -138,6 +163,7 @@ class Progress(AbstractContextManager["Progress"]):
             self._note,
             f"{duration(now - self._began)} passed",
             str(self._left),
+            self._words_of_all(),
         )
         line = ", ".join(fact for fact in facts if fact)
         if self._below_cell is not None:
@@ -147,11 +173,11 @@ class Progress(AbstractContextManager["Progress"]):
 
 
 class _LeftColumn(ProgressColumn):
-    """The time left of the whole run, beside its rounds; nothing beside what is under way."""
+    """The time left beside the rounds of a run and the runs of a study, and beside nothing else."""
 
-    def __init__(self, left: Callable[[], str]) -> None:
+    def __init__(self, left: Mapping[str, Callable[[], str]]) -> None:
         super().__init__()
-        self._text = left
+        self._left = left
 
     def render(self, task: Task) -> Text:
-        return Text(self._text() if task.description == "rounds" else "")
+        return Text(self._left[task.description]() if task.description in self._left else "")

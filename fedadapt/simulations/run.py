@@ -52,6 +52,7 @@ from fedadapt.simulations.results.saved_models import SavedModels
 from fedadapt.simulations.results.serving import chosen_models
 from fedadapt.simulations.results.summary import requested, summarise, write_summary
 from fedadapt.simulations.round_choice import Watch
+from fedadapt.simulations.studies.runs_left import RunsLeft
 from fedadapt.simulations.tracking.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def simulate(
     alone: Path | None = None,
     watch: Watch | None = None,
     pictures: bool = True,
+    left: RunsLeft | None = None,
 ) -> dict[str, object]:
     """Run on the engine that is asked for; the summary that is in ``summary.json`` too.
 
@@ -76,6 +78,7 @@ def simulate(
             they are the same clients, its results are taken over.
         watch: Is told the score of each round on adapt images; see ``Federation``.
         pictures: Draw them, and write the report; they take longer than a small run.
+        left: The runs of the study that it is one of.
 
     Raises:
         InputError: See ``run``; or the folder holds something else than this run, or is in use.
@@ -97,6 +100,7 @@ def simulate(
                 alone=alone,
                 watch=watch,
                 pictures=pictures,
+                left=left,
             )
 
 
@@ -111,6 +115,7 @@ def run(
     alone: Path | None = None,
     watch: Watch | None = None,
     pictures: bool = True,
+    left: RunsLeft | None = None,
 ) -> dict[str, object]:
     """Drive the federation over ``client_pool`` and write everything a run leaves behind.
 
@@ -126,7 +131,7 @@ def run(
     has_local = config.local and assembly.tasks is None
     if checkpoint is not None:
         restore_journals(folder)
-    with Progress(console) as progress, Tracking(config, folder) as tracking:
+    with Progress(console, runs=left) as progress, Tracking(config, folder) as tracking:
         present = set(client_pool.ready())
         population = Population(
             tuple(client for client in benchmark.seen if client in present),

@@ -90,6 +90,32 @@ def test_classes_sorted_some_at_a_time_are_the_same(monkeypatch):
     np.testing.assert_array_equal(class_metrics(logits, labels, sizes).auc, whole.auc)
 
 
+def test_clients_of_very_different_sizes_together_are_each_as_alone():
+    """Short rows are filled up behind longer ones; what fills them counts for nobody."""
+    sizes = [2, 3, 3, 4, 64, 65, 130]
+    for ties in (False, True):
+        logits, labels = drawn(sizes, 4, seed=5, ties=ties)
+        together = np.stack(class_metrics(logits, labels, sizes), axis=1)
+        for n, end, found in zip(sizes, np.cumsum(sizes), together, strict=True):
+            alone = class_metrics(logits[end - n : end], labels[end - n : end], [n])
+            np.testing.assert_array_equal(found, np.stack(alone, axis=1)[0])
+
+
+def test_one_tie_among_many_that_differ_shares_its_rank():
+    """The quick way for ranks without ties is not taken where a single pair ties."""
+    values = np.array([[0.0, 1.0, 1.0, 3.0], [0.0, 1.0, 2.0, 3.0]])
+    assert module._ranks(values).tolist() == [[1, 2.5, 2.5, 4], [1, 2, 3, 4]]
+    labels = np.array([0, 1, 0, 1])
+    logits = np.stack([np.zeros(4), values[0]], axis=1)
+    assert class_metrics(logits, labels, [4]).auc.tolist() == [(1 + 0.5 + 2) / 4]
+
+
+def test_a_single_broken_image_makes_the_client_s_auc_unknown_and_no_other_s():
+    logits, labels = drawn([6, 6, 6], 3)
+    logits[8] = math.inf
+    assert np.isnan(class_metrics(logits, labels, [6, 6, 6]).auc).tolist() == [False, True, False]
+
+
 def test_a_score_has_them_beside_accuracy():
     logits, labels = drawn([5, 9], 3)
     parts = [torch.from_numpy(x) for x in (logits[:5], logits[5:])]

@@ -302,6 +302,7 @@ def test_results_of_models_leave_as_the_owner_allows(tmp_path):
     assert row.kind == ""
     assert row.num_examples == 100
     assert row.accuracy == round(exact[0].accuracy, 2)
+    assert row.loss == round(exact[0].loss, 2) != exact[0].loss
     assert records.CONFIDENCES not in content  # they count the images
     some = OneClient(tmp_path / "c", "each-image = true")
     content = some.ask("evaluate", **asked).content

@@ -478,6 +478,7 @@ def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
     wanted = tiny.run(tmp_path / "here", clients=2, **changes)
     out = tmp_path / "there"
     given = {k: v for k, v in (tiny.SETTINGS | changes).items() if k != "clients"} | {"out": out}
+    given["track"] = "tensorboard,recording_tracker:Recording"  # the server tells them
     with flower_command(tmp_path) as flwr:
         log = flwr("log", run_flower(flwr, 2, given), "--show")
     found = json.loads((out / "summary.json").read_text())
@@ -488,3 +489,11 @@ def test_flwr_run_is_the_same_run(tmp_path, monkeypatch):
     for label, of_label in found["accuracy"].items():  # the table at the end
         assert re.search(rf"^{re.escape(label)} .*{100 * of_label['mean']:.2f}", log, re.MULTILINE)
     torch.testing.assert_close(tiny.base(out), tiny.base(tmp_path / "here"), rtol=1e-4, atol=1e-5)
+    told = [json.loads(line) for line in (tmp_path / "there.tracked").read_text().splitlines()]
+    assert [words[0] for words in told] == ["begin", *["log"] * 3, "finish"]
+    assert told[-1][1] == found
+    assert {Path(name).suffix for name in told[-1][2]} >= {".html", ".png", ".json"}
+    last = told[-2][2]
+    for label, of_label in found["accuracy"].items():
+        assert last[f"test/{label}/accuracy"] == pytest.approx(of_label["mean"], abs=1e-6)
+    assert list((out / "tensorboard").glob("events.*"))

@@ -1,9 +1,16 @@
 """Trackers: what is read back from each is what the run wrote; none of them can end a run."""
 
+import contextlib
 import importlib.util
 import json
 import math
+import os
 import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,20 +116,9 @@ def test_every_metric_of_every_round_is_that_of_the_tables(place):
 
 
 def test_the_last_round_is_the_summary(place):
-    summary = read_summary(place / "run")
     last = {name: values[max(values)] for name, values in of_own(place).items()}
-    for split, group in (("test", "accuracy"), ("test-unseen", "accuracy_unseen")):
-        for label, numbers in summary[group].items():
-            assert last[f"{split}/{label}/accuracy"] == pytest.approx(numbers["mean"], abs=1e-6)
-            assert last[f"{split}/{label}/clients"] == numbers["num_clients"]
-    for label, accuracy in summary["global_test"].items():
-        assert last[f"global/{label}/accuracy"] == pytest.approx(accuracy, abs=1e-6)
-    for way in ("bytes_up", "bytes_down"):
-        assert last[f"communication/training/{way}"] == summary[way]
-        assert last[f"communication/evaluation/{way}"] == summary["evaluation"][way]
-    assert last["communication/messages"] == summary["messages"]
     assert last["communication/not_accepted"] == 0
-    assert last["train/loss"] == pytest.approx(summary["train_loss"], abs=1e-6)
+    assert_is_summary(last, read_summary(place / "run"))
 
 
 def test_bytes_and_messages_are_counted_from_the_first_round_on_also_after_a_resume(place):
@@ -148,15 +144,78 @@ def test_a_run_that_goes_on_is_the_same_run_to_its_trackers(place):
     assert logged == [0, 1, 2, 2, 3, 4, 5]  # from the checkpoint on, again
 
 
-@needs("tensorboard")
-def test_tensorboard_holds_the_same_numbers_the_settings_and_the_pictures(place):
+def tensorboard_events(place: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(place / "run" / "tensorboard"), {"images": 0, "tensors": 0})
     events.Reload()
+    return events
+
+
+def of_tensorboard(place: Path) -> Read:
+    events = tensorboard_events(place)
+    names = events.Tags()["scalars"]
+    return {name: {e.step: e.value for e in events.Scalars(name)} for name in names}
+
+
+def of_mlflow(place: Path) -> Read:
+    """Names as MLflow has them, with ``.`` for ``+``."""
+    client, run = mlflow_run(f"sqlite:///{place}/mlflow.db")
+    return {
+        name: {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}
+        for name in run.data.metrics
+    }
+
+
+def mlflow_run(uri: str):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("fedadapt")
+    [run] = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def of_wandb(place: Path) -> Read:
+    return wandb_file.read_run(place / "run")[2]
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(of_tensorboard, marks=needs("tensorboard")),
+        pytest.param(of_mlflow, marks=needs("mlflow")),
+        pytest.param(of_wandb, marks=needs("wandb")),
+    ],
+)
+def test_what_is_read_back_of_the_last_round_is_the_summary(place, read):
+    """To the digits that the summary has; a tracker may keep single precision."""
+    summary = read_summary(place / "run")
+    found = {name.replace(".", "+"): v[max(v)] for name, v in read(place).items()}
+    assert_is_summary(found, summary)
+
+
+def assert_is_summary(found: dict[str, float], summary: dict) -> None:
+    for split, group in (("test", "accuracy"), ("test-unseen", "accuracy_unseen")):
+        assert summary[group]
+        for label, numbers in summary[group].items():
+            assert found[f"{split}/{label}/accuracy"] == pytest.approx(numbers["mean"], abs=1e-6)
+            assert found[f"{split}/{label}/clients"] == numbers["num_clients"]
+    for label, accuracy in summary["global_test"].items():
+        assert found[f"global/{label}/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    for way in ("bytes_up", "bytes_down"):
+        assert found[f"communication/training/{way}"] == pytest.approx(summary[way])
+        there = summary["evaluation"][way]
+        assert found[f"communication/evaluation/{way}"] == pytest.approx(there)
+    assert found["communication/messages"] == summary["messages"]
+    assert found["train/loss"] == pytest.approx(summary["train_loss"], abs=1e-6)
+
+
+@needs("tensorboard")
+def test_tensorboard_holds_the_same_numbers_the_settings_and_the_pictures(place):
+    events = tensorboard_events(place)
     tags = events.Tags()
-    found = {name: {e.step: e.value for e in events.Scalars(name)} for name in tags["scalars"]}
-    assert_same(found, of_own(place))
+    assert_same(of_tensorboard(place), of_own(place))
     steps = [event.step for event in events.Scalars("test/base/accuracy")]
     assert steps == [0, 1, 2, 3, 4, 5]  # what was told twice is shown once
     assert tags["images"] == ["figures/gain"]
@@ -185,21 +244,77 @@ def _summaries(folder: Path) -> Iterator:
 
 @needs("mlflow")
 def test_mlflow_holds_the_same_numbers_the_settings_and_the_files(place):
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
-    experiment = client.get_experiment_by_name("fedadapt")
-    [run] = client.search_runs([experiment.experiment_id])
+    client, run = mlflow_run(f"sqlite:///{place}/mlflow.db")
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
     wanted = {k: str(v) for k, v in tiny.config(**CHANGES).to_mapping().items()}
     assert run.data.params == wanted
-    found = {
-        name: {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}
-        for name in run.data.metrics
-    }
-    assert_same(found, {name.replace("+", "."): v for name, v in of_own(place).items()})
+    assert_same(of_mlflow(place), {n.replace("+", "."): v for n, v in of_own(place).items()})
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"report.html", "gain.png", "summary.json", "config.toml"} <= files
+
+
+SERVER = os.environ.get("FEDADAPT_MLFLOW", "")
+"""An ``mlflow`` that has a server, which the client of the extra has not."""
+
+
+@pytest.fixture
+def mlflow_server(tmp_path) -> Iterator[str]:
+    """The address of a server of this test's own, with its files below a folder of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    files = tmp_path / "server"
+    files.mkdir()
+    words = ("--backend-store-uri", f"sqlite:///{files}/mlflow.db", "--artifacts-destination",
+             f"file://{files}/artifacts", "--host", "127.0.0.1", "--port", str(port),
+             "--workers", "1")  # fmt: skip
+    with (files / "log").open("w") as log:
+        process = subprocess.Popen(
+            [SERVER, "server", *words], stdout=log, stderr=log, cwd=files, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"{address}/health", timeout=5).close()
+                break
+            assert process.poll() is None, (files / "log").read_text()
+            assert time.monotonic() < deadline, (files / "log").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.mark.skipif(not SERVER, reason="FEDADAPT_MLFLOW names no mlflow with a server")
+@needs("mlflow")
+def test_a_server_of_mlflow_gives_back_the_summary_and_the_files(
+    tmp_path, monkeypatch, mlflow_server
+):
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    folder = tmp_path / "run"
+    tiny.run_interrupted(folder, round=4, **CHANGES | {"track": "mlflow"})
+    tiny.run(folder, resume=True, **CHANGES | {"track": "mlflow"})
+    client, run = mlflow_run(mlflow_server)
+    assert isinstance(client, MlflowClient)
+    assert run.info.status == "FINISHED"
+    found = {name.replace(".", "+"): value for name, value in run.data.metrics.items()}
+    assert_is_summary(found, read_summary(folder))
+    wanted = expected(folder)
+    for name in ("test/base/accuracy", "test/base+fine-tune/loss", "train/loss"):
+        history = client.get_metric_history(run.info.run_id, name.replace("+", "."))
+        assert {m.step: m.value for m in history} == pytest.approx(wanted[name], rel=1e-9)
+    for name in ("summary.json", "report.html", "gain.png"):
+        got = download_artifacts(
+            run_id=run.info.run_id, artifact_path=name, tracking_uri=mlflow_server,
+            dst_path=str(tmp_path / "got"),
+        )  # fmt: skip
+        assert Path(got).read_bytes() == (folder / name).read_bytes()
 
 
 @needs("wandb")

@@ -1,6 +1,8 @@
 """Paths of data sets: the data root, and what lies below it. No torch, no numpy."""
 
+import ast
 import os
+import zipfile
 from pathlib import Path
 
 from fedadapt.datasets.entries import CLIENTS, FOLDER, DataEntry
@@ -72,6 +74,26 @@ def npz_stands_in(entry: DataEntry, given_root: str) -> bool:
     """Whether a ``<name>.npz`` is under the data root; it may hold any number of images."""
     root = data_root(given_root)
     return root is not None and bool(entry.files) and npz_path(entry, root).is_file()
+
+
+def npz_lengths(path: Path) -> dict[str, int]:
+    """Return the length of each array of a ``.npz`` file, from its headers alone.
+
+    {} where it is none: who reads it says what is wrong.
+    """
+    lengths = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                with archive.open(info) as file:
+                    _, version = file.read(6), file.read(2)
+                    size = file.read(2 if version[0] == 1 else 4)  # as numpy.lib.format has it
+                    header = ast.literal_eval(file.read(int.from_bytes(size, "little")).decode())
+                shape = header["shape"]
+                lengths[info.filename.removesuffix(".npy")] = int(shape[0]) if shape else 1
+    except Exception:  # a broken file can raise anything
+        return {}
+    return lengths
 
 
 def missing_files(entry: DataEntry, root: Path) -> tuple[str, ...]:

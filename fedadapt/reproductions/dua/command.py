@@ -9,6 +9,7 @@ from fedadapt.errors import InputError, unknown
 from fedadapt.files import user_path
 from fedadapt.reproductions.dua.plan import EXPERIMENTS, Experiment, base_config
 from fedadapt.reproductions.options import OVERRIDES, Options, numbers, overrides
+from fedadapt.simulations.studies.runs_left import RunsLeft
 
 TRAINING = ("epochs", "batch_size", "lr")
 OPTIONS = frozenset(
@@ -23,6 +24,7 @@ OPTIONS = frozenset(
         "draws",
         "experts",
         "out",
+        "figures",
     }
 ) - {"local_epochs"}  # users do not train
 FIGURES = ("3",)
@@ -46,7 +48,7 @@ def reproduce(name: str, options: Options) -> None:
 
         show([table(wanted)])
     else:
-        run(wanted, folder)
+        run(wanted, folder, figures="figures" in options)
 
 
 def experiment(name: str, options: Options) -> tuple[Experiment, Path]:
@@ -80,7 +82,7 @@ def _rounds(options: Options) -> dict[str, Any]:
     return {"rounds": int(options["rounds"])}
 
 
-def run(wanted: Experiment, folder: Path) -> None:
+def run(wanted: Experiment, folder: Path, *, figures: bool = False) -> None:
     """Carry out the unfinished runs of a table, then write the table and its picture."""
     from fedadapt.simulations.check import check
     from fedadapt.simulations.compare import finished
@@ -90,22 +92,28 @@ def run(wanted: Experiment, folder: Path) -> None:
     for each in runs:
         check(each.config)
     summaries: list[dict[str, Any]] = []
+    left = RunsLeft([each.config for each in runs])
     for number, (strategy, seed, draw, config) in enumerate(runs, 1):
+        about = left.begin(config)
         line = f"run {number} of {len(runs)}: {strategy}, seed {seed}, draw {draw} -> {config.out}"
-        console.out(line, highlight=False)
-        summaries.append(finished(config, console))
+        console.out(f"{line}{about}", highlight=False)
+        summaries.append(finished(config, console, left=left))
+        left.made(summaries[-1])
     from fedadapt.reproductions.dua.picture import draw as draw_picture
     from fedadapt.reproductions.dua.results import collect
     from fedadapt.reproductions.dua.study import study
     from fedadapt.reproductions.dua.tables import grids, metadata
     from fedadapt.reproductions.publishing import publish
+    from fedadapt.simulations.report.study.figures import write_study_figures
     from fedadapt.simulations.report.study.page import write_study
 
     results = collect(wanted, zip(runs, summaries, strict=True), folder)
     picture = draw_picture(wanted, results, folder / "reproduction.png")
     tables = list(grids(wanted, results))
-    page = write_study(folder, study(wanted, results, tables, folder))
-    publish(folder, "reproduction", tables, metadata(wanted, results), (picture, page))
+    found = study(wanted, results, tables, folder)
+    page = write_study(folder, found)
+    drawn = write_study_figures(folder, found) if figures else []
+    publish(folder, "reproduction", tables, metadata(wanted, results), (picture, *drawn, page))
 
 
 def correlation(wanted: Experiment, folder: Path) -> None:

@@ -10,12 +10,12 @@ from fedadapt.reproductions.dua.results import Measured, Results
 from fedadapt.simulations.report.style import (
     COLOURS,
     INK,
-    near_to_far,
     new_figure,
     save_png,
     styled,
     title,
 )
+from fedadapt.simulations.report.task_figure import draw_task_matrix
 
 COLOUR = dict(zip(ADAPTATIONS, COLOURS, strict=False))
 
@@ -63,16 +63,6 @@ def _accuracies(axes, experiment: Experiment, results: Results, methods: list[st
 
 
 def _matrix(axes, experiment: Experiment, row: Row, measured: Measured) -> None:  # type: ignore[no-untyped-def]
-    matrix = 100 * measured.matrix.mean(0)  # NaN above the diagonal stays
-    count = len(matrix)
-    image = axes.imshow(np.ma.masked_invalid(matrix), cmap=near_to_far().reversed())
-    middle = (np.nanmin(matrix) + np.nanmax(matrix)) / 2
-    for time, task in zip(*np.nonzero(~np.isnan(matrix)), strict=True):
-        value = matrix[time, task]
-        colour = "white" if value > middle else INK
-        axes.text(task, time, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(count), experiment.tasks[:count])
-    axes.set_yticks(range(count), [f"after {t + 1}" for t in range(count)])
-    axes.set_xlabel("accuracy on task, %")
-    axes.figure.colorbar(image, ax=axes, shrink=0.8)
+    matrix = measured.matrix.mean(0)  # NaN above the diagonal stays
+    draw_task_matrix(axes, matrix.tolist(), experiment.tasks[: len(matrix)])
     title(axes, f"{row.method}, task after task", f"{row.strategy}: {row.label}")

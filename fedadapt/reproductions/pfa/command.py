@@ -10,10 +10,11 @@ from fedadapt.errors import InputError
 from fedadapt.files import user_path
 from fedadapt.reproductions.options import OVERRIDES, Options, numbers, overrides
 from fedadapt.reproductions.pfa.plan import PER_CLIENT, Experiment, Rounds, experiment
+from fedadapt.simulations.studies.runs_left import RunsLeft
 from fedadapt.strategies.registry import select
 
 SETTINGS = ("lr", "strategy_args")  # settings of the runs, beside those in ``OVERRIDES``
-OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out"})
+OPTIONS = frozenset({*OVERRIDES, *SETTINGS, "table", "rounds", "seeds", "out", "figures"})
 
 
 def reproduce(name: str, options: Options) -> None:
@@ -33,7 +34,13 @@ def reproduce(name: str, options: Options) -> None:
         raise InputError("weights: give a file of ImageNet weights of MobileNetV2 0.25 (d-li14's)")
     folder = options.get("out") or Path("runs") / f"reproduce-{name}" / wanted.base.model
     seeds = numbers(options.get("seeds", "1,2,3"), "seeds")
-    run(wanted, seeds, user_path(folder, "out"), per_client=table in PER_CLIENT)
+    run(
+        wanted,
+        seeds,
+        user_path(folder, "out"),
+        per_client=table in PER_CLIENT,
+        figures="figures" in options,
+    )
 
 
 def _check_arguments(wanted: Experiment) -> None:
@@ -44,7 +51,12 @@ def _check_arguments(wanted: Experiment) -> None:
 
 
 def run(
-    wanted: Experiment, seeds: Sequence[int], folder: Path, *, per_client: bool = False
+    wanted: Experiment,
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    per_client: bool = False,
+    figures: bool = False,
 ) -> None:
     """Carry out the unfinished runs of an experiment, then write its tables and its picture."""
     from fedadapt.reproductions.pfa.results import collect, finds_the_same_groups
@@ -52,21 +64,24 @@ def run(
     from fedadapt.simulations.compare import finished
 
     console = Console(stderr=True)
-    for seed in seeds:
-        runs = dict(wanted.runs(seed, folder))
+    of_seed = {seed: dict(wanted.runs(seed, folder)) for seed in seeds}
+    left = RunsLeft([config for runs in of_seed.values() for config in runs.values()])
+    for seed, runs in of_seed.items():
         for name, config in runs.items():
             begun = (Path(config.out) / "config.toml").exists()
             if name == "found" and not begun and finds_the_same_groups(runs["pfa"]):
                 console.out(f"seed {seed}, {name}: the groups are those given, so is all the rest")
                 continue
             check(config)  # here, because a later run starts from the weights of an earlier one
-            line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}"
+            about = left.begin(config)
+            line = f"seed {seed}, {name}: {config.rounds} rounds -> {config.out}{about}"
             console.out(line, highlight=False)
-            finished(config, console)
+            left.made(finished(config, console, left=left))
     from fedadapt.reproductions.pfa.picture import draw
     from fedadapt.reproductions.pfa.study import study
     from fedadapt.reproductions.pfa.tables import grids
     from fedadapt.reproductions.publishing import publish
+    from fedadapt.simulations.report.study.figures import write_study_figures
     from fedadapt.simulations.report.study.page import write_study
 
     results = collect(wanted, seeds, folder)
@@ -82,5 +97,7 @@ def run(
     }
     tables = list(grids(wanted, results, per_client=per_client))
     picture = draw(wanted, results, folder / "reproduction.png")
-    page = write_study(folder, study(wanted, results, tables, folder))
-    publish(folder, "reproduction", tables, metadata, (picture, page))
+    found = study(wanted, results, tables, folder)
+    page = write_study(folder, found)
+    drawn = write_study_figures(folder, found) if figures else []
+    publish(folder, "reproduction", tables, metadata, (picture, *drawn, page))

@@ -1,6 +1,7 @@
 """How the clients of a run are computed: as the network suggests, or as ``execution`` says."""
 
 import logging
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -40,15 +41,26 @@ def plan_for(
     return chosen._replace(cohort_size=config.cohort_size or chosen.cohort_size)
 
 
-def warn_if_slow(config: RunConfig, compute: torch.device) -> None:
-    """Log a warning for settings that make the run slow on this machine."""
-    if config.precision == "bf16" and compute.type == "cpu" and not _has_bf16():
+def with_precision(config: RunConfig, compute: torch.device) -> RunConfig:
+    """Return the settings with a precision instead of ``auto``, and warn of one that is slow here.
+
+    It is settled once, so that a run goes on in the arithmetic in which it was begun.
+    """
+    has_bf16 = _has_bf16(compute)
+    if config.precision == "auto":
+        chosen = "bf16" if has_bf16 else "float32"
+        log.info("precision=auto: %s", chosen)
+        return replace(config, precision=chosen)
+    if config.precision == "bf16" and has_bf16 is False:
         log.warning("precision=bf16: this processor has no arithmetic for it; float32 is faster")
+    return config
 
 
-def _has_bf16() -> bool:
-    """Whether the processor has bf16; True if this version of PyTorch cannot tell."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return True
+def _has_bf16(compute: torch.device) -> bool | None:
+    """Whether the device has arithmetic in bf16; None if this version of PyTorch cannot tell."""
+    if compute.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if compute.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return None
     capabilities = torch.cpu.get_capabilities()
     return any(has for name, has in capabilities.items() if name.endswith("bf16"))

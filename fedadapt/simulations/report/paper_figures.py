@@ -2,19 +2,22 @@
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedadapt.errors import InputError
+from fedadapt.errors import FedadaptError, InputError
 from fedadapt.records import LOCAL
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.client_gains import client_gains
 from fedadapt.simulations.report.confidence_figures import coverage_and_calibration
-from fedadapt.simulations.report.group_figures import distance_matrix
+from fedadapt.simulations.report.group_figures import distance_matrix, layers
+from fedadapt.simulations.report.layer_map import layer_map
 from fedadapt.simulations.report.report import sureness_of
 from fedadapt.simulations.report.style import styled
+from fedadapt.simulations.report.task_figure import task_matrix
 from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.parquet import put
 from fedadapt.simulations.results.run_folder import RunFolder
@@ -76,4 +79,9 @@ def figures_of(run: RunFolder) -> dict[str, "Figure"]:
             drawn["gains-together"] = together
         if run.groups.has_distances:
             drawn["distances"] = distance_matrix(run.groups)
+        if run.groups.compares_layers:
+            with suppress(FedadaptError):  # it has not been measured, and the page says why
+                drawn["layers"] = layers(layer_map(run, measure=False))
+    for label, scores in run.summary.get("tasks", {}).items():
+        drawn[f"tasks-{label}"] = task_matrix(scores["matrix"], "Accuracy task after task", label)
     return drawn

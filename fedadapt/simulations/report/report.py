@@ -15,7 +15,7 @@ from fedadapt.simulations.report.page.data import colours, page_data
 from fedadapt.simulations.report.page.rendering import percent, points, render
 from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.results.accuracies import Accuracies, last_accuracies
-from fedadapt.simulations.results.calibration import Sureness, sureness
+from fedadapt.simulations.results.calibration import COVERAGES, Sureness, sureness
 from fedadapt.simulations.results.communication import (
     ActionTotal,
     FailureTotal,
@@ -237,6 +237,7 @@ def _drawn(run: RunFolder, accuracies: Accuracies) -> dict[str, Any]:
         "num_clients": len(accuracies),
         "colours": colours(accuracies.labels),
         "sureness": sureness_of(run, accuracies),
+        "coverages": COVERAGES.tolist(),
         "tasks": tasks,
         "num_tasks": max((len(scores["matrix"]) for scores in tasks.values()), default=0),
     }
@@ -256,7 +257,7 @@ def _groups(run: RunFolder, accuracies: Accuracies, *, measure: bool) -> dict[st
         names = (f"f{len(sections)}-{i}" for i in range(len(figures)))
         svgs = [Markup(to_svg(*pair)) for pair in zip(figures, names, strict=True)]
         facts = {"title": section.title, "note": section.note, "groups": section.groups}
-        sections.append({**facts, "svgs": svgs})
+        sections.append({**facts, "svgs": svgs, "numbers": section.numbers})
     return {"figures": sections}
 
 

@@ -48,6 +48,8 @@ def server(folder: Path, port: int = 0) -> http.server.ThreadingHTTPServer:
                 self._answer(HTTPStatus.OK, version(folder), "text/plain")
             elif self.path == "/":
                 self._page()
+            elif self.path == "/favicon.ico":  # a browser asks for it, whatever the page says
+                self._answer(HTTPStatus.NO_CONTENT, "", "image/x-icon")
             else:
                 self._answer(HTTPStatus.NOT_FOUND, "there is only one page", "text/plain")
 

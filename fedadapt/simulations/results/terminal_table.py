@@ -2,9 +2,8 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.padding import Padding
 from rich.table import Table as RichTable
@@ -12,28 +11,10 @@ from rich.text import Text
 
 from fedadapt.simulations.results.comparison import Table
 from fedadapt.simulations.results.table_formats import plus_minus
+from fedadapt.simulations.results.text_table import GAP, Part, divided, empty_table
 
 LOG = 100  # columns of a log, which has no terminal to ask
 METHOD = 14  # columns that the name of a method has at most; a longer one wraps at its words
-GAP = 1
-
-
-class _Part(NamedTuple):
-    """A column as it is printed."""
-
-    title: str
-    texts: tuple[str, ...]
-    bold: tuple[bool, ...]
-
-    @property
-    def width(self) -> int:
-        """The columns it needs: those of its longest word."""
-        words = [word for text in (self.title, *self.texts) for word in text.split()]
-        return max(map(len, words), default=0)
-
-    @property
-    def is_constant(self) -> bool:
-        return len(self.texts) > 1 and len(set(self.texts)) == 1
 
 
 class TerminalTable:
@@ -51,11 +32,11 @@ class TerminalTable:
         self._rows = [(line.strategy, line.label) for line in table.lines]
         plain = (False,) * len(table.lines)
         settings = [
-            _Part(key, tuple(line.settings[i] for line in table.lines), plain)
+            Part(key, tuple(line.settings[i] for line in table.lines), plain)
             for i, key in enumerate(table.settings)
         ]
         numbers = [
-            _Part(
+            Part(
                 column.title.replace("+", " + "),  # it wraps there
                 tuple(plus_minus(line.cells[i], column, "±") for line in table.lines),
                 tuple(line.cells[i].best for line in table.lines),
@@ -78,20 +59,12 @@ class TerminalTable:
         for note in self._notes:
             yield Text(note, style="yellow")
 
-    def _fitting(self, width: int) -> list[list[_Part]]:
+    def _fitting(self, width: int) -> list[list[Part]]:
         """Divide the columns into as few tables as the width allows."""
         names = self._label_width()
         if not self._single:
             names += GAP + self._method_width()
-        tables: list[list[_Part]] = [[]]
-        used = names
-        for part in self._parts:
-            if tables[-1] and used + GAP + part.width > width:
-                tables.append([])
-                used = names
-            tables[-1].append(part)
-            used += GAP + part.width
-        return tables
+        return divided(self._parts, names, width)
 
     def _label_width(self) -> int:
         return max([len("client model"), *(len(label) for _, label in self._rows)])
@@ -101,9 +74,8 @@ class TerminalTable:
         longest = max(map(len, (*self._strategies, "method")))
         return max([min(longest, METHOD), *map(len, words)])
 
-    def _table(self, parts: Sequence[_Part]) -> RichTable:
-        # Columns are parted by the box: a blank each.
-        printed = RichTable(box=box.SIMPLE_HEAD, show_edge=False, padding=0, pad_edge=False)
+    def _table(self, parts: Sequence[Part]) -> RichTable:
+        printed = empty_table()
         if not self._single:
             printed.add_column("method", width=self._method_width())
         printed.add_column("client model", no_wrap=True, width=self._label_width())

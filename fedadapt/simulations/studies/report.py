@@ -26,7 +26,7 @@ def pages(folder: Path, *, figures: bool) -> Iterator[Path]:
     if (folder / REPRODUCTION).is_file():
         raise InputError(
             f"{folder}: is of a reproduction; the same `fedadapt reproduce` writes its page again, "
-            "and runs nothing twice"
+            "with --figures its figures too, and runs nothing twice"
         )
     is_run = any((folder / name).is_file() for name in (SUMMARY, CONFIG))
     if is_run or not any(folder.glob(f"*/{SUMMARY}")):

@@ -7,6 +7,7 @@ from toys import assert_same_bits, cohort, conv, initials, plain, split
 
 from fedadapt.client.adaptations.ewc import Ewc
 from fedadapt.client.adaptations.fine_tune import FineTune
+from fedadapt.client.adaptations.in_stages import in_stages
 from fedadapt.client.adaptations.kd import Kd
 from fedadapt.client.adaptations.shot_im import ShotIm
 from fedadapt.client.adaptations.tent import Tent
@@ -38,6 +39,30 @@ def test_the_last_stage_is_the_adaptation_and_the_first_a_shorter_one(method):
     assert_same_bits(found[-1][1], staged.adapt(cohort(conv(), SPLITS), weights))
     first = replace(method, epochs=2).adapt(cohort(conv(), SPLITS), weights)
     assert_same_bits(found[0][1], first)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "stage", "asked", "ended"),
+    [
+        (5, 0, [(5, "a")], [0]),
+        (5, 2, [(2, "a"), (2, "a/2"), (1, "a/4")], [2, 4, 0]),
+        (4, 2, [(2, "a"), (2, "a/2")], [2, 0]),
+        (3, 7, [(3, "a")], [0]),
+    ],
+)
+def test_stages_add_up_to_all_epochs_each_with_a_random_stream_of_its_own(
+    epochs, stage, asked, ended
+):
+    calls = []
+
+    def train(weights, count, stream):
+        calls.append((count, stream))
+        return {"w": weights["w"] + count}
+
+    found = list(in_stages(train, {"w": 0}, epochs, stage, "a"))
+    assert calls == asked
+    assert [number for number, _ in found] == ended
+    assert found[-1][1] == {"w": epochs}
 
 
 def test_a_later_stage_starts_from_the_one_before_and_remembers_the_model_received():

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedadapt.config import RunConfig
@@ -218,6 +219,21 @@ def test_the_listing_tells_what_is_there_and_where_the_rest_must_go(tmp_path, mo
     assert not rows["cifar10"].found
     assert "cifar-10-batches-py/ or cifar10.npz" in rows["cifar10"].where
     assert not {row.name: row for row in benchmark_rows()}["mnist"].found
+
+
+def test_sizes_are_those_of_the_files_that_are_there(tmp_path):
+    def images(root) -> dict[str, str]:
+        return {row.name: row.images for row in benchmark_rows(str(root))}
+
+    assert images(tmp_path)["svhn"] == "73,257 + 26,032 of 32x32x3"
+    np.savez(tmp_path / "svhn.npz", x_train=np.zeros((554, 2)), y_train=np.zeros(554),
+             x_test=np.zeros((486, 2)), y_test=np.zeros(486))  # fmt: skip
+    np.savez_compressed(tmp_path / "har.npz", x=np.zeros((1_200, 1)), y=np.zeros(1_200), n=3)
+    (tmp_path / "usps.npz").write_bytes(b"no archive")
+    found = images(tmp_path)
+    assert found["svhn"] == "554 + 486 of 32x32x3"
+    assert found["har"] == "1,200 of 9x128"
+    assert found["usps"] == "7,291 + 2,007 of 16x16x1"  # who reads it says what is wrong
 
 
 def test_a_bad_benchmark_is_refused_fast_and_without_torch_or_numpy():

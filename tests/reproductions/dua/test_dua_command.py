@@ -116,11 +116,11 @@ def test_published_stands_beside_measured_with_what_differs(tmp_path, capsys, mo
     scores = {"accuracy": 0.9, "forgetting": 0.1, "forgetting_over_all": 0.05,
               "matrix": [[0.8, None], [0.9, 0.9]]}  # fmt: skip
 
-    def made(config, console):
+    def made(config, console, **_):
         place = Path(config.out)
         place.mkdir(parents=True)
         (place / "manifest.json").write_text(json.dumps({"domains": ["usps", "mnist"]}))
-        return {"tasks": {"base": scores, "personal": scores}}
+        return {"tasks": {"base": scores, "personal": scores}, "seconds": 1.0}
 
     monkeypatch.setattr(comparing, "finished", made)
     monkeypatch.setattr("fedadapt.simulations.check.check", lambda config: None)

@@ -1,13 +1,15 @@
 """How a run's clients are computed is a function of its settings and its network."""
 
 import pytest
+import tiny
 import torch
 from torch import nn
 from toys import conv, dense
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
-from fedadapt.simulations.engines.execution import plan_for, warn_if_slow
+from fedadapt.simulations.engines.execution import plan_for, with_precision
+from fedadapt.simulations.run import simulate
 
 
 class Undecided(nn.Module):
@@ -56,11 +58,39 @@ def test_bf16_without_arithmetic_for_it_is_warned_of(
     capabilities, precision, warned, monkeypatch, caplog
 ):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
-    warn_if_slow(RunConfig(precision=precision), torch.device("cpu"))
+    with_precision(RunConfig(precision=precision), torch.device("cpu"))
     assert ("precision=bf16: this processor has no arithmetic" in caplog.text) == warned
 
 
 def test_a_pytorch_that_cannot_be_asked_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
-    warn_if_slow(RunConfig(precision="bf16"), torch.device("cpu"))
+    with_precision(RunConfig(precision="bf16"), torch.device("cpu"))
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "chosen"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16"),
+        ({}, "float32"),
+    ],
+)
+def test_auto_is_bf16_where_there_is_arithmetic_for_it(capabilities, chosen, monkeypatch, caplog):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
+    settled = with_precision(RunConfig(precision="auto"), torch.device("cpu"))
+    assert settled == RunConfig(precision=chosen)
+    assert not caplog.records
+
+
+def test_auto_is_float32_where_pytorch_cannot_be_asked(monkeypatch):
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    config = RunConfig(precision="auto")
+    assert with_precision(config, torch.device("cpu")).precision == "float32"
+
+
+def test_a_run_keeps_the_precision_that_was_chosen_for_it(tmp_path, monkeypatch):
+    """It may go on where ``auto`` would choose another."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx2": True}, raising=False)
+    simulate(tiny.config(precision="auto", rounds=1), tmp_path, pictures=False)
+    assert RunConfig.from_toml(tmp_path / "config.toml").precision == "float32"

@@ -14,6 +14,8 @@ from fedadapt.simulations.report import layer_map as layer_maps
 from fedadapt.simulations.report.client_gains import MOST, client_gains, panels_of
 from fedadapt.simulations.report.figures import convergence
 from fedadapt.simulations.report.group_figures import distance_matrix
+from fedadapt.simulations.report.group_section import group_sections
+from fedadapt.simulations.report.page.rendering import MISSING
 from fedadapt.simulations.report.report import write_report
 from fedadapt.simulations.report.style import to_svg
 from fedadapt.simulations.results.accuracies import last_accuracies
@@ -82,6 +84,32 @@ def test_the_report_measures_the_layers_once_and_keeps_them(finished, monkeypatc
     assert "10 channels" in page
     monkeypatch.setattr(layer_maps, "assemble", None)  # the data are gone
     assert write_report(finished).read_text("utf-8") == page
+
+
+def test_mean_distances_between_groups_stand_behind_the_figure():
+    """Group 1 has clients at 0 and 0.25, group 2 at 3 and 3.5: by hand."""
+    [section] = group_sections(None, found(**FOUR), measure=False)
+    [table] = section.numbers
+    assert table.summary == "the numbers: Euclidean distance between clients"
+    assert table.heads == ("mean distance", "group 1", "group 2")
+    assert table.lines == (("group 1", "0.25", "3.125"), ("group 2", "3.125", "0.5"))
+    alone = found([0, 1], ["a", "b"], [[1.0], [3.0]])
+    [section] = group_sections(None, alone, measure=False)
+    assert section.numbers[0].lines == (("group 1", MISSING, "2"), ("group 2", "2", MISSING))
+
+
+def test_distances_by_layer_stand_behind_the_map(finished):
+    run = RunFolder.read(finished)
+    mapped = layer_maps.layer_map(run)
+    *_, section = group_sections(run, read_groups(finished), measure=False)
+    [table] = section.numbers
+    assert table.heads[2:-1] == tuple(f"client {d}" for d in mapped.clients)
+    for line, name, distances, ratio in zip(
+        table.lines, mapped.layers, mapped.distances[-1], mapped.separation[-1], strict=True
+    ):
+        assert line[0] == name
+        assert [float(text) for text in line[2:-1]] == pytest.approx(distances, rel=1e-3, abs=1e-9)
+        assert line[-1] == (MISSING if ratio is None else f"{ratio:.2f}")
 
 
 def test_the_matrix_is_sorted_by_group_then_kind_then_client_and_groups_are_framed():

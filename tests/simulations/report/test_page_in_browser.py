@@ -1,5 +1,6 @@
 """The report page in Chromium: what is drawn, sorted, found, pointed at and opened."""
 
+import json
 import re
 
 import numpy as np
@@ -137,6 +138,16 @@ def test_a_client_has_a_page_of_its_own(browser, page):
     )
     sent = [entry for entry in communication(CLIENTS) if entry.client == 10]
     assert sum(int(row[2]) for row in rows) == len(sent)
+    curve = browser.run(
+        "return [...document.querySelectorAll('#client-rounds tbody tr')]"
+        ".map(r => [...r.cells].map(c => c.textContent))"
+    )
+    told = {row.round: row.accuracy for row in ROWS if row.client == 10 and row.label == "base"}
+    assert [int(round) for round, _ in curve] == sorted(told)
+    for round, accuracy in curve:
+        assert number(accuracy.replace("\N{NO-BREAK SPACE}", " ")) == pytest.approx(
+            100 * told[int(round)], abs=0.11
+        )
     up = sum(float(row[4].replace(",", "")) for row in rows)
     assert up == pytest.approx(sum(entry.bytes_up for entry in sent) / 1e6, abs=0.1)
     browser.find("#client-close").click()
@@ -162,6 +173,40 @@ def test_dark_and_print_have_colours_and_parts_of_their_own(browser):
     assert browser.run(background) == light  # paper is white
     controls = "return getComputedStyle(document.querySelector('.controls')).display"
     assert browser.run(controls) == "none"
+
+
+def test_paper_cuts_no_column_and_prints_colours_that_mean_something(browser):
+    browser.media("print", "light")
+    wide = browser.run(
+        "const m = document.querySelector('main'); m.style.width = '720px';"
+        "const wide = [...document.querySelectorAll('table')].filter(t => t.offsetParent)"
+        ".map(t => t.scrollWidth); m.style.width = ''; return Math.max(...wide)"
+    )
+    assert wide <= 720  # A4 without its margins
+    adjusted = "return getComputedStyle(document.querySelector('.legend i')).printColorAdjust"
+    assert browser.run(adjusted) == "exact"
+    heads, cells = (
+        browser.run("return getComputedStyle(document.querySelector(arguments[0])).fontSize", css)
+        for css in ("#clients-table th", "#clients-table td")
+    )
+    assert heads == cells
+
+
+def test_pictures_are_readable_on_a_telephone_and_the_page_is_no_wider(window, tmp_path):
+    """Those of groups, which are drawn once for all screens, are scrolled inside their frame."""
+    folder = finish(tmp_path, ROWS, strategy="pfa")
+    metadata = {
+        "round": 3, "quality": 0.5, "clients": list(range(CLIENTS)), "kinds": ["a", "b"] * 20,
+        "labels": [0, 1] * 20, "vectors": [[float(c % 2 + c / 100)] for c in range(CLIENTS)],
+    }  # fmt: skip
+    (folder / "groups.json").write_text(json.dumps(metadata))
+    window.open(write_report(folder).resolve(), width=390, height=844)
+    widths = window.run(
+        "return [...document.querySelectorAll('figure[role=img] svg')].map(s => s.clientWidth)"
+    )
+    assert widths
+    assert min(widths) >= 600
+    assert window.run("return document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize("case", ODD_RUNS)

@@ -12,6 +12,7 @@ from fedadapt.errors import InputError
 from fedadapt.records import CommunicationEntry
 from fedadapt.simulations.report import figures as plots
 from fedadapt.simulations.report.page.data import HISTORY
+from fedadapt.simulations.report.page.rendering import MISSING
 from fedadapt.simulations.report.page.style_sheet import CSS
 from fedadapt.simulations.report.paper_figures import write_figures
 from fedadapt.simulations.report.report import write_report
@@ -21,6 +22,7 @@ from fedadapt.simulations.results.accuracies import last_accuracies
 from fedadapt.simulations.results.communication import by_action, by_reason
 from fedadapt.simulations.results.journal import Journal
 from fedadapt.simulations.results.run_folder import RunFolder
+from fedadapt.simulations.results.summary import write_summary
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +280,46 @@ def test_the_curve_of_the_base_model_is_over_clients_of_the_training(tmp_path):
     rows += [evaluation(9, 1.0, round=r, seen=False) for r in (1, 2)]
     data = json.loads(Page(read(finish(tmp_path, rows))).scripts[0])
     assert [(row["mean"], row["clients"]) for row in data["rounds"]] == [(0.5, 4), (0.5, 4)]
+
+
+def test_a_run_that_learns_tasks_has_each_task_after_each_task(tmp_path):
+    """On the page as rows and as a table, and as a figure for a paper."""
+    folder = finish(tmp_path, [evaluation(d, 0.5, "personal") for d in range(3)])
+    summary = json.loads((folder / "summary.json").read_text())
+    scores = {"accuracy": 0.75, "forgetting": 0.2, "forgetting_over_all": 0.1,
+              "matrix": [[0.8, None], [0.6, 0.9]]}  # fmt: skip
+    write_summary(folder, summary | {"tasks": {"personal": scores}})
+    page = Page(read(folder))
+    data = json.loads(page.scripts[0])
+    assert data["task_labels"] == ["personal"]
+    assert [(row["after"], row["task"], row["accuracy"]) for row in data["tasks"]] == [
+        (0, 0, 0.8), (1, 0, 0.6), (1, 1, 0.9)
+    ]  # fmt: skip
+    rows = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in page.rows]
+    assert ["client model", "accuracy", "forgetting", "task 1", "task 2"] in rows
+    assert ["personal", "75.0 %", "+20.0", "60.0 %", "90.0 %"] in rows
+    assert ["client model", "after task", "task 1", "task 2"] in rows
+    assert ["personal", "1", "80.0 %", MISSING] in rows
+    assert ["personal", "2", "60.0 %", "90.0 %"] in rows
+    assert "tasks-personal" in {path.stem for path in write_figures(folder)}
+
+
+def test_curves_of_a_run_with_tasks_are_means_over_the_tasks_of_a_client(tmp_path):
+    rows = [
+        evaluation(d, accuracy + 0.1 * d, round=r, task=task)
+        for r in (1, 2)
+        for d in range(2)
+        for task, accuracy in ((0, 0.2 * r), (1, 0.4 * r))
+    ]
+    data = json.loads(Page(read(finish(tmp_path, rows))).scripts[0])
+    assert [(row["mean"], row["clients"]) for row in data["rounds"]] == [(0.35, 2), (0.65, 2)]
+    [curve] = data["history"]
+    assert curve["accuracy"] == [[300, 600], [400, 700]]
+
+
+def test_behind_the_curves_of_accuracy_and_loss_are_their_numbers(finished):
+    page = Page(read(finished))
+    for row in losses():
+        assert [str(row.round), f"{row.loss:.4f}", "80"] in page.rows
+    of_rounds = {row[0] for row in page.rows if len(row) == 5 and row[-1] == "4"}
+    assert {"0", "2", "10"} <= of_rounds  # mean and deciles over the four clients of the training

@@ -28,7 +28,7 @@ const drawings = {
     const names = [...new Set(rows.map(row => row.name))];
     const longest = Math.max(...names.map(name => name.length));
     return Plot.plot(base(holder, {
-      height: 60 + 26 * names.length, marginLeft: Math.min(170, 14 + 7 * longest),
+      height: 50 + 26 * names.length, marginTop: 10, marginLeft: Math.min(190, 22 + 7.6 * longest),
       x: {label: "mean accuracy, % →", domain: [0, 100], grid: true}, y: {label: null, domain: names, tickFormat: name => name.slice(0, 24)},
       marks: [
         Plot.dot(rows, {x: row => 100 * row.accuracy, y: "name", r: 5, fill: row => colour(row.label)}),

@@ -16,7 +16,7 @@ function choose(number) {
   const holder = element("client-models");
   const longest = Math.max(...bars.map(bar => bar.label.length));
   place(holder, Plot.plot(base(holder, {
-    height: 46 + 30 * bars.length, marginLeft: Math.min(150, 12 + 7 * longest),
+    height: 46 + 30 * bars.length, marginTop: 6, marginLeft: Math.min(170, 22 + 7.2 * longest),
     x: {label: "accuracy on its own test images, % →", domain: [0, 100], grid: true}, y: {label: null, domain: bars.map(b => b.label)},
     marks: [
       Plot.barX(bars, {x: "x", y: "label", fill: bar => colour(bar.label), insetTop: 4, insetBottom: 4}),
@@ -73,14 +73,28 @@ function showImages(client) {
     return line;
   }));
 }
+function tabulate(table, heads, lines) {
+  const row = (texts, tag) => {
+    const line = document.createElement("tr");
+    line.append(...texts.map(text => Object.assign(document.createElement(tag), {textContent: text, className: "n"})));
+    return line;
+  };
+  table.tHead.replaceChildren(row(heads, "th"));
+  table.tBodies[0].replaceChildren(...lines.map(texts => row(texts, "td")));
+}
 function drawHistory(client) {
   const holder = element("client-history"), rows = [];
   for (const curve of run.history)
     curve.accuracy[client.i].forEach((value, i) => {
       if (value !== null) rows.push({label: curve.label, round: run.history_rounds[i], y: 100 * value / 1000});
     });
-  holder.hidden = rows.length < 2;
+  holder.hidden = element("client-rounds").hidden = rows.length < 2;
   if (holder.hidden) return;
+  tabulate(element("client-rounds").querySelector("table"), ["round", ...run.history.map(curve => curve.label)],
+    run.history_rounds.map((round, i) => [String(round), ...run.history.map(curve => {
+      const value = curve.accuracy[client.i][i];
+      return value === null ? "–" : percent(value / 1000);
+    })]));
   place(holder, Plot.plot(base(holder, {
     height: 220, x: rounds, y: {label: "↑ accuracy, %", grid: true, domain: [0, 100]},
     marks: [

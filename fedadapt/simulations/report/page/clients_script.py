@@ -81,7 +81,7 @@ const views = {
       const hasLocal = run.labels.includes("local") && state.label !== "local" && state.reference !== "local";
       const ink = row => isWorse(gainOf(row.client)) ? "var(--worse)" : colour(state.label);
       return Plot.plot(base(holder, {
-        height: 380, x: {label: `clients, sorted by ${state.reference} →`, ticks: []},
+        height: 380, x: {insetLeft: 8, insetRight: 8, label: `clients, sorted by ${state.reference} →`, ticks: []},
         y: {label: "↑ accuracy, %", grid: true, domain: [0, 100]},
         marks: [
           same || many ? null : Plot.ruleX(rows, {x: "x", y1: "before", y2: "y", stroke: ink, strokeOpacity: .5}),
@@ -144,7 +144,7 @@ const views = {
       });
       const longest = Math.max(...run.labels.map(label => label.length));
       return Plot.plot(base(holder, {
-        height: 60 + 46 * run.labels.length, marginLeft: Math.min(150, 12 + 7 * longest),
+        height: 50 + 46 * run.labels.length, marginTop: 10, marginLeft: Math.min(170, 22 + 7.2 * longest),
         x: {label: "accuracy on a client's own test images, % →", domain: [0, 100], grid: true},
         y: {label: null, domain: run.labels, tickFormat: label => label.slice(0, 20)},
         marks: [

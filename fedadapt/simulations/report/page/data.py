@@ -80,18 +80,31 @@ def colours(labels: tuple[str, ...]) -> dict[str, str]:
 def _by_round(
     evaluations: Iterable[Evaluation], accuracies: Accuracies
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the base model's mean and deciles by round, and each client's accuracy by round."""
-    of_base: dict[int, list[float]] = defaultdict(list)
-    curves: dict[str, dict[int, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    """Return the base model's mean and deciles by round, and each client's accuracy by round.
+
+    The accuracy of a client that is scored on several tasks is its mean over those.
+    """
+    tasks: dict[str, dict[int, dict[int, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    seen = set()
     for row in evaluations:
-        if row.split != "test" or row.epoch or row.task:
-            continue
-        if row.label == "base" and row.seen:
-            of_base[row.round].append(row.accuracy)
-        if row.adaptation == "none":
-            curves[row.label][row.round][row.client] = row.accuracy
+        if row.split == "test" and not row.epoch and row.adaptation == "none":
+            tasks[row.label][row.round][row.client].append(row.accuracy)
+            if row.seen:
+                seen.add(row.client)
+    curves = {
+        label: {
+            number: {client: sum(of) / len(of) for client, of in by_client.items()}
+            for number, by_client in by_round.items()
+        }
+        for label, by_round in tasks.items()
+    }
     rounds = []
-    for number, values in sorted(of_base.items()):
+    for number, by_client in sorted(curves.get("base", {}).items()):
+        values = [accuracy for client, accuracy in by_client.items() if client in seen]
+        if not values:
+            continue
         low, high = np.percentile(values, DECILES)
         mean = float(np.mean(values))
         deciles = {"low": round(float(low), 4), "high": round(float(high), 4)}

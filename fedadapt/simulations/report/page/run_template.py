@@ -20,6 +20,9 @@ RUN_PAGE = r"""{% extends "frame" %}
 {% for key, value in rows.items() %}<tr><th>{{ key }}</th><td>{{ value }}</td></tr>
 {% endfor %}</tbody></table></div>
 {%- endmacro -%}
+{%- macro numbers(summary) -%}
+<details><summary>{{ summary }}</summary><div class="scroll"><table>{{ caller() }}</table></div></details>
+{%- endmacro -%}
 {%- macro legend(labels, colours, worse=true) -%}
 <ul class="legend">{% for label in labels %}<li><i style="background:{{ colours[label] }}"></i>{{ label }}</li>{% endfor %}{% if worse %}<li><i style="background:var(--worse)"></i>worse than what it is compared with</li>{% endif %}</ul>
 {%- endmacro -%}
@@ -47,10 +50,12 @@ RUN_PAGE = r"""{% extends "frame" %}
 {% if rounds %}<figure class="chart" data-chart="convergence" data-title="Accuracy of the base model by round"></figure>{% endif %}
 {% if losses %}<figure class="chart" data-chart="loss" data-title="Training loss by round"></figure>{% endif %}
 </div>
-{% if rounds %}<details><summary>the numbers: mean over clients, and deciles</summary>
-<div class="scroll"><table><thead><tr><th class="n">round</th><th class="n">mean</th><th class="n">lowest tenth up to</th><th class="n">highest tenth from</th><th class="n">clients</th></tr></thead><tbody>
+{% if rounds %}{% call numbers('the numbers: mean over clients, and deciles') %}<thead><tr><th class="n">round</th><th class="n">mean</th><th class="n">lowest tenth up to</th><th class="n">highest tenth from</th><th class="n">clients</th></tr></thead><tbody>
 {% for row in rounds %}<tr><td class="n">{{ row.round }}</td><td class="n">{{ row.mean | percent }}</td><td class="n">{{ row.low | percent }}</td><td class="n">{{ row.high | percent }}</td><td class="n">{{ row.clients }}</td></tr>
-{% endfor %}</tbody></table></div></details>{% endif %}{% endif %}
+{% endfor %}</tbody>{% endcall %}{% endif %}
+{% if losses %}{% call numbers('the numbers: training loss') %}<thead><tr><th class="n">round</th><th class="n">loss</th><th class="n">clients</th></tr></thead><tbody>
+{% for round, loss, clients in losses %}<tr><td class="n">{{ round }}</td><td class="n">{{ '%.4f' | format(loss) if loss == loss else '–' }}</td><td class="n">{{ clients }}</td></tr>
+{% endfor %}</tbody>{% endcall %}{% endif %}{% endif %}
 
 {% if num_clients %}<h2>Client by client</h2>
 <p class="soft">One mark a client; a click on it, or on a row, opens the client's own page.</p>
@@ -68,6 +73,7 @@ RUN_PAGE = r"""{% extends "frame" %}
 <h3 id="client-title"></h3>
 <p class="soft" id="client-note"></p>
 <div class="charts"><figure id="client-models" class="chart"></figure><figure id="client-history" class="chart"></figure></div>
+<details id="client-rounds" hidden><summary>the numbers: accuracy by round</summary><div class="scroll"><table><thead></thead><tbody></tbody></table></div></details>
 <div class="scroll"><table id="client-images"><caption>Its images by class</caption><thead><tr><th>class</th><th class="n">train</th><th class="n">adapt</th><th class="n">test</th><th class="bar"></th></tr></thead><tbody></tbody></table></div>
 <p class="soft" id="client-left"></p>
 <div class="scroll"><table id="client-messages"><caption>What reached this client and what left it: payload in MB</caption><thead><tr><th>message</th><th>for</th><th class="n">times</th><th class="n">MB down</th><th class="n">MB up</th><th class="n">not used</th></tr></thead><tbody></tbody></table></div>
@@ -87,18 +93,27 @@ RUN_PAGE = r"""{% extends "frame" %}
 <div class="scripted" hidden><figure class="chart" data-chart="coverage" data-title="Accuracy against coverage"></figure></div>
 <div class="scroll"><table><thead><tr><th>client model</th><th class="n">accuracy</th><th class="n">sure of</th><th class="n">calibration error</th><th class="n">sure of, calibrated</th><th class="n">calibration error, calibrated</th><th class="n">temperature, median</th><th class="n">AURC</th><th class="n">clients</th></tr></thead><tbody>
 {% for label, s in sureness.items() %}<tr><td>{{ label }}</td><td class="n">{{ s.accuracy | percent }}</td><td class="n">{{ s.raw | percent }}</td><td class="n">{{ s.ece | percent }}</td><td class="n">{{ s.calibrated | percent }}</td><td class="n">{{ s.ece_calibrated | percent }}</td><td class="n">{{ '%.2f' | format(s.temperature) }}</td><td class="n">{{ '%.4f' | format(s.aurc) }}</td><td class="n">{{ s.num_clients }}</td></tr>
-{% endfor %}</tbody></table></div>{% endif %}
+{% endfor %}</tbody></table></div>
+{% call numbers('the numbers: accuracy on the images that are answered') %}<thead><tr><th class="n">answered</th>{% for label in sureness %}<th class="n">{{ label }}</th>{% endfor %}</tr></thead><tbody>
+{% for share in coverages %}<tr><td class="n">{{ '%.0f' | format(100 * share) }} %</td>{% set at = loop.index0 %}{% for s in sureness.values() %}<td class="n">{{ s.by_coverage[at] | percent }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>{% endcall %}{% endif %}
 
 {% if tasks %}<h2>Task by task</h2>
 <p class="soft">Mean accuracy on each task after each task was learnt; forgetting is what was lost since a task was new, in points.</p>
 <div class="scripted" hidden><figure class="chart" data-chart="tasks" data-title="Accuracy on each task after each task"></figure></div>
 <div class="scroll"><table><thead><tr><th>client model</th><th class="n">accuracy</th><th class="n">forgetting</th>{% for task in range(num_tasks) %}<th class="n">task {{ task + 1 }}</th>{% endfor %}</tr></thead><tbody>
 {% for label, s in tasks.items() %}<tr><td>{{ label }}</td><td class="n strong">{{ s.accuracy | percent }}</td><td class="n">{{ s.forgetting | points }}</td>{% for accuracy in s.matrix[-1] %}<td class="n">{{ accuracy | percent }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>{% endif %}
+{% endfor %}</tbody></table></div>
+{% call numbers('the numbers: after each task') %}<thead><tr><th>client model</th><th class="n">after task</th>{% for task in range(num_tasks) %}<th class="n">task {{ task + 1 }}</th>{% endfor %}</tr></thead><tbody>
+{% for label, s in tasks.items() %}{% for row in s.matrix %}<tr><td>{{ label }}</td><td class="n">{{ loop.index }}</td>{% for accuracy in row %}<td class="n">{{ accuracy | percent }}</td>{% endfor %}</tr>
+{% endfor %}{% endfor %}</tbody>{% endcall %}{% endif %}
 
 {% for section in figures %}<h2>{{ section.title }}</h2>
 {% if section.note %}<p class="soft">{{ section.note }}</p>{% endif %}
 {% for svg in section.svgs %}<figure role="img" aria-label="{{ section.title }}">{{ svg }}</figure>
+{% endfor %}{% for table in section.numbers %}{% call numbers(table.summary) %}<thead><tr>{% for head in table.heads %}<th{% if loop.index0 %} class="n"{% endif %}>{{ head }}</th>{% endfor %}</tr></thead><tbody>
+{% for line in table.lines %}<tr>{% for cell in line %}<td{% if loop.index0 %} class="n"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>{% endcall %}
 {% endfor %}{% if section.groups %}<div class="scroll"><table><thead><tr><th class="n">group</th><th class="n">clients</th><th>of which kinds</th></tr></thead><tbody>
 {% for row in section.groups %}<tr><td class="n">{{ row.group }}</td><td class="n">{{ row.num_clients }}</td><td>{% for kind, count in row.kinds %}{{ ', ' if not loop.first }}{{ kind or 'unknown' }}{{ ' (%d)' | format(count) if row.kinds | length > 1 }}{% endfor %}</td></tr>
 {% endfor %}</tbody></table></div>

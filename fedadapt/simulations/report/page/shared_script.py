@@ -7,7 +7,7 @@ const points = x => x === null ? "–" : ((x >= 0 ? "+" : "−") + Math.abs(100 
 const megabytes = x => (x / 1e6).toLocaleString("en", {maximumFractionDigits: x < 1e6 ? 4 : 1});
 const width = holder => Math.max(300, Math.min(1040, holder.clientWidth || 720));
 const base = (holder, more) => ({
-  width: width(holder), marginLeft: 44, marginBottom: 38, style: {fontSize: "12px", background: "none", overflow: "visible"}, ...more,
+  width: width(holder), marginTop: 28, marginLeft: 44, marginBottom: 38, style: {fontSize: "12px", background: "none", overflow: "visible"}, ...more,
 });
 const rounds = {label: "round →", tickFormat: round => Number.isInteger(round) ? String(round) : ""};
 function place(holder, plot) { holder.replaceChildren(plot); return plot; }

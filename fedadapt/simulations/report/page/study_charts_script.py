@@ -37,7 +37,7 @@ function rowNames(holder, list) {
   const half = Math.floor((room - 1) / 2);
   const short = text => text.length > room ? text.slice(0, half) + "…" + text.slice(-half) : text;
   return {
-    marginLeft, marginRight: 24,
+    marginTop: 10, marginLeft, marginRight: 24,
     y: {label: null, domain: [-.6, list.length - .4], reverse: true, ticks: list.map((_, i) => i), tickSize: 0,
         tickFormat: i => Number.isInteger(i) && list[i] ? short(list[i].title) : ""},
   };

@@ -41,9 +41,9 @@ STUDY_PAGE = r"""{% extends "frame" %}
 {% if study.has_matrix %}<h2>Task by task</h2>
 <p class="soft">Mean accuracy on each task after each task was learnt, %.</p>
 <div class="scripted" hidden><div class="controls"><label>row <select id="matrix-of"></select></label></div>{{ chart('matrix', 'Accuracy on each task after each task') }}</div>
-{% call numbers('the numbers: after the last task') %}<thead><tr><th>method</th><th class="n">forgetting</th>{% for task in range(study.num_tasks) %}<th class="n">task {{ task + 1 }}</th>{% endfor %}</tr></thead><tbody>
-{% for entry in entries if entry.matrix %}<tr><td>{{ entry.title }}</td><td class="n">{{ entry.forgetting | points }}</td>{% for accuracy in entry.matrix[-1] %}<td class="n">{{ accuracy | percent }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>{% endcall %}{% endif %}
+{% call numbers('the numbers: after each task') %}<thead><tr><th>method</th><th class="n">forgetting</th><th class="n">after task</th>{% for task in range(study.num_tasks) %}<th class="n">task {{ task + 1 }}</th>{% endfor %}</tr></thead><tbody>
+{% for entry in entries if entry.matrix %}{% for row in entry.matrix %}<tr><td>{{ entry.title }}</td><td class="n">{{ entry.forgetting | points if loop.last else '' }}</td><td class="n">{{ loop.index }}</td>{% for accuracy in row %}<td class="n">{{ accuracy | percent }}</td>{% endfor %}</tr>
+{% endfor %}{% endfor %}</tbody>{% endcall %}{% endif %}
 
 {% if ranks %}<h2>Ranks over clients</h2>
 <p class="soft">Every client ranks the rows by its own accuracy, 1 is the best; a mark is the mean. Rows beside one bar do not differ: their mean ranks are closer than the critical difference at 5 % (Nemenyi's test, <i>Demšar 2006</i>). Clients share models, so they are not independent: this tells of these clients, not of other federations.</p>

@@ -13,13 +13,14 @@ h3 { font-size: 0.95rem; margin: 1.8rem 0 0.3rem; }
 p { margin: 0.3rem 0 0.9rem; max-width: 46rem; }
 .soft { color: var(--soft); font-size: 0.92rem; }
 .notice { border-left: 4px solid var(--worse); background: var(--panel); border-radius: 0 8px 8px 0; padding: 0.8rem 1.1rem; margin: 1.5rem 0 0; max-width: none; overflow-wrap: anywhere; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(170px, 1fr)); gap: 1rem; margin: 2rem 0 1.6rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr)); gap: 0.9rem; margin: 2rem 0 1.6rem; }
 .card { background: var(--panel); border-radius: 12px; padding: 1rem 1.1rem; }
 .card b { display: block; font-size: 1.5rem; line-height: 1.35; white-space: nowrap; font-weight: 650; letter-spacing: -0.02em; font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: 0.88rem; }
 .card .name { font-weight: 600; }
 .worse { color: var(--worse); }
-.scroll { overflow-x: auto; }
+/* What goes on to the right has a shade at its edge. */
+.scroll { overflow-x: auto; background: linear-gradient(to left, var(--page) 30%, transparent) right / 2.5rem 100% local no-repeat, linear-gradient(to left, var(--line), transparent) right / 1rem 100% scroll no-repeat, var(--page); }
 td:first-child { white-space: nowrap; }
 .facts td, .facts th { white-space: normal; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; margin: 0.6rem 0 0.4rem; }
@@ -79,18 +80,26 @@ th.wrapped { white-space: normal; min-width: 6rem; vertical-align: bottom; }
   .columns { columns: 1; }
   td.bar { display: none; }
   th.bar { display: none; }
+  figure[role=img] { overflow-x: auto; }
+  figure[role=img] svg { min-width: 680px; }  /* pictures whose letters would be too small */
+  caption { display: block; width: 78vw; }
+  .scroll:not(.all) > table:not(.facts) :is(td, th):first-child { position: sticky; left: 0; background: var(--page); padding-right: 0.7rem; }
 }
 @media print {
   :root { --ink: #1f2430; --soft: #626b7a; --line: #e3e6eb; --page: #ffffff; --panel: #f6f7f9; --accent: #0072b2; --worse: #b84a00; }
+  :root { font-size: 12px; }
   main { max-width: none; padding: 0; }
-  body { font-size: 12px; }
-  h2, h3 { break-after: avoid; }
+  body { font-size: 1rem; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  h2, h3, h2 + p, h3 + p, caption, .legend, .controls + p, #client-note { break-after: avoid; }
+  .cards { grid-template-columns: repeat(auto-fit, minmax(100px, 1fr)); gap: 0.6rem; margin: 1rem 0; }
+  .card { padding: 0.7rem 0.8rem; }
+  h2 { margin-top: 2rem; }
   figure, .card, .chart, tr { break-inside: avoid; }
-  .scroll, .all { overflow: visible; max-height: none; }
+  .scroll, .all { overflow: visible; max-height: none; background: none; }
   .all thead th { position: static; }
-  table { font-size: 0.8em; }
+  table { font-size: 0.82rem; }
   th, td { padding: 0.25rem 0.4rem; }
-  thead th { white-space: normal; }
+  thead th { white-space: normal; font-size: inherit; }
   .controls, button.more, #client-close, #entries .scripted { display: none; }
   th button { white-space: normal; text-align: inherit; }
   td.bar, th.bar { display: none; }

@@ -1,5 +1,6 @@
 """The figures of a study as files for a paper: curves, ranks, costs, gains."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from fedadapt.simulations.report.paper_figures import write_drawn
 from fedadapt.simulations.report.study.look import MARKERS, colours, signs
 from fedadapt.simulations.report.study.study import Entry, Study
 from fedadapt.simulations.report.style import INK, WORSE, new_figure, styled, title
+from fedadapt.simulations.report.task_figure import task_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +30,15 @@ def write_study_figures(folder: Path, study: Study) -> list[Path]:
     drawn: dict[str, Figure] = {}
     if any(entry.curves for entry in study.entries):
         drawn["curves"] = _curves(study, look)
+    for axis in study.axes:
+        drawn[f"setting-{_word(axis)}"] = _setting(study, axis, look)
+    if study.has_published:
+        drawn["published"] = _published(study, look)
+    for entry in study.entries:
+        if entry.matrix:
+            drawn[f"tasks-{_word(entry.title)}"] = task_matrix(
+                entry.matrix, entry.name, entry.label
+            )
     if study.has_costs:
         drawn["cost-bytes"] = _cost(study, look, "megabytes", "MB sent and received in training")
     if study.has_seconds:
@@ -46,6 +57,8 @@ Look = dict[Entry, tuple[str, str]]  # colour and sign
 
 
 def _curves(study: Study, look: Look) -> "Figure":
+    from matplotlib.ticker import MaxNLocator
+
     shown = [entry for entry in study.entries if entry.curves]
     figure = new_figure(9, max(4.2, 0.6 + 0.24 * len(shown)))
     axes = figure.subplots()
@@ -70,12 +83,70 @@ def _curves(study: Study, look: Look) -> "Figure":
         if len(entry.curves) > 1:
             low, high = ([edge(at[step]) for step in steps] for edge in (min, max))
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(study.step)
     axes.set_ylabel("accuracy, %")
     axes.grid(axis="y")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8.5)
     seeds = "bands: lowest and highest seed" if any(len(e.curves) > 1 for e in shown) else ""
     title(axes, f"Mean accuracy by {study.step}", seeds)
+    return figure
+
+
+def _setting(study: Study, axis: str, look: Look) -> "Figure":
+    """Draw the mean accuracy at each value of a setting; what else differs is a line of its own."""
+    lines: dict[str, list[Entry]] = {}
+    for entry in study.entries:
+        if axis in entry.point and entry.by_seed:
+            others = [f"{key} {value}" for key, value in entry.point.items() if key != axis]
+            name = " · ".join(part for part in (entry.series, *others, entry.label) if part)
+            lines.setdefault(name, []).append(entry)
+    values = list(dict.fromkeys(e.point[axis] for of_line in lines.values() for e in of_line))
+    numbers = [value for value in values if isinstance(value, int | float)]
+    numeric = len(numbers) == len(values)
+    figure = new_figure(9, max(4.2, 0.6 + 0.24 * len(lines)))
+    axes = figure.subplots()
+    for name, members in lines.items():
+        if numeric:
+            members = sorted(members, key=lambda entry: entry.point[axis])
+        colour, sign = look[members[0]]
+        at = [
+            entry.point[axis] if numeric else values.index(entry.point[axis]) for entry in members
+        ]
+        low, mean, high = (
+            [100 * float(of(entry.by_seed)) for entry in members] for of in (min, np.mean, max)
+        )
+        axes.plot(at, mean, color=colour, marker=MARKERS[sign], ms=5, label=name)
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+    if numeric and min(numbers) > 0 and max(numbers) > 8 * min(numbers):
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    words = [f"{value:g}" if isinstance(value, int | float) else value for value in values]
+    axes.set_xticks(numbers if numeric else range(len(values)), words)
+    axes.set_xlabel(axis)
+    axes.set_ylabel("accuracy, %")
+    axes.grid(axis="y")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, fontsize=8.5)
+    title(axes, f"Mean accuracy by {axis}", "bands: lowest and highest seed")
+    return figure
+
+
+def _published(study: Study, look: Look) -> "Figure":
+    """Draw what was measured, with a line over its seeds, and hollow what the paper says."""
+    members = [entry for entry in study.entries if entry.published is not None and entry.by_seed]
+    figure = new_figure(9, 1.4 + 0.32 * len(members))
+    axes = figure.subplots()
+    for row, entry in enumerate(members):
+        colour, sign = look[entry]
+        measured = 100 * np.array(entry.by_seed)
+        axes.hlines(row, measured.min(), measured.max(), color=colour)
+        axes.plot(measured.mean(), row, MARKERS[sign], color=colour, ms=8)
+        said = 100 * float(entry.published or 0.0)
+        axes.plot(said, row, MARKERS[sign], mfc="none", mec=colour, mew=1.6, ms=8)
+    _names(axes, members)
+    axes.set_xlabel("accuracy, %")
+    axes.grid(axis="x")
+    title(axes, "Published and measured", "full: measured, with its seeds; hollow: published")
     return figure
 
 
@@ -149,6 +220,11 @@ def _ranks(study: Study, population: int, look: Look) -> "Figure | None":
     axes.grid(axis="x")
     title(axes, "Ranks", "bars join rows that do not differ (Nemenyi, 5 %)")
     return figure
+
+
+def _word(text: str) -> str:
+    """Return a text as a part of a file's name."""
+    return re.sub(r"[^\w.=+-]+", "-", text).strip("-")
 
 
 def _names(axes: "Axes", entries: list[Entry]) -> None:
