@@ -116,7 +116,7 @@ def measured(work: Work, nodes: int, seconds: float) -> tuple[Spent, float]:
         states, size = ClientStates(Path(folder)), made.plan.cohort_size
         pool = WorkerPoolClients(made.worker, workers, cohort_size=size, client_states=states)
         with pool, suppress(Enough):
-            run_folder(made, Timed(pool, clock), Path(folder) / "run")  # type: ignore[arg-type]
+            run_folder(made, Timed(pool, clock), Path(folder))  # type: ignore[arg-type]
         return clock.spent, statistics.median(clock.rounds)
 
 
