@@ -53,3 +53,19 @@ class ToyRecipe(NamedTuple):
             if self.how == signal.SIGSTOP:
                 worker.deadlines = Deadlines(6.0, 20.0)
         return worker
+
+
+class DyingRecipe(NamedTuple):
+    """Toy clients on actors that die while they start, some times; a file each counts."""
+
+    folder: str
+    deaths: int
+    test: int  # number of the process of the test, which builds a worker too
+
+    def build(self):
+        folder = Path(self.folder)
+        folder.mkdir(exist_ok=True)
+        if os.getpid() != self.test and len(list(folder.iterdir())) < self.deaths:
+            (folder / str(len(list(folder.iterdir())))).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ToyRecipe().build()

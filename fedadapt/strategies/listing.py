@@ -1,6 +1,7 @@
 """What ``fedadapt strategies`` prints: a line for each strategy, or one with its arguments."""
 
 import inspect
+import re
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -33,7 +34,7 @@ def _all() -> NameList:
 
 def _one(name: str) -> Group:
     cls = find(name)
-    described: list[RenderableType] = [f"[bold]{name}[/]", inspect.getdoc(cls) or ""]
+    described: list[RenderableType] = [f"[bold]{name}[/]", _paragraphs(cls)]
     if is_flowers(cls):
         takes = " ".join(arguments(cls))
         described.append(f"\nA class of Flower's; --strategy-args are its constructor's: {takes}")
@@ -50,6 +51,11 @@ def _one(name: str) -> Group:
     described += ["", known]
     described.append(f"\nSettings it uses: {', '.join(sorted(settings_of(cls)))}")
     return Group(*described)
+
+
+def _paragraphs(cls: type[Any]) -> str:
+    """A class's docstring with a line for each paragraph and item, which the terminal wraps."""
+    return re.sub(r"(?<!\n)\n(?!\n|- )\s*", " ", inspect.getdoc(cls) or "")
 
 
 def summary(cls: type[Any]) -> str:

@@ -10,6 +10,7 @@ import os
 import platform
 import signal
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -105,11 +106,18 @@ class RayWorkers:
             for slot in range(self.size):
                 self._begin(slot)
             events: list[Up | Done | Down] = []
+            lost = Counter[int]()
             while sum(isinstance(event, Up) for event in events) < self.size:
                 for event in self.wait(PATIENCE):
-                    if isinstance(event, Down):
-                        raise FedadaptError(f"ray: {event.how} before it was up")
-                    events.append(event)
+                    if not isinstance(event, Down):
+                        events.append(event)
+                        continue
+                    # Its machine may just be leaving the cluster; ``_lost`` began it anew.
+                    lost[event.slot] += 1
+                    if lost[event.slot] == self.lives:
+                        raise FedadaptError(
+                            f"ray: {event.how} before it was up, {self.lives} times"
+                        )
             self._events = events
         except BaseException:
             self.stop()

@@ -51,6 +51,9 @@ NETWORKS = {
     "strides and padding": nn.Sequential(
         nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(54, 3)
     ),
+    "one by one with strides": nn.Sequential(
+        nn.Conv2d(4, 6, 1, stride=(2, 1)), nn.Flatten(), nn.Linear(6 * 3 * 6, 3)
+    ),
     "dilation": nn.Sequential(nn.Conv2d(4, 5, (3, 2), dilation=2), nn.Flatten(), nn.Linear(40, 3)),
     "groups": nn.Sequential(
         nn.Conv2d(4, 6, 3, groups=2, padding=(0, 1)), nn.Flatten(), nn.Linear(144, 3)

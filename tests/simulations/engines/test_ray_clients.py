@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 from machines import descendants
-from ray_toys import CLIENTS, START, ToyRecipe
+from ray_toys import CLIENTS, START, DyingRecipe, ToyRecipe
 from toys import assert_same_bits, conv, initials, sent
 
 from fedadapt.errors import FedadaptError, InputError
@@ -291,6 +291,15 @@ def test_other_data_on_an_actor_s_machine_are_refused():
         worker_pool._begun(0, State("1" * 64, ""))
     with pytest.raises(FedadaptError, match=r"^ray: an actor cannot begin: no such file"):
         worker_pool._begun(0, State("", "no such file"))
+
+
+@pytest.mark.slow
+def test_an_actor_that_dies_while_it_starts_is_begun_anew_a_few_times(cluster, tmp_path):
+    with fleet_of(DyingRecipe(str(tmp_path), 1, os.getpid()), num_workers=1) as client_pool:
+        answers = list(client_pool.ask("train", 1, sent(START, CLIENTS), START))
+    assert [d for some in answers for d in some.clients] == list(CLIENTS)
+    with pytest.raises(FedadaptError, match=r"^ray: .* before it was up, 4 times$"):
+        fleet_of(DyingRecipe(str(tmp_path / "all"), 4, os.getpid()), num_workers=1).__enter__()
 
 
 def test_more_actors_than_fit_are_refused(cluster):
