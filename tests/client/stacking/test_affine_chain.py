@@ -180,6 +180,15 @@ class Around(nn.Module):
         return self.head(self.body(x) + x)
 
 
+class Positive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.relu = nn.Linear(4, 3), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.head(x))
+
+
 OTHERS = {
     "convolution": conv(),
     "batch norm": dense(),
@@ -187,6 +196,7 @@ OTHERS = {
     "dropout": Network(nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5)), 5, CLASSES),
     "a layer twice": Twice(),
     "a sum": Around(),
+    "a clamp at the end": Positive(),
 }
 
 
