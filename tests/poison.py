@@ -58,8 +58,10 @@ def strike() -> None:
     what = plan.read_text().strip() if plan.exists() else ""
     if what == "raise":
         raise ValueError(CANARY)
-    if what == "dawdle":  # so that there is time for something to happen
-        time.sleep(10)
+    if what == "dawdle":  # until the plan is gone: there is time for something to happen
+        until = time.monotonic() + 50
+        while plan.exists() and time.monotonic() < until:
+            time.sleep(0.1)
     if what == "hang":
         time.sleep(600)
     if what == "hang in native code":

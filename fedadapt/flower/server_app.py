@@ -125,9 +125,8 @@ def _with_own_data(
         clients = OnServer(schema, names)
         assembly = assembled_tasks(config, own_tasks(clients, schema, server))
     else:
-        assembly = assembled(
-            config, OnServer(schema, names, None if server is None else server.images)
-        )
+        images = None if server is None else server.images
+        assembly = assembled(config, OnServer(schema, names, images))
     roll_call.confirm(network_facts(assembly.model))
     settings = experiment.to_config()
     return assembly, GridClients(

@@ -173,7 +173,7 @@ def test_a_doctor_of_a_device_names_what_is_wrong(made, tmp_path, capsys):
 
 def test_a_doctor_of_a_server_names_what_is_wrong(deployment, capsys):
     (deployment.folder / "logs" / "x").write_text("")
-    (deployment.folder / "logs" / "x").chmod(0o644)
+    (deployment.folder / "logs" / "x").chmod(0o640)
     with pytest.raises(SystemExit) as end:
         main.main(["deploy", "doctor", str(deployment.folder)])
     out = capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_only_runs_that_are_over_are_forgotten(tmp_path):
     ledger = Ledger(tmp_path / "state", "me")
     ledger.write(run="1", round=1, type="train", outcome="sent", parts=())
     long_ago = time.time() - 40 * 86_400
-    kept = (budget.path, ledger.path)
+    kept = (budget.path, ledger.path, new / "client-x" / "model")  # the last is not its newest
     for path in (old, *old.rglob("*"), *kept):
         os.utime(path, (long_ago, long_ago))
     assert old_runs(tmp_path, 30) == [old]

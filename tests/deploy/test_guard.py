@@ -59,12 +59,15 @@ def ask(made, superlink, tmp_path):
 
 @pytest.mark.parametrize("call", sorted(CALLS))
 def test_a_known_device_is_heard(ask, superlink, signed, call):
-    answer = ask("POST", f"/v1/fleet/{call}", content=b"question", headers=signed)
+    between = {"te": "trailers", "proxy-authorization": "x", "upgrade": "h2c"}
+    answer = ask("POST", f"/v1/fleet/{call}", content=b"question", headers=signed | between)
     assert (answer.status_code, answer.content) == (200, b"answer" * 3)
     assert answer.headers["flwr-x"] == "1"
     [(path, body, headers)] = superlink.calls
     assert (path, body) == (f"/v1/fleet/{call}", b"question")
     assert {name: headers[name] for name in signed} == signed
+    assert not between.keys() & headers.keys()  # what is between two neighbours is not passed on
+    assert headers["host"] == "127.0.0.1:1"
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_bytes_are_counted_by_client_in_both_directions(ask, superlink, signed, 
     other = headers_of(install(made.bundles / "client-2.tar", tmp_path / "two").key)
     ask("POST", "/v1/fleet/push-object", content=b"x" * 100, headers=signed)
     ask("POST", "/v1/fleet/push-object", content=b"x" * 20, headers=signed)
-    superlink.status = 500
+    superlink.status = 401
     ask("POST", "/v1/fleet/push-object", content=b"x" * 3, headers=other)
     ask("POST", "/v1/fleet/push-object", content=b"x" * 5000, headers=other)
     ask.traffic.save()

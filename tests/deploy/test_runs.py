@@ -101,7 +101,8 @@ def test_flower_takes_the_app_that_is_shipped_and_it_holds_no_code(tmp_path):
 
 def test_the_superlink_is_never_without_database_tls_and_authentication(made):
     command = superlink_command(made)
-    for word in ("--database", "--enable-supernode-auth", "--ssl-certfile", "--ssl-keyfile"):
+    for word in ("--database", "--enable-supernode-auth", "--ssl-certfile", "--ssl-keyfile",
+                 "--disable-runtime-dependency-installation"):  # fmt: skip
         assert word in command
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert "--insecure" not in command
@@ -200,6 +201,7 @@ def test_two_such_kills_lose_no_client_and_a_fresh_database_mends_it(
     deployment.nodes.write_text(json.dumps(remembered))
     revoke_client(deployment, "client-3")
     assert register(deployment) == ([], 0, [])
+    assert node_ids(deployment) == {}
     assert list(flower.nodes.values()).count("registered") == 3
     monkeypatch.setattr(registration, "flwr", FakeFlower())
     assert register(deployment) == (["client-1", "client-2"], 0, [])
@@ -234,14 +236,20 @@ def test_a_call_without_a_server_says_so(deployment, monkeypatch):
         flwr(deployment, "list")
     Done.returncode, Done.stdout = 0, 'words {"success": true, "runs": []}'
     assert flwr(deployment, "list")["runs"] == []
+    Done.stdout = '{"success": false, "error-message": "no such run"}'  # and still status 0
+    with pytest.raises(InputError, match="flwr list: no such run"):
+        flwr(deployment, "list")
 
 
 def test_flowers_own_configuration_is_absolute_and_over_tls(deployment, monkeypatch):
     class Done:
         returncode, stdout, stderr = 0, "{}", ""
 
-    monkeypatch.setattr(superlink.subprocess, "run", lambda *a, **k: Done)
+    called = {}
+    monkeypatch.setattr(superlink.subprocess, "run", lambda *a, **k: called.update(k) or Done)
     flwr(deployment, "list")
+    assert called["cwd"] == deployment.flower_home  # it would read an app's settings elsewhere
+    assert called["env"]["FLWR_HOME"] == str(deployment.flower_home)
     text = (deployment.flower_home / "config.toml").read_text()
     [connection] = [v for v in tomllib.loads(text)["superlink"].values() if isinstance(v, dict)]
     assert connection == {

@@ -73,10 +73,11 @@ def test_a_client_that_still_counts_as_connected_waits_and_says_why(client, cloc
         return program
 
     supervisor.Running = refuse
-    programs.lives["supernode"] = [1.0]
+    programs.lives["supernode"] = [1.0, 1.0]
     run_until(clock, 60, lambda: client.run(wait=False))
-    first, second = starts("supernode")
+    first, second, third = starts("supernode")
     assert second - first - 1.0 == LONGEST_WAIT
+    assert third - second - 1.0 == 4.0  # the second time it was another reason
     assert "still counts this client as connected" in client.said[0]
 
 

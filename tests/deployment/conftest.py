@@ -42,6 +42,10 @@ class Bench(Machines):
         """Say what the n-th training of a client does, from now on."""
         (self.folder / f"{client}-{number}.plan").write_text(what)
 
+    def go_on(self, client: str, number: int) -> None:
+        """Let a client that dawdles go on."""
+        (self.folder / f"{client}-{number}.plan").unlink()
+
     def trainings(self, client: str, what: str = "count") -> int:
         """How often a client has begun to train in this test; ``answers``: has done so."""
         path = self.folder / f"{client}.{what}"

@@ -13,12 +13,12 @@ from fedadapt.config import RunConfig
 from fedadapt.errors import InputError, QuorumLostError
 from fedadapt.flower import nodes as grid_nodes
 from fedadapt.flower import records
-from fedadapt.flower.clients_over_grid import GridClients, count_clients
+from fedadapt.flower.clients_over_grid import GridClients, check_as_asked, count_clients
 from fedadapt.flower.roll_call import BenchmarkRollCall
 from fedadapt.flower.run_facts import memory
 from fedadapt.flower.software import software
 from fedadapt.messages import Failure, Sent
-from fedadapt.records import Evaluation
+from fedadapt.records import HELD_OUT, Evaluation, EvaluationFailure
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.weights import repeat, stack
 
@@ -162,6 +162,14 @@ def test_a_client_never_weighs_more_than_it_said_before_the_run():
     assert weights(on) == [10, 20, 30]
     on.faults["train", 17] = examples(3)
     assert weights(on) == [10, 3, 30]
+
+
+@pytest.mark.parametrize(("told", "is_growth"), [(40, True), (41, False)])
+def test_up_to_twice_as_many_images_are_growth_and_more_are_a_lie(told, is_growth):
+    on = grid()
+    on.faults["train", 17] = examples(told)
+    outcomes = [failure.outcome for a in train(on) for failure in a.failures.values()]
+    assert outcomes == ([] if is_growth else ["rejected"])
 
 
 def test_a_client_that_lies_from_the_beginning_weighs_a_multiple_of_the_median_at_most(caplog):
@@ -375,6 +383,55 @@ def test_a_bad_evaluation_is_that_client_s(fault, outcome):
     assert [a.clients for a in found] == [(0,), (1,), ()]
     [(client, failure)] = found[2].failures.items()
     assert (client, failure.outcome) == (2, outcome)
+
+
+ASKED = [("base", "none"), ("base", "kd"), ("personal", "none"), ("personal", "kd")]
+
+
+def told(*changes, failed=()):
+    """Rows for all that was asked for, but for those that failed; and ``changes`` more."""
+    row = Evaluation(1, 0, "a", True, "base", "none", "test", 7, 0.5, 0.1)
+    rows = [row._replace(model=m, adaptation=a) for m, a in ASKED if (m, a) not in failed]
+    return [*rows, *(row._replace(**change) for change in changes)]
+
+
+def failures(*pairs):
+    return [EvaluationFailure(1, 0, *pair, "crash:ValueError") for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("rows", "failed", "asked"),
+    [
+        (told(), [], {}),
+        (told(failed=[("base", "kd")]), failures(("base", "kd")), {}),
+        (told({"split": "global"}), [], {"on_global": True}),
+        (told({"split": "adapt"}, {"epoch": 1}), [], {"curves": True}),
+        (told({"split": HELD_OUT}), [], {"held_out": True}),
+    ],
+)
+def test_results_of_all_that_was_asked_for_are_taken(rows, failed, asked):
+    check_as_asked(rows, failed, request(**asked))
+
+
+@pytest.mark.parametrize(
+    ("rows", "failed", "asked"),
+    [
+        (told()[:-1], [], {}),  # one is missing, and nothing is said of it
+        (told(), failures(("base", "kd")), {}),  # one has a result and has failed
+        (told(), failures(("served", "none")), {}),  # one has failed that nobody asked for
+        (told(failed=[("base", "kd")]), failures(*[("base", "kd")] * 2), {}),
+        (told({}), [], {}),  # one is there twice
+        (told({"model": "served"}), [], {}),
+        (told({"split": "global"}), [], {}),
+        (told({"split": "adapt"}), [], {}),
+        (told({"split": HELD_OUT}), [], {}),
+        (told({"epoch": 1}), [], {}),
+        (told({"epoch": 1, "model": "served"}), [], {"curves": True}),
+    ],
+)
+def test_results_of_anything_else_are_refused(rows, failed, asked):
+    with pytest.raises(ValueError, match="not of the models and adaptations asked for"):
+        check_as_asked(rows, failed, request(**asked))
 
 
 def test_what_clients_keep_is_on_their_own_disks():

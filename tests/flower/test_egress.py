@@ -302,6 +302,7 @@ def test_results_of_models_leave_as_the_owner_allows(tmp_path):
     assert row.kind == ""
     assert row.num_examples == 100
     assert row.accuracy == round(exact[0].accuracy, 2)
+    assert row.loss == round(exact[0].loss, 2) != exact[0].loss
     assert records.CONFIDENCES not in content  # they count the images
     some = OneClient(tmp_path / "c", "each-image = true")
     content = some.ask("evaluate", **asked).content
@@ -311,6 +312,49 @@ def test_results_of_models_leave_as_the_owner_allows(tmp_path):
     assert some.ask("evaluate", **asked).error.reason == (
         "egress: 'metrics' is not allowed on this device"
     )
+
+
+@pytest.mark.parametrize(
+    ("record", "column", "word"),
+    [
+        ("labels", "model", "picture-of-a-cat"),
+        ("labels", "adaptation", "picture-of-a-cat"),
+        ("labels", "split", "picture-of-a-cat"),
+        ("failures", "model", "picture-of-a-cat"),
+        ("labels", "more", "picture-of-a-cat"),
+    ],
+)
+def test_results_of_what_nobody_asked_for_do_not_leave(tmp_path, monkeypatch, record, column, word):
+    """Words of a hostile adaptation would be a way out."""
+    whole = records.rows_record
+
+    def spied(*results):
+        content = whole(*results)
+        if record == "failures":
+            content[record] = ConfigRecord(
+                {"model": [word], "adaptation": ["none"], "reason": ["crash:ValueError"]}
+            )
+        else:
+            content[record][column] = [word] * len(content[record]["model"])
+        return content
+
+    monkeypatch.setattr(records, "rows_record", spied)
+    reply = OneClient(tmp_path).ask("evaluate", adaptations=["none"], **{"on-global": False})
+    assert reply.error.reason == "egress: 'undeclared' is not allowed on this device"
+
+
+def test_the_kind_of_a_client_does_not_leave_whoever_writes_it(tmp_path, monkeypatch):
+    """It is the name of a domain folder, say, which is its owner's."""
+    whole = records.rows_record
+
+    def spied(*results):
+        content = whole(*results)
+        content["labels"]["kind"] = ["ward-7"] * len(content["labels"]["kind"])
+        return content
+
+    monkeypatch.setattr(records, "rows_record", spied)
+    reply = OneClient(tmp_path).ask("evaluate", adaptations=["none"], **{"on-global": False})
+    assert reply.content["labels"]["kind"] == [""]
 
 
 # Epsilon
@@ -335,10 +379,11 @@ def test_epsilon_is_spent_by_each_new_answer_over_runs_and_then_refused(tmp_path
     assert again.content["report"] == first.content["report"]  # the same answer is free
     second = sparsity("two")
     assert second.content["report"] != first.content["report"]
-    assert sparsity("three").error.reason == "egress: 'epsilon' is spent on this device"
+    for _ in range(2):  # what was refused is not kept, to be told for nothing the next time
+        assert sparsity("three").error.reason == "egress: 'epsilon' is spent on this device"
     assert sparsity("two").content["report"] == second.content["report"]
     spent = [entry.epsilon for entry in some.entries]
-    assert spent == pytest.approx([1.0, 0, most - 1.0, 0, 0], abs=1e-6)
+    assert spent == pytest.approx([1.0, 0, most - 1.0, 0, 0, 0], abs=1e-6)
 
 
 def test_what_a_budget_protects_does_not_leave_without_noise(tmp_path):

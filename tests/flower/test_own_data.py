@@ -1,6 +1,7 @@
 """Clients with pictures of their own: the whole run over a Grid in memory."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import own_pictures
@@ -245,6 +246,34 @@ def test_the_roster_says_who_takes_part_under_which_number_and_name(tmp_path, cl
     assert {(row.client, row.kind) for row in rows} == {(0, "garden"), (2, "kitchen")}
     assert f"{told[1][:8]} is not on the roster" in caplog.text
     assert {node for kind, node in grid.sent if kind == "train"} == {8, 5}
+
+
+def test_a_run_that_goes_on_keeps_numbers_and_schema_whoever_is_there(tmp_path, clients, caplog):
+    """One has gone, another has come whose key is the first of all: the rest keep their numbers."""
+    config = run_config(tmp_path / "out", rounds=1, adapt="none")
+    first, second, third = clients.values()
+    run_server(FakeGrid(app, {5: first, 3: second, 8: third}, config), config)
+    before = json.loads((tmp_path / "out" / "agreement.json").read_text())
+    new = tmp_path / "new"
+    own_pictures.write_pictures(tmp_path / "new-pictures", {"across": 9, "crossed": 9}, seed=60)
+    number = next(n for n in range(3, 300) if identity(new, n) < own_identity(Path(
+        first["state-dir"])))  # fmt: skip
+    own_pictures.give_identity(new, number)
+    stranger = {"images": str(tmp_path / "new-pictures"), "state-dir": str(new), "share": "classes"}
+    again = tomllib.loads((tmp_path / "out" / "resume.toml").read_text()) | {"rounds": 2}
+    client_source.own_assembly.cache_clear()
+    grid = FakeGrid(app, {5: stranger, 3: second, 8: third}, again, run_id=2)
+    server(grid, Context(2, 1, {}, RecordDict(), again))
+    assert json.loads((tmp_path / "out" / "agreement.json").read_text()) == before
+    assert {node for kind, node in grid.sent if kind == "train"} == {3, 8}
+    assert "is not on the roster" in caplog.text
+    of_round = {row.client for row in read_evaluations(tmp_path / "out") if row.round == 2}
+    assert of_round == {1, 2}
+
+
+def identity(folder: Path, number: int) -> str:
+    own_pictures.give_identity(folder, number)
+    return own_identity(folder)
 
 
 def test_a_client_with_another_class_is_refused_by_a_word_and_not_by_its_name(

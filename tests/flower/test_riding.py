@@ -9,6 +9,7 @@ from test_clients_over_grid import MODEL, NODES, client_app, client_pool
 
 from fedadapt.flower import records
 from fedadapt.flower.riding import RIDING, joined, parted, split, with_rider
+from fedadapt.flower.run_facts import memory
 from fedadapt.messages import Failure, Sent
 from fedadapt.server.client_pool import EvaluationRequest
 from fedadapt.weights import repeat
@@ -94,6 +95,32 @@ def test_who_is_asked_for_one_of_them_gets_that_one_in_the_same_exchange(trained
     expected = [("train", partitions[d]) for d in trained]
     expected += [("evaluate", partitions[d]) for d in tried if d not in trained]
     assert sorted(on.sent) == sorted(expected)
+
+
+@pytest.mark.parametrize("message", ["train", "evaluate"])
+def test_who_answers_one_of_them_only_is_not_asked_for_the_other(message):
+    on, apart = names_only(grid()), names_only(grid())
+    for each in (on, apart):
+        each.faults["query.hello", 17] = edited(
+            lambda c: c["config"].update({"egress-messages": [message]})
+        )
+    found = facts(*round_of(on))
+    assert found == facts(*round_of(apart, riding=False))
+    refused = [failures for _, _, failures in found[0] if failures]
+    refused += [failures for _, failures, _ in found[1] if failures]
+    assert [list(failures) for failures in refused] == [[1]]
+    assert [kind for kind, node in on.sent if node == 17] == [message]
+
+
+def test_large_answers_are_asked_for_some_at_a_time_and_no_trial_rides(monkeypatch):
+    on = names_only(grid())
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "AT_ONCE", 1)
+        found = facts(*round_of(on))
+    assert found == facts(*round_of(names_only(grid())))
+    assert sorted(on.sent) == sorted(
+        (kind, node) for node in NODES for kind in ("evaluate", "train")
+    )
 
 
 def test_a_trial_that_nothing_follows_is_asked_for_by_itself():

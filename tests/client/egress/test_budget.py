@@ -52,6 +52,12 @@ def test_a_budget_of_exactly_so_many_answers_allows_them_and_no_more(tmp_path):
     PrivacyBudget(tmp_path, "others").spend(ANSWER, most, DELTA)  # other images have their own
 
 
+def test_epsilon_is_told_at_the_delta_of_the_owner(tmp_path):
+    most = DpBudget(epsilon=9.0, delta=1e-7)
+    told = PrivacyBudget(tmp_path, "pictures").spend(ANSWER, most, DELTA)
+    assert told.epsilon == told.added == pytest.approx(epsilon_of(ANSWER, 1e-7))
+
+
 def test_a_cheaper_answer_is_still_allowed_when_a_dear_one_is_not(tmp_path):
     budget, most = PrivacyBudget(tmp_path, "pictures"), limit(1.2)
     budget.spend(ANSWER, most, DELTA)

@@ -41,6 +41,19 @@ def test_entries_come_back_as_they_were_written(ledger):
     assert again.entries() == [one, two]
 
 
+def test_an_entry_is_on_the_disk_before_its_message_can_be_sent(ledger, monkeypatch):
+    """A power cut after the message has left forgets no entry."""
+    synced, fsync = [], os.fsync
+
+    def note(file):
+        fsync(file)
+        synced.append(ledger.path.read_bytes())
+
+    monkeypatch.setattr(os, "fsync", note)
+    write(ledger)
+    assert synced == [ledger.path.read_bytes()]
+
+
 def test_only_the_owner_can_read_it(ledger):
     old = os.umask(0)
     try:

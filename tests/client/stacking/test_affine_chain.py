@@ -210,4 +210,6 @@ def test_rows_of_rows_are_not_flattened():
     chain = StackedNetwork(Network(nn.Linear(4, 5), 5, CLASSES)).chain
     assert chain.takes(torch.zeros(2, 3, 4))
     assert not chain.takes(torch.zeros(2, 3, 7, 4))
+    later = StackedNetwork(Network(nn.Sequential(nn.Linear(4, 5), nn.Flatten()), 35, CLASSES)).chain
+    assert not later.takes(torch.zeros(2, 3, 7, 4))
     assert StackedNetwork(chained()).chain.takes(torch.zeros(2, 3, 1, 4, 4))
