@@ -66,7 +66,7 @@ def memory(model):
     return {"anchor": initials(model, 3, seed=50), "importance": importance}
 
 
-def trained(rule, objective, selector, by_hand: bool, stacked=True):
+def trained(rule, objective, selector, by_hand: bool, stacked=True, **more):
     model = chained()
     clients = cohort(model, SPLITS, "stacked-kernels" if stacked else "per-client")
     assert clients.network.chain is not None
@@ -80,6 +80,7 @@ def trained(rule, objective, selector, by_hand: bool, stacked=True):
         objective=objective,
         trainable=selector,
         memory=memory(model),
+        **more,
     )
 
 
@@ -108,6 +109,34 @@ def test_every_objective_that_has_a_derivative_moves_as_with_autograd(objective,
     ours, wanted = (trained(rule, objective, selector, by_hand) for by_hand in (True, False))
     assert_close(ours.weights, wanted.weights)
     torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+def doubled(trained, held, memory):
+    return {"body.1.weight": 2 * trained["body.1.weight"] * trained["share"].view(-1, 1, 1)}
+
+
+@pytest.mark.parametrize("through", [None, doubled], ids=["beside", "through a map"])
+def test_what_is_trained_beside_the_network_is_left_to_autograd(through):
+    """The decay reaches what has no gradient."""
+    extra = {"share": torch.tensor([0.5, 1.0, 1.5]).double()}
+    ours, wanted = (
+        trained(Sgd(0.1, 0.0, 0.2), cross_entropy, everything, hand, extra=extra, through=through)
+        for hand in (True, False)
+    )
+    assert_close(ours.weights, wanted.weights)
+    assert_close(ours.extra, wanted.extra)
+    assert (ours.extra["share"] != extra["share"]).all()
+
+
+def double(trained, held, memory):
+    return {"body.1.weight": 2 * trained["body.1.weight"]}
+
+
+def test_a_map_to_the_network_s_weights_is_left_to_autograd():
+    ours, wanted = (
+        trained(Sgd(0.1), cross_entropy, everything, hand, through=double) for hand in (True, False)
+    )
+    assert_close(ours.weights, wanted.weights)
 
 
 def test_the_derivative_by_hand_is_what_is_used(monkeypatch):
