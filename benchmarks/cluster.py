@@ -116,15 +116,18 @@ def measured(work: Work, nodes: int, seconds: float) -> tuple[Spent, float]:
         states, size = ClientStates(Path(folder)), made.plan.cohort_size
         pool = WorkerPoolClients(made.worker, workers, cohort_size=size, client_states=states)
         with pool, suppress(Enough):
-            run_folder(made, Timed(pool, clock), Path(folder) / "run")  # type: ignore[arg-type]
+            run_folder(made, Timed(pool, clock), Path(folder))  # type: ignore[arg-type]
         return clock.spent, statistics.median(clock.rounds)
 
 
 @contextmanager
 def nodes_of(count: int) -> Iterator[str]:
     """A Ray cluster of so many nodes with one core each; its address."""
-    safe = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", **safe})  # before Ray reads them
+    os.environ |= {  # before Ray reads them
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    }
     import ray
     from ray.cluster_utils import Cluster
 

@@ -136,12 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _round(work: str, clients: int, workers: int, seconds: float) -> Used:
-    """The medians over the rounds of a run in a process of its own."""
+    """What the rounds of a run in a process of its own use: means, and the median duration."""
     more = ["--workers", str(workers), "--cpu"]
     found = measured("ours", f"{work}:{clients}", seconds, more=more)
     if not found.seconds:
         raise SystemExit(f"{work}, {clients} clients, {workers} workers: {found.note}")
-    main, others = (statistics.median(column) for column in zip(*found.looks, strict=True))
+    [(main, others)] = found.looks
     return Used(main, others if workers > 1 else 0.0, statistics.median(found.seconds))
 
 
@@ -177,7 +177,7 @@ def _show(
         cells = (f"{told:.3g}", f"{path:.3g}", f"{told / path - 1:+.0%}", f"{used.seconds:.3g}")
         note = "fitted" if clients in fit_to else "held out"
         table.add_row(f"{clients:,}", str(workers), *cells, note)
-    for clients, workers in PREDICTED:
+    for clients, workers in [point for point in PREDICTED if point not in medians]:
         told = model(clients, workers)
         table.add_row(f"{clients:,}", str(workers), f"{told:.3g}", "", "", "", "not measured")
     console.print(table)

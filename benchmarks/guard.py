@@ -30,7 +30,7 @@ from benchmarks.works import WORKS, Work
 
 KEPT = Path(__file__).parent / "results" / "guard.json"
 CLIENTS = {"W1": 100, "W2": 16, "W3": 10}
-REPEATS = 5
+REPEATS = 3
 SLOWER = 0.85  # of what is kept: more than turns differ by
 
 

@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--per-round", type=int, default=0, help="clients (default: 1 %%)")
     given, more = parser.parse_known_args(arguments)  # the rest is for `fedadapt simulate`
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     found = []
     for clients in given.clients:
         with console.status(f"{clients:,} clients"):

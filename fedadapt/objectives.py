@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -101,14 +102,18 @@ class View:
 Objective = Callable[[View], Tensor]  # -> [D]
 
 
+OfParams = Callable[[Weights, Mapping[str, Weights]], tuple[Tensor, Weights, float]]
+"""(params, memory) -> what it adds to the values [D], and to the gradient: tensors by name, and the
+number by which they are to be multiplied."""
+
+
 class Derivative(NamedTuple):
     """The derivative, by hand, of an objective that reads logits, labels and what is trained."""
 
     of_logits: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     """(logits [D, B, C], labels [D, B]) -> values [D], their gradient by the logits [D, B, C]."""
 
-    of_params: tuple[Callable[[Weights, Mapping[str, Weights]], tuple[Tensor, Weights]], ...] = ()
-    """Each (params, memory) -> what it adds to the values [D] and to the gradient, by name."""
+    of_params: tuple[OfParams, ...] = ()
 
 
 def derivative_of(objective: Objective) -> Derivative | None:
@@ -306,16 +311,17 @@ def _pulled(task: Objective, strength: float, weighted: bool = False) -> Derivat
     if of_task is None:
         return None
 
-    def pull(params: Weights, memory: Mapping[str, Weights]) -> tuple[Tensor, Weights]:
+    def pull(params: Weights, memory: Mapping[str, Weights]) -> tuple[Tensor, Weights, float]:
         anchor, importance = memory["anchor"], memory["importance"] if weighted else None
-        slopes = {}
-        total = next(iter(params.values())).new_zeros(len(next(iter(params.values()))))
+        squares, slopes = [], {}
         for n, w in params.items():
             if n in anchor and (importance is None or n in importance):
                 gap = w - anchor[n]
-                slope = gap if importance is None else gap * importance[n]
-                total = total + (gap * slope).reshape(len(total), -1).sum(1)
-                slopes[n] = slope.mul(2 * strength)
-        return total * strength, slopes
+                slopes[n] = gap if importance is None else gap * importance[n]
+                rows = gap.flatten(1), slopes[n].flatten(1)
+                squares.append(torch.einsum("dp,dp->d", *rows))  # in one pass over memory
+        count = len(next(iter(params.values())))
+        total = sum(squares, next(iter(params.values())).new_zeros(count))
+        return total * strength, slopes, 2 * strength
 
     return of_task._replace(of_params=(*of_task.of_params, pull))

@@ -180,9 +180,9 @@ class _Oracle:
         loss = chain.add_gradient(
             self.rows.weights | params, *batch, by_hand.of_logits, into, keep, scale
         )
-        for value, grads in beside:
+        for value, slopes, factor in beside:
             loss = loss + value
-            add_scaled(grads, {n: into[n] for n in grads}, 1.0, scale)
+            add_scaled(slopes, {n: into[n] for n in slopes}, 1.0, scale * factor)
         return loss
 
 

@@ -368,6 +368,75 @@ def test_a_round_is_taken_once_and_in_order():
     assert list(metrics.take()) == []
 
 
+def message(round: int, **changes: object) -> CommunicationEntry:
+    entry = CommunicationEntry(round, 0, "train", "accepted", "", 10, 3, 0.0)
+    return entry._replace(**changes)
+
+
+def test_messages_are_counted_from_the_first_round_on():
+    metrics = MetricsByRound(())
+    metrics.add(message(1))
+    metrics.add(message(1, outcome="late", bytes_up=0))
+    metrics.add(message(2, phase="evaluation", bytes_down=5))
+    (_, first), (_, second) = metrics.take()
+    assert first == {
+        "communication/training/bytes_up": 3, "communication/training/bytes_down": 20,
+        "communication/messages": 2, "communication/not_accepted": 1,
+    }  # fmt: skip
+    assert second == first | {
+        "communication/evaluation/bytes_up": 3, "communication/evaluation/bytes_down": 5,
+        "communication/messages": 3,
+    }  # fmt: skip
+
+
+def test_a_mean_tells_over_how_many_clients_it_is():
+    metrics = MetricsByRound(())
+    metrics.add(row(1, 0, 0.5))
+    metrics.add(row(1, 0, 0.7, model="personal"))
+    metrics.add(row(1, 1, 0.9, model="personal"))  # its base model has no result
+    [(_, found)] = metrics.take()
+    assert (found["test/base/clients"], found["test/base/accuracy"]) == (1, 0.5)
+    assert found["test/personal/clients"] == 2
+
+
+def logged(place: Path) -> list[int]:
+    return [words[1] for words in told_own(place) if words[0] == "log"]
+
+
+def test_a_round_is_told_when_the_next_one_is_done(tmp_path):
+    (tmp_path / "run").mkdir()
+    with Tracking(RunConfig(track=OWN), tmp_path / "run") as tracking:
+        tracking.begin()
+        tracking.row(row(0))
+        tracking.round_done(0)
+        assert logged(tmp_path) == []  # its models may still be evaluated
+        tracking.row(row(1))
+        tracking.round_done(1)
+        assert logged(tmp_path) == [0]
+        tracking.finish({})
+    assert logged(tmp_path) == [0, 1]
+
+
+def test_what_was_told_before_a_resume_is_told_to_nobody_but_new_trackers(tmp_path):
+    """The round of the checkpoint is not: it may have been cut off in its evaluation."""
+    tracked(tmp_path, OWN)
+    (tmp_path / "run.tracked").unlink()
+    with Journal(tmp_path / "run") as journal:
+        for number in range(3):
+            journal.append(row(number))
+            journal.append(message(number))
+    for track, wanted in ((OWN, []), (f"{OWN},recording_tracker:FailsAtFinish", [0, 1])):
+        with Tracking(RunConfig(track=track), tmp_path / "run") as tracking:
+            tracking.begin(after=2)
+            assert logged(tmp_path) == wanted
+            tracking.row(row(3))
+            tracking.row(message(3))
+            tracking.finish({})
+        last = [words[2] for words in told_own(tmp_path) if words[0] == "log"][-1]
+        assert last["communication/messages"] == 4  # those before the resume count
+        (tmp_path / "run.tracked").unlink()
+
+
 def tracked(place: Path, track: str, *, after: int | None = None) -> Tracking:
     """A tracked run of three rounds, as far as its trackers see it."""
     (place / "run").mkdir(exist_ok=True)

@@ -66,7 +66,7 @@ def memory(model):
     return {"anchor": initials(model, 3, seed=50), "importance": importance}
 
 
-def trained(rule, objective, selector, by_hand: bool, stacked=True):
+def trained(rule, objective, selector, by_hand: bool, stacked=True, **more):
     model = chained()
     clients = cohort(model, SPLITS, "stacked-kernels" if stacked else "per-client")
     assert clients.network.chain is not None
@@ -80,6 +80,7 @@ def trained(rule, objective, selector, by_hand: bool, stacked=True):
         objective=objective,
         trainable=selector,
         memory=memory(model),
+        **more,
     )
 
 
@@ -108,6 +109,34 @@ def test_every_objective_that_has_a_derivative_moves_as_with_autograd(objective,
     ours, wanted = (trained(rule, objective, selector, by_hand) for by_hand in (True, False))
     assert_close(ours.weights, wanted.weights)
     torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+def doubled(trained, held, memory):
+    return {"body.1.weight": 2 * trained["body.1.weight"] * trained["share"].view(-1, 1, 1)}
+
+
+@pytest.mark.parametrize("through", [None, doubled], ids=["beside", "through a map"])
+def test_what_is_trained_beside_the_network_is_left_to_autograd(through):
+    """The decay reaches what has no gradient."""
+    extra = {"share": torch.tensor([0.5, 1.0, 1.5]).double()}
+    ours, wanted = (
+        trained(Sgd(0.1, 0.0, 0.2), cross_entropy, everything, hand, extra=extra, through=through)
+        for hand in (True, False)
+    )
+    assert_close(ours.weights, wanted.weights)
+    assert_close(ours.extra, wanted.extra)
+    assert (ours.extra["share"] != extra["share"]).all()
+
+
+def double(trained, held, memory):
+    return {"body.1.weight": 2 * trained["body.1.weight"]}
+
+
+def test_a_map_to_the_network_s_weights_is_left_to_autograd():
+    ours, wanted = (
+        trained(Sgd(0.1), cross_entropy, everything, hand, through=double) for hand in (True, False)
+    )
+    assert_close(ours.weights, wanted.weights)
 
 
 def test_the_derivative_by_hand_is_what_is_used(monkeypatch):
@@ -180,6 +209,15 @@ class Around(nn.Module):
         return self.head(self.body(x) + x)
 
 
+class Positive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.relu = nn.Linear(4, 3), nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.head(x))
+
+
 OTHERS = {
     "convolution": conv(),
     "batch norm": dense(),
@@ -187,6 +225,7 @@ OTHERS = {
     "dropout": Network(nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5)), 5, CLASSES),
     "a layer twice": Twice(),
     "a sum": Around(),
+    "a clamp at the end": Positive(),
 }
 
 
@@ -200,4 +239,6 @@ def test_rows_of_rows_are_not_flattened():
     chain = StackedNetwork(Network(nn.Linear(4, 5), 5, CLASSES)).chain
     assert chain.takes(torch.zeros(2, 3, 4))
     assert not chain.takes(torch.zeros(2, 3, 7, 4))
+    later = StackedNetwork(Network(nn.Sequential(nn.Linear(4, 5), nn.Flatten()), 35, CLASSES)).chain
+    assert not later.takes(torch.zeros(2, 3, 7, 4))
     assert StackedNetwork(chained()).chain.takes(torch.zeros(2, 3, 1, 4, 4))

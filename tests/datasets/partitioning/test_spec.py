@@ -236,6 +236,59 @@ def test_sizes_are_those_of_the_files_that_are_there(tmp_path):
     assert found["usps"] == "7,291 + 2,007 of 16x16x1"  # who reads it says what is wrong
 
 
+def test_shares_of_drawn_classes_are_those_of_the_rule():
+    """Of clients that draw from pools: [D, C], whose rows sum to 1."""
+    rng = np.random.default_rng
+    pathological = Pathological(k=3).shares(200, 5, rng(1))
+    assert set(pathological.ravel().tolist()) == {0.0, 1 / 3}  # three different classes each
+    assert ((pathological > 0).sum(1) == 3).all()
+    shards = Shards(k=3).shares(200, 5, rng(1))
+    assert set(shards.ravel().tolist()) == {0.0, 1 / 3, 2 / 3, 1.0}  # a class may be drawn again
+    np.testing.assert_allclose(shards.sum(1), 1)
+    dirichlet = Dirichlet(alpha=0.1).shares(50, 5, rng(1))
+    np.testing.assert_array_equal(dirichlet, rng(1).dirichlet([0.1] * 5, 50))
+    np.testing.assert_array_equal(Iid().shares(2, 4, rng(1)), np.full((2, 4), 0.25))
+    types = ClassTypes(k=2).shares(4, 5, rng(1))
+    assert sorted({tuple(row) for row in types.tolist()}) == [
+        (0, 0, 0, 0.5, 0.5), (1 / 3, 1 / 3, 1 / 3, 0, 0)]  # fmt: skip
+
+
+def test_a_long_tail_is_exact_leaves_no_class_out_and_chooses_at_random():
+    labels = np.repeat(np.arange(4), 1000)
+    rows = np.arange(len(labels))
+
+    def chosen(factor: float, seed: int = 1, rows=rows) -> np.ndarray:
+        return LongTail(factor=factor).choose(rows, labels, np.random.default_rng(seed))
+
+    counts = [np.bincount(labels[chosen(factor)]).tolist() for factor in (0.001, 1e-9)]
+    assert counts == [[1000, 100, 10, 1], [1000, 1, 1, 1]]
+    assert set(chosen(0.001, seed=1)) != set(chosen(0.001, seed=2))
+    two = np.repeat(np.arange(2), 100)  # 100 * 0.29 is a hair below 29 in floating point
+    kept = LongTail(factor=0.29).choose(np.arange(200), two, np.random.default_rng(1))
+    assert np.bincount(two[kept]).tolist() == [100, 29]
+    few = np.concatenate([rows[:5], rows[1000:]])  # a class that has fewer keeps all
+    assert np.bincount(labels[chosen(0.5, rows=few)])[0] == 5
+
+
+def test_sizes_are_those_of_the_rule_on_any_scale():
+    rank, normal = np.arange(1.0, 5), np.array([0.0, 1.0, -1.0, 2.0])
+
+    def sizes(text: str) -> np.ndarray:
+        found = parse_quantity(text).sizes(rank, normal)
+        return found / found[0]
+
+    np.testing.assert_allclose(sizes("even"), [1, 1, 1, 1])
+    np.testing.assert_allclose(sizes("linear"), [1, 2, 3, 4])
+    np.testing.assert_allclose(sizes("square"), [1, 4, 9, 16])
+    np.testing.assert_allclose(sizes("exponential"), np.exp([0, 1, 2, 3]))
+    np.testing.assert_allclose(sizes("lognormal:0.5"), np.exp([0, 0.5, -0.5, 1]))
+
+
+def test_kinds_are_named_by_their_classes_and_long_names_by_both_ends():
+    assert ClassTypes(k=3).kind_names(tuple("abcdef"), 2) == ["a+b+c", "d+e+f"]
+    assert ClassTypes(k=4).kind_names(tuple("abcdefgh"), 2) == ["a..d", "e..h"]
+
+
 def test_a_bad_benchmark_is_refused_fast_and_without_torch_or_numpy():
     program = (
         "import sys, time; start = time.perf_counter()\n"

@@ -1,5 +1,6 @@
 """How many images of which class a client has: as they are on its three sides, or nothing."""
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -39,6 +40,25 @@ def test_a_benchmark_that_does_not_know_and_one_that_is_too_large_have_none(
     write_label_counts(tmp_path, benchmark)
     assert not (tmp_path / LABELS).exists()
     assert read_label_counts(tmp_path) is None
+
+
+def test_a_class_has_a_row_wherever_its_images_are_and_the_most_clients_still_have_a_file(
+    tmp_path, monkeypatch
+):
+    """Client 1 is tested on a class that it does not train on."""
+
+    class Known:
+        num_clients, classes = 2, ("a", "b", "c")
+
+        def label_counts(self, client):
+            return np.array([[3, 0, 0], [1, 0, 0], [0, 2, 0]]) * (client + 1)
+
+    monkeypatch.setattr(label_counts, "MOST", 2)
+    write_label_counts(tmp_path, Known())
+    read = read_label_counts(tmp_path)
+    assert read.of_client == {
+        0: [(0, 3, 1, 0), (1, 0, 0, 2)], 1: [(0, 6, 2, 0), (1, 0, 0, 4)],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"classes": ["a"]}', '{"classes": 3, "clients": {}}',

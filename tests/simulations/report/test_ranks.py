@@ -23,6 +23,14 @@ def test_ranks_are_means_over_clients_best_first_and_ties_share_theirs():
     assert found.num_clients == 3
 
 
+def test_accuracies_that_differ_by_rounding_are_equal():
+    found = ranks(np.array([[0.1 + 0.2, 0.3], [0.3, 0.1 + 0.2]]))
+    assert found.mean == (1.5, 1.5)
+    assert found.p == 1.0
+    one_sided = ranks(np.array([[0.1 + 0.2, 0.1 + 0.2], [0.3, 0.3]]))
+    assert one_sided.mean == (1.5, 1.5)
+
+
 def test_friedmans_p_is_that_of_scipy_with_ties():
     random = np.random.default_rng(3)
     accuracy = random.integers(5, 10, (4, 25)) / 10

@@ -323,3 +323,38 @@ def test_behind_the_curves_of_accuracy_and_loss_are_their_numbers(finished):
         assert [str(row.round), f"{row.loss:.4f}", "80"] in page.rows
     of_rounds = {row[0] for row in page.rows if len(row) == 5 and row[-1] == "4"}
     assert {"0", "2", "10"} <= of_rounds  # mean and deciles over the four clients of the training
+
+
+def test_what_is_told_of_a_client_is_its_own(tmp_path):
+    """Clients whose numbers are not their places, one unseen, with messages and images."""
+    rows = [
+        evaluation(client, accuracy, label, round=2, seen=client != 9, num_examples=10 * client)
+        for client, accuracies in ((4, (0.1, 0.2)), (7, (0.3, 0.4)), (9, (0.5, 0.6)))
+        for label, accuracy in zip(("base", "personal"), accuracies, strict=True)
+    ]
+    rows += [evaluation(7, 0.9, "personal+fine-tune", round=2, epoch=3)]  # on the way
+    entries = [
+        CommunicationEntry(1, 9, "train", "accepted", "", 10, 3, 0.0),
+        CommunicationEntry(1, 7, "train", "late", "x", 20, 0, 0.0),
+        CommunicationEntry(2, 7, "train", "accepted", "", 30, 4, 0.0),
+        CommunicationEntry(2, 5, "train", "accepted", "", 99, 99, 0.0),  # has no results
+        CommunicationEntry(2, 7, "evaluate", "accepted", "", 50, 1, 0.0, "evaluation"),
+    ]
+    folder = finish(tmp_path, rows, entries)
+    counts = {"classes": ["a", "b"], "clients": {4: [[1, 5, 6, 7]], 9: [[0, 1, 2, 3]]}}
+    (folder / "labels.json").write_text(json.dumps(counts))
+    data = json.loads(Page(read(folder)).scripts[0])
+    assert data["clients"]["client"] == [4, 7, 9]
+    assert data["clients"]["seen"] == [1, 1, 0]
+    assert data["clients"]["images"] == [40, 70, 90]
+    assert data["clients"]["accuracy"]["base"] == [1000, 3000, 5000]
+    assert data["clients"]["accuracy"]["personal"] == [2000, 4000, 6000]
+    assert "personal+fine-tune" not in data["clients"]["accuracy"]
+    assert data["images_by_class"] == [[1, 5, 6, 7], [], [0, 1, 2, 3]]
+    training, evaluating = data["messages"]
+    assert training == {"action": "train", "phase": "training", "times": [0, 2, 1],
+                        "down": [0, 50, 10], "up": [0, 4, 3], "unused": [0, 1, 0]}  # fmt: skip
+    assert evaluating["down"] == [0, 50, 0]
+    [row] = data["rounds"]
+    assert (row["mean"], row["clients"]) == (0.2, 2)  # of those that took part
+    assert (row["low"], row["high"]) == (0.12, 0.28)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from made_study import CLIENTS, METHODS, accuracy
-from pages import Page
+from made_up import evaluation
+from pages import Page, finish
 
 from fedadapt.cli import main
 from fedadapt.simulations.report.study import page as study_page
@@ -126,6 +127,32 @@ def test_rows_of_other_clients_are_not_ranked_together(compared, tmp_path):
     runs = [read_run(path) for path in made_study.make(tmp_path)]
     runs[0].summary["manifest"] = "another"
     assert study_of_runs(table_of(runs), runs, tmp_path).ranks(0) is None
+
+
+def test_curves_are_over_the_clients_of_the_training(tmp_path):
+    """Planted: an unseen client that is always right, and a row on the way of an adaptation."""
+    rows = [evaluation(c, 0.5, round=r) for r in (1, 2) for c in (0, 1)]
+    rows += [evaluation(9, 1.0, round=r, seen=False) for r in (1, 2)]
+    rows += [evaluation(0, 0.9, round=2, epoch=3), evaluation(-1, 1.0, round=2)]
+    runs = [read_run(finish(tmp_path, rows, rounds=2, clients=3))]
+    [entry] = study_of_runs(table_of(runs), runs, tmp_path).entries
+    [curve] = entry.curves
+    assert (curve.steps, curve.values) == ((1, 2), (0.5, 0.5))
+
+
+def test_runs_that_differ_in_who_has_which_images_are_of_different_clients(tmp_path):
+    runs = []
+    for name, examples in (("a", 50), ("b", 100)):
+        for strategy in ("fedavg", "ditto"):
+            folder = tmp_path / f"{name}-{strategy}"
+            folder.mkdir()
+            rows = made_study.rows(strategy, 0.01, 1)
+            runs.append(read_run(finish(folder, rows, strategy=strategy, examples=examples)))
+    found = study_of_runs(table_of(runs), runs, tmp_path)
+    assert found.populations == ("examples 50", "examples 100")
+    of = {entry.settings: entry.population for entry in found.entries}
+    assert of == {("50",): 0, ("100",): 1}
+    assert {found.ranks(place).num_clients for place in (0, 1)} == {CLIENTS}
 
 
 def test_many_clients_are_thinned_and_means_are_over_all(tmp_path, monkeypatch, compared):

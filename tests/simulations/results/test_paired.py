@@ -72,6 +72,8 @@ def test_no_difference_is_no_evidence_and_rounding_is_no_difference():
 def test_equal_differences_tie_however_they_were_rounded():
     tied = np.array([0.7 - 0.6, 0.4 - 0.3, 0.2, 0.3, 0.4, 0.5])
     assert p_value(tied) == pytest.approx(p_value(np.array([0.1, 0.1, 0.2, 0.3, 0.4, 0.5])))
+    # Ranks 1.5, 1.5 and 3: six of eight rank sums are 1.5 or more from 3. Without the tie: four.
+    assert p_value(np.array([0.7 - 0.6, -(0.4 - 0.3), -0.2])) == 6 / 8
 
 
 def test_holm_by_hand():
@@ -105,6 +107,18 @@ def test_gains_are_over_fedavg_fine_tuned_on_the_same_clients():
     assert p == pytest.approx(2 / 2**6 * 3)  # of three rows that are tested all go one way
     assert found["fedavg", "base+fine-tune"] == (None, None)
     assert found["fedavg", "base"][0] == pytest.approx(-0.1)
+
+
+def test_runs_are_held_against_those_of_the_same_seed_whatever_other_seeds_there_are():
+    def shifted(by: float) -> dict:
+        return {label: [value - by for value in values] for label, values in TUNED.items()}
+
+    found = held_against(
+        FINE_TUNED,
+        *(run(shifted(0.1 * seed), manifest=str(seed), seed=seed) for seed in (0, 1, 3)),
+        *(run(BETTER, strategy="ditto", manifest=str(seed), seed=seed) for seed in (1, 3)),
+    )
+    assert found["ditto", "personal"][0] == pytest.approx(0.18 + (0.1 + 0.3) / 2)
 
 
 def test_without_the_reference_there_is_no_column():

@@ -20,7 +20,7 @@ p { margin: 0.3rem 0 0.9rem; max-width: 46rem; }
 .card .name { font-weight: 600; }
 .worse { color: var(--worse); }
 /* What goes on to the right has a shade at its edge. */
-.scroll { overflow-x: auto; background: linear-gradient(to left, var(--page) 30%, transparent) right / 2.5rem 100% local no-repeat, linear-gradient(to left, var(--line), transparent) right / 1rem 100% scroll no-repeat, var(--page); }
+.scroll { overflow-x: auto; background: linear-gradient(to left, var(--page) 30%, transparent) right -2px top 0 / 2.6rem 100% local no-repeat, linear-gradient(to left, var(--line), transparent) right / 1rem 100% scroll no-repeat, var(--page); }
 td:first-child { white-space: nowrap; }
 .facts td, .facts th { white-space: normal; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; font-variant-numeric: tabular-nums; margin: 0.6rem 0 0.4rem; }
