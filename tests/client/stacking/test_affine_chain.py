@@ -12,7 +12,7 @@ from fedadapt.client.fit import fit
 from fedadapt.client.schedule import Schedule
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.client.statistics.importance import importances
-from fedadapt.client.step_rules import Adam, Sgd
+from fedadapt.client.step_rules import Adam, Sgd, add_gradient
 from fedadapt.models.network import Network
 from fedadapt.objectives import (
     CrossEntropy,
@@ -100,6 +100,23 @@ def test_every_rule_moves_as_with_autograd(rule, stacked):
     assert_close(ours.weights, wanted.weights)
     assert_close(ours.state, wanted.state)
     torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+class Ahead:
+    """A step rule that asks for the gradient where nobody is yet, as Nesterov's does."""
+
+    def begin(self, params):
+        return {}
+
+    def step(self, oracle, params, batch, state):
+        ahead = {n: w + 0.1 for n, w in params.items()}
+        return add_gradient(oracle, ahead, batch, params, keep=0.9, scale=-0.1)
+
+
+@pytest.mark.parametrize("objective", [cross_entropy, Proximal(0.7)], ids=["task", "pulled"])
+def test_the_gradient_is_that_where_it_is_asked_for(objective):
+    ours, wanted = (trained(Ahead(), objective, everything, hand) for hand in (True, False))
+    assert_close(ours.weights, wanted.weights)
 
 
 @pytest.mark.parametrize("selector", [everything, head, body], ids=["all", "head", "middle"])
