@@ -124,6 +124,7 @@ def test_published_stands_beside_measured_with_what_differs(tmp_path, capsys, mo
 
     monkeypatch.setattr(comparing, "finished", made)
     monkeypatch.setattr("fedadapt.simulations.check.check", lambda config: None)
+    monkeypatch.setenv("COLUMNS", "160")  # a line for each row
     run(*experiment("dua-numbers", {"seeds": "7,8", "rounds": "2", "out": tmp_path}))
     said = " ".join(capsys.readouterr().out.split())
     assert "Images are of USPS and MNIST, the paper's of MNIST and SVHN" in said
