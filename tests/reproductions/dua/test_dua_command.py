@@ -124,11 +124,10 @@ def test_published_stands_beside_measured_with_what_differs(tmp_path, capsys, mo
 
     monkeypatch.setattr(comparing, "finished", made)
     monkeypatch.setattr("fedadapt.simulations.check.check", lambda config: None)
-    monkeypatch.setenv("COLUMNS", "160")  # a line for each row
     run(*experiment("dua-numbers", {"seeds": "7,8", "rounds": "2", "out": tmp_path}))
     said = " ".join(capsys.readouterr().out.split())
     assert "Images are of USPS and MNIST, the paper's of MNIST and SVHN" in said
-    assert "84.01 90.00 ± 0.00 -0.22 5.00 ± 0.00 10.00 ± 0.00" in said  # over T, over T - 1
+    assert "84.01 90.00 ±0.00 -0.22 5.00 ±0.00 10.00 ±0.00" in said  # over T, over T - 1
     assert "+3.32 +0.00" in said
 
 
