@@ -26,6 +26,8 @@ from fedadapt.simulations.results.parquet import read_communication, read_evalua
 from fedadapt.simulations.unused import OF_STRATEGIES
 from fedadapt.strategies.registry import STRATEGIES, find, is_flowers, select
 
+pytestmark = pytest.mark.slow  # half a minute for all of them
+
 COUNTS = (
     {"across": 8, "down": 9},
     {"across": 6, "down": 6, "slanted": 6},
