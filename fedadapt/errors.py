@@ -1,5 +1,6 @@
 """The errors that end a run early, each with the exit code of the command line."""
 
+import sys
 from unicodedata import category
 
 
@@ -84,6 +85,11 @@ def ended_by_exit(error: SystemExit) -> FedadaptError:
     from traceback import extract_tb
 
     frames = extract_tb(error.__traceback__)
+    # Weights & Biases, for one, puts a function of its own in the place of sys.exit: who called it?
+    replaced = getattr(getattr(sys.exit, "__func__", sys.exit), "__code__", None)
+    files = [frame.filename for frame in frames]
+    if replaced and replaced.co_filename in files[1:]:
+        del frames[files.index(replaced.co_filename, 1) :]
     where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
     return FedadaptError(
         f"{where}called sys.exit({error.code!r}) in the middle of a run; code that a run uses has "

@@ -130,6 +130,7 @@ def check(run: Driven) -> None:
     assert_clean(left(run.grid), canaries_of(run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_no_canary_leaves_by_any_message_of_a_strategy(tmp_path, pictures, name):
     """And all that the strategy needs is declared."""

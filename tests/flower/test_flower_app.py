@@ -319,6 +319,7 @@ def test_a_node_without_a_partition_of_this_run_refuses(tmp_path, partition, cap
 # The whole run over a Grid in memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

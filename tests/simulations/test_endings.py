@@ -1,6 +1,7 @@
 """Whatever ends a run early: one line, a code of its own, advice that works, and nothing left."""
 
 import errno
+import importlib
 import os
 import resource
 import signal
@@ -247,6 +248,25 @@ def test_a_strategy_that_leaves_the_process_is_no_success(tmp_path, monkeypatch,
     last = result.stderr.splitlines()[-1]
     assert last.startswith("fedadapt: ")
     assert f"third_party.py:{third_party.Leaving.line}: called sys.exit({code!r})" in last
+
+
+def test_who_called_sys_exit_is_told_where_a_library_has_put_another_one_in_its_place(
+    tmp_path, monkeypatch
+):
+    """Weights & Biases does, and calls the one before, which may be its own too."""
+    (tmp_path / "hooking.py").write_text(
+        "import sys\n"
+        "def hook():\n"
+        "    before = sys.exit\n"
+        "    def exit(code=None):\n"
+        "        before(code)\n"
+        "    return exit\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    hooking = importlib.import_module("hooking")
+    for _ in range(2):
+        monkeypatch.setattr(sys, "exit", hooking.hook())
+    test_a_strategy_that_leaves_the_process_is_no_success(tmp_path / "run", monkeypatch, 3)
 
 
 def test_a_module_that_leaves_while_it_is_imported_is_no_success(tmp_path, monkeypatch):
