@@ -251,6 +251,14 @@ def test_other_networks_are_left_to_autograd(model):
     assert StackedNetwork(model).chain is None
 
 
+def test_clients_in_other_arithmetic_or_one_by_one_have_no_chain():
+    clients = cohort(chained(), SPLITS, "stacked-kernels")
+    assert clients.chain is not None
+    assert replace(clients, autocast=torch.bfloat16).chain is None
+    assert replace(clients, stacked=False).chain is None
+    assert replace(clients, network=None).chain is None
+
+
 def test_rows_of_rows_are_not_flattened():
     """A linear layer without a flattening before it computes each row of [D, B, T, F] by itself."""
     chain = StackedNetwork(Network(nn.Linear(4, 5), 5, CLASSES)).chain
