@@ -208,6 +208,18 @@ def test_importances_of_all_clients_at_once_are_those_that_autograd_finds_one_by
             assert_close({n: t[d : d + 1] for n, t in ours.items()}, wanted)
 
 
+@pytest.mark.parametrize(("kind", "times"), [("mas", 1), ("fisher", 4)])
+def test_a_summed_batch_of_b_images_counts_b_times_in_squares(kind, times):
+    """With batches of equal size b, summed is b times by-size for a square, once for |.|."""
+    model = chained()
+    clients = cohort(model, [split(12, seed=1), split(8, seed=2)], "stacked-kernels")
+    how = {"kind": kind, "granularity": "batch", "batch_size": 4, "part": "train"}
+    weights = initials(model, 2, seed=20)
+    summed = importances(clients, weights, batches="summed", **how)
+    by_size = importances(clients, weights, batches="by-size", **how)
+    assert_close(summed, {n: times * t for n, t in by_size.items()})
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
