@@ -410,7 +410,7 @@ class FedAvg:
                     p.data -= self.args.local_learning_rate * g
 
     def evaluate(self, acc=None, loss=None):
-        raise NotImplementedError
+        raise AssertionError("the clock looks at the model instead")
 """,
 }
 

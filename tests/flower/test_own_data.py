@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 import fedadapt
 from fedadapt.client.identity import own_identity
+from fedadapt.datasets.own.of_run import pictures_of_run
 from fedadapt.datasets.own.own_data import OwnSource, read_own_data
 from fedadapt.datasets.own.schema import Schema
-from fedadapt.errors import InputError, QuorumLostError
-from fedadapt.flower import client_source
+from fedadapt.errors import InputError, QuorumLostError, RefusedError
+from fedadapt.flower import client_source, records
 from fedadapt.flower.client_app import app
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.server_app import app as server
@@ -327,6 +328,22 @@ def test_pictures_that_come_during_a_run_take_part_in_the_next(tmp_path, clients
     run_server(later, again)
     more = [row for row in read_evaluations(tmp_path / "again") if row.client == 0]
     assert more[0].num_examples > rows[0].num_examples
+
+
+def test_a_greeting_does_not_fix_the_pictures_of_a_run_and_numbers_are_bounded(tmp_path, clients):
+    config = run_config(tmp_path / "out", adapt="none")
+    schema = Schema(("across", "down", "slanted"), (3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    context = Context(1, 1, clients["client-0"], RecordDict(), config)
+
+    def part(number: int, **how) -> client_source.ClientPart:
+        settings = {client_source.SCHEMA: schema.to_text(), client_source.CLIENT: number}
+        return client_source.client_part(records.request({}, settings), context, **how)
+
+    assert pictures_of_run(part(2, begins=False).store.folder) is None
+    assert pictures_of_run(part(2).store.folder)
+    for number in (-1, 2**31):
+        with pytest.raises(RefusedError, match=f"client: number {number}"):
+            part(number)
 
 
 def test_a_run_on_own_data_needs_what_only_it_needs():

@@ -1,10 +1,12 @@
 """The owner's node configuration: what a run cannot overrule on a real client."""
 
 import pytest
+from flwr.app import Context, RecordDict
 
 from fedadapt.config import RunConfig
 from fedadapt.datasets.own.cut import Shares
 from fedadapt.errors import REFUSALS, RefusedError
+from fedadapt.flower import client_source, records
 from fedadapt.flower.owner import Owner
 
 OWN = {"images": "/pictures", "state-dir": "/state"}
@@ -58,6 +60,8 @@ def test_a_node_is_refused_by_its_own_word(node_config, word):
         (OWN, {"model": "evil:factory"}, "foreign-module"),
         (OWN, {"strategy": "evil.inner:Strategy"}, "foreign-module"),
         (OWN, {"adapt": "none,fine-tune+evil:Adaptation"}, "foreign-module"),
+        (OWN | {"modules": "good"}, {"adapt": "none,good:A+evil:B"}, "foreign-module"),
+        (OWN | {"modules": "good"}, {"adapt": "none,fine-tune+good:A"}, ""),
         (OWN | {"modules": "good, evil"}, {"model": "evil.inner:factory"}, ""),
         (OWN | {"modules": "evil"}, {"model": "evil2:factory"}, "foreign-module"),
         (OWN, {"strategy": "flwr.serverapp.strategy:FedAvg"}, ""),
@@ -80,3 +84,20 @@ def test_shares_and_leave_are_the_owner_s():
     with pytest.raises(RefusedError) as refused:
         owner.allows("normalization")
     assert refused.value.word == "no-leave"
+
+
+def test_where_the_data_of_a_row_lie_the_owner_alone_says(monkeypatch):
+    read = []
+
+    def assemble(config, *, on_client):
+        read.append(config.data_root)
+        raise RefusedError("no-data", "enough is known")
+
+    monkeypatch.setattr(client_source, "assemble", assemble)
+    run = RunConfig(clients=3, data_root="/etc").to_mapping()
+    for node_config in (ROW | {"data-root": "/mine"}, ROW):
+        with pytest.raises(RefusedError, match="enough"):
+            client_source.client_part(
+                records.request({}, {}), Context(1, 1, node_config, RecordDict(), run)
+            )
+    assert read == ["/mine", ""]

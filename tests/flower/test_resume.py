@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from fedadapt.errors import InputError, InterruptedRunError
 from fedadapt.flower.grid_over_clients import flower_identity
 from fedadapt.flower.run_facts.experiment import Experiment, experiment_of, without_experiment
+from fedadapt.server.checkpoint import load_latest
 from fedadapt.simulations.assembly import assemble
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations
 
@@ -91,6 +92,8 @@ def test_a_killed_server_goes_on_and_ends_as_if_it_had_never_died(
     config = over_grid.settings(tmp_path / "cut" / "out", **changes)
     killed(over_grid.grid(config, tmp_path / "cut"), config, message_type, number)
     out = tmp_path / "cut" / "out"
+    if message_type == "train":  # of three clients in each round: nothing is done twice
+        assert load_latest(out).round == (number - 1) // 3
     again = resume_settings(out)
     over_grid.serve(over_grid.grid(again, tmp_path / "cut", run_id=2), again)
     assert_same_run(out, tmp_path / "whole" / "out")
@@ -184,6 +187,13 @@ def test_a_longer_interval_between_checkpoints_than_clients_remember_is_refused(
     config = over_grid.settings(tmp_path / "out", **KEEPING | {"checkpoint_every": 2})
     with pytest.raises(InputError, match="checkpoint-every: 2; clients of Flower remember"):
         over_grid.serve(over_grid.grid(config, tmp_path), config)
+
+
+def test_every_start_of_the_server_is_an_attempt_of_its_own(tmp_path):
+    begun = Experiment.begin(tmp_path)
+    assert begun == Experiment(begun.id, 1, 0)
+    assert Experiment.go_on(tmp_path, 3) == Experiment(begun.id, 2, 3)
+    assert Experiment.go_on(tmp_path, 1) == Experiment(begun.id, 3, 1)
 
 
 def test_what_a_message_says_of_its_experiment_is_no_setting_of_the_strategy():

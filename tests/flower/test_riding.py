@@ -22,18 +22,20 @@ class Splitting:
 
     def __init__(self, app: ClientApp) -> None:
         self._app = app
+        self.ridden: list[int] = []  # the nodes whose message had a rider
 
     def __call__(self, message: Message, context) -> Message:
         own, rider = split(message)
         if rider is None:
             return self._app(message, context)
+        self.ridden.append(message.metadata.dst_node_id)
         tried = self._app(rider, context)
         return joined(message, self._app(own, context), tried)
 
 
-def grid() -> FakeGrid:
+def grid(app: Splitting | None = None) -> FakeGrid:
     nodes = {node: {"partition-id": partition} for node, partition in NODES.items()}
-    return FakeGrid(Splitting(client_app()), nodes)
+    return FakeGrid(app or Splitting(client_app()), nodes)
 
 
 def request(round: int = 1, clients=(0, 1, 2)) -> EvaluationRequest:
@@ -99,7 +101,8 @@ def test_who_is_asked_for_one_of_them_gets_that_one_in_the_same_exchange(trained
 
 @pytest.mark.parametrize("message", ["train", "evaluate"])
 def test_who_answers_one_of_them_only_is_not_asked_for_the_other(message):
-    on, apart = names_only(grid()), names_only(grid())
+    app = Splitting(client_app())
+    on, apart = names_only(grid(app)), names_only(grid())
     for each in (on, apart):
         each.faults["query.hello", 17] = edited(
             lambda c: c["config"].update({"egress-messages": [message]})
@@ -110,6 +113,7 @@ def test_who_answers_one_of_them_only_is_not_asked_for_the_other(message):
     refused += [failures for _, failures, _ in found[1] if failures]
     assert [list(failures) for failures in refused] == [[1]]
     assert [kind for kind, node in on.sent if node == 17] == [message]
+    assert sorted(app.ridden) == sorted({*NODES} - {17})
 
 
 def test_large_answers_are_asked_for_some_at_a_time_and_no_trial_rides(monkeypatch):

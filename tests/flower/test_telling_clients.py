@@ -37,6 +37,20 @@ class Pool:
         self.restored = states
 
 
+def test_clients_are_asked_at_once_and_not_when_the_first_answer_is_wanted():
+    """A trial that is under way may ride on it."""
+    asked = []
+
+    class Asked(Pool):
+        def ask(self, action, round, sent, expected):
+            asked.append(action)
+            return super().ask(action, round, sent, expected)
+
+    clients = TellingClients(Asked(), lambda line: None)
+    clients.ask("train", 2, Sent((0, 1, 2), {}, {}), {})
+    assert asked == ["train"]
+
+
 def test_answers_pass_unchanged_and_each_is_a_line():
     said = []
     pool = Pool()
