@@ -54,6 +54,9 @@ NETWORKS = {
     "one by one with strides": nn.Sequential(
         nn.Conv2d(4, 6, 1, stride=(2, 1)), nn.Flatten(), nn.Linear(6 * 3 * 6, 3)
     ),
+    "one by one with padding": nn.Sequential(
+        nn.Conv2d(4, 3, 1, padding=1), nn.Flatten(), nn.Linear(3 * 8 * 8, 3)
+    ),
     "dilation": nn.Sequential(nn.Conv2d(4, 5, (3, 2), dilation=2), nn.Flatten(), nn.Linear(40, 3)),
     "groups": nn.Sequential(
         nn.Conv2d(4, 6, 3, groups=2, padding=(0, 1)), nn.Flatten(), nn.Linear(144, 3)
