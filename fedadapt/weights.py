@@ -40,6 +40,30 @@ def is_shared(weights: Mapping[str, Tensor]) -> bool:
     return all(len(t) == 1 or t.stride(0) == 0 for t in weights.values())
 
 
+def side_by_side(weights: Mapping[str, Tensor]) -> Tensor | None:
+    """The stack as one matrix [D, P], if its tensors lie side by side in one memory, in this order.
+
+    It is a view; None where they do not. Workers send their answers in this way.
+    """
+    tensors = list(weights.values())
+    if not tensors or not all(t.dim() for t in tensors):
+        return None
+    first, end = tensors[0], tensors[0].storage_offset()
+    length = sum(t.numel() for t in tensors) // max(1, len(first))
+    for t in tensors:
+        if (
+            t.dtype != first.dtype
+            or len(t) != len(first)
+            or t.stride(0) != length
+            or t.storage_offset() != end
+            or not t[:1].is_contiguous()
+            or t.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+        ):
+            return None
+        end += t[:1].numel()
+    return first.as_strided((len(first), length), (length, 1))
+
+
 def is_finite(weights: Mapping[str, Tensor]) -> bool:
     """No NaN and no infinity anywhere."""
     return all(bool(t.isfinite().all()) for t in weights.values())

@@ -6,7 +6,16 @@ import pytest
 import torch
 from toys import assert_same_bits, conv, initial, initials
 
-from fedadapt.weights import is_finite, is_shared, num_bytes, repeat, row, rows, stack
+from fedadapt.weights import (
+    is_finite,
+    is_shared,
+    num_bytes,
+    repeat,
+    row,
+    rows,
+    side_by_side,
+    stack,
+)  # fmt: skip
 
 MODELS = [initial(conv(), seed) for seed in range(3)]
 
@@ -49,3 +58,27 @@ def test_bytes_are_those_that_would_travel():
     weights = {"w": torch.zeros(2, 3), "n": torch.zeros((), dtype=torch.int64)}
     assert num_bytes(weights) == 2 * 3 * 4 + 8
     assert num_bytes(repeat(weights, 5)) == 5 * num_bytes(weights)
+
+
+def test_a_matrix_is_side_by_side_in_its_order_alone():
+    matrix = torch.arange(21.0).view(3, 7)
+    parts = {"a": matrix[:, :4].view(3, 2, 2), "b": matrix[:, 4:5], "c": matrix[:, 5:]}
+    found = side_by_side(parts)
+    assert torch.equal(found, matrix)
+    assert found.data_ptr() == matrix.data_ptr()
+    assert torch.equal(side_by_side({"a": matrix}), matrix)
+    some = {n: t[1:] for n, t in parts.items()}
+    assert torch.equal(side_by_side(some), matrix[1:])
+    apart = {
+        "nothing": {},
+        "another order": {n: parts[n] for n in "bac"},
+        "a gap": {n: parts[n] for n in "ac"},
+        "an end": {n: parts[n] for n in "ab"},
+        "other memory": parts | {"c": parts["c"].clone()},
+        "another type": parts | {"c": parts["c"].double()},
+        "other rows": parts | {"c": parts["c"][:2]},
+        "columns": parts | {"a": parts["a"].transpose(1, 2)},
+        "numbers": {"loss": torch.tensor(1.0)},
+        "one model for all": repeat(MODELS[0], 3),
+    }
+    assert {why: t for why, w in apart.items() if (t := side_by_side(w)) is not None} == {}

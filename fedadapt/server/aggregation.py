@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, side_by_side
 
 
 class StreamingMean:
@@ -16,7 +16,8 @@ class StreamingMean:
     """
 
     def __init__(self) -> None:
-        self._sums: Weights = {}
+        self._together = torch.empty(0)  # the sums of all tensors, in the order of the first answer
+        self._sums: Weights = {}  # the same by name: views
         self._kinds: dict[str, torch.dtype] = {}
         self._total = 0.0
 
@@ -25,18 +26,33 @@ class StreamingMean:
 
         Integer tensors are ignored: a count of batches has no mean.
         """
-        for n, t in weights.items():
-            if t.is_floating_point() and n not in self._sums:
-                self._sums[n] = torch.zeros(t.shape[1:], dtype=torch.float64, device=t.device)
-                self._kinds[n] = t.dtype
+        if not self._sums:
+            self._begin({n: t for n, t in weights.items() if t.is_floating_point()})
         shares = by.tolist()
         for d, share in enumerate(shares):
             if not 0 < share < float("inf"):
                 raise ValueError(f"row {d}: weight {share}; a weight is finite and > 0")
             self._total += share
+        summed = {n: weights[n] for n in self._sums}
+        if (matrix := side_by_side(summed)) is not None:
+            for one, share in zip(matrix, shares, strict=True):
+                self._together.add_(one.double(), alpha=share)
+            return
         for n, total in self._sums.items():
             for one, share in zip(weights[n].double().unbind(), shares, strict=True):
                 total.add_(one, alpha=share)
+
+    def _begin(self, like: Weights) -> None:
+        """Make sums of 0 for tensors like these [D, ...]."""
+        self._kinds = {n: t.dtype for n, t in like.items()}
+        if not like:
+            return
+        shapes = {n: t.shape[1:] for n, t in like.items()}
+        lengths = [shape.numel() for shape in shapes.values()]
+        where = next(iter(like.values())).device
+        self._together = torch.zeros(sum(lengths), dtype=torch.float64, device=where)
+        parts = zip(shapes.items(), self._together.split(lengths), strict=True)
+        self._sums = {n: part.view(shape) for (n, shape), part in parts}
 
     @property
     def empty(self) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedadapt.messages import Answers, Failure, Update
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, side_by_side
 
 MAX_EXAMPLES = 1e12
 """More examples than any client holds; a larger weight would make the others' answers vanish."""
@@ -173,7 +173,12 @@ class _Reasons:
         floats = {n: t for n, t in tensors.items() if t.is_floating_point() or t.is_complex()}
         if not floats:
             return
-        # NaN is not <= anything, so the comparison finds all three.
+        # NaN is not <= anything, so the comparisons find all three.
+        together = side_by_side(floats)
+        if together is not None and together.is_floating_point() and together.numel():
+            least, most = together.aminmax()
+            if bool((torch.maximum(-least, most) <= MAX_MAGNITUDE).all()):
+                return
         fine = torch.stack([_largest(t) <= MAX_MAGNITUDE for t in floats.values()])
         if fine.all():  # a GPU is synchronised once, not once a tensor
             return

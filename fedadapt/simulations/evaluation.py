@@ -1,8 +1,9 @@
 """Evaluations: models go down, results come up, every client is accounted for."""
 
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from fedadapt.errors import one_line
 from fedadapt.records import LOCAL, CommunicationEntry, Confidence, Evaluation, EvaluationFailure
@@ -25,16 +26,26 @@ SaveModels = Callable[[EvaluationRequest, Mapping[str, Mapping[str, ModelStack]]
 """Takes some clients' models, by model and adaptation, as they come back from an evaluation."""
 
 
-class Evaluator:
-    """Has models tried on clients; the last trial may be under way until its results are needed.
+Recorded = Evaluation | Confidence | EvaluationFailure | CommunicationEntry
 
-    Meanwhile workers need not wait for what the server does, nor for one another.
+
+class _Trial(NamedTuple):
+    request: EvaluationRequest
+    stream: Iterator[EvaluationAnswers]
+    then: list[CommunicationEntry]  # what is recorded behind its results
+
+
+class Evaluator:
+    """Has models tried on clients; trials may be under way until their results are needed.
+
+    Meanwhile workers need not wait for what the server does, nor for one another. Rows are recorded
+    as if each trial ended before anything else went on.
     """
 
     def __init__(
         self,
         client_pool: ClientPool,
-        record: Callable[[Evaluation | Confidence | EvaluationFailure | CommunicationEntry], None],
+        record: Callable[[Recorded], None],
         progress: Progress,
         save_models: SaveModels | None = None,
     ) -> None:
@@ -42,23 +53,35 @@ class Evaluator:
         self._record = record
         self._progress = progress
         self._save_models = save_models
-        self._under_way: tuple[EvaluationRequest, Iterator[EvaluationAnswers]] | None = None
+        self._under_way: deque[_Trial] = deque()  # oldest first
         self.last_round = -1  # in which a model of the federation has a result on some client
 
     @property
-    def under_way(self) -> bool:
-        return self._under_way is not None
+    def round(self) -> int | None:
+        """The round of the oldest trial that is under way."""
+        return self._under_way[0].request.round if self._under_way else None
 
     def begin(self, request: EvaluationRequest) -> None:
-        """Begin a trial, once the one before has ended."""
-        self.finish()
-        self._under_way = request, self._client_pool.evaluate(request)
+        """Begin a trial; of those before, one may still be under way."""
+        self.finish(but=1)
+        self._under_way.append(_Trial(request, self._client_pool.evaluate(request), []))
 
-    def finish(self) -> None:
-        """Take in all results of the trial under way, if there is one."""
-        if self._under_way is None:
-            return
-        (request, stream), self._under_way = self._under_way, None
+    def record(self, entry: CommunicationEntry) -> None:
+        """Record a row of something else that goes on, behind those of the trials under way."""
+        if self._under_way:
+            self._under_way[-1].then.append(entry)
+        else:
+            self._record(entry)
+
+    def finish(self, but: int = 0) -> None:
+        """Take in all results of the trials under way, but for so many of the last ones."""
+        while len(self._under_way) > but:
+            trial = self._under_way.popleft()
+            self._take_in(trial.request, trial.stream)
+            for entry in trial.then:
+                self._record(entry)
+
+    def _take_in(self, request: EvaluationRequest, stream: Iterator[EvaluationAnswers]) -> None:
         models, pooled = request.models.values(), request.pooled.values()
         down = sum(num_bytes(row(weights, 0)) for weights in models) + sum(map(num_bytes, pooled))
         waiting = set(request.clients)

@@ -247,18 +247,14 @@ class Federation:
         config = self._config
         sampled = sample(self._population.seen, config.fraction, config.seed, number)
 
-        def meanwhile() -> None:  # the last round's models are still being evaluated
-            if self._evaluator.under_way:
-                self._evaluator.finish()
-                self._progress.round(number, len(sampled))
+        def meanwhile() -> None:  # the models of the round before are still being evaluated
+            self._evaluator.finish(but=self._client_pool.evaluates_behind)
+            self._progress.round(number, len(sampled))
 
         exchange = self._exchange(number, meanwhile)
-        if not self._evaluator.under_way:
-            self._progress.round(number, len(sampled))
         states = self._client_pool.states()
         try:
             self._method.round(exchange, sampled)
-            meanwhile()  # should nobody have been asked
             self._failed_in_a_row = 0
         except RoundFailedError as failure:
             self._failed_in_a_row += 1
@@ -270,7 +266,8 @@ class Federation:
         if not math.isnan(exchange.loss):
             self._journal.append(RoundLoss(number, exchange.loss, exchange.num_trained))
         self._progress.done(number, exchange.loss)
-        self._tracking.round_done(number)
+        evaluating = self._evaluator.round
+        self._tracking.round_done(number if evaluating is None else evaluating)
 
     def _give_up(self, number: int, failure: RoundFailedError) -> None:
         self._save()  # the state before this round, with its communication log
@@ -407,7 +404,7 @@ class Federation:
             min_replies=self._config.min_replies,
             max_update_norm=self._config.max_update_norm,
             max_update_factor=self._config.max_update_factor,
-            record=self._journal.append,
+            record=self._evaluator.record,
             progress=self._progress.advance,
             meanwhile=meanwhile,
             phase=phase,

@@ -12,6 +12,7 @@ class Pool:
     """Three clients: one answers, one does not, one fails."""
 
     keeps_models = True
+    evaluates_behind = False
 
     def ready(self):
         return [0, 1, 2]

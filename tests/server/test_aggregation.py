@@ -40,6 +40,35 @@ def test_the_mean_is_the_same_bits_however_clients_are_split_into_cohorts(chunks
     assert_same_bits(mean(weights, BY, *chunks), mean(weights, BY, 5))
 
 
+def lying_side_by_side(weights):
+    """The same numbers, the floating-point ones client by client in one memory."""
+    floats = {n: t for n, t in weights.items() if t.is_floating_point()}
+    matrix = torch.cat([t.flatten(1) for t in floats.values()], 1)
+    parts = matrix.split([t[0].numel() for t in floats.values()], 1)
+    named = zip(floats.items(), parts, strict=True)
+    return weights | {n: part.view(t.shape) for (n, t), part in named}
+
+
+@pytest.mark.parametrize("chunks", [(5,), (2, 3)])
+def test_stacks_that_lie_side_by_side_have_the_same_mean_to_the_bit(chunks):
+    weights = single(initials(conv(), 5))
+    assert_same_bits(mean(lying_side_by_side(weights), BY, *chunks), mean(weights, BY, 5))
+
+
+def test_cohorts_that_lie_in_different_ways_have_the_same_mean_to_the_bit():
+    weights = single(initials(conv(), 5))
+    for layouts in ((dict, lying_side_by_side), (lying_side_by_side, dict)):
+        total = StreamingMean()
+        for (first, last), lay in zip(((0, 2), (2, 5)), layouts, strict=True):
+            total.add(lay(rows(weights, first, last)), BY[first:last])
+        assert_same_bits(total.result(), mean(weights, BY, 5))
+    backwards = dict(reversed(lying_side_by_side(rows(weights, 2, 5)).items()))
+    total = StreamingMean()
+    total.add(rows(weights, 0, 2), BY[:2])
+    total.add(backwards, BY[2:])
+    assert_same_bits({n: total.result()[n] for n in mean(weights, BY, 5)}, mean(weights, BY, 5))
+
+
 def test_integers_have_no_mean():
     weights = initials(conv(), 5)
     counters = {n for n in weights if n.endswith("num_batches_tracked")}

@@ -222,6 +222,19 @@ def test_a_finite_value_that_would_overflow_everything_is_that_client_s_fault(va
     assert list(validation_errors(metric, EXPECTED, None)) == [5]
 
 
+@pytest.mark.parametrize("value", [NAN, INF, -INF, 2 * MAX_MAGNITUDE, -2 * MAX_MAGNITUDE])
+def test_a_fault_is_found_in_stacks_that_lie_side_by_side(value):
+    matrix = torch.ones(3, 9)
+    weights = {"w": matrix[:, :6].view(3, 2, 3), "b": matrix[:, 6:]}
+    expected = Expected.of(row(weights, 0))
+    given = Answers((2, 5, 7), Update(weights, torch.ones(3, dtype=torch.float64)))
+    assert validation_errors(given, expected, None) == {}
+    matrix[1, 8] = value
+    [(client, why)] = validation_errors(given, expected, None).items()
+    assert client == 5
+    assert why.startswith("array 'b': 1 of 3 values")
+
+
 def test_infinities_that_cancel_are_found():
     bad = answers()
     bad.update.weights["w"][0, 0, :2] = torch.tensor([INF, -INF])

@@ -23,6 +23,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     """
 
     keeps_models = False
+    evaluates_behind = False
     withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(

@@ -21,6 +21,9 @@ from fedadapt.weights import Weights, is_shared, rows
 Result = Answers | EvaluationAnswers
 Asked = Query | EvaluationRequest  # the latter without clients and tensors
 
+SIDE_BY_SIDE = ("weights",)
+"""The parts of a reply that the server sums, client by client."""
+
 
 class Job(NamedTuple):
     """A question, and the clients that it is to be computed for."""

@@ -17,7 +17,7 @@ import torch
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError
-from fedadapt.simulations.engines.jobs import Job, Reply, perform
+from fedadapt.simulations.engines.jobs import SIDE_BY_SIDE, Job, Reply, perform
 from fedadapt.simulations.engines.serialization import Layout, Tree, layout, read, write
 from fedadapt.simulations.engines.shared_memory import Block, MappedBlock, Pool
 from fedadapt.simulations.worker import Worker
@@ -52,9 +52,9 @@ class Message(NamedTuple):
     interrupted: bool = False
 
 
-def pack(tree: Tree, take: Callable[[int], Block]) -> PackedTensors:
+def pack(tree: Tree, take: Callable[[int], Block], *, side_by_side: bool = False) -> PackedTensors:
     """Pack tensors; ``take`` returns a block of at least so many bytes."""
-    slots, size = layout(tree)
+    slots, size = layout(tree, side_by_side=side_by_side)
     if size <= SMALL:
         content = bytearray(size)
         write(tree, slots, content)
@@ -167,7 +167,10 @@ def _serve(worker: Worker, handles: WorkerHandles) -> None:
         except KeyboardInterrupt:  # the server raises it again
             pipe.send(Message(task.number, interrupted=True))
         else:
-            parts = {name: pack(tree, take) for name, tree in reply.parts.items()}
+            parts = {
+                name: pack(tree, take, side_by_side=name in SIDE_BY_SIDE)
+                for name, tree in reply.parts.items()
+            }
             pipe.send(Message(task.number, (reply.metadata, parts)))
             del reply, parts
         mapped_block.unused()

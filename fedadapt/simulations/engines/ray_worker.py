@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError
-from fedadapt.simulations.engines.jobs import Job, Reply, perform
+from fedadapt.simulations.engines.jobs import SIDE_BY_SIDE, Job, Reply, perform
 from fedadapt.simulations.engines.serialization import Layout, Tree, layout, read, write
 from fedadapt.simulations.worker import Worker
 
@@ -25,8 +25,8 @@ class Packed(NamedTuple):
     content: NDArray[np.uint8]
 
     @staticmethod
-    def of(tree: Tree) -> "Packed":
-        slots, size = layout(tree)
+    def of(tree: Tree, *, side_by_side: bool = False) -> "Packed":
+        slots, size = layout(tree, side_by_side=side_by_side)
         content = np.zeros(size, np.uint8)
         write(tree, slots, content)
         return Packed(slots, content)
@@ -102,6 +102,8 @@ class RayActor:
             reply = perform(self._worker, job, self._common, per_client.tree())
         except KeyboardInterrupt:
             return None
-        return Answered(
-            reply.metadata, {name: Packed.of(tree) for name, tree in reply.parts.items()}
-        )
+        parts = {
+            name: Packed.of(tree, side_by_side=name in SIDE_BY_SIDE)
+            for name, tree in reply.parts.items()
+        }
+        return Answered(reply.metadata, parts)

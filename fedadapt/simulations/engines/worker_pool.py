@@ -1,6 +1,6 @@
 """Clients that are computed by a pool of workers in other processes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from types import MappingProxyType
 from typing import Any, Protocol, cast
@@ -31,6 +31,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     """Clients whose states stay here and travel with each job: any worker computes any client."""
 
     keeps_models = False
+    evaluates_behind = True
     withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
@@ -62,7 +63,8 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
 
     def ask(self, action: str, round: int, sent: Sent, expected: Weights) -> Iterator[Answers]:
         """Ask clients; they begin at the call, before the first answer is taken."""
-        results = self._results(Request.to_answer(action, round, sent))
+        request = Request.to_answer(action, round, sent)
+        results = self._results(request, self._cohort_size, self._client_states.of)
         return self._remembered(cast(Iterator[Answers], results))
 
     def _remembered(self, results: Iterator[Answers]) -> Iterator[Answers]:
@@ -73,8 +75,18 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
             del answers  # frees its memory for reuse
 
     def evaluate(self, request: EvaluationRequest) -> Iterator[EvaluationAnswers]:
-        """Evaluate clients; they begin at the call, before the first answer is taken."""
-        results = self._results(Request.to_evaluate(request), request.at_once)
+        """Evaluate clients, with the states that they have now.
+
+        They begin when something else is asked for, which goes first, or when the first answer is
+        taken: workers evaluate while the server merges what it asked for.
+        """
+        states = self._client_states.snapshot()
+
+        def state_of(client: int) -> Mapping[str, Weights]:
+            return dict(states.get(client, {}))
+
+        size = min(request.at_once or self._cohort_size, self._cohort_size)
+        results = self._results(Request.to_evaluate(request), size, state_of, behind=True)
         return cast(Iterator[EvaluationAnswers], results)
 
     def states(self) -> dict[int, Mapping[str, Weights]]:
@@ -83,13 +95,23 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     def restore(self, states: Mapping[int, Mapping[str, Weights]]) -> None:
         self._client_states.restore(states)
 
-    def _results(self, request: Request, at_once: int = 0) -> Iterator[Result]:
-        size = min(at_once or self._cohort_size, self._cohort_size)
-
+    def _results(
+        self,
+        request: Request,
+        cohort_size: int,
+        state_of: Callable[[int], Mapping[str, Weights]],
+        *,
+        behind: bool = False,
+    ) -> Iterator[Result]:
         def per_client(first: int, last: int) -> dict[str, Any]:
-            return request.per_client(first, last, self._client_states.of)
+            return request.per_client(first, last, state_of)
 
-        return self._scheduler.each(request, per_client, size, self._cost)
+        cost = self._cost_of_a_look if behind else self._cost
+        return self._scheduler.each(request, per_client, cohort_size, cost, behind=behind)
+
+    def _cost_of_a_look(self, client: int) -> float:
+        """A forward pass, where training takes a backward pass of twice its arithmetic as well."""
+        return self._cost(client) / 3
 
     def _cost(self, client: int) -> float:
         """Return the number of training images; 0 for a client whose data cannot be read."""
