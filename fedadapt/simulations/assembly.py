@@ -69,7 +69,6 @@ def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = Fals
 
     """
     compute = compute_device(config.device)
-    config = with_precision(config, compute)
     selected = select(config)
     if config.augmentation != "none" and len(benchmark.image_shape) != 3:
         raise InputError(
@@ -79,6 +78,7 @@ def assembled(config: RunConfig, benchmark: Benchmark, *, on_client: bool = Fals
     config = replace(config, clients=benchmark.num_clients)  # 0 stood for all there are
     start = replace(config, weights="") if on_client else config
     model = build_model(start, benchmark.image_shape, benchmark.num_classes, benchmark.vocabulary)
+    config = with_precision(config, model, benchmark.image_shape, compute)
     plan = plan_for(config, model, benchmark.image_shape, compute)
     strategy = selected.on_client(run_of(config, model, benchmark, on_client=on_client))
     worker = _worker(config, benchmark, model, strategy, plan, compute)
@@ -95,10 +95,10 @@ def assembled_tasks(
 
     """
     compute = compute_device(config.device)
-    config = with_precision(config, compute)
     selected = select(config)
     start = replace(config, weights="") if on_client else config
     networks = [build_model(start, tasks.image_shape, len(c)) for c in tasks.task_classes]
+    start = with_precision(start, networks[0], tasks.image_shape, compute)
     plans = [plan_for(start, network, tasks.image_shape, compute) for network in networks]
     # On the CPU the benchmark keeps what is expensive to make, for all tasks.
     memory = 0 if compute.type == "cpu" else BYTES_ON_GPU // len(networks)

@@ -6,6 +6,6 @@ another is the fast way to compute it.
 """
 
 from fedadapt.client.stacking.network import StackedNetwork, Unstackable, trace
-from fedadapt.client.stacking.rule import Plan, plan
+from fedadapt.client.stacking.rule import Plan, gains_from_bf16, plan
 
-__all__ = ["Plan", "StackedNetwork", "Unstackable", "plan", "trace"]
+__all__ = ["Plan", "StackedNetwork", "Unstackable", "gains_from_bf16", "plan", "trace"]

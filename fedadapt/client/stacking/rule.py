@@ -23,12 +23,15 @@ from fedadapt.client.cohort import Execution
 from fedadapt.client.stacking.network import trace
 from fedadapt.client.statistics.activation_hooks import hooked
 from fedadapt.models.mode import evaluating, training
+from fedadapt.models.norms import has_batch_norm
 from fedadapt.models.sequences.inputs import blank
 from fedadapt.weights import Weights
 
 LARGE = 10**8  # multiply-adds of a step in one convolution: from there a stack gains nothing
 MAX_DENSE_SHARE = 0.25  # of the arithmetic; above it one client at a time is faster on a CPU
 CACHE = 32 * 2**20  # bytes: what the widest layer of a stack may work on, on a CPU
+CONVOLVING = 0.83  # share of the arithmetic in convolutions: few operators, which wait for memory
+NEAR_CACHE = 8 * 2**20  # bytes: ``CACHE`` for networks that convolve so much
 MEMORY = 2**30  # bytes: all activations and weights of a stack
 GPU_MEMORY = 4 * 2**30
 MOST_CLIENTS = 50  # more are no faster
@@ -51,6 +54,7 @@ class _Work(NamedTuple):
 
     weights: int  # bytes of a model
     dense: int  # multiply-adds in large convolutions that are neither 1x1 nor depthwise
+    convolving: int  # multiply-adds in all convolutions that are neither
     total: int  # multiply-adds in all layers
     memory: int  # bytes: all layers' outputs, and weights, gradients, velocity and a copy
     widest: int  # bytes of what enters and leaves a layer, at most
@@ -93,6 +97,19 @@ def plan(
     return Plan("vmap", size, f"parts of the network have no stacked kernel; {size} at a time")
 
 
+def gains_from_bf16(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> bool:
+    """Return whether training is faster in bf16 on a processor that has arithmetic for it.
+
+    As multiples of float32's speed, with AVX-512 and AMX: LeNet-5 and the small CNN 1.2 to 1.25,
+    SqueezeNet 1.0, and where much is not convolved but converted back and forth 0.5 to 0.6: MLP,
+    AlexNet, MobileNetV2 and ResNet-18, the last two for their batch norm. VGG-11 with batch norm
+    has 1.1; it is left in float32 as well.
+    """
+    state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}
+    work = _work(model, state, blank(model, image_shape), batch_size)
+    return work.convolving > CONVOLVING * work.total and not has_batch_norm(model)
+
+
 def _one_by_one(reason: str) -> Plan:
     return Plan("sequential", 1, reason)
 
@@ -100,7 +117,8 @@ def _one_by_one(reason: str) -> Plan:
 def _cohort_size(work: _Work, on_gpu: bool) -> int:
     if on_gpu:
         return max(1, min(MOST_ON_GPU, GPU_MEMORY // max(1, work.memory)))
-    of_cache = max(2, CACHE // max(1, work.widest))
+    convolves = work.convolving > CONVOLVING * work.total
+    of_cache = max(2, (NEAR_CACHE if convolves else CACHE) // max(1, work.widest))
     enough = max(ENOUGH, WEIGHTS // max(1, work.weights))
     return max(1, min(MOST_CLIENTS, enough, of_cache, MEMORY // max(1, work.memory)))
 
@@ -110,7 +128,7 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
 
     All numbers but that of the weights are proportional to the batch size.
     """
-    dense, total, outputs, widest = [0], [0], [0], [0]
+    dense, convolving, total, outputs, widest = [0], [0], [0], [0], [0]
 
     def count(_path: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if isinstance(layer, nn.GRU):
@@ -123,8 +141,9 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
         if isinstance(layer, nn.Conv1d | nn.Conv2d):
             taps = prod(layer.kernel_size)
             total.append(made * taps * layer.in_channels // layer.groups)
-            if taps > 1 and layer.in_channels > layer.groups and total[-1] > LARGE:
-                dense.append(total[-1])
+            if taps > 1 and layer.in_channels > layer.groups:
+                convolving.append(total[-1])
+                dense.append(total[-1] if total[-1] > LARGE else 0)
         elif isinstance(layer, nn.GRU):
             total.append(made * 3 * (layer.input_size + layer.hidden_size) * layer.num_layers)
         elif isinstance(layer, nn.Linear):
@@ -136,7 +155,8 @@ def _work(model: nn.Module, state: Weights, image: Tensor, batch_size: int) -> _
     weights = sum(t.numel() for t in state.values())
     memory = sum(outputs) + 4 * weights
     sizes = (FLOAT * memory, FLOAT * max(widest))
-    return _Work(FLOAT * weights, sum(dense), sum(total), *sizes, logits)
+    counts = (sum(dense), sum(convolving), sum(total))
+    return _Work(FLOAT * weights, *counts, *sizes, logits)
 
 
 def _shape(run: Callable[[], Tensor], model: nn.Module) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fedadapt.client.stacking import Plan, plan, trace
+from fedadapt.client.stacking import Plan, gains_from_bf16, plan, trace
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
 
@@ -41,14 +41,19 @@ def plan_for(
     return chosen._replace(cohort_size=config.cohort_size or chosen.cohort_size)
 
 
-def with_precision(config: RunConfig, compute: torch.device) -> RunConfig:
+def with_precision(
+    config: RunConfig, model: nn.Module, image_shape: tuple[int, ...], compute: torch.device
+) -> RunConfig:
     """Return the settings with a precision instead of ``auto``, and warn of one that is slow here.
 
     It is settled once, so that a run goes on in the arithmetic in which it was begun.
     """
     has_bf16 = _has_bf16(compute)
     if config.precision == "auto":
-        chosen = "bf16" if has_bf16 else "float32"
+        gains = has_bf16 and (
+            compute.type == "cuda" or gains_from_bf16(model, image_shape, config.batch_size)
+        )
+        chosen = "bf16" if gains else "float32"
         log.info("precision=auto: %s", chosen)
         return replace(config, precision=chosen)
     if config.precision == "bf16" and has_bf16 is False:

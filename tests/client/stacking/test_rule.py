@@ -18,7 +18,8 @@ def made(name, shape=(3, 32, 32)):
 def test_where_calling_operators_costs_most_clients_are_stacked(name):
     found = plan(made(name), (3, 32, 32), 20)
     assert found.execution == "stacked-kernels"
-    assert found.cohort_size >= (2 if name == "resnet18" else 10)  # its weights fill the memory
+    least = {"resnet18": 2, "lenet": 8}  # the weights fill the memory; convolutions the cache
+    assert found.cohort_size >= least.get(name, 10)
 
 
 def test_a_dense_network_is_stacked_while_its_steps_are_small():

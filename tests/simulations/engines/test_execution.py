@@ -8,6 +8,7 @@ from toys import conv, dense
 
 from fedadapt.config import RunConfig
 from fedadapt.errors import InputError
+from fedadapt.models.build import make_network
 from fedadapt.simulations.engines.execution import plan_for, with_precision
 from fedadapt.simulations.run import simulate
 
@@ -26,6 +27,12 @@ class Undecided(nn.Module):
 
 def planned(model, **settings):
     return plan_for(RunConfig(**settings), model, (1, 4, 4), torch.device("cpu"))
+
+
+def settled(precision, name="cnn", shape=(3, 32, 32)):
+    with torch.device("meta"):
+        model = make_network(name, shape, 10)
+    return with_precision(RunConfig(precision=precision), model, shape, torch.device("cpu"))
 
 
 def test_a_dense_network_is_stacked_and_one_with_decisions_is_not():
@@ -58,13 +65,13 @@ def test_bf16_without_arithmetic_for_it_is_warned_of(
     capabilities, precision, warned, monkeypatch, caplog
 ):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
-    with_precision(RunConfig(precision=precision), torch.device("cpu"))
+    settled(precision)
     assert ("precision=bf16: this processor has no arithmetic" in caplog.text) == warned
 
 
 def test_a_pytorch_that_cannot_be_asked_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
-    with_precision(RunConfig(precision="bf16"), torch.device("cpu"))
+    settled("bf16")
     assert not caplog.text
 
 
@@ -78,15 +85,24 @@ def test_a_pytorch_that_cannot_be_asked_is_not_warned_of(monkeypatch, caplog):
 )
 def test_auto_is_bf16_where_there_is_arithmetic_for_it(capabilities, chosen, monkeypatch, caplog):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities, raising=False)
-    settled = with_precision(RunConfig(precision="auto"), torch.device("cpu"))
-    assert settled == RunConfig(precision=chosen)
+    assert settled("auto") == RunConfig(precision=chosen)
     assert not caplog.records
 
 
 def test_auto_is_float32_where_pytorch_cannot_be_asked(monkeypatch):
     monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
-    config = RunConfig(precision="auto")
-    assert with_precision(config, torch.device("cpu")).precision == "float32"
+    assert settled("auto").precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "gains"),
+    [("cnn", True), ("lenet", True), ("vgg11", False), ("resnet18", False), ("mlp", False),
+     ("alexnet", False), ("squeezenet1_1", False), ("mobilenetv2-0.25", False)],
+)  # fmt: skip
+def test_auto_is_bf16_for_networks_that_hardly_do_anything_but_convolve(name, gains, monkeypatch):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    shape = (3, 64, 64) if name == "alexnet" else (3, 32, 32)
+    assert settled("auto", name, shape).precision == ("bf16" if gains else "float32")
 
 
 def test_a_run_keeps_the_precision_that_was_chosen_for_it(tmp_path, monkeypatch):
