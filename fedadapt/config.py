@@ -204,7 +204,7 @@ class RunConfig:
     device: str = param("auto", "what to compute on", choices=("auto", "cpu", "cuda"))
     precision: str = param(
         "float32",
-        "arithmetic of training; auto: bf16 where the hardware has it, else float32",
+        "arithmetic of training; auto: bf16 where hardware and network gain from it, else float32",
         choices=("float32", "bf16", "auto"),
     )
     engine: str = param(

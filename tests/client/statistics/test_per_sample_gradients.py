@@ -61,7 +61,13 @@ NETWORKS = {
     "groups": nn.Sequential(
         nn.Conv2d(4, 6, 3, groups=2, padding=(0, 1)), nn.Flatten(), nn.Linear(144, 3)
     ),
-    "one a channel": nn.Sequential(nn.Conv2d(4, 8, 2, groups=4), nn.Flatten(), nn.Linear(200, 3)),
+    "one filter a channel": nn.Sequential(
+        nn.Conv2d(4, 4, 3, groups=4, padding=1), nn.Flatten(), nn.Linear(144, 3)
+    ),
+    "one filter a channel, all at odds": nn.Sequential(
+        nn.Conv2d(4, 4, (3, 2), (2, 1), (1, 2), (1, 3), groups=4), nn.Flatten(), nn.Linear(84, 3)
+    ),
+    "two a channel": nn.Sequential(nn.Conv2d(4, 8, 2, groups=4), nn.Flatten(), nn.Linear(200, 3)),
     "overwriting": nn.Sequential(
         nn.Conv2d(4, 3, 3, bias=False),
         nn.BatchNorm2d(3),
