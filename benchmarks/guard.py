@@ -6,7 +6,9 @@
 
 fedadapt and the bare loop (channels last where there are convolutions) take turns in one process on
 one thread, on few clients, and only the ratio of their processor time is looked at: it is nearly
-the same on a busy machine. It is a report, and never fails: who reads it decides.
+the same on a busy machine. What is kept is kept for each kind of processor (AVX2, AVX512, ...),
+since wider arithmetic makes a loop over convolutions faster, and passes over memory not. It is a
+report, and never fails: who reads it decides.
 """
 
 import argparse
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", action="store_true", help=f"write it to {KEPT.name}")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    kept = json.loads(KEPT.read_text())["works"] if KEPT.exists() else {}
+    kind = torch.backends.cpu.get_cpu_capability()
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     works = {
         name: measured(replace(WORKS[name], clients=n), given.repeats)
         for name, n in CLIENTS.items()
@@ -55,10 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "torch": torch.__version__,
         "works": works,
     }
-    for path in [path for path in (given.json, KEPT if given.keep else None) if path]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
-    Console(width=None if sys.stdout.isatty() else 110).print(table(works, kept))
+    reports = {given.json: {kind: report}, KEPT if given.keep else None: kept | {kind: report}}
+    for path, content in reports.items():
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content, indent=1) + "\n")
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    console.print(table(works, kept.get(kind, {}).get("works", {})))
 
 
 def measured(work: Work, repeats: int) -> dict[str, float]:

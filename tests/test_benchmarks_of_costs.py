@@ -333,10 +333,24 @@ def test_the_guard_says_what_got_slower_than_what_is_kept():
     assert list(shown.columns[-2].cells) == ["4.20", "1.10", ""]
 
 
+def test_the_guard_keeps_ratios_for_each_kind_of_processor(monkeypatch, tmp_path):
+    kept = tmp_path / "guard.json"
+    kept.write_text('{"of another kind": {"works": {"W1": {}}}, "here": {"works": {"W2": {}}}}')
+    monkeypatch.setattr(guard, "KEPT", kept)
+    monkeypatch.setattr(guard, "CLIENTS", {"W1": 2})
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "here")
+    guard.main(["--repeats", "1", "--keep"])
+    found = json.loads(kept.read_text())
+    assert found["of another kind"] == {"works": {"W1": {}}}
+    assert list(found["here"]["works"]) == ["W1"]
+
+
 def test_the_guard_measures_ours_beside_the_bare_loop(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(guard, "CLIENTS", {"W1": 2})
     guard.main(["--repeats", "1", "--json", str(tmp_path / "speed.json")])
-    [(name, one)] = json.loads((tmp_path / "speed.json").read_text())["works"].items()
+    [(kind, report)] = json.loads((tmp_path / "speed.json").read_text()).items()
+    assert kind == torch.backends.cpu.get_cpu_capability()
+    [(name, one)] = report["works"].items()
     assert name == "W1"
     assert one["times the bare loop"] > 0
     assert "W1" in capsys.readouterr().out

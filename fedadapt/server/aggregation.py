@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fedadapt.weights import Weights, side_by_side
 
+COLUMNS = 2**16  # of the sum that are added to at a time: they stay in the cache
+
 
 class StreamingMean:
     """sum_k n_k w_k / sum_k n_k, fed cohort by cohort. FedAvg (McMahan et al. 2017, alg. 1).
@@ -35,12 +37,10 @@ class StreamingMean:
             self._total += share
         summed = {n: weights[n] for n in self._sums}
         if (matrix := side_by_side(summed)) is not None:
-            for one, share in zip(matrix, shares, strict=True):
-                self._together.add_(one.double(), alpha=share)
+            _add(self._together, matrix, shares)
             return
-        for n, total in self._sums.items():
-            for one, share in zip(weights[n].double().unbind(), shares, strict=True):
-                total.add_(one, alpha=share)
+        for n, t in summed.items():
+            _add(self._sums[n].view(-1), t.reshape(len(t), -1), shares)
 
     def _begin(self, like: Weights) -> None:
         """Make sums of 0 for tensors like these [D, ...]."""
@@ -63,6 +63,13 @@ class StreamingMean:
         if self.empty:
             raise ValueError("the mean of no models; add at least one")
         return {n: (t / self._total).to(self._kinds[n]) for n, t in self._sums.items()}
+
+
+def _add(total: Tensor, rows: Tensor, shares: Sequence[float]) -> None:
+    """Add each of ``rows`` [D, P] times its share to ``total`` [P], in their order."""
+    for sums, part in zip(total.split(COLUMNS), rows.split(COLUMNS, dim=1), strict=True):
+        for one, share in zip(part.unbind(), shares, strict=True):
+            sums.add_(one.double(), alpha=share)
 
 
 def weighted_mean(states: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> Weights:

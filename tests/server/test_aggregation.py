@@ -6,6 +6,7 @@ import pytest
 import torch
 from toys import assert_close, assert_same_bits, conv, copied, initial, initials
 
+from fedadapt.server import aggregation
 from fedadapt.server.aggregation import StreamingMean, weighted_mean
 from fedadapt.weights import row, rows
 
@@ -67,6 +68,15 @@ def test_cohorts_that_lie_in_different_ways_have_the_same_mean_to_the_bit():
     total.add(rows(weights, 0, 2), BY[:2])
     total.add(backwards, BY[2:])
     assert_same_bits({n: total.result()[n] for n in mean(weights, BY, 5)}, mean(weights, BY, 5))
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 7])
+def test_the_mean_is_the_same_bits_however_many_columns_are_added_at_a_time(columns, monkeypatch):
+    weights = single(initials(conv(), 5))
+    wanted = mean(weights, BY, 5)
+    monkeypatch.setattr(aggregation, "COLUMNS", columns)
+    assert_same_bits(mean(weights, BY, 2, 3), wanted)
+    assert_same_bits(mean(lying_side_by_side(weights), BY, 2, 3), wanted)
 
 
 def test_integers_have_no_mean():
