@@ -29,6 +29,12 @@ def rows(weights: Mapping[str, Tensor], first: int, last: int) -> Weights:
     return {n: t[first:last] for n, t in weights.items()}
 
 
+def chosen(weights: Mapping[str, Tensor], members: Sequence[int]) -> Weights:
+    """Some clients of a stack, in ascending order; all of them without a copy."""
+    everybody = all(len(t) == len(members) for t in weights.values())
+    return dict(weights) if everybody else {n: t[members] for n, t in weights.items()}
+
+
 def is_shared(weights: Mapping[str, Tensor]) -> bool:
     """Whether a stack [D, ...] is one model for all: ``repeat`` made it, or it has one row.
 

@@ -7,6 +7,7 @@ import torch
 from toys import assert_same_bits, conv, initial, initials
 
 from fedadapt.weights import (
+    chosen,
     is_finite,
     is_shared,
     num_bytes,
@@ -58,6 +59,12 @@ def test_bytes_are_those_that_would_travel():
     weights = {"w": torch.zeros(2, 3), "n": torch.zeros((), dtype=torch.int64)}
     assert num_bytes(weights) == 2 * 3 * 4 + 8
     assert num_bytes(repeat(weights, 5)) == 5 * num_bytes(weights)
+
+
+def test_some_clients_of_a_stack_are_their_rows_and_all_of_them_no_copy():
+    stacked = stack(MODELS)
+    assert_same_bits(chosen(stacked, [0, 2]), stack([MODELS[0], MODELS[2]]))
+    assert all(t is stacked[n] for n, t in chosen(stacked, [0, 1, 2]).items())
 
 
 def test_a_matrix_is_side_by_side_in_its_order_alone():

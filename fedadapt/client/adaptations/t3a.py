@@ -4,6 +4,7 @@ Iwasawa and Matsuo 2021, "Test-time classifier adjustment module for model-agnos
 generalization".
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -37,42 +38,53 @@ class T3A(Adaptation):
     def adapt(self, cohort: Cohort, weights: Weights, pooled: Weights | None = None) -> Weights:
         weight, bias = linear_head(cohort.model)
         schedule = Schedule(self.batch_size, 1, self.part, self.name)
-        made = [
-            rows_of(
-                weights[weight][d],
-                weights[bias][d] if bias else None,
-                own.values,
+        features = [own.values for own in features_of(cohort, weights, schedule)]
+        by_size = defaultdict(list)
+        for d, own in enumerate(features):
+            by_size[len(own)].append(d)
+        made = torch.empty_like(weights[weight])
+        for members in by_size.values():
+            made[members] = rows_of(
+                weights[weight][members],
+                weights[bias][members] if bias else None,
+                torch.stack([features[d] for d in members]),
                 self.supports,
             )
-            for d, own in enumerate(features_of(cohort, weights, schedule))
-        ]
-        replaced = {weight: torch.stack(made)}
-        return weights | replaced | ({bias: torch.zeros_like(weights[bias])} if bias else {})
+        return weights | {weight: made} | ({bias: torch.zeros_like(weights[bias])} if bias else {})
 
     def moves(self, model: nn.Module) -> frozenset[str]:
         return head(model)
 
 
 def rows_of(weight: Tensor, bias: Tensor | None, features: Tensor, most: int) -> Tensor:
-    """Return the new rows, [C, F], each of norm 1.
+    """Return the new rows of each client, [D, C, F], each of norm 1.
 
     Args:
-        weight: The head's rows, [C, F].
-        bias: [C], or None.
-        features: What joins the rows, [N, F].
+        weight: The heads' rows, [D, C, F].
+        bias: [D, C], or None.
+        features: What joins the rows, [D, N, F].
         most: Supports of a class; 0: all.
 
     """
-    supports = torch.cat([weight, features])
-    log_p = F.linear(supports, weight, bias).log_softmax(1)
-    entropy, predicted = -(log_p.exp() * log_p).sum(1), log_p.argmax(1)
-    directions = F.normalize(supports, dim=1)
-    order = entropy.argsort(stable=True)
-    order = order[predicted[order].argsort(stable=True)]  # class by class, the surest first
-    counts = predicted.bincount(minlength=len(weight))
-    places = torch.arange(len(order), device=order.device)
-    places -= (counts.cumsum(0) - counts)[predicted[order]]  # within the class
-    chosen = order[places < most] if most else order
-    sums = torch.zeros_like(weight).index_add_(0, predicted[chosen], directions[chosen])
-    has_any = counts.unsqueeze(1) > 0
-    return torch.where(has_any, F.normalize(sums, dim=1), directions[: len(weight)])
+    supports = torch.cat([weight, features], 1)
+    logits = supports @ weight.transpose(1, 2)
+    log_p = (logits if bias is None else logits + bias.unsqueeze(1)).log_softmax(2)
+    entropy, predicted = -(log_p.exp() * log_p).sum(2), log_p.argmax(2)
+    belongs = F.one_hot(predicted, weight.shape[1])  # [D, C + N, C]
+    counts = belongs.sum(1)
+    if most:
+        belongs = belongs * _surest(entropy, predicted, counts, most).unsqueeze(2)
+    directions = F.normalize(supports, dim=2)
+    sums = belongs.transpose(1, 2).to(directions) @ directions
+    has_any = counts.unsqueeze(2) > 0
+    return torch.where(has_any, F.normalize(sums, dim=2), directions[:, : weight.shape[1]])
+
+
+def _surest(entropy: Tensor, predicted: Tensor, counts: Tensor, most: int) -> Tensor:
+    """Return which supports [D, M] are among the ``most`` of their class with the least entropy."""
+    order = entropy.argsort(dim=1, stable=True)
+    order = order.gather(1, predicted.gather(1, order).argsort(dim=1, stable=True))
+    # Class by class, the surest first: places are counted from the first of the class.
+    first = (counts.cumsum(1) - counts).gather(1, predicted.gather(1, order))
+    places = torch.arange(order.shape[1], device=order.device) - first
+    return torch.zeros_like(predicted).scatter_(1, order, (places < most).to(predicted))

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedadapt.client.cohort import Cohort, Network, Schedule
 from fedadapt.models.mode import Mode, training_norms
-from fedadapt.weights import Weights, row
+from fedadapt.weights import Weights, chosen, row
 
 
 def batch_norm_statistics(
@@ -43,7 +43,7 @@ def batch_norm_statistics(
     with mode(cohort.model):
         for groups in cohort.steps(schedule):
             for members, batch in groups:
-                part = {n: t[members] for n, t in weights.items()}
+                part = chosen(weights, members)
                 for layer, (sums, values) in measure(part, batch.inputs).items():
                     if layer not in total:
                         total[layer] = sums.new_zeros((len(cohort), *sums.shape[1:]))
@@ -65,13 +65,18 @@ Sums = dict[str, tuple[Tensor, Tensor]]
 
 def _measure(cohort: Cohort) -> Callable[[Weights, Tensor], Sums]:
     """Choose how the sums at the entrance of each layer are computed, a batch of each client."""
-    alone = partial(_batch_sums, cohort)
+    moving = frozenset(n for n, _ in cohort.model.named_buffers())  # in training mode, in place
+    alone = partial(_batch_sums, cohort, moving)
     if not cohort.stacked:
         return partial(_one_by_one, alone)
-    return vmap(alone) if cohort.network is None else partial(_stacked_sums, cohort.network)
+    if cohort.network is None:
+        return vmap(alone)
+    return partial(_stacked_sums, cohort.network, moving)
 
 
-def _stacked_sums(network: Network, weights: Weights, inputs: Tensor) -> Sums:
+def _stacked_sums(
+    network: Network, moving: frozenset[str], weights: Weights, inputs: Tensor
+) -> Sums:
     seen: Sums = {}
 
     def listen(path: str, entering: Tensor) -> None:
@@ -79,15 +84,19 @@ def _stacked_sums(network: Network, weights: Weights, inputs: Tensor) -> Sums:
         _add(seen, path, x, x.new_full((len(x),), x.shape[2]))
 
     with torch.no_grad():
-        network({n: t.clone() for n, t in weights.items()}, inputs, seen=listen)
+        network(_copied(weights, moving), inputs, seen=listen)
     return seen
 
 
-def _batch_sums(cohort: Cohort, weights: Weights, inputs: Tensor) -> Sums:
+def _batch_sums(cohort: Cohort, moving: frozenset[str], weights: Weights, inputs: Tensor) -> Sums:
     """Of one client, without the leading axis."""
     with torch.no_grad(), _listening(cohort.model) as seen:
-        cohort.forward({n: t.clone() for n, t in weights.items()}, inputs)
+        cohort.forward(_copied(weights, moving), inputs)
     return dict(seen)
+
+
+def _copied(weights: Weights, names: frozenset[str]) -> Weights:
+    return {n: t.clone() if n in names else t for n, t in weights.items()}
 
 
 @contextmanager

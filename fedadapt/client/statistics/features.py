@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedadapt.client.cohort import Cohort, Schedule
-from fedadapt.weights import Weights
+from fedadapt.weights import Weights, chosen
 
 
 class Features(NamedTuple):
@@ -26,7 +26,7 @@ def features_of(cohort: Cohort, weights: Weights, schedule: Schedule) -> list[Fe
     by_client: list[list[Features]] = [[] for _ in range(len(cohort))]
     for groups in cohort.steps(schedule):
         for members, batch in groups:
-            entering = cohort.features({n: t[members] for n, t in weights.items()}, batch.inputs)
+            entering = cohort.features(chosen(weights, members), batch.inputs)
             for d, values, labels in zip(members, entering, batch.labels, strict=True):
                 by_client[d].append(Features(values, labels))
     return [

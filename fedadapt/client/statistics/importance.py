@@ -22,7 +22,7 @@ from fedadapt.client.statistics.per_sample_gradients import Magnitude, layers_of
 from fedadapt.errors import InputError, nearest
 from fedadapt.models.mode import evaluating
 from fedadapt.objectives import Batch
-from fedadapt.weights import Weights, num_bytes, row
+from fedadapt.weights import Weights, chosen, num_bytes, row
 
 Granularity = Literal["sample", "batch"]
 Batches = Literal["alike", "by-size", "summed"]
@@ -215,8 +215,7 @@ def _mean_of(cohort: Cohort, weights: Weights, schedule: Schedule, add: Add) -> 
             drawing = np.stack([levels[d].random(size) for d in members])
             of_batch = torch.from_numpy(drawing).to(batch.labels.device)
             everybody = len(members) == len(cohort)
-            rows = weights if everybody else {n: t[members] for n, t in weights.items()}
-            added, number = add(rows, batch, of_batch)
+            added, number = add(chosen(weights, members), batch, of_batch)
             count[members] += number
             for n, t in added.items():
                 if n not in total:

@@ -31,7 +31,7 @@ from fedadapt.errors import InputError
 from fedadapt.models.network import Network
 from fedadapt.objectives import InformationMaximisation, entropy
 from fedadapt.selectors import all_but, head, linear_head, norm_affine, norms
-from fedadapt.weights import repeat, row, stack
+from fedadapt.weights import repeat, row, rows, stack
 
 SPLITS = [split(count, adapt=16, test=7, seed=count) for count in (5, 12, 10)]
 COUNTERS = "num_batches_tracked"
@@ -217,11 +217,16 @@ def test_the_diversity_term_does_harm_where_classes_are_not_equally_frequent():
 # T3A
 
 
+def rows_of_one(weight, bias, features, most):
+    bias = None if bias is None else bias.unsqueeze(0)
+    return rows_of(weight.unsqueeze(0), bias, features.unsqueeze(0), most)[0]
+
+
 def test_without_images_the_rows_are_the_directions_of_the_old_ones():
     weight, bias = torch.eye(3, dtype=torch.float64) * torch.tensor([[2.0], [1.0], [3.0]]), None
     nothing = torch.zeros(0, 3, dtype=torch.float64)
     for most in (0, 5):
-        found = rows_of(weight.double(), bias, nothing, most)
+        found = rows_of_one(weight.double(), bias, nothing, most)
         torch.testing.assert_close(found, torch.eye(3, dtype=torch.float64))
 
 
@@ -230,7 +235,7 @@ def test_features_join_the_class_predicted_for_them_by_hand():
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
     bias = torch.tensor([1.5, 0.0], dtype=torch.float64)  # of its own row: class 0, not 1
     features = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
-    found = rows_of(weight, bias, features, 0)
+    found = rows_of_one(weight, bias, features, 0)
     joined = torch.tensor([1.0 + 0.0 + 0.6, 0.0 + 1.0 + 0.8], dtype=torch.float64)
     torch.testing.assert_close(found[0], joined / joined.norm())
     torch.testing.assert_close(found[1], weight[1])  # nothing belongs to it: its own row stays
@@ -239,11 +244,11 @@ def test_features_join_the_class_predicted_for_them_by_hand():
 def test_the_surest_supports_are_those_that_stay():
     weight = torch.eye(2, dtype=torch.float64)
     features = torch.tensor([[10.0, 1.0], [5.0, 0.0], [0.9, 0.8]], dtype=torch.float64)
-    found = rows_of(weight, None, features, 1)
+    found = rows_of_one(weight, None, features, 1)
     torch.testing.assert_close(found[0], F.normalize(features[0], dim=0))  # of margin 9
     assert_same_bits({"w": found[1]}, {"w": weight[1]})
     two = F.normalize(F.normalize(features[:2], dim=1).sum(0), dim=0)
-    torch.testing.assert_close(rows_of(weight, None, features, 2)[0], two)
+    torch.testing.assert_close(rows_of_one(weight, None, features, 2)[0], two)
 
 
 @pytest.mark.parametrize("supports", [0, 2])
@@ -269,7 +274,20 @@ def test_the_rows_of_t3a_are_those_of_its_features():
     features = members.features(weights, torch.stack([s.adapt.inputs for s in SPLITS]))
     for d in range(3):
         w, b = weights["head.weight"][d], weights["head.bias"][d]
-        torch.testing.assert_close(found["head.weight"][d], rows_of(w, b, features[d], 5))
+        torch.testing.assert_close(found["head.weight"][d], rows_of_one(w, b, features[d], 5))
+
+
+@pytest.mark.parametrize("supports", [0, 1, 5])
+def test_clients_with_different_numbers_of_images_have_the_rows_that_each_has_alone(supports):
+    splits = [
+        s._replace(adapt=Examples(s.adapt.inputs[:n], s.adapt.labels[:n]))
+        for s, n in zip(SPLITS, (2, 4, 2), strict=True)
+    ]
+    weights, members = initials(dense(), 3), cohort(dense(), splits)
+    found = T3A(supports=supports).adapt(members, weights)
+    for d in range(3):
+        alone = T3A(supports=supports).adapt(members.only(d), rows(weights, d, d + 1))
+        assert_close(rows(found, d, d + 1), alone)
 
 
 def test_a_head_that_is_no_linear_layer_is_refused_in_a_line():
