@@ -13,6 +13,8 @@ from fedadapt.weights import Weights, repeat, row
 
 ZeroImportance = Literal["mean", "zero"]
 
+AT_ONCE = 2**16  # numbers of one tensor that are merged together, of as many clients as have them
+
 
 def mode_merge(
     experts: Sequence[Mapping[str, Tensor]],
@@ -62,7 +64,7 @@ def mode_merges(
 ) -> Weights:
     """Merge for a cohort: importances [D, ...] and the same experts [...] for all clients.
 
-    Beside the result, it needs the memory of one tensor of one client.
+    Beside the result, it needs the memory of one tensor of one client, or of ``AT_ONCE`` numbers.
 
     Returns:
         Models, each tensor [D, ...]; tensors that are not merged are expanded views.
@@ -77,20 +79,15 @@ def mode_merges(
     present = [t for t, alpha in enumerate(alphas) if alpha > 0]
     shares = [alphas[t] for t in present]
     last = experts[-1]
-    merged = {
-        n: torch.stack(
-            [
-                _mode(
-                    [experts[t][n].detach() for t in present],
-                    [importances[t][n][d] for t in present],
-                    shares,
-                    idle,
-                ).to(last[n])
-                for d in range(num_clients)
-            ]
-        )
-        for n in importances[0]
-    }
+    merged = {}
+    for n in importances[0]:
+        size = max(1, AT_ONCE // max(1, last[n].numel()))  # clients
+        means = [experts[t][n].detach() for t in present]
+        parts = [
+            _mode(means, [importances[t][n][d : d + size] for t in present], shares, idle)
+            for d in range(0, num_clients, size)
+        ]
+        merged[n] = torch.cat([part.to(last[n]) for part in parts])
     unmerged = {n: t.detach().clone() for n, t in last.items() if n not in merged}
     every = repeat(unmerged, num_clients) | merged
     return {n: every[n] for n in last}
@@ -99,7 +96,10 @@ def mode_merges(
 def _mode(
     means: Sequence[Tensor], importances: Sequence[Tensor], shares: Sequence[float], idle: float
 ) -> Tensor:
-    """Merge one tensor of one client, in float64; ``idle`` replaces importances that are all 0."""
+    """Merge one tensor of some clients, in float64: means [...], importances [D, ...].
+
+    Where all importances are 0, ``idle`` takes their place.
+    """
     known = [p.detach().to(means[0].device, torch.float64) for p in importances]
     largest = torch.stack(known).amax(0)
     # Relative to the largest one, nothing under- or overflows, and the sum is 0 only if all

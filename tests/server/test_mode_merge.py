@@ -1,5 +1,7 @@
 """The merge of experts by precisions: a weighted mean, element by element, and its edges."""
 
+import sys
+
 import pytest
 import torch
 from toys import CLASSES, assert_close, assert_same_bits, conv, copied, initial
@@ -9,6 +11,7 @@ from fedadapt.selectors import head
 from fedadapt.server.mode_merge import mode_merge, mode_merges
 from fedadapt.weights import row, stack
 
+mode_merge_module = sys.modules[mode_merges.__module__]  # the package has a function of its name
 PARAMETERS = [n for n, _ in conv().named_parameters()]
 HEAD = head(conv())
 MERGED = [n for n in PARAMETERS if n not in HEAD]
@@ -169,7 +172,9 @@ def test_it_is_the_mode_of_the_product_of_gaussians():
         assert (theta[n].grad.abs() <= 1e-12 * curvature).all()
 
 
-def test_a_cohort_is_merged_as_each_of_its_clients():
+@pytest.mark.parametrize("numbers", [1, 100, mode_merge_module.AT_ONCE])
+def test_a_cohort_is_merged_as_each_of_its_clients(numbers, monkeypatch):
+    monkeypatch.setattr(mode_merge_module, "AT_ONCE", numbers)
     models = experts()
     users = [importances(seed=seed) for seed in range(4)]
     together = mode_merges(models, [stack([user[t] for user in users]) for t in range(3)])

@@ -20,7 +20,7 @@ from fedadapt.client.statistics.importance import importances
 from fedadapt.messages import Answers, Sent, Update
 from fedadapt.parameters import from_run, param
 from fedadapt.selectors import head
-from fedadapt.server.mode_merge import ZeroImportance, mode_merge
+from fedadapt.server.mode_merge import ZeroImportance, mode_merge, mode_merges
 from fedadapt.strategies.base import Metadata, ServerSide, Strategy
 from fedadapt.strategies.dua.compression import Code
 from fedadapt.strategies.dua.experts.expert import Expert, head_for, task_model
@@ -28,9 +28,10 @@ from fedadapt.strategies.dua.importance_store import ImportanceStore, InMemoryIm
 from fedadapt.strategies.dua.on_client import added, merged_there
 from fedadapt.strategies.dua.request import ImportanceRequest
 from fedadapt.strategies.dua.sparse_upload import SHARED, Difference
-from fedadapt.weights import Weights, repeat, row
+from fedadapt.weights import Weights, num_bytes, repeat, row, stack
 
 IMPORTANCE = "query.importance"
+IMPORTANCES_AT_ONCE = 2**24  # bytes of clients' importances that are merged together
 
 
 @dataclass(frozen=True)
@@ -272,17 +273,22 @@ class MergedExperts(Strategy[DuaState]):
         return trunk | head_for(self.experts, self.tasks[task], after)
 
     def _personal(self, learnt: int, clients: Sequence[int]) -> Weights:
-        """Each client's trunk, [D, ...]; importances are at hand for one client at a time."""
+        """Each client's trunk, [D, ...]; importances are at hand for a few clients at a time."""
         own = repeat(self._trunk(learnt, learnt - 1), len(clients))
         if self.importance_request is None or self.importance_request.stays:
             return own
         own = {n: t.clone(memory_format=torch.contiguous_format) for n, t in own.items()}
         bodies = [expert.body for expert in self.experts[:learnt]]
-        for d, client in enumerate(clients):
-            told = [self.importance_store.get((task, client)) for task in range(learnt)]
-            known = [omega for omega in told if omega is not None]
-            if len(known) == learnt:
-                merged = mode_merge(bodies, known, zero_importance=self.zero_importance)
+        size = max(1, IMPORTANCES_AT_ONCE // max(1, learnt * num_bytes(bodies[0])))
+        for first in range(0, len(clients), size):
+            known: dict[int, list[Weights]] = {}  # by position, of each task
+            for d, client in enumerate(clients[first : first + size], start=first):
+                told = [self.importance_store.get((task, client)) for task in range(learnt)]
+                if all(omega is not None for omega in told):
+                    known[d] = [omega for omega in told if omega is not None]
+            if known:
+                of_tasks = [stack(omegas) for omegas in zip(*known.values(), strict=True)]
+                merged = mode_merges(bodies, of_tasks, zero_importance=self.zero_importance)
                 for n, t in merged.items():
-                    own[n][d] = t
+                    own[n][[*known]] = t
         return own

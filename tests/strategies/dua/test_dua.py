@@ -15,9 +15,10 @@ from fedadapt.simulations.assembly import assemble, server_side
 from fedadapt.simulations.check import check
 from fedadapt.simulations.results.parquet import read_communication, read_evaluations, read_tasks
 from fedadapt.simulations.worker import Worker
+from fedadapt.strategies.dua import strategy as dua_strategy
 from fedadapt.strategies.dua.importance_store import InMemoryImportances, OnDiskImportances
 from fedadapt.strategies.dua.strategy import IMPORTANCE, DuaState
-from fedadapt.weights import repeat, row
+from fedadapt.weights import num_bytes, repeat, row
 
 TASKS = {
     **tiny.UNTRAINED,
@@ -141,6 +142,16 @@ def test_a_user_who_did_not_answer_for_every_task_has_the_base(side):
     for name, tensor in models["base"].items():
         assert torch.equal(models["personal"][name][2], tensor[2])
     assert any(not torch.equal(models["personal"][n][1], t[1]) for n, t in models["base"].items())
+
+
+def test_users_are_merged_alike_one_by_one_and_many_at_a_time(side, monkeypatch):
+    strategy, assembly = side()
+    ask(strategy, assembly, 0)
+    state, _ = ask(strategy, assembly, 1, clients=(0, 1, 3))
+    wanted = models_by_task(strategy, state)[0]["personal"]
+    for size in (1, 2 * 2 * num_bytes(strategy.experts[0].body)):
+        monkeypatch.setattr(dua_strategy, "IMPORTANCES_AT_ONCE", size)
+        assert_same_bits(models_by_task(strategy, state)[0]["personal"], wanted)
 
 
 def test_both_importance_stores_give_back_what_was_put(tmp_path):
