@@ -70,12 +70,16 @@ def rows_of(weight: Tensor, bias: Tensor | None, features: Tensor, most: int) ->
     logits = supports @ weight.transpose(1, 2)
     log_p = (logits if bias is None else logits + bias.unsqueeze(1)).log_softmax(2)
     entropy, predicted = -(log_p.exp() * log_p).sum(2), log_p.argmax(2)
-    belongs = F.one_hot(predicted, weight.shape[1])  # [D, C + N, C]
-    counts = belongs.sum(1)
-    if most:
-        belongs = belongs * _surest(entropy, predicted, counts, most).unsqueeze(2)
+    clients, classes = weight.shape[:2]
+    counts = torch.zeros_like(weight[..., 0], dtype=torch.int64)  # [D, C]
+    counts.scatter_add_(1, predicted, torch.ones_like(predicted))
     directions = F.normalize(supports, dim=2)
-    sums = belongs.transpose(1, 2).to(directions) @ directions
+    joining = directions
+    if most:
+        joining = directions * _surest(entropy, predicted, counts, most).unsqueeze(2)
+    rows = predicted + classes * torch.arange(clients, device=weight.device).unsqueeze(1)
+    sums = torch.zeros_like(weight).flatten(0, 1)
+    sums = sums.index_add_(0, rows.flatten(), joining.flatten(0, 1)).view_as(weight)
     has_any = counts.unsqueeze(2) > 0
     return torch.where(has_any, F.normalize(sums, dim=2), directions[:, : weight.shape[1]])
 
