@@ -58,11 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "torch": torch.__version__,
         "works": works,
     }
-    reports = {given.json: {kind: report}, KEPT if given.keep else None: kept | {kind: report}}
-    for path, content in reports.items():
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content, indent=1) + "\n")
+    if given.json:
+        _write(given.json, {kind: report})
+    if given.keep:
+        _write(KEPT, kept | {kind: report})
     console = Console(width=None if sys.stdout.isatty() else 110)
     console.print(table(works, kept.get(kind, {}).get("works", {})))
 
@@ -113,6 +112,11 @@ def table(
             "SLOWER" if before and ratio < SLOWER * before else "",
         )
     return shown
+
+
+def _write(path: Path, reports: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(reports, indent=1) + "\n")
 
 
 def _seconds(turn: Turn) -> float:

@@ -83,11 +83,11 @@ def mode_merges(
     for n in importances[0]:
         size = max(1, AT_ONCE // max(1, last[n].numel()))  # clients
         means = [experts[t][n].detach() for t in present]
-        parts = [
-            _mode(means, [importances[t][n][d : d + size] for t in present], shares, idle)
-            for d in range(0, num_clients, size)
-        ]
-        merged[n] = torch.cat([part.to(last[n]) for part in parts])
+        parts = []
+        for d in range(0, num_clients, size):
+            known = [importances[t][n][d : d + size] for t in present]
+            parts.append(_mode(means, known, shares, idle).to(last[n]))
+        merged[n] = torch.cat(parts)
     unmerged = {n: t.detach().clone() for n, t in last.items() if n not in merged}
     every = repeat(unmerged, num_clients) | merged
     return {n: every[n] for n in last}

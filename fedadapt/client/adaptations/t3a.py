@@ -76,7 +76,8 @@ def rows_of(weight: Tensor, bias: Tensor | None, features: Tensor, most: int) ->
     directions = F.normalize(supports, dim=2)
     joining = directions
     if most:
-        joining = directions * _surest(entropy, predicted, counts, most).unsqueeze(2)
+        surest = _surest(entropy, predicted, counts, most).unsqueeze(2)
+        joining = torch.where(surest, directions, 0.0)  # a product would keep what is not a number
     rows = predicted + classes * torch.arange(clients, device=weight.device).unsqueeze(1)
     sums = torch.zeros_like(weight).flatten(0, 1)
     sums = sums.index_add_(0, rows.flatten(), joining.flatten(0, 1)).view_as(weight)
@@ -91,4 +92,4 @@ def _surest(entropy: Tensor, predicted: Tensor, counts: Tensor, most: int) -> Te
     # Class by class, the surest first: places are counted from the first of the class.
     first = (counts.cumsum(1) - counts).gather(1, predicted.gather(1, order))
     places = torch.arange(order.shape[1], device=order.device) - first
-    return torch.zeros_like(predicted).scatter_(1, order, (places < most).to(predicted))
+    return torch.zeros_like(predicted, dtype=torch.bool).scatter_(1, order, places < most)

@@ -60,6 +60,11 @@ class _Work(NamedTuple):
     widest: int  # bytes of what enters and leaves a layer, at most
     logits: tuple[int, ...]  # their shape; () where the network fails on such images
 
+    @property
+    def convolves(self) -> bool:
+        """Whether it hardly does anything but convolve."""
+        return self.convolving > CONVOLVING * self.total
+
 
 def plan(
     model: nn.Module,
@@ -107,7 +112,7 @@ def gains_from_bf16(model: nn.Module, image_shape: tuple[int, ...], batch_size: 
     """
     state = {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in model.state_dict().items()}
     work = _work(model, state, blank(model, image_shape), batch_size)
-    return work.convolving > CONVOLVING * work.total and not has_batch_norm(model)
+    return work.convolves and not has_batch_norm(model)
 
 
 def _one_by_one(reason: str) -> Plan:
@@ -117,8 +122,7 @@ def _one_by_one(reason: str) -> Plan:
 def _cohort_size(work: _Work, on_gpu: bool) -> int:
     if on_gpu:
         return max(1, min(MOST_ON_GPU, GPU_MEMORY // max(1, work.memory)))
-    convolves = work.convolving > CONVOLVING * work.total
-    of_cache = max(2, (NEAR_CACHE if convolves else CACHE) // max(1, work.widest))
+    of_cache = max(2, (NEAR_CACHE if work.convolves else CACHE) // max(1, work.widest))
     enough = max(ENOUGH, WEIGHTS // max(1, work.weights))
     return max(1, min(MOST_CLIENTS, enough, of_cache, MEMORY // max(1, work.memory)))
 

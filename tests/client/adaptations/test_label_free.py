@@ -251,6 +251,13 @@ def test_the_surest_supports_are_those_that_stay():
     torch.testing.assert_close(rows_of_one(weight, None, features, 2)[0], two)
 
 
+def test_a_feature_that_is_no_number_is_not_among_the_surest():
+    weight = torch.eye(2, dtype=torch.float64)
+    good = torch.tensor([[10.0, 1.0], [5.0, 0.0]], dtype=torch.float64)
+    bad = torch.cat([good, torch.full((1, 2), torch.nan, dtype=torch.float64)])
+    assert torch.equal(rows_of_one(weight, None, bad, 2), rows_of_one(weight, None, good, 2))
+
+
 @pytest.mark.parametrize("supports", [0, 2])
 def test_the_head_of_t3a_has_directions_and_no_bias_and_the_order_of_images_does_not_matter(
     supports,
