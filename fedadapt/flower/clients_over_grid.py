@@ -66,7 +66,7 @@ class GridClients:
     """Flower nodes, known by the partition they hold or by their key: node ids are random."""
 
     keeps_models = True
-    evaluates_behind = False
+    evaluates_in_background = False
 
     def __init__(
         self,

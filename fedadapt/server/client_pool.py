@@ -70,15 +70,15 @@ class ClientPool(Protocol):
     Attributes:
         keeps_models: Whether clients keep the models that are to be saved on their own disks,
             instead of sending them with the results of an evaluation.
-        evaluates_behind: Whether answers to ``ask`` may be taken in before those of an evaluation
-            that began earlier. It uses the client states of its beginning all the same, and
-            clients work on it while the server merges.
+        evaluates_in_background: Whether answers to ``ask`` may be taken in before those of an
+            evaluation that began earlier. It uses the client states of its beginning all the same,
+            and clients work on it while the server merges.
         withheld: How many clients do not tell something, by what they do not tell.
 
     """
 
     keeps_models: bool
-    evaluates_behind: bool
+    evaluates_in_background: bool
 
     @property
     def withheld(self) -> Mapping[str, int]:

@@ -248,7 +248,7 @@ class Federation:
         sampled = sample(self._population.seen, config.fraction, config.seed, number)
 
         def meanwhile() -> None:  # the models of the round before are still being evaluated
-            self._evaluator.finish(but=self._client_pool.evaluates_behind)
+            self._evaluator.finish(but=self._client_pool.evaluates_in_background)
             self._progress.round(number, len(sampled))
 
         exchange = self._exchange(number, meanwhile)

@@ -12,7 +12,7 @@ class Pool:
     """Three clients: one answers, one does not, one fails."""
 
     keeps_models = True
-    evaluates_behind = False
+    evaluates_in_background = False
 
     def ready(self):
         return [0, 1, 2]

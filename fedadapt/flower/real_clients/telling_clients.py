@@ -21,7 +21,7 @@ class TellingClients:
         self._clients = clients
         self._say = say
         self.keeps_models = clients.keeps_models
-        self.evaluates_behind = clients.evaluates_behind
+        self.evaluates_in_background = clients.evaluates_in_background
 
     @property
     def withheld(self) -> Mapping[str, int]:

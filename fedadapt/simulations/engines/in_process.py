@@ -23,7 +23,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     """
 
     keeps_models = False
-    evaluates_behind = False
+    evaluates_in_background = False
     withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(

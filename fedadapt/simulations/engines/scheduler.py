@@ -95,7 +95,7 @@ class Running:
     common: Any
     lives: int
     todo: list[Span]  # in order
-    behind: bool = False  # the jobs of requests that are not behind go first
+    in_background: bool = False  # the jobs of requests that are not in the background go first
     done: dict[int, tuple[Span, list[Result]]] = field(default_factory=dict)  # by first client
     position: int = 0  # of the first client whose results are not fetched
     fetched: int = -1  # the last cohort whose results are fetched
@@ -146,8 +146,8 @@ class Scheduler:
     """Hands the jobs of requests to the workers of a pool.
 
     Several requests may be under way, and one may be abandoned. The jobs of the oldest request go
-    first; when none of its jobs can be handed out, those of the next one do. Requests that are
-    behind let all others go first.
+    first; when none of its jobs can be handed out, those of the next one do. Requests in the
+    background let all others go first.
 
     A worker that is late with a job (stopped, or stuck in native code) is ended. While the server
     itself is stopped, by Ctrl-Z say, nobody is late.
@@ -165,7 +165,7 @@ class Scheduler:
         self._worker_pool = worker_pool
         self._limit = limit
         self._since: dict[int, float] = {}  # slots that compute -> when they began with the job
-        self._open: list[Running] = []  # oldest first, and then those that are behind
+        self._open: list[Running] = []  # oldest first, and then those in the background
         self._jobs: dict[int, deque[tuple[int, Running, Span]]] = {}  # slots that are up
         self._number = 0
 
@@ -176,15 +176,15 @@ class Scheduler:
         cohort_size: int,
         cost: Callable[[int], float] = lambda client: 1.0,
         *,
-        behind: bool = False,
+        in_background: bool = False,
     ) -> Iterator[Result]:
         """Return the results of all clients, in order; the first jobs start before this returns.
 
         Args:
             per_client: (first, last) -> the tensors of the clients at positions first to last - 1.
             cost: Cost of computing a client, relative to the others.
-            behind: Let requests that are made later go first. The first jobs then start with the
-                next request, or when the first result is asked for.
+            in_background: Let requests that are made later go first. The first jobs then start
+                with the next request, or when the first result is asked for.
 
         """
         if not request.clients:
@@ -193,7 +193,7 @@ class Scheduler:
         for span in todo:
             span.cost = sum(cost(d) for d in request.clients[span.first : span.last])
         common, lives = self._worker_pool.publish(request.common), self._worker_pool.lives
-        running = Running(request, per_client, common, lives, todo, behind)
+        running = Running(request, per_client, common, lives, todo, in_background)
         results = self._follow(running)
         next(results)
         return results
@@ -201,9 +201,9 @@ class Scheduler:
     def _follow(self, running: Running) -> Generator[Any, None, None]:
         """Yield None when the first jobs are handed out, then the results."""
         self._open.append(running)
-        self._open.sort(key=lambda r: r.behind)
+        self._open.sort(key=lambda r: r.in_background)
         try:
-            if not running.behind:
+            if not running.in_background:
                 self._hand_out()
             yield None
             while running.position < len(running.request.clients):

@@ -31,7 +31,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
     """Clients whose states stay here and travel with each job: any worker computes any client."""
 
     keeps_models = False
-    evaluates_behind = True
+    evaluates_in_background = True
     withheld: Mapping[str, int] = MappingProxyType({})
 
     def __init__(
@@ -86,7 +86,7 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
             return dict(states.get(client, {}))
 
         size = min(request.at_once or self._cohort_size, self._cohort_size)
-        results = self._results(Request.to_evaluate(request), size, state_of, behind=True)
+        results = self._results(Request.to_evaluate(request), size, state_of, in_background=True)
         return cast(Iterator[EvaluationAnswers], results)
 
     def states(self) -> dict[int, Mapping[str, Weights]]:
@@ -101,15 +101,17 @@ class WorkerPoolClients(AbstractContextManager["WorkerPoolClients"]):
         cohort_size: int,
         state_of: Callable[[int], Mapping[str, Weights]],
         *,
-        behind: bool = False,
+        in_background: bool = False,
     ) -> Iterator[Result]:
         def per_client(first: int, last: int) -> dict[str, Any]:
             return request.per_client(first, last, state_of)
 
-        cost = self._cost_of_a_look if behind else self._cost
-        return self._scheduler.each(request, per_client, cohort_size, cost, behind=behind)
+        cost = self._cost_of_evaluation if in_background else self._cost
+        return self._scheduler.each(
+            request, per_client, cohort_size, cost, in_background=in_background
+        )
 
-    def _cost_of_a_look(self, client: int) -> float:
+    def _cost_of_evaluation(self, client: int) -> float:
         """A forward pass, where training takes a backward pass of twice its arithmetic as well."""
         return self._cost(client) / 3
 

@@ -422,7 +422,7 @@ def test_a_request_begins_at_the_call_after_the_one_before():
     assert given[8:] == list(second)
 
 
-def test_a_request_that_is_behind_lets_a_later_one_go_first():
+def test_a_request_in_the_background_lets_a_later_one_go_first():
     worker_pool = Scripted(1)
     worker_pool.choose = lambda: 0
     given, scheduler = [], Scheduler(worker_pool)
@@ -431,20 +431,20 @@ def test_a_request_that_is_behind_lets_a_later_one_go_first():
     list(scheduler.each(Request.to_answer("a", 1, sent(START, [0])), lambda *_: {}, 1))
     given.clear()
     looks = Request.to_answer("b", 1, sent(START, range(10, 13)))
-    behind = scheduler.each(looks, lambda *_: {}, 1, behind=True)
+    later = scheduler.each(looks, lambda *_: {}, 1, in_background=True)
     assert not given
     first = scheduler.each(Request.to_answer("c", 1, sent(START, range(20, 23))), lambda *_: {}, 1)
     assert given == [20, 21]
     assert [a.clients[0] for a in first] == [20, 21, 22]
     assert given[:3] == [20, 21, 22]
-    assert given[3:]  # whoever is free goes on with what is behind, while the answers are summed
-    assert [a.clients[0] for a in behind] == [10, 11, 12]
+    assert given[3:]  # whoever is free goes on with the other, while the answers are summed
+    assert [a.clients[0] for a in later] == [10, 11, 12]
 
 
-def test_a_request_that_is_behind_needs_no_other_one_to_begin():
+def test_a_request_in_the_background_needs_no_other_one_to_begin():
     scheduler = Scheduler(Scripted(2))
     found = scheduler.each(
-        Request.to_answer("a", 1, sent(START, range(5))), lambda *_: {}, 1, behind=True
+        Request.to_answer("a", 1, sent(START, range(5))), lambda *_: {}, 1, in_background=True
     )
     assert [a.clients[0] for a in found] == list(range(5))
 
