@@ -11,6 +11,8 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 import pytest
 import torch
 
+from fedadapt.client.cohort import Cohort
+
 # Processes that run tests side by side ignore it, and whatever they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,3 +45,12 @@ def data_root() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("FEDADAPT_DATA names no folder with real data")
     return Path(root)
+
+
+@pytest.fixture
+def by_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every derivative is autograd's, so that methods that compute alike do to the bit.
+
+    Where some are by hand and others cannot be, they are alike but for rounding.
+    """
+    monkeypatch.setattr(Cohort, "kernels", None)

@@ -32,11 +32,12 @@ Execution = Literal["sequential", "per-client", "stacked-kernels", "vmap"]  # th
 class Network(Protocol):
     """A network for stacks of clients, of weights [D, ...] and inputs [D, B, ...].
 
-    ``chain`` is the network where its derivative is known by hand. ``generators`` are the
-    clients' own, for dropout; ``seen`` is called with (path, x) for what enters each batch-norm
-    layer.
+    ``tail`` is what it ends with, where the derivative of that is known by hand; ``chain`` is the
+    same where it is all of the network. ``generators`` are the clients' own, for dropout; ``seen``
+    is called with (path, x) for what enters each batch-norm layer.
     """
 
+    tail: "AffineChain | None"
     chain: "AffineChain | None"
 
     def __call__(
@@ -56,6 +57,14 @@ class Network(Protocol):
         generators: Sequence[torch.Generator] | None = None,
     ) -> Outputs:
         """The logits, and what enters the head."""
+
+    def below_tail(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """What enters the tail, [D, B, ...]; there must be one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +184,15 @@ class Cohort:
         return self.outputs(weights, inputs, generators).logits
 
     @property
+    def kernels(self) -> Network | None:
+        """The network where it can be taken apart: kernels whose arithmetic is the weights'."""
+        together = self.stacked or len(self) == 1
+        return self.network if together and self.autocast is None else None
+
+    @property
     def chain(self) -> "AffineChain | None":
-        """The network where its derivative is known by hand and its arithmetic is the weights'."""
-        if self.network is None or self.autocast is not None:
-            return None
-        return self.network.chain if self.stacked or len(self) == 1 else None
+        """The network where its derivative is known by hand."""
+        return None if self.kernels is None else self.kernels.chain
 
     def features(self, weights: Weights, inputs: Tensor) -> Tensor:
         """What enters the head, in evaluation mode and without gradients: [D, B, ...].

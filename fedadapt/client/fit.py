@@ -165,25 +165,41 @@ class _Oracle:
         self, params: Weights, batch: Batch, into: Weights, keep: float, scale: float
     ) -> Tensor:
         """Make ``into`` ``keep`` x ``into`` + ``scale`` x the gradient; the values [D]."""
-        chain, by_hand = self.rows.cohort.chain, derivative_of(self.loop.objective)
+        network, by_hand = self.rows.cohort.kernels, derivative_of(self.loop.objective)
         if (
-            chain is None
+            network is None
+            or network.tail is None
             or by_hand is None
             or self.loop.through is not None
-            or not params.keys() <= chain.names
-            or not chain.takes(batch.inputs)
+            or self.rows.extra
         ):
             grads, loss = self(params, batch)
             add_scaled(grads, into, keep, scale)
             return loss
         beside = [of_params(params, self.rows.memory) for of_params in by_hand.of_params]
-        loss = chain.add_gradient(
-            self.rows.weights | params, *batch, by_hand.of_logits, into, keep, scale
+        weights, tail = self.rows.weights | params, network.tail
+        lower = {n: t.detach().requires_grad_() for n, t in params.items() if n not in tail.names}
+        with torch.set_grad_enabled(bool(lower)):
+            x = network.below_tail(weights | lower, batch.inputs, self.rows.draws or None)
+        loss, slope = tail.add_gradient(
+            weights, x.detach(), batch.labels, by_hand.of_logits, into, keep, scale, x.requires_grad
         )
+        if lower:
+            add_scaled(_gradients(x, slope, lower), {n: into[n] for n in lower}, keep, scale)
         for value, slopes, factor in beside:
             loss = loss + value
             add_scaled(slopes, {n: into[n] for n in slopes}, 1.0, scale * factor)
         return loss
+
+
+def _gradients(x: Tensor, slope: Tensor | None, params: Weights) -> Weights:
+    """The gradients by ``params`` of what has the gradient ``slope`` by ``x``."""
+    if slope is None:  # nothing of them has made x
+        return {n: torch.zeros_like(t) for n, t in params.items()}
+    found = torch.autograd.grad(
+        x, list(params.values()), slope, allow_unused=True, materialize_grads=True
+    )
+    return dict(zip(params, found, strict=True))
 
 
 class _Rows(NamedTuple):

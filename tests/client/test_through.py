@@ -35,6 +35,7 @@ def under_other_names(trained, held, memory):
     return {n[2:]: t for n, t in trained.items() if n.startswith("x/")}
 
 
+@pytest.mark.usefixtures("by_autograd")
 @pytest.mark.parametrize("execution", EXECUTIONS)
 @pytest.mark.parametrize("make", [dense, conv])
 def test_the_network_trained_under_other_names_is_the_network_trained(make, execution):
@@ -142,6 +143,7 @@ def test_names_that_cannot_be_meant_are_errors(settings, message):
         fit(cohort(dense(), SPLITS), initials(dense(), 3), Sgd(0.1), Schedule(4), **settings)
 
 
+@pytest.mark.usefixtures("by_autograd")
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_velocities_of_extras_can_be_given_again(execution):
     members, start = cohort(dense(), SPLITS, execution), initials(dense(), 3)

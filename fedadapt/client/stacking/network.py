@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fedadapt.client.stacking.affine_chain import AffineChain, affine_chain
+from fedadapt.client.stacking.affine_chain import AffineChain, affine_tail
 from fedadapt.client.stacking.clamp import Clamp, clamp_of
 from fedadapt.client.stacking.functions import FUNCTIONS, IN_PLACE, METHODS
 from fedadapt.client.stacking.layers import FOLDING, KNOWN, kernel_of
@@ -63,8 +63,11 @@ class StackedNetwork:
         graph, entering = _graph(model)
         _check_names(model)
         self._input, self._outputs, self._steps = _compiled(model, graph, entering)
-        modules = dict(model.named_modules())
-        self.chain: AffineChain | None = affine_chain(graph, modules, self._input, self._outputs[0])
+        tail = affine_tail(graph, dict(model.named_modules()), self._outputs[0])
+        self.tail: AffineChain | None = tail and tail.chain
+        self.chain = self.tail if tail and tail.entering is self._input else None
+        self._entering = tail and tail.entering
+        self._below = [step for step in self._steps if tail and step.node not in tail.nodes]
 
     def __call__(
         self,
@@ -97,16 +100,37 @@ class StackedNetwork:
                 draws each client's mask from its generator, as the model alone would.
 
         """
-        call = Call(weights, len(inputs), seen, generators)
+        values = self._computed(self._steps, Call(weights, len(inputs), seen, generators), inputs)
+        logits, *entering = (values[node].plain() for node in self._outputs)
+        return Outputs(logits, entering[0] if entering else None)
+
+    def below_tail(
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> Tensor:
+        """Return what enters the tail, [D, B, ...]: the inputs, if the tail is all there is.
+
+        Raises:
+            ValueError: The network has no tail.
+
+        """
+        if self._entering is None:
+            raise ValueError("the network does not end with a linear layer")
+        values = self._computed(self._below, Call(weights, len(inputs), None, generators), inputs)
+        return values[self._entering].plain()
+
+    def _computed(self, steps: list[_Step], call: Call, inputs: Tensor) -> dict[fx.Node, Any]:
+        """The values that are left after ``steps``."""
         values: dict[fx.Node, Any] = {self._input: Stacked(inputs, len(inputs))}
-        for step in self._steps:
+        for step in steps:
             args = fx.node.map_arg(step.node.args, values.__getitem__)
             kwargs = fx.node.map_arg(step.node.kwargs, values.__getitem__)
             values[step.node] = step.kernel(call, *args, **kwargs)
             for node in step.last_uses:
                 del values[node]
-        logits, *entering = (values[node].plain() for node in self._outputs)
-        return Outputs(logits, entering[0] if entering else None)
+        return values
 
 
 class _Tracer(fx.Tracer):

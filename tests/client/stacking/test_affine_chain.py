@@ -6,7 +6,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from toys import CLASSES, assert_close, cohort, conv, dense, initials, plain, split
+from toys import (
+    CLASSES,
+    assert_close,
+    cohort,
+    conv,
+    dense,
+    initials,
+    plain,
+    split,
+)
 
 from fedadapt.client.fit import fit
 from fedadapt.client.schedule import Schedule
@@ -66,10 +75,27 @@ def memory(model):
     return {"anchor": initials(model, 3, seed=50), "importance": importance}
 
 
-def trained(rule, objective, selector, by_hand: bool, stacked=True, **more):
-    model = chained()
+def tailed() -> Network:
+    """Convolutions with batch norm and dropout, then three linear layers."""
+    body = nn.Sequential(
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12, 6),
+        nn.ReLU(),
+        nn.Linear(6, 5, bias=False),
+        nn.ReLU6(),
+    )
+    return Network(body, 5, CLASSES)
+
+
+def trained(rule, objective, selector, by_hand: bool, stacked=True, make=chained, **more):
+    model = make()
     clients = cohort(model, SPLITS, "stacked-kernels" if stacked else "per-client")
-    assert clients.network.chain is not None
+    assert len(clients.network.tail.layers) == 3
     if not by_hand:
         clients = replace(clients, network=Unchained(clients.network))
     return fit(
@@ -87,16 +113,20 @@ def trained(rule, objective, selector, by_hand: bool, stacked=True, **more):
 class Unchained:
     """A network whose derivative autograd has to find."""
 
-    chain = None
+    chain = tail = None
 
     def __init__(self, network: StackedNetwork) -> None:
         self.outputs = network.outputs
 
 
+@pytest.mark.parametrize("make", [chained, tailed])
 @pytest.mark.parametrize("stacked", [True, False], ids=["stacked", "one by one"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_every_rule_moves_as_with_autograd(rule, stacked):
-    ours, wanted = (trained(rule, cross_entropy, everything, hand, stacked) for hand in (1, 0))
+def test_every_rule_moves_as_with_autograd(rule, stacked, make):
+    """Whatever is below: its statistics move once a step, and its dropout draws as ever."""
+    ours, wanted = (
+        trained(rule, cross_entropy, everything, hand, stacked, make) for hand in (True, False)
+    )
     assert_close(ours.weights, wanted.weights)
     assert_close(ours.state, wanted.state)
     torch.testing.assert_close(ours.loss, wanted.loss)
@@ -126,6 +156,60 @@ def test_every_objective_that_has_a_derivative_moves_as_with_autograd(objective,
     ours, wanted = (trained(rule, objective, selector, by_hand) for by_hand in (True, False))
     assert_close(ours.weights, wanted.weights)
     torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+def lowest(model) -> frozenset[str]:
+    return frozenset({"body.0.weight", "body.1.bias"})
+
+
+def both(model) -> frozenset[str]:
+    return frozenset({"body.0.bias", "body.6.weight"})
+
+
+@pytest.mark.parametrize("selector", [everything, head, lowest, both])
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_layers_below_and_in_the_tail_move_as_with_autograd(objective, selector):
+    rule = Sgd(0.05, 0.9)
+    ours, wanted = (
+        trained(rule, objective, selector, by_hand, make=tailed) for by_hand in (True, False)
+    )
+    assert_close(ours.weights, wanted.weights)
+    torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+def test_what_the_network_never_computes_with_is_decayed_alone():
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.idle = nn.Parameter(torch.ones(2))
+            self.head = nn.Linear(16, CLASSES)
+
+        def forward(self, x):
+            return self.head(x.flatten(1))
+
+    clients = cohort(Idle(), SPLITS, "stacked-kernels")
+    start, decay = initials(Idle(), 3, seed=20), Sgd(0.1, 0.0, 0.2)
+    for selector in (everything, lambda model: frozenset({"idle"})):
+        found = fit(clients, start, decay, Schedule(20), trainable=selector)
+        assert_close({"idle": found.weights["idle"]}, {"idle": 0.98 * start["idle"]})
+
+
+def test_the_layers_below_are_computed_once_a_step():
+    """And without a record for a gradient, where none of them moves."""
+    calls = []
+    clients = cohort(tailed(), SPLITS, "stacked-kernels")
+    below = clients.network.below_tail
+
+    def spying(*args):
+        calls.append(below(*args).requires_grad)
+        return below(*args)
+
+    clients.network.below_tail = spying
+    clients.network.outputs = None  # nobody calls it
+    for selector, expected in ((everything, True), (head, False), (lowest, True)):
+        calls.clear()
+        fit(clients, initials(tailed(), 3), Sgd(0.1), Schedule(20), trainable=selector)
+        assert calls == [expected] * 3  # a step of each size
 
 
 def doubled(trained, held, memory):
@@ -259,8 +343,56 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("model", OTHERS.values(), ids=OTHERS)
-def test_other_networks_are_left_to_autograd(model):
+def test_other_networks_are_not_linear_layers_alone(model):
     assert StackedNetwork(model).chain is None
+
+
+class Read(nn.Module):
+    """The head's weights are read beside it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.body(x) * self.head.bias)
+
+
+class Shared(nn.Module):
+    """What enters the last layer is used once more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.middle, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.body(x)
+        return self.head(self.middle(x) + x)
+
+
+TAILS = {
+    "convolution": (conv(), ["head.weight"]),
+    "batch norm": (dense(), ["head.weight"]),
+    "tanh": (plain(), ["head.weight"]),
+    "dropout": (OTHERS["dropout"], ["head.weight"]),
+    "a layer twice": (Twice(), []),
+    "a sum": (Around(), ["head.weight"]),
+    "a clamp at the end": (Positive(), []),
+    "a weight that is read twice": (Read(), []),
+    "a value that is used twice": (Shared(), ["head.weight"]),
+    "several": (tailed(), ["body.6.weight", "body.8.weight", "head.weight"]),
+}
+
+
+@pytest.mark.parametrize(("model", "wanted"), TAILS.values(), ids=TAILS)
+def test_a_tail_is_the_linear_layers_that_nothing_else_depends_on(model, wanted):
+    tail = StackedNetwork(model).tail
+    assert ([layer.weight for layer in tail.layers] if tail else []) == wanted
+
+
+def test_a_network_without_a_tail_has_nothing_below_it():
+    with pytest.raises(ValueError, match="does not end with a linear layer"):
+        StackedNetwork(Positive()).below_tail({}, torch.zeros(1, 2, 4))
 
 
 def test_clients_in_other_arithmetic_or_one_by_one_have_no_chain():
@@ -276,6 +408,6 @@ def test_rows_of_rows_are_not_flattened():
     chain = StackedNetwork(Network(nn.Linear(4, 5), 5, CLASSES)).chain
     assert chain.takes(torch.zeros(2, 3, 4))
     assert not chain.takes(torch.zeros(2, 3, 7, 4))
-    later = StackedNetwork(Network(nn.Sequential(nn.Linear(4, 5), nn.Flatten()), 35, CLASSES)).chain
-    assert not later.takes(torch.zeros(2, 3, 7, 4))
+    later = StackedNetwork(Network(nn.Sequential(nn.Linear(4, 5), nn.Flatten()), 35, CLASSES)).tail
+    assert later.takes(torch.zeros(2, 3, 7, 5))
     assert StackedNetwork(chained()).chain.takes(torch.zeros(2, 3, 1, 4, 4))

@@ -72,6 +72,7 @@ def test_weight_decay_does_not_draw_alpha():
     assert kept(trial, "v", "v/w") == pytest.approx([10 - 0.1 * (5 + 5), 10 - 0.1 * (3 + 5)])
 
 
+@pytest.mark.usefixtures("by_autograd")
 @pytest.mark.parametrize("how", [{}, {"execution": "stacked-kernels", "cohort_size": 3}])
 @pytest.mark.parametrize("arguments", [{"alpha": 0.3}, {"alpha": 0.5, "learn": True}])
 def test_the_shared_model_is_that_of_fedavg_to_the_bit(arguments, how):

@@ -87,6 +87,7 @@ def test_a_pull_to_the_prototype_of_the_own_class_and_none_where_there_is_none()
     torch.testing.assert_close((Pulled(0.7)(view) - cross_entropy(view))[0], wanted / 6)
 
 
+@pytest.mark.usefixtures("by_autograd")
 @pytest.mark.parametrize("how", [{}, {"execution": "stacked-kernels", "cohort_size": 3}])
 def test_without_a_pull_it_is_local_training_to_the_bit(how):
     found = run(FedProto(model=conv(), training=LOCAL, lam=0.0, predict="classifier"), **how)

@@ -68,6 +68,7 @@ def test_the_budget_holds_in_every_batch_and_first_blocks_are_always_used(
     assert used.double().mean() > 0.5 * budget  # and the budget is made use of
 
 
+@pytest.mark.usefixtures("by_autograd")
 @pytest.mark.parametrize(
     ("network", "how"),
     [(plain, {}), (conv, {"execution": "stacked-kernels", "cohort_size": 3})],

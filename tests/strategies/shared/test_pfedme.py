@@ -77,6 +77,7 @@ def test_theta_goes_on_from_where_it_was_within_a_round_and_from_w_in_the_next()
     assert kept(two, "theta", "w") == kept(again, "theta", "w")
 
 
+@pytest.mark.usefixtures("by_autograd")
 @pytest.mark.parametrize("how", [{}, {"execution": "stacked-kernels", "cohort_size": 3}])
 def test_with_one_step_of_theta_and_a_whole_one_of_w_it_is_fedavg_to_the_bit(how):
     wanted = run(FedAvg(model=conv(), training=training(0.1, 2)), **how)
