@@ -136,8 +136,7 @@ class Tail(NamedTuple):
 def affine_tail(graph: fx.Graph, modules: dict[str, nn.Module], logits: fx.Node) -> Tail | None:
     """Return the chain that a graph ends with, once its activations are folded.
 
-    Nothing else computes with the chain's weights, or with what its layers make; only the head's
-    input may be an output too. None where the logits are not a linear layer's.
+    Nothing else computes with the chain's weights. None where the logits are not a linear layer's.
     """
     calls = Counter(node.target for node in graph.nodes)
     layers: list[Layer] = []
@@ -146,8 +145,7 @@ def affine_tail(graph: fx.Graph, modules: dict[str, nn.Module], logits: fx.Node)
     while node.op == "call_module" and not node.kwargs and len(node.args) == 1 and not flattens:
         path = str(node.target)
         layer = modules[path]
-        others = {user for user in node.users if user.op != "output"} - nodes
-        if others or calls[node.target] > 1:
+        if calls[node.target] > 1:
             break
         if type(layer) is nn.Linear and not calls[f"{path}.weight"] and not calls[f"{path}.bias"]:
             bias = f"{path}.bias" if layer.bias is not None else None
