@@ -53,4 +53,4 @@ def by_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Where some are by hand and others cannot be, they are alike but for rounding.
     """
-    monkeypatch.setattr(Cohort, "kernels", None)
+    monkeypatch.setattr(Cohort, "tail", None)

@@ -184,15 +184,33 @@ class Cohort:
         return self.outputs(weights, inputs, generators).logits
 
     @property
-    def kernels(self) -> Network | None:
-        """The network where it can be taken apart: kernels whose arithmetic is the weights'."""
-        together = self.stacked or len(self) == 1
-        return self.network if together and self.autocast is None else None
+    def chain(self) -> "AffineChain | None":
+        """The network where its derivative is known by hand and its arithmetic is the weights'."""
+        if self.network is None or self.autocast is not None:
+            return None
+        return self.network.chain if self.stacked or len(self) == 1 else None
 
     @property
-    def chain(self) -> "AffineChain | None":
-        """The network where its derivative is known by hand."""
-        return None if self.kernels is None else self.kernels.chain
+    def tail(self) -> "AffineChain | None":
+        """What the network ends with, where its derivative is known by hand.
+
+        It computes in the weights' arithmetic also where what is below it does not, which is the
+        faster way for few images: large weights would be converted in every step. A network that
+        is nothing else has no tail then.
+        """
+        if self.network is None or not (self.stacked or len(self) == 1):
+            return None
+        return self.chain if self.network.chain is not None else self.network.tail
+
+    def below_tail(
+        self, weights: Weights, inputs: Tensor, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """What enters the tail, [D, B, ...]; the arguments are those of ``logits``."""
+        assert self.network is not None
+        if self.autocast is None:
+            return self.network.below_tail(weights, inputs, generators)
+        with torch.autocast(inputs.device.type, self.autocast):
+            return self.network.below_tail(weights, inputs, generators).float()
 
     def features(self, weights: Weights, inputs: Tensor) -> Tensor:
         """What enters the head, in evaluation mode and without gradients: [D, B, ...].

@@ -165,22 +165,17 @@ class _Oracle:
         self, params: Weights, batch: Batch, into: Weights, keep: float, scale: float
     ) -> Tensor:
         """Make ``into`` ``keep`` x ``into`` + ``scale`` x the gradient; the values [D]."""
-        network, by_hand = self.rows.cohort.kernels, derivative_of(self.loop.objective)
-        if (
-            network is None
-            or network.tail is None
-            or by_hand is None
-            or self.loop.through is not None
-            or self.rows.extra
-        ):
+        cohort, by_hand = self.rows.cohort, derivative_of(self.loop.objective)
+        tail = cohort.tail
+        if tail is None or by_hand is None or self.loop.through is not None or self.rows.extra:
             grads, loss = self(params, batch)
             add_scaled(grads, into, keep, scale)
             return loss
         beside = [of_params(params, self.rows.memory) for of_params in by_hand.of_params]
-        weights, tail = self.rows.weights | params, network.tail
+        weights = self.rows.weights | params
         lower = {n: t.detach().requires_grad_() for n, t in params.items() if n not in tail.names}
         with torch.set_grad_enabled(bool(lower)):
-            x = network.below_tail(weights | lower, batch.inputs, self.rows.draws or None)
+            x = cohort.below_tail(weights | lower, batch.inputs, self.rows.draws or None)
         loss, slope = tail.add_gradient(
             weights, x.detach(), batch.labels, by_hand.of_logits, into, keep, scale, x.requires_grad
         )

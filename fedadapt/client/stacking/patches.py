@@ -70,8 +70,8 @@ def _patches(layer: nn.Conv2d, images: Tensor) -> tuple[Tensor, tuple[int, int, 
 def _times(patches: Tensor, weight: Tensor) -> Tensor:
     """Return the product of patches [D, I, P] and weights [D, O, I] as [P, D, O], contiguous."""
     if casts(patches):
-        y = torch.bmm(patches.transpose(1, 2), weight.transpose(1, 2))
-        return y.transpose(0, 1).contiguous()
+        dtype = torch.get_autocast_dtype(patches.device.type)
+        patches, weight = patches.to(dtype), weight.to(dtype)
     product: Tensor = _Product.apply(patches, weight)
     return product
 

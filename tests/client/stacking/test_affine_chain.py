@@ -20,6 +20,7 @@ from toys import (
 from fedadapt.client.fit import fit
 from fedadapt.client.schedule import Schedule
 from fedadapt.client.stacking import StackedNetwork
+from fedadapt.client.stacking.affine_chain import AffineChain
 from fedadapt.client.statistics.importance import importances
 from fedadapt.client.step_rules import Adam, Sgd, add_gradient
 from fedadapt.models.network import Network
@@ -401,6 +402,35 @@ def test_clients_in_other_arithmetic_or_one_by_one_have_no_chain():
     assert replace(clients, autocast=torch.bfloat16).chain is None
     assert replace(clients, stacked=False).chain is None
     assert replace(clients, network=None).chain is None
+    assert replace(clients, autocast=torch.bfloat16).tail is None  # it would be all of the network
+    assert replace(clients, stacked=False).tail is None
+    assert replace(clients, network=None).tail is None
+
+
+def test_the_tail_computes_as_the_weights_are_where_what_is_below_does_not(monkeypatch):
+    seen = []
+
+    def spying(kind, function):
+        def spy(*args):
+            result = function(*args)
+            made = result if kind == "below" else result[0]
+            seen.append((kind, made.dtype, torch.is_autocast_enabled("cpu")))
+            return result
+
+        return spy
+
+    clients = cohort(tailed(), SPLITS, "stacked-kernels", autocast=torch.bfloat16)
+    start = {
+        n: t.float() if t.dtype.is_floating_point else t for n, t in initials(tailed(), 3).items()
+    }
+    clients = replace(clients, scaling=lambda inputs: inputs.float())
+    wanted = fit(replace(clients, network=Unchained(clients.network)), start, Sgd(0.1), Schedule(4))
+    below, forward = clients.network.below_tail, AffineChain.forward
+    monkeypatch.setattr(clients.network, "below_tail", spying("below", below))
+    monkeypatch.setattr(AffineChain, "forward", spying("tail", forward))
+    found = fit(clients, start, Sgd(0.1), Schedule(4))
+    assert set(seen) == {("below", torch.bfloat16, True), ("tail", torch.float32, False)}
+    assert_close(found.weights, wanted.weights, rtol=0, atol=0.01)
 
 
 def test_rows_of_rows_are_not_flattened():
