@@ -22,6 +22,7 @@ from fedadapt.weights import Weights, row, stack
 
 if TYPE_CHECKING:
     from fedadapt.client.stacking.affine_chain import AffineChain
+    from fedadapt.client.stacking.sink import Sink
 
 __all__ = ["Cohort", "Execution", "Network", "Part", "Schedule"]
 
@@ -33,12 +34,14 @@ class Network(Protocol):
     """A network for stacks of clients, of weights [D, ...] and inputs [D, B, ...].
 
     ``tail`` is what it ends with, where the derivative of that is known by hand; ``chain`` is the
-    same where it is all of the network. ``generators`` are the clients' own, for dropout; ``seen``
+    same where it is all of the network. ``sinkable`` are weights whose gradient ``below_tail`` may
+    put into sinks. ``generators`` are the clients' own, for dropout; ``seen``
     is called with (path, x) for what enters each batch-norm layer.
     """
 
     tail: "AffineChain | None"
     chain: "AffineChain | None"
+    sinkable: frozenset[str]
 
     def __call__(
         self,
@@ -63,6 +66,7 @@ class Network(Protocol):
         weights: Weights,
         inputs: Tensor,
         generators: Sequence[torch.Generator] | None = None,
+        sinks: Mapping[str, "Sink"] | None = None,
     ) -> Tensor:
         """What enters the tail, [D, B, ...]; there must be one."""
 
@@ -203,12 +207,23 @@ class Cohort:
         return self.chain if self.network.chain is not None else self.network.tail
 
     def below_tail(
-        self, weights: Weights, inputs: Tensor, generators: Sequence[torch.Generator] | None = None
+        self,
+        weights: Weights,
+        inputs: Tensor,
+        generators: Sequence[torch.Generator] | None = None,
+        sinks: Mapping[str, "Sink"] | None = None,
     ) -> Tensor:
-        """What enters the tail, [D, B, ...]; the arguments are those of ``logits``."""
+        """What enters the tail, [D, B, ...]; the arguments are those of ``logits``.
+
+        Args:
+            weights: Of each client, and so are ``inputs`` and ``generators``.
+            sinks: Where the gradient by some weights may go; others' are left out.
+
+        """
         assert self.network is not None
         if self.autocast is None:
-            return self.network.below_tail(weights, inputs, generators)
+            known = {n: s for n, s in (sinks or {}).items() if n in self.network.sinkable}
+            return self.network.below_tail(weights, inputs, generators, known)
         with torch.autocast(inputs.device.type, self.autocast):
             return self.network.below_tail(weights, inputs, generators).float()
 

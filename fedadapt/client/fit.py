@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_map
 
 from fedadapt.client.cohort import Cohort, Schedule
+from fedadapt.client.stacking.sink import Sink
 from fedadapt.client.step_rules import Sgd, StepRule, add_scaled
 from fedadapt.errors import InputError
 from fedadapt.models.mode import Mode, evaluating, training
@@ -174,27 +175,27 @@ class _Oracle:
         beside = [of_params(params, self.rows.memory) for of_params in by_hand.of_params]
         weights = self.rows.weights | params
         lower = {n: t.detach().requires_grad_() for n, t in params.items() if n not in tail.names}
+        sinks = {n: Sink(into[n], keep, scale) for n in lower}
         with torch.set_grad_enabled(bool(lower)):
-            x = cohort.below_tail(weights | lower, batch.inputs, self.rows.draws or None)
+            x = cohort.below_tail(weights | lower, batch.inputs, self.rows.draws or None, sinks)
         loss, slope = tail.add_gradient(
             weights, x.detach(), batch.labels, by_hand.of_logits, into, keep, scale, x.requires_grad
         )
-        if lower:
-            add_scaled(_gradients(x, slope, lower), {n: into[n] for n in lower}, keep, scale)
+        grads = {} if slope is None else _gradients(x, lower, slope)
+        left = [n for n, sink in sinks.items() if not sink.filled]
+        if left:
+            grads |= {n: torch.zeros_like(into[n]) for n in left if n not in grads}
+            add_scaled(grads, {n: into[n] for n in left}, keep, scale)
         for value, slopes, factor in beside:
             loss = loss + value
             add_scaled(slopes, {n: into[n] for n in slopes}, 1.0, scale * factor)
         return loss
 
 
-def _gradients(x: Tensor, slope: Tensor | None, params: Weights) -> Weights:
-    """The gradients by ``params`` of what has the gradient ``slope`` by ``x``."""
-    if slope is None:  # nothing of them has made x
-        return {n: torch.zeros_like(t) for n, t in params.items()}
-    found = torch.autograd.grad(
-        x, list(params.values()), slope, allow_unused=True, materialize_grads=True
-    )
-    return dict(zip(params, found, strict=True))
+def _gradients(x: Tensor, params: Weights, slope: Tensor) -> Weights:
+    """Of what has the gradient ``slope`` by ``x``, those that autograd finds."""
+    found = torch.autograd.grad(x, list(params.values()), slope, allow_unused=True)
+    return {n: g for n, g in zip(params, found, strict=True) if g is not None}
 
 
 class _Rows(NamedTuple):

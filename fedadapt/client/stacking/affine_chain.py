@@ -5,7 +5,6 @@ memory of its own is written once and read once more. Here the product of the ba
 a velocity, or to the weights themselves. For 50 clients of an MLP a step takes 0.8 of the time.
 """
 
-from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
@@ -133,21 +132,24 @@ class Tail(NamedTuple):
     entering: fx.Node  # its input
 
 
-def affine_tail(graph: fx.Graph, modules: dict[str, nn.Module], logits: fx.Node) -> Tail | None:
+def affine_tail(
+    sole: Container[str], modules: dict[str, nn.Module], logits: fx.Node
+) -> Tail | None:
     """Return the chain that a graph ends with, once its activations are folded.
 
-    Nothing else computes with the chain's weights. None where the logits are not a linear layer's.
+    Args:
+        sole: Layers with whose weights nothing else computes; others are not in a chain.
+        modules: All layers, by their paths.
+        logits: What the graph returns. There is no chain where it is not a linear layer's.
+
     """
-    calls = Counter(node.target for node in graph.nodes)
     layers: list[Layer] = []
     nodes: set[fx.Node] = set()
     node, flattens = logits, False
     while node.op == "call_module" and not node.kwargs and len(node.args) == 1 and not flattens:
         path = str(node.target)
         layer = modules[path]
-        if calls[node.target] > 1:
-            break
-        if type(layer) is nn.Linear and not calls[f"{path}.weight"] and not calls[f"{path}.bias"]:
+        if type(layer) is nn.Linear and path in sole:
             bias = f"{path}.bias" if layer.bias is not None else None
             layers.append(Layer(f"{path}.weight", bias, node.meta.get("clamp")))
         elif type(layer) is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1) and layers:

@@ -38,9 +38,10 @@ def by_columns(path: str, layer: nn.Conv2d) -> Callable[[Call, Stacked], Stacked
             images.flatten(0, 1), layer.kernel_size, layer.dilation, padding, layer.stride
         )  # [D * B, C * kh * kw, H * W]
         rows = columns.unflatten(0, images.shape[:2]).transpose(2, 3).flatten(1, 2)
-        weight = call.weights[f"{path}.weight"].flatten(2)
+        name = f"{path}.weight"
+        weight = call.weights[name].flatten(2)
         bias = None if layer.bias is None else call.weights[f"{path}.bias"]
-        y = affine(rows, weight, bias, None)  # [D, B * H * W, O]
+        y = affine(rows, weight, bias, None, call.sinks.get(name))  # [D, B * H * W, O]
         height, width = _size(layer, images.shape[3:])
         pixels = y.view(call.clients, -1, height, width, y.shape[2])
         together = pixels.permute(1, 0, 4, 2, 3).flatten(1, 2)

@@ -7,7 +7,8 @@ clients at once; a call of the network runs these kernels in turn. Values betwee
 enter the head are a second output of the graph; they are computed in any case and cost nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from fedadapt.client.stacking.affine_chain import AffineChain, affine_tail
 from fedadapt.client.stacking.clamp import Clamp, clamp_of
 from fedadapt.client.stacking.functions import FUNCTIONS, IN_PLACE, METHODS
 from fedadapt.client.stacking.layers import FOLDING, KNOWN, kernel_of
+from fedadapt.client.stacking.sink import Sink
 from fedadapt.client.stacking.value import Call, Seen, Stacked, Unstackable
 from fedadapt.models.mode import evaluating, training
 from fedadapt.objectives import Outputs
@@ -63,7 +65,9 @@ class StackedNetwork:
         graph, entering = _graph(model)
         _check_names(model)
         self._input, self._outputs, self._steps = _compiled(model, graph, entering)
-        tail = affine_tail(graph, dict(model.named_modules()), self._outputs[0])
+        sole = _sole(graph)
+        self.sinkable = frozenset(f"{path}.weight" for path in sole)
+        tail = affine_tail(sole, dict(model.named_modules()), self._outputs[0])
         self.tail: AffineChain | None = tail and tail.chain
         self.chain = self.tail if tail and tail.entering is self._input else None
         self._entering = tail and tail.entering
@@ -109,8 +113,14 @@ class StackedNetwork:
         weights: Weights,
         inputs: Tensor,
         generators: Sequence[torch.Generator] | None = None,
+        sinks: Mapping[str, Sink] | None = None,
     ) -> Tensor:
         """Return what enters the tail, [D, B, ...]: the inputs, if the tail is all there is.
+
+        Args:
+            weights: As those of ``outputs``, and so are ``inputs`` and ``generators``.
+            sinks: Of ``sinkable`` weights. A kernel that can do so adds the gradient there when
+                the result is differentiated, and autograd finds none.
 
         Raises:
             ValueError: The network has no tail.
@@ -118,7 +128,8 @@ class StackedNetwork:
         """
         if self._entering is None:
             raise ValueError("the network does not end with a linear layer")
-        values = self._computed(self._below, Call(weights, len(inputs), None, generators), inputs)
+        call = Call(weights, len(inputs), None, generators, sinks or {})
+        values = self._computed(self._below, call, inputs)
         return values[self._entering].plain()
 
     def _computed(self, steps: list[_Step], call: Call, inputs: Tensor) -> dict[fx.Node, Any]:
@@ -219,6 +230,13 @@ def _compiled(
         if node.op not in ("placeholder", "output")
     ]
     return inputs[0], list(end.args[0]), steps
+
+
+def _sole(graph: fx.Graph) -> frozenset[str]:
+    """The layers that are called once, and whose weights nobody reads but they."""
+    calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    return frozenset(path for path, times in calls.items() if times == 1 and path not in read)
 
 
 def _pool_first(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:

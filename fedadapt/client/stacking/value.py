@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from fedadapt.client.stacking.sink import Sink
 from fedadapt.weights import Weights
 
 Seen = Callable[[str, Tensor], None]
@@ -25,6 +26,7 @@ class Call:
     clients: int
     seen: Seen | None  # called with the input of each batch-norm layer
     generators: Sequence[torch.Generator] | None  # one a client, for dropout
+    sinks: Mapping[str, Sink] = field(default_factory=dict)  # of weights, for kernels that can add
 
 
 @dataclass(frozen=True, slots=True, eq=False)

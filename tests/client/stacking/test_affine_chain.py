@@ -21,6 +21,7 @@ from fedadapt.client.fit import fit
 from fedadapt.client.schedule import Schedule
 from fedadapt.client.stacking import StackedNetwork
 from fedadapt.client.stacking.affine_chain import AffineChain
+from fedadapt.client.stacking.sink import Sink
 from fedadapt.client.statistics.importance import importances
 from fedadapt.client.step_rules import Adam, Sgd, add_gradient
 from fedadapt.models.network import Network
@@ -93,10 +94,29 @@ def tailed() -> Network:
     return Network(body, 5, CLASSES)
 
 
+class Deep(nn.Module):
+    """Large layers below the tail: a convolution on one pixel, one layer called twice, others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 45, 4)
+        self.pixel = nn.Conv2d(45, 6, 3, padding=1)
+        self.norm = nn.BatchNorm1d(6)
+        self.twice = nn.Linear(6, 6)
+        self.middle, self.bare = nn.Linear(6, 5), nn.Linear(5, 5, bias=False)
+        self.lower, self.head = nn.Linear(5, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.pixel(torch.tanh(self.first(x))).flatten(1)))
+        x = torch.tanh(self.twice(torch.tanh(self.twice(x))))
+        x = torch.tanh(self.bare(torch.tanh(self.middle(x))))
+        return self.head(torch.relu(self.lower(x)))
+
+
 def trained(rule, objective, selector, by_hand: bool, stacked=True, make=chained, **more):
     model = make()
     clients = cohort(model, SPLITS, "stacked-kernels" if stacked else "per-client")
-    assert len(clients.network.tail.layers) == 3
+    assert len(clients.network.tail.layers) == (2 if make is Deep else 3)
     if not by_hand:
         clients = replace(clients, network=Unchained(clients.network))
     return fit(
@@ -120,7 +140,7 @@ class Unchained:
         self.outputs = network.outputs
 
 
-@pytest.mark.parametrize("make", [chained, tailed])
+@pytest.mark.parametrize("make", [chained, tailed, Deep])
 @pytest.mark.parametrize("stacked", [True, False], ids=["stacked", "one by one"])
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_rule_moves_as_with_autograd(rule, stacked, make):
@@ -157,6 +177,30 @@ def test_every_objective_that_has_a_derivative_moves_as_with_autograd(objective,
     ours, wanted = (trained(rule, objective, selector, by_hand) for by_hand in (True, False))
     assert_close(ours.weights, wanted.weights)
     torch.testing.assert_close(ours.loss, wanted.loss)
+
+
+SUNK = ("pixel.weight", "middle.weight", "bare.weight")
+
+
+@pytest.mark.parametrize("rule", [RULES["plain"], RULES["momentum"]], ids=["plain", "momentum"])
+def test_gradients_by_weights_below_the_tail_go_where_they_are_added(rule, monkeypatch):
+    """A layer that is called twice still reads its weights when the first gradient is there."""
+    filled, add = [], Sink.add
+
+    def spying(sink, dy, x):
+        assert not sink.filled
+        filled.append(tuple(sink.into.shape[1:]))
+        add(sink, dy, x)
+
+    monkeypatch.setattr(Sink, "add", spying)
+    clients = cohort(Deep(), [split(8, seed=d) for d in range(3)], "stacked-kernels")
+    fit(clients, initials(Deep(), 3), rule, Schedule(8))
+    shapes = dict(Deep().named_parameters())
+    assert sorted(filled) == sorted(tuple(shapes[n].shape) for n in SUNK)
+    filled.clear()
+    only = frozenset({"pixel.bias", "middle.weight"})
+    fit(clients, initials(Deep(), 3), rule, Schedule(8), trainable=lambda model: only)
+    assert filled == [tuple(shapes["middle.weight"].shape)]
 
 
 def lowest(model) -> frozenset[str]:

@@ -73,6 +73,13 @@ def test_batch_norm_refuses_a_single_value_a_channel():
         StackedNetwork(model)(stack_of(model), torch.ones(CLIENTS, 1, 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("batch", [4, 5, 15, 16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_large_linear_layer_computes_few_rows_as_it_does_many(batch, bias):
+    model = nn.Sequential(nn.Linear(1024, 1024, bias=bias), nn.ReLU(), nn.Linear(1024, 3))
+    same(model, (1024,), batch=batch, steps=1, clients=2)
+
+
 ACTIVATIONS = [
     nn.ReLU(),
     nn.ReLU6(),
