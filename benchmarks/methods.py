@@ -40,6 +40,7 @@ from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.parameters import parameters
+from fedadapt.simulations.engines.process_worker import keep_pages
 from fedadapt.strategies.registry import find as find_strategy
 
 FEDAVG = "fedavg"
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 110)
     torch.set_num_threads(1)
+    keep_pages()  # as a worker does
     found: list[Cost] = []
     for work in given.work:
         with ExitStack() as stack:
