@@ -5,7 +5,7 @@ over images or over batches. The network is in evaluation mode: batch norm uses 
 never changes them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from fedadapt.client.cohort import Cohort, Part, Schedule
-from fedadapt.client.stacking.affine_chain import AffineChain
+from fedadapt.client.stacking.affine_chain import AffineChain, Layer
 from fedadapt.client.statistics.per_sample_gradients import Magnitude, layers_of, magnitudes
 from fedadapt.errors import InputError, nearest
 from fedadapt.models.mode import evaluating
@@ -214,16 +214,15 @@ def _mean_of(cohort: Cohort, weights: Weights, schedule: Schedule, add: Add) -> 
             size = batch.labels.shape[1]
             drawing = np.stack([levels[d].random(size) for d in members])
             of_batch = torch.from_numpy(drawing).to(batch.labels.device)
-            everybody = len(members) == len(cohort)
             added, number = add(chosen(weights, members), batch, of_batch)
             count[members] += number
+            if len(members) == len(cohort):
+                total = {n: total[n].add_(t) if n in total else t for n, t in added.items()}
+                continue
             for n, t in added.items():
                 if n not in total:
                     total[n] = t.new_zeros((len(cohort), *t.shape[1:]))
-                if everybody:
-                    total[n].add_(t)
-                else:
-                    total[n][members] += t
+                total[n][members] += t
     return {
         n: t.div_(count.to(t.device, t.dtype).view(-1, *[1] * (t.dim() - 1)))
         for n, t in total.items()
@@ -234,18 +233,34 @@ def _of_batches(
     cohort: Cohort, variant: _Way, weights: Weights, batch: Batch, levels: Tensor
 ) -> tuple[Weights, int]:
     """The magnitude of the gradient of each client's batch."""
-    score, magnitude = variant.measure
+    magnitude, size = variant.measure.magnitude, batch.labels.shape[1]
+    gradients = _gradients(cohort, variant, weights, batch, levels)
+    if variant.batches == "summed":
+        return {n: magnitude(size * g) for n, g in gradients.items()}, size
+    count = 1 if variant.batches == "alike" else size
+    return {n: magnitude(g).mul_(count) for n, g in gradients.items()}, count
+
+
+def _gradients(
+    cohort: Cohort, variant: _Way, weights: Weights, batch: Batch, levels: Tensor
+) -> Weights:
+    """The gradient of the mean score of each client's batch, [D, ...]."""
+    chain = cohort.chain
+    if chain is not None and variant.names <= chain.names and chain.takes(batch.inputs):
+        found = {}
+        for layer, x, dy in _back(chain, variant, weights, batch, levels):
+            found[layer.weight] = torch.bmm(dy.transpose(1, 2), x)
+            if layer.bias is not None:
+                found[layer.bias] = dy.sum(1)
+        return {n: g for n, g in found.items() if n in variant.names}
     params = {n: t.detach().requires_grad_() for n, t in weights.items() if n in variant.names}
     with torch.enable_grad():
-        scores = score(cohort.logits(weights | params, batch.inputs), batch.labels, levels)
+        logits = cohort.logits(weights | params, batch.inputs)
+        scores = variant.measure.score(logits, batch.labels, levels)
         gradients = torch.autograd.grad(
             scores.sum(), list(params.values()), allow_unused=True, materialize_grads=True
         )
-    size = batch.labels.shape[1]
-    count = 1 if variant.batches == "alike" else size
-    if variant.batches == "summed":
-        return {n: magnitude(size * g) for n, g in zip(params, gradients, strict=True)}, count
-    return {n: count * magnitude(g) for n, g in zip(params, gradients, strict=True)}, count
+    return dict(zip(params, gradients, strict=True))
 
 
 def _of_images_of_chain(
@@ -255,21 +270,32 @@ def _of_images_of_chain(
 
     An image's gradient by a weight is a product, so its magnitude is one of magnitudes.
     """
-    score, magnitude = variant.measure
-    size = batch.labels.shape[1]
-    with torch.no_grad():
-        logits, entering = chain.forward(weights, batch.inputs)
+    magnitude, size = variant.measure.magnitude, batch.labels.shape[1]
+    sums = {}
+    for layer, x, dy in _back(chain, variant, weights, batch, levels, times=size):
+        large = magnitude(dy)
+        sums[layer.weight] = torch.bmm(large.transpose(1, 2), magnitude(x))
+        if layer.bias is not None:
+            sums[layer.bias] = large.sum(1)
+    return {n: t for n, t in sums.items() if n in variant.names}, size
+
+
+@torch.no_grad()
+def _back(
+    chain: AffineChain,
+    variant: _Way,
+    weights: Weights,
+    batch: Batch,
+    levels: Tensor,
+    times: float = 1.0,
+) -> Iterator[tuple[Layer, Tensor, Tensor]]:
+    """Yield the layers, what enters each, and ``times`` the score's gradient by what leaves it."""
+    logits, entering = chain.forward(weights, batch.inputs)
     with torch.enable_grad():
         leaf = logits.requires_grad_()
-        [slope] = torch.autograd.grad(size * score(leaf, batch.labels, levels).sum(), leaf)
-    sums = {}
-    with torch.no_grad():
-        for layer, x, dy in chain.backward(weights, entering, slope, variant.names):
-            large = magnitude(dy)
-            sums[layer.weight] = torch.bmm(large.transpose(1, 2), magnitude(x))
-            if layer.bias is not None:
-                sums[layer.bias] = large.sum(1)
-    return {n: t for n, t in sums.items() if n in variant.names}, size
+        score = variant.measure.score(leaf, batch.labels, levels)
+        [slope] = torch.autograd.grad(times * score.sum(), leaf)
+    yield from chain.backward(weights, entering, slope, variant.names)
 
 
 def _of_images(
