@@ -72,7 +72,14 @@ def side_by_side(weights: Mapping[str, Tensor]) -> Tensor | None:
 
 def is_finite(weights: Mapping[str, Tensor]) -> bool:
     """No NaN and no infinity anywhere."""
-    return all(bool(t.isfinite().all()) for t in weights.values())
+    return all(_is_finite(t) for t in weights.values())
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or not tensor.numel():
+        return bool(tensor.isfinite().all())
+    # In one pass, without a tensor of truths; either is NaN where any value is.
+    return bool(torch.stack(tensor.aminmax()).isfinite().all())
 
 
 def num_bytes(weights: Mapping[str, Tensor]) -> int:

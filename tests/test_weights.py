@@ -55,6 +55,21 @@ def test_one_bad_number_anywhere_is_not_finite(value):
     assert not is_finite(weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_wherever_it_is_a_bad_number_is_found(value, dtype):
+    for size in (1, 7, 64, 1000):
+        for place in {0, size // 2, size - 1}:
+            numbers = torch.ones(size, dtype=dtype)
+            assert is_finite({"w": numbers})
+            numbers[place] = value
+            assert not is_finite({"w": numbers})
+
+
+def test_no_numbers_and_whole_ones_are_finite():
+    assert is_finite({"none": torch.zeros(3, 0), "count": torch.tensor(7), "one": torch.ones(())})
+
+
 def test_bytes_are_those_that_would_travel():
     weights = {"w": torch.zeros(2, 3), "n": torch.zeros((), dtype=torch.int64)}
     assert num_bytes(weights) == 2 * 3 * 4 + 8

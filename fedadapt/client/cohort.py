@@ -122,8 +122,12 @@ class Cohort:
         """The part each client kept, stacked; the row of ``default`` where it kept none."""
         if not self.has(name).any():
             return default
-        rows = [row(default, d) for d in range(len(self))]
-        return stack([states.get(name, own) for states, own in zip(self.states, rows, strict=True)])
+        return stack(
+            [
+                states[name] if name in states else row(default, d)
+                for d, states in enumerate(self.states)
+            ]
+        )
 
     def without_labels(self) -> "Cohort":
         """The cohort for what reads no labels: unlabelled images join those for train and adapt.

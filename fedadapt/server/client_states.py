@@ -110,9 +110,11 @@ class ClientStates:
 
         A client whose training diverged keeps its former state, or it would never recover.
         """
+        # As a rule nobody's diverged, and then there is nobody to look for.
+        all_converged = all(is_finite(weights) for weights in update.states.values())
         for index, client in enumerate(clients):
             new = {part: row(weights, index) for part, weights in update.states.items()}
-            if new and all(is_finite(weights) for weights in new.values()):
+            if new and (all_converged or all(is_finite(weights) for weights in new.values())):
                 old: Mapping[str, Weights] = self._states.get(client, {})
                 parts = dict.fromkeys([*old, *new])
                 self._states[client] = self._storage.put(
