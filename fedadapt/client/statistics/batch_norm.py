@@ -14,6 +14,8 @@ from fedadapt.client.cohort import Cohort, Network, Schedule
 from fedadapt.models.mode import Mode, training_norms
 from fedadapt.weights import Weights, chosen, row
 
+RUN = 128  # values of a channel that are summed up in float32
+
 
 def batch_norm_statistics(
     cohort: Cohort, weights: Weights, schedule: Schedule, mode: Mode = training_norms
@@ -80,12 +82,35 @@ def _stacked_sums(
     seen: Sums = {}
 
     def listen(path: str, entering: Tensor) -> None:
-        x = entering.double()  # [D, channels, everything else]
-        _add(seen, path, x, x.new_full((len(x),), x.shape[2]))
+        if f"{path}.running_mean" not in weights:  # the layer has no statistics
+            return
+        clients, channels, values = entering.shape
+        rows = entering.flatten(0, 1).t()  # as they lie in memory
+        sums = _sums_of_rows(rows).view(2, clients, channels).transpose(0, 1)
+        _add(seen, path, sums, sums.new_full((clients,), values))
 
     with torch.no_grad():
         network(_copied(weights, moving), inputs, seen=listen)
     return seen
+
+
+def _sums_of_rows(rows: Tensor) -> Tensor:
+    """Sums of x and x^2 over rows [N, channels]: [2, channels], float64.
+
+    They follow from mean and variance of some hundred rows at a time, which have float32's errors:
+    a float64 copy of a whole map takes six times as long. The variance is about the mean, so that
+    it has no larger error where the mean is large.
+    """
+    values, channels = rows.shape
+    runs = max(1, values // RUN)
+    each = values // runs
+    in_runs, rest = rows[: runs * each], rows[runs * each :].double()
+    in_runs = in_runs.to(torch.promote_types(rows.dtype, torch.float32))
+    side_by_side = in_runs.reshape(each, runs * channels, 1, 1)
+    moments = torch.batch_norm_update_stats(side_by_side, None, None, 0.0)
+    mean, variance = (t.double().view(runs, channels) for t in moments)
+    sums = torch.stack([mean.sum(0), (variance + mean**2).sum(0)]) * each
+    return sums + torch.stack([rest.sum(0), (rest**2).sum(0)])
 
 
 def _batch_sums(cohort: Cohort, moving: frozenset[str], weights: Weights, inputs: Tensor) -> Sums:
@@ -106,7 +131,8 @@ def _listening(model: nn.Module) -> Iterator[Sums]:
 
     def listen(path: str, _layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0].double().transpose(0, 1).flatten(1)  # [channels, everything else]
-        _add(seen, path, x, x.new_tensor(x.shape[1]))
+        sums = torch.stack([x.sum(-1), (x**2).sum(-1)])
+        _add(seen, path, sums, x.new_tensor(x.shape[1]))
 
     hooks = [
         layer.register_forward_pre_hook(partial(listen, path))
@@ -120,9 +146,8 @@ def _listening(model: nn.Module) -> Iterator[Sums]:
             hook.remove()
 
 
-def _add(seen: Sums, path: str, x: Tensor, values: Tensor) -> None:
-    """Add one call of a layer, x [..., channels, values], to the calls before it."""
-    sums = torch.stack([x.sum(-1), (x**2).sum(-1)], -2)
+def _add(seen: Sums, path: str, sums: Tensor, values: Tensor) -> None:
+    """Add one call of a layer to the calls before it."""
     if path in seen:
         before, count = seen[path]
         sums, values = before + sums, count + values

@@ -1,5 +1,7 @@
 """Batch-norm statistics measured on a client, against those of its images taken all at once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from toys import (
     conv,
     copied,
     dense,
+    examples,
     initial,
     initials,
     plain,
@@ -108,16 +111,20 @@ def test_dropout_is_off_meanwhile():
     assert_same_bits(with_it, without)
 
 
-def test_layers_without_statistics_are_passed_over():
+@pytest.mark.parametrize("execution", ["sequential", "per-client", "stacked-kernels", "vmap"])
+def test_layers_without_statistics_are_passed_over(execution):
     def make():
         body = nn.Sequential(
             nn.Flatten(), nn.BatchNorm1d(16, track_running_stats=False), nn.BatchNorm1d(16)
         )
         return Network(body, 16, CLASSES)
 
-    found = batch_norm_statistics(cohort(make(), SPLITS), initials(make(), 3), Schedule(4))
-    assert set(found) == {"body.2.running_mean", "body.2.running_var"}
-    assert batch_norm_statistics(cohort(plain(), SPLITS), initials(plain(), 3), Schedule(4)) == {}
+    def found(make):
+        members = cohort(make(), SPLITS, execution)
+        return batch_norm_statistics(members, initials(make(), 3), Schedule(4))
+
+    assert set(found(make)) == {"body.2.running_mean", "body.2.running_var"}
+    assert found(plain) == {}
 
 
 def test_a_variance_far_from_zero_mean_survives():
@@ -128,6 +135,47 @@ def test_a_variance_far_from_zero_mean_survives():
         for some in (SPLITS, far)
     )
     torch.testing.assert_close(far_, near_, rtol=1e-5, atol=0)
+
+
+def in_float32(count, seed):
+    """As ``examples``, in float32."""
+    made = examples(count, seed)
+    return replace(made, inputs=made.inputs.float())
+
+
+FLOATS = [split(count, seed=count, make=in_float32) for count in (700, 997)]
+MANY = [split(count, seed=count) for count in (37, 301)]  # 592 and 4,816 values a channel
+
+
+def test_the_sums_of_many_values_are_those_of_all_of_them():
+    """Of runs of them, and of what is left over."""
+    weights = initials(conv(), 2)
+    found = batch_norm_statistics(cohort(conv(), MANY, "stacked-kernels"), weights, Schedule(1000))
+    for d, own in enumerate(MANY):
+        x = entering_first_norm(conv, row(weights, d), own.train.inputs)
+        wanted = {"running_mean": x.mean(0), "running_var": x.var(0, unbiased=False)}
+        assert_close({n: found[f"body.1.{n}"][d] for n in wanted}, wanted)
+
+
+@pytest.mark.parametrize("far", [0.0, 30.0])
+def test_in_float32_they_are_as_good_as_float32(far):
+    """Variances too, where the mean is large: sums of squares would lose them."""
+    clients = cohort(dense(), FLOATS, "stacked-kernels")
+    weights = {
+        n: t.float() if t.is_floating_point() else t for n, t in initials(dense(), 2).items()
+    }
+    weights["body.1.bias"] += far
+    found = batch_norm_statistics(clients, weights, Schedule(1000))
+    for d, own in enumerate(FLOATS):
+        exact = {n: t.double() for n, t in row(weights, d).items()}
+        x = entering_first_norm(dense, exact, own.train.inputs.double())
+        mean, variance = x.mean(0), x.var(0, unbiased=False)
+        torch.testing.assert_close(
+            found["body.2.running_mean"][d].double(), mean, rtol=1e-6, atol=1e-6
+        )
+        torch.testing.assert_close(
+            found["body.2.running_var"][d].double(), variance, rtol=1e-5, atol=0
+        )
 
 
 class Twice(nn.Module):
