@@ -10,6 +10,7 @@ from fedadapt.client.stacking.clamp import Clamp, clamp_
 from fedadapt.client.stacking.convolution import convolution
 from fedadapt.client.stacking.dropout import dropout
 from fedadapt.client.stacking.functions import flatten
+from fedadapt.client.stacking.image_stack import one_product
 from fedadapt.client.stacking.linear import linear
 from fedadapt.client.stacking.norm import batch_norm
 from fedadapt.client.stacking.recurrent import gru
@@ -80,11 +81,11 @@ def kernel_of(path: str, layer: nn.Module, clamp: Clamp | None = None) -> Kernel
 
     """
     if type(layer) is nn.Linear:
-        return linear(path, layer, clamp)
+        return one_product(path, layer, clamp, linear(path, layer, clamp))
     if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d):
         return batch_norm(path, layer, clamp)  # type: ignore[arg-type]
     if type(layer) is nn.Conv2d:
-        return convolution(path, layer)
+        return one_product(path, layer, None, convolution(path, layer))
     if type(layer) is nn.Conv1d:
         return convolution_1d(path, layer)
     if type(layer) in POOLS_1D:

@@ -12,13 +12,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from fedadapt.client.cohort import Cohort, Part, Schedule
 from fedadapt.client.stacking.affine_chain import AffineChain, Layer
-from fedadapt.client.statistics.per_sample_gradients import Magnitude, layers_of, magnitudes
+from fedadapt.client.stacking.image_stack import ImageStack, suits_images
+from fedadapt.client.statistics.measures import MEASURES, Kind, Measure
+from fedadapt.client.statistics.per_sample_gradients import layers_of, magnitudes
 from fedadapt.errors import InputError, nearest
 from fedadapt.models.mode import evaluating
 from fedadapt.objectives import Batch
@@ -32,51 +33,11 @@ Batches = Literal["alike", "by-size", "summed"]
 times as it has images: sum of b magnitude(g) / N. ``summed``: the magnitude of the gradient of the
 batch's summed score, over the number of images: sum of magnitude(b g) / N.
 """
-Kind = Literal["mas", "fisher", "true-fisher"]
-
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Logits [..., B, C], labels and levels [..., B] -> what is differentiated, means over batches.
-
-Levels are uniform numbers in [0, 1), one an image: the randomness of scores that have any.
-"""
 GRADIENT_BYTES = 2**26  # images' gradients, or activations, held at a time: bounds memory
 IMAGES_AT_ONCE = 64  # more gain nothing
+STACK_BYTES = 2**28  # of activations of images in a stack: no more than a stack of clients has
+IMAGES_IN_STACK = 128  # these have many short operators
 ACTIVATIONS = 128  # an image's, in multiples of its own size: as in a VGG
-
-
-class Measure(NamedTuple):
-    """What importance is."""
-
-    score: Score
-    magnitude: Magnitude
-
-
-def squared_norm(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
-    """||F(x)||^2, of which MAS takes the gradient (Aljundi et al. 2018, sec. 4.1; DUA, eq. 3)."""
-    return logits.square().sum(-1).mean(-1)
-
-
-def log_likelihood(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
-    """Log p(label | x): of the empirical Fisher."""
-    return logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1).mean(-1)
-
-
-def drawn_log_likelihood(logits: Tensor, labels: Tensor, levels: Tensor) -> Tensor:
-    """Log p(y | x) for y drawn from the model: of the true Fisher, which needs no labels."""
-    return log_likelihood(logits, drawn(logits.detach(), levels), levels)
-
-
-def drawn(logits: Tensor, levels: Tensor) -> Tensor:
-    """Class numbers [..., B] from the softmax of ``logits``, by inverting its distribution."""
-    reached = F.softmax(logits.double(), dim=-1).cumsum(-1) <= levels.unsqueeze(-1)
-    return reached.sum(-1).clamp(max=logits.shape[-1] - 1)  # the last sum may round to below 1
-
-
-MEASURES: dict[Kind, Measure] = {
-    "mas": Measure(squared_norm, torch.abs),
-    "fisher": Measure(log_likelihood, torch.square),
-    "true-fisher": Measure(drawn_log_likelihood, torch.square),
-}
 
 
 def importances(
@@ -170,12 +131,12 @@ def _mean(cohort: Cohort, weights: Weights, variant: _Way, part: Part, purpose: 
             add = partial(_of_images_of_chain, chain, variant)
             return _mean_of(cohort, weights, schedule, add)
         else:
-            layers = layers_of(cohort.model, variant.names)
+            way = _image_by_image(cohort, variant)
             each = [
                 (
                     alone,
-                    partial(_of_images, alone, variant, layers),
-                    Schedule(_images_at_once(alone, part), 1, part, purpose),
+                    partial(way.add, alone, variant),
+                    Schedule(_images_at_once(alone, part, way), 1, part, purpose),
                 )
                 for alone in _alone(cohort)
             ]
@@ -194,6 +155,22 @@ def _chain(cohort: Cohort, variant: _Way, part: Part) -> AffineChain | None:
     if chain is None or not variant.names <= chain.names:
         return None
     return chain if chain.takes(cohort.part(part)[0].inputs.unsqueeze(0)) else None
+
+
+class _ImageByImage(NamedTuple):
+    """How the images of one client are measured, and how many of them together."""
+
+    add: Callable[[Cohort, _Way, Weights, Batch, Tensor], tuple[Weights, int]]
+    most: int  # images
+    room: int  # bytes of activations
+
+
+def _image_by_image(cohort: Cohort, variant: _Way) -> _ImageByImage:
+    layers = layers_of(cohort.model, variant.names)
+    stacks = cohort.network is not None and cohort.autocast is None
+    if layers is not None and stacks and suits_images(cohort.model):
+        return _ImageByImage(_of_image_stack, IMAGES_IN_STACK, STACK_BYTES)
+    return _ImageByImage(partial(_of_images, layers), IMAGES_AT_ONCE, GRADIENT_BYTES)
 
 
 def _alone(cohort: Cohort) -> list[Cohort]:
@@ -299,9 +276,9 @@ def _back(
 
 
 def _of_images(
+    layers: tuple[str, ...] | None,
     cohort: Cohort,
     variant: _Way,
-    layers: tuple[str, ...] | None,
     weights: Weights,
     batch: Batch,
     levels: Tensor,
@@ -318,6 +295,19 @@ def _of_images(
     if sums is None:
         sums = client.image_by_image(x, y, u)
     return {n: t.unsqueeze(0) for n, t in sums.items() if n in variant.names}, len(x)
+
+
+def _of_image_stack(
+    cohort: Cohort, variant: _Way, weights: Weights, batch: Batch, levels: Tensor
+) -> tuple[Weights, int]:
+    """The same where one client's images are as fast in a stack as clients are."""
+    assert cohort.network is not None  # ``_image_by_image``
+    score, magnitude = variant.measure
+    inputs, labels, levels = (t[0].unsqueeze(1) for t in (*batch, levels))  # [images, 1, ...]
+    stack = ImageStack(row(weights, 0), variant.names, len(inputs), magnitude)
+    with torch.enable_grad():
+        sums = stack.sums_of(score(cohort.network(stack, inputs), labels, levels).sum())
+    return {n: t.unsqueeze(0) for n, t in sums.items()}, len(inputs)
 
 
 class _Client(NamedTuple):
@@ -351,12 +341,12 @@ class _Client(NamedTuple):
         return gradient
 
 
-def _images_at_once(client: Cohort, part: Part) -> int:
+def _images_at_once(client: Cohort, part: Part, way: _ImageByImage) -> int:
     """How many images' activations fit in memory's share, by the size of the first image."""
     [examples] = client.part(part)
     one = client.scaling(examples.inputs[:1].unsqueeze(0))
     size = ACTIVATIONS * one.numel() * one.element_size()
-    return max(1, min(IMAGES_AT_ONCE, GRADIENT_BYTES // max(1, size)))
+    return max(1, min(way.most, way.room // max(1, size)))
 
 
 def _included(model: nn.Module, exclude: Iterable[str] = ()) -> frozenset[str]:

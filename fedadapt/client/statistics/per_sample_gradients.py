@@ -18,11 +18,10 @@ from torch import Tensor, fx, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from fedadapt.client.cohort import Cohort
+from fedadapt.client.stacking.image_stack import Magnitude
 from fedadapt.client.statistics.activation_hooks import hooked
 from fedadapt.weights import Weights
 
-Magnitude = Callable[[Tensor], Tensor]
-"""Elementwise, and multiplicative: that of a product is the product of the two."""
 Rule = Callable[[Any, Tensor, Tensor, Weights, Magnitude], Weights]
 """A layer, what enters it [B, ...], g [B, ...], the layer's own weights -> sums over images."""
 

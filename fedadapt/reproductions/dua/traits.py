@@ -7,7 +7,7 @@ import torch
 
 from fedadapt.client.adaptations.base import Adaptation
 from fedadapt.client.adaptations.registry import build
-from fedadapt.client.statistics.importance import MEASURES, Kind
+from fedadapt.client.statistics.measures import MEASURES, Kind
 from fedadapt.config import parse_arguments
 from fedadapt.models.networks.mlp import mlp
 from fedadapt.parameters import arguments_for

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fedadapt.client.statistics.importance import Granularity, Kind
+from fedadapt.client.statistics.importance import Granularity
+from fedadapt.client.statistics.measures import Kind
 from fedadapt.strategies.dua.compression import CODES, Code
 from fedadapt.strategies.dua.sparse_upload import Difference
 

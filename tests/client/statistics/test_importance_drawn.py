@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from importances import KINDS, SPLITS, make
 from toys import CLASSES, assert_close, cohort, conv, examples, initials, linear, split
 
-from fedadapt.client.statistics.importance import MEASURES, drawn, importances
+from fedadapt.client.statistics.importance import importances
+from fedadapt.client.statistics.measures import MEASURES, drawn
 from fedadapt.client.statistics.per_sample_gradients import layers_of, magnitudes
 from fedadapt.weights import repeat, row
 

@@ -10,7 +10,8 @@ from toys import assert_same_bits
 from fedadapt.client.adaptations import adabn_s, tuning
 from fedadapt.client.adaptations.registry import build
 from fedadapt.client.fit import fit
-from fedadapt.client.statistics.importance import MEASURES, importances
+from fedadapt.client.statistics.importance import importances
+from fedadapt.client.statistics.measures import MEASURES
 from fedadapt.datasets.benchmark import Examples, Split
 from fedadapt.reproductions.dua.command import experiment
 from fedadapt.reproductions.dua.plan import METHODS

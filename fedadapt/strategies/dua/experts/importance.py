@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from fedadapt.client.cohort import Cohort
-from fedadapt.client.statistics.importance import Granularity, Kind, importances
+from fedadapt.client.statistics.importance import Granularity, importances
+from fedadapt.client.statistics.measures import Kind
 from fedadapt.datasets.task_incremental.benchmark import Task
 from fedadapt.errors import unknown
 from fedadapt.selectors import head
