@@ -98,20 +98,23 @@ def _mode(
 ) -> Tensor:
     """Merge one tensor of some clients, in float64: means [...], importances [D, ...].
 
-    Where all importances are 0, ``idle`` takes their place.
+    Where all importances are 0, it is ``idle`` times the mean by the shares.
     """
     known = [p.detach().to(means[0].device, torch.float64) for p in importances]
-    largest = torch.stack(known).amax(0)
-    # Relative to the largest one, nothing under- or overflows, and the sum is 0 only if all
-    # importances are 0.
-    relative = [torch.where(largest > 0, p / largest, idle) for p in known]
-    parts = [alpha * r for alpha, r in zip(shares, relative, strict=True)]
-    total = torch.stack(parts).sum(0)
-    total = torch.where(total > 0, total, 1.0)
-    merged = torch.zeros_like(total)
-    for part, mean in zip(parts, means, strict=True):
-        merged += part / total * mean
-    return merged
+    if any(t.dtype == torch.float64 for t in (*importances, *means)):
+        # Relative to the largest one, nothing under- or overflows; products of float32 cannot.
+        largest = torch.stack(known).amax(0).clamp_(min=torch.finfo(torch.float64).tiny)
+        known = [p / largest for p in known]
+    total, merged = torch.zeros_like(known[0]), torch.zeros_like(known[0])
+    for alpha, p, mean in zip(shares, known, means, strict=True):
+        total.add_(p, alpha=alpha)
+        merged.addcmul_(p, mean.double(), value=alpha)
+    matters = total > 0
+    if matters.all():
+        return merged.div_(total)
+    # The mean by the shares alone, as if all importances were 1.
+    plain = sum(alpha * mean.double() for alpha, mean in zip(shares, means, strict=True))
+    return torch.where(matters, merged / total, idle / sum(shares) * plain)
 
 
 def _mixing(mixing: Sequence[float] | None, num_experts: int) -> list[float]:
@@ -169,9 +172,12 @@ def _fault(importance: Tensor, wanted: tuple[int, ...], parameter: Tensor) -> st
         return f"shape {tuple(importance.shape[1:])}; expected {wanted[1:]}, as the parameter"
     if len(importance) != wanted[0]:
         return f"{len(importance)} clients; the first has {wanted[0]}"
-    fine = (importance >= 0) & (importance < math.inf)  # NaN is neither
-    if fine.all():
+    if not importance.numel():
         return ""
+    least, most = importance.aminmax()  # NaN where there is one
+    if least >= 0 and most < math.inf:
+        return ""
+    fine = (importance >= 0) & (importance < math.inf)
     bad = importance[~fine]
     where = (~fine).nonzero()[0, 0].item()
     of = f" (client {where} of {wanted[0]})" if wanted[0] > 1 else ""

@@ -48,6 +48,9 @@ def impossible(importances: Weights) -> dict[int, str]:
     """Describe the rows with values that no importance can have, in one line naming the array."""
     wrong: dict[int, str] = {}
     for name, tensor in importances.items():
+        least, most = tensor.aminmax() if tensor.numel() else (0, 0)
+        if least >= 0 and most < torch.inf:  # NaN is neither; as a rule nothing is wrong
+            continue
         fine = ((tensor >= 0) & tensor.isfinite()).unsqueeze(1).flatten(1).all(1)  # NaN is neither
         for d in (~fine).nonzero().flatten().tolist():
             wrong.setdefault(d, f"array {name!r}: importances must be finite and >= 0")
