@@ -174,7 +174,8 @@ class _Oracle:
             return loss
         beside = [of_params(params, self.rows.memory) for of_params in by_hand.of_params]
         weights = self.rows.weights | params
-        lower = {n: t.detach().requires_grad_() for n, t in params.items() if n not in tail.names}
+        moving = [n for n in params if n in into and n not in tail.names]
+        lower = {n: params[n].detach().requires_grad_() for n in moving}
         sinks = {n: Sink(into[n], keep, scale) for n in lower}
         with torch.set_grad_enabled(bool(lower)):
             x = cohort.below_tail(weights | lower, batch.inputs, self.rows.draws or None, sinks)

@@ -153,6 +153,26 @@ def test_every_rule_moves_as_with_autograd(rule, stacked, make):
     torch.testing.assert_close(ours.loss, wanted.loss)
 
 
+class Halves:
+    """A step rule that moves some of the tensors by the gradient, and others not at all."""
+
+    def begin(self, params):
+        return {}
+
+    def step(self, oracle, params, batch, state):
+        moving = {n: w for n, w in params.items() if n.endswith("weight")}
+        return add_gradient(oracle, params, batch, moving, scale=-0.1)
+
+
+@pytest.mark.parametrize("make", [chained, tailed, Deep])
+def test_what_the_gradient_is_not_added_to_stays(make):
+    ours, wanted = (
+        trained(Halves(), cross_entropy, everything, hand, make=make) for hand in (True, False)
+    )
+    assert_close(ours.weights, wanted.weights)
+    assert torch.equal(ours.weights["head.bias"], initials(make(), 3, seed=20)["head.bias"])
+
+
 class Ahead:
     """A step rule that asks for the gradient where nobody is yet, as Nesterov's does."""
 
