@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fedadapt.client.stacking.columns import by_columns, suits_columns
 from fedadapt.client.stacking.patches import by_patches, suits_patches
 from fedadapt.client.stacking.pointwise import pointwise
-from fedadapt.client.stacking.value import Call, Stacked, Unstackable
+from fedadapt.client.stacking.value import Call, Stacked, Unstackable, casts
 
 Kernel = Callable[[Call, Stacked], Stacked]
 Convolve = Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
@@ -32,7 +32,7 @@ def convolution(path: str, layer: nn.Conv2d) -> Kernel:
 
     def kernel(call: Call, x: Stacked) -> Stacked:
         if not x.tensor.is_cuda:
-            if of_patches and not x.tensor.requires_grad:
+            if of_patches and not x.tensor.requires_grad and not casts(x.tensor):
                 return of_patches(call, x)
             if layer.kernel_size != (1, 1) and suits_columns(layer, x):
                 return of_columns(call, x)

@@ -17,9 +17,9 @@ def steps_of(network):
 
 FIRST = {
     "padded": nn.Conv2d(2, 16, 3, padding=1),
-    "padded on one side more": nn.Conv2d(2, 17, (5, 3), padding=(2, 0)),
-    "strided, without bias": nn.Conv2d(3, 16, 3, stride=(2, 3), padding=1, bias=False),
-    "nearly as large as the image": nn.Conv2d(2, 20, (3, 5)),
+    "padded on one side more": nn.Conv2d(2, 17, (5, 2), padding=(2, 0)),
+    "strided, without bias": nn.Conv2d(2, 16, 3, stride=(2, 3), padding=1, bias=False),
+    "nearly as large as the image": nn.Conv2d(2, 20, (2, 5)),
 }
 
 
@@ -41,7 +41,7 @@ def test_patches_are_for_images_without_a_gradient(kind):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(4, 16, 3),
+        nn.Conv2d(3, 16, 3),
         nn.Conv2d(1, 15, 3),
         nn.Conv2d(2, 16, 3, groups=2),
         nn.Conv2d(1, 16, 3, dilation=2),
@@ -130,7 +130,7 @@ def test_an_average_pool_does_not_commute():
     same(model, (1, 6, 6))
 
 
-def test_patches_under_autocast():
+def test_a_first_convolution_under_autocast():
     model = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.Flatten())
     inputs = torch.randn(2, 4, 1, 5, 6, generator=torch.Generator().manual_seed(1))
     weights = {n: t.detach().expand(2, *t.shape) for n, t in model.state_dict().items()}
