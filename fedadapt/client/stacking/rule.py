@@ -105,7 +105,7 @@ def plan(
 def gains_from_bf16(model: nn.Module, image_shape: tuple[int, ...], batch_size: int) -> bool:
     """Return whether training is faster in bf16 on a processor that has arithmetic for it.
 
-    As multiples of float32's speed, with AVX-512 and AMX: LeNet-5 and the small CNN 1.3 to 1.4,
+    As multiples of float32's speed, with AVX-512 and AMX: LeNet-5 and the small CNN 1.4 to 1.5,
     SqueezeNet 1.0, and where much is not convolved but converted back and forth 0.5 to 0.6: MLP,
     AlexNet, MobileNetV2 and ResNet-18, the last two for their batch norm. VGG-11 with batch norm
     has 1.1; it is left in float32 as well.
