@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.works import BATCH
-from fedadapt.simulations.engines.process_worker import keep_pages
+from fedadapt.simulations.engines.kept_pages import keep_pages
 
 STACKED = 25  # clients of W1 in a product
 LAYERS = ((64, 100), (100, 100), (100, 10))  # inputs and outputs of W1's

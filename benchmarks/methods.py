@@ -40,7 +40,7 @@ from fedadapt.errors import InputError
 from fedadapt.models.build import build_model
 from fedadapt.models.norms import has_batch_norm
 from fedadapt.parameters import parameters
-from fedadapt.simulations.engines.process_worker import keep_pages
+from fedadapt.simulations.engines.kept_pages import keep_pages
 from fedadapt.strategies.registry import find as find_strategy
 
 FEDAVG = "fedavg"

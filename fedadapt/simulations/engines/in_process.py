@@ -11,6 +11,7 @@ from fedadapt.messages import Answers, Sent
 from fedadapt.server.client_pool import EvaluationAnswers, EvaluationRequest
 from fedadapt.server.client_states import ClientStates
 from fedadapt.simulations.engines.compute import Query, answer, evaluate, were_too_slow
+from fedadapt.simulations.engines.kept_pages import keep_pages
 from fedadapt.simulations.worker import Worker
 from fedadapt.weights import Weights, rows
 
@@ -36,6 +37,7 @@ class InProcessClients(AbstractContextManager["InProcessClients"]):
     def __enter__(self) -> "InProcessClients":
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(1)
+        keep_pages()
         return self
 
     def __exit__(self, *error: Any) -> None:

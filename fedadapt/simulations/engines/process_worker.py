@@ -1,13 +1,10 @@
 """The worker process: jobs and replies pass through a pipe, tensors through shared memory."""
 
-import ctypes
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,11 +15,11 @@ import torch
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError
 from fedadapt.simulations.engines.jobs import SIDE_BY_SIDE, Job, Reply, perform
+from fedadapt.simulations.engines.kept_pages import keep_pages
 from fedadapt.simulations.engines.serialization import Layout, Tree, layout, read, write
 from fedadapt.simulations.engines.shared_memory import Block, MappedBlock, Pool
 from fedadapt.simulations.worker import Worker
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 SMALL = 2**15  # bytes: trees up to this size go through the pipe
 
 
@@ -113,19 +110,6 @@ def _prepare() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     torch.set_num_threads(1)
     keep_pages()
-
-
-def keep_pages() -> None:
-    """Make glibc reuse the pages of large tensors, which every step frees, instead of unmapping.
-
-    This saves a tenth of the time of stacked convolutions.
-    """
-    if sys.platform != "linux":
-        return
-    with suppress(OSError, AttributeError):  # another C library has no mallopt
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value allowed
-        libc.mallopt(M_TRIM_THRESHOLD, 2**30)
 
 
 def _differentiate() -> None:

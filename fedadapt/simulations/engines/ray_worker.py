@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fedadapt.config import RunConfig
 from fedadapt.errors import FedadaptError
 from fedadapt.simulations.engines.jobs import SIDE_BY_SIDE, Job, Reply, perform
+from fedadapt.simulations.engines.kept_pages import keep_pages
 from fedadapt.simulations.engines.serialization import Layout, Tree, layout, read, write
 from fedadapt.simulations.worker import Worker
 
@@ -82,6 +83,7 @@ class RayActor:
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
+        keep_pages()
         self._request = -1
 
     def begin(self, worker_spec: WorkerSpec) -> State:
