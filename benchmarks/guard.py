@@ -29,6 +29,7 @@ from rich.table import Table
 from benchmarks.engines.bare import Loop
 from benchmarks.rounds import Turn, rounds
 from benchmarks.works import WORKS, Work
+from fedadapt.simulations.engines.kept_pages import keep_pages
 
 KEPT = Path(__file__).parent / "results" / "guard.json"
 CLIENTS = {"W1": 100, "W2": 16, "W3": 10}
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep", action="store_true", help=f"write it to {KEPT.name}")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    keep_pages()  # as a worker does
     kind = torch.backends.cpu.get_cpu_capability()
     kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
     works = {
