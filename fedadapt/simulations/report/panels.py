@@ -17,6 +17,8 @@ MAX_BLOCKS = 10  # kinds that a sorted picture keeps apart
 
 Vector = NDArray[np.float64]
 
+NO_BASE = "the base model was not evaluated; with none among the adaptations (--adapt) it is"
+
 
 def draw_row(axes: "Axes", y: float, values: Vector, colour: str, *, filled: bool) -> None:
     """Draw one distribution along the x axis at height ``y``; ``values`` [D] are in percent."""
@@ -101,7 +103,8 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     axes.set_xlim(1 - margin, len(x) + margin)
     axes.set_xticks([])
     axes.grid(axis="y")
-    subtitle = f"mean {np.mean(before):.1f} %" if len(x) else "no clients"
+    untold = "no clients" if "base" in accuracies.by_label or not len(accuracies) else NO_BASE
+    subtitle = f"mean {np.mean(before):.1f} %" if len(x) else untold
     if label and len(x):
         subtitle = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
     if alone is not None and len(x):

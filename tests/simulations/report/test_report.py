@@ -209,6 +209,16 @@ def test_the_gain_of_every_client_is_drawn_and_the_worse_ones_stand_out():
     assert colours[3] != colours[0]
 
 
+def test_a_picture_without_a_base_model_says_how_to_have_one():
+    """A run of --adapt fine-tune,kd has no row of the base alone."""
+    rows = [evaluation(d, 0.9, "base+fine-tune") for d in range(3)]
+    [axes] = plots.before_and_after(last_accuracies(rows)).axes
+    said = [note.get_text() for note in axes.texts]
+    assert any("not evaluated" in text and "--adapt" in text for text in said)
+    [axes] = plots.before_and_after(last_accuracies([])).axes
+    assert [note.get_text() for note in axes.texts] == ["no clients"]
+
+
 def test_a_picture_leaves_the_users_settings_alone():
     import matplotlib
 
