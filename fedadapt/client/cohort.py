@@ -34,14 +34,12 @@ class Network(Protocol):
     """A network for stacks of clients, of weights [D, ...] and inputs [D, B, ...].
 
     ``tail`` is what it ends with, where the derivative of that is known by hand; ``chain`` is the
-    same where it is all of the network. ``sinkable`` are weights whose gradient ``below_tail`` may
-    put into sinks. ``generators`` are the clients' own, for dropout; ``seen``
+    same where it is all of the network. ``generators`` are the clients' own, for dropout; ``seen``
     is called with (path, x) for what enters each batch-norm layer.
     """
 
     tail: "AffineChain | None"
     chain: "AffineChain | None"
-    sinkable: frozenset[str]
 
     def __call__(
         self,
@@ -68,7 +66,7 @@ class Network(Protocol):
         generators: Sequence[torch.Generator] | None = None,
         sinks: Mapping[str, "Sink"] | None = None,
     ) -> Tensor:
-        """What enters the tail, [D, B, ...]; there must be one."""
+        """What enters the tail, [D, B, ...]; there must be one. ``sinks`` are by weight."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,13 +219,12 @@ class Cohort:
 
         Args:
             weights: Of each client, and so are ``inputs`` and ``generators``.
-            sinks: Where the gradient by some weights may go; others' are left out.
+            sinks: Where gradients may go, by weight; autograd finds those of the unfilled ones.
 
         """
         assert self.network is not None
         if self.autocast is None:
-            known = {n: s for n, s in (sinks or {}).items() if n in self.network.sinkable}
-            return self.network.below_tail(weights, inputs, generators, known)
+            return self.network.below_tail(weights, inputs, generators, sinks)
         with torch.autocast(inputs.device.type, self.autocast):
             return self.network.below_tail(weights, inputs, generators).float()
 

@@ -66,7 +66,7 @@ class StackedNetwork:
         _check_names(model)
         self._input, self._outputs, self._steps = _compiled(model, graph, entering)
         sole = _sole(graph)
-        self.sinkable = frozenset(f"{path}.weight" for path in sole)
+        self._once = frozenset(f"{path}.weight" for path in sole)
         tail = affine_tail(sole, dict(model.named_modules()), self._outputs[0])
         self.tail: AffineChain | None = tail and tail.chain
         self.chain = self.tail if tail and tail.entering is self._input else None
@@ -119,8 +119,8 @@ class StackedNetwork:
 
         Args:
             weights: As those of ``outputs``, and so are ``inputs`` and ``generators``.
-            sinks: Of ``sinkable`` weights. A kernel that can do so adds the gradient there when
-                the result is differentiated, and autograd finds none.
+            sinks: By weight. When the result is differentiated, a kernel that can do so adds the
+                gradient there, and autograd finds none; never of a weight that is used twice.
 
         Raises:
             ValueError: The network has no tail.
@@ -128,7 +128,8 @@ class StackedNetwork:
         """
         if self._entering is None:
             raise ValueError("the network does not end with a linear layer")
-        call = Call(weights, len(inputs), None, generators, sinks or {})
+        given = {name: sink for name, sink in (sinks or {}).items() if name in self._once}
+        call = Call(weights, len(inputs), None, generators, given)
         values = self._computed(self._below, call, inputs)
         return values[self._entering].plain()
 
