@@ -104,12 +104,13 @@ def draw_before_after(axes: "Axes", accuracies: Accuracies, label: str | None) -
     axes.set_xticks([])
     axes.grid(axis="y")
     untold = "no clients" if "base" in accuracies.by_label or not len(accuracies) else NO_BASE
-    subtitle = f"mean {np.mean(before):.1f} %" if len(x) else untold
+    subtitle = f"mean over {_counted(len(x))}: {np.mean(before):.1f} %" if len(x) else untold
     if label and len(x):
-        subtitle = f"mean over {_counted(len(x))}: {np.mean(before):.1f} % → {np.mean(after):.1f} %"
+        subtitle += f" → {np.mean(after):.1f} %"
     if alone is not None and len(x):
         subtitle += f"; each alone {np.nanmean(alone):.1f} %"
-    title(axes, "Before and after, on each client's own test", subtitle)
+    shown = "Before and after" if label else "The base model"
+    title(axes, f"{shown}, on each client's own test", subtitle)
 
 
 def _legend_before_after(

@@ -219,6 +219,16 @@ def test_a_picture_without_a_base_model_says_how_to_have_one():
     assert [note.get_text() for note in axes.texts] == ["no clients"]
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_picture_says_over_how_many_clients_its_means_are(adapted):
+    rows = [evaluation(d, 0.5) for d in range(3)]
+    rows += [evaluation(d, 0.9, "base+fine-tune") for d in range(3)] if adapted else []
+    axes = plots.before_and_after(last_accuracies(rows)).axes[0]
+    assert axes.get_title(loc="left").startswith("Before and" if adapted else "The base model")
+    wanted = "mean over 3 clients: 50.0 %" + (" → 90.0 %" if adapted else "")
+    assert wanted in [note.get_text() for note in axes.texts]
+
+
 def test_a_picture_leaves_the_users_settings_alone():
     import matplotlib
 
